@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target runs in $(VENV), which `make .venv` creates. Variables: make demo ROLLOUTS=10 VIEW=1, make test ARGS="-k sim".
+
+VENV ?= .venv
+PYTHON ?= python3
+ROLLOUTS ?= 2
+VIEW ?=
+ARGS ?=
+
+# Without an NVIDIA GPU, the release that the figures in this repository were made with. Where the package index offers
+# only CUDA builds under that name, point to a CPU build: make .venv TORCH="torch --index-url <the CPU index of PyTorch>"
+TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
+
+# With a ROS 2 distribution sourced, its rclpy is used; without one, the PyPI wheels are.
+EXTRAS ?= $(if $(ROS_DISTRO),,ros,)sim,train,dev
+VENV_OPTIONS ?= $(if $(ROS_DISTRO),--system-site-packages)
+
+# What OpenGL without a screen and OpenCV load, and the Debian packages that bring it.
+LIBRARIES = libEGL.so.1 libGL.so.1 libglib-2.0.so.0
+DEBIAN_PACKAGES = libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0
+
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
+STAMP = $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv system demo loop test lint clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+.venv: $(STAMP) ## the Python environment, in $(VENV)
+
+$(STAMP): setup.py Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "vla_ros needs Python 3.10 or newer; name one: make .venv PYTHON=...")'
+	@echo "creating $(VENV): about a minute, 1.8 GB"
+	@$(MAKE) --no-print-directory system
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
+	@$(PIP) install $(TORCH)
+	@$(PIP) install -e '.[$(EXTRAS)]'
+	@touch $@
+
+system:
+	@missing=; for library in $(LIBRARIES); do \
+	    $(PYTHON) -c "import ctypes; ctypes.CDLL('$$library')" 2>/dev/null || missing="$$missing $$library"; done; \
+	test -z "$$missing" && exit 0; \
+	if test "$$(id -u)" = 0; then root=; elif sudo -n true 2>/dev/null; then root=sudo; else root=none; fi; \
+	if test "$$root" != none && command -v apt-get >/dev/null; then \
+	    echo "installing$$missing ($(DEBIAN_PACKAGES))"; \
+	    $$root apt-get update -qq && \
+	    $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null && exit 0; fi; \
+	echo "note: this machine lacks$$missing; the simulated cameras need them."; \
+	echo "      On Debian and Ubuntu: sudo apt-get install $(DEBIAN_PACKAGES)"
+
+demo: $(STAMP) ## the shipped policy on the simulated arm, over ROS 2 (ROLLOUTS=2, VIEW=1 for a window)
+	$(VENV)/bin/vla demo --rollouts $(ROLLOUTS) $(if $(VIEW),--view)
+
+loop: $(STAMP) ## teach the policy a new task from recorded bags, and measure it before and after
+	$(VENV)/bin/vla loop
+
+test: $(STAMP) ## ruff and all tests (ARGS="-m 'not slow'" for the quick ones)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+clean: ## remove the environment, caches and build products (runs/ stays)
+	rm -rf $(VENV) build install log *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

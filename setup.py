@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Package vla_ros for colcon (ament_python) and for pip."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "vla_ros"
+
+NODES = ("policy_node", "simulator_node", "recorder_node", "demonstrator_node")
+
+TEST = ["pytest", "hypothesis", "psutil"]
+
+
+def share_files(*directories: str) -> list[tuple[str, list[str]]]:
+    """Return a data_files entry for each directory below the given ones, keeping the tree under share/vla_ros."""
+    by_directory: dict[str, list[str]] = {}
+    for top in directories:
+        for file in sorted(Path(top).rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                by_directory.setdefault(file.parent.as_posix(), []).append(file.as_posix())
+    return [(f"share/{NAME}/{directory}", files) for directory, files in by_directory.items()]
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Vision-language-action policies for ROS 2: record, fine-tune, run, with one contract throughout",
+    license="Apache-2.0",
+    author="The vla_ros authors",
+    maintainer="The vla_ros authors",
+    maintainer_email="maintainers@vla-ros.invalid",
+    python_requires=">=3.10",
+    # `vla_ros/train` is a link to `train/`; without `include` that folder would be installed as a package `train` too.
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["py.typed"], f"{NAME}.sim": ["*.xml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        *share_files("launch", "config"),
+    ],
+    zip_safe=False,
+    install_requires=[
+        "setuptools",
+        "numpy>=1.26",
+        "scipy",
+        "opencv-python",
+        "pyyaml",
+        "rosbags>=0.11.9",
+        "rosbags-image>=0.10.4",
+        "torch>=2.4",
+        "pytorch-lightning>=2.6.6",
+        "transformers>=5.0",
+        "tokenizers",
+        "safetensors",
+        "rich",
+        "matplotlib",
+    ],
+    extras_require={
+        # The real rclpy without an installed ROS distribution (Kilted, Linux x86-64, Python 3.10 to 3.13).
+        "ros": [
+            "ros-rclpy[fastrtps]",
+            "ros-sensor-msgs",
+            "ros-geometry-msgs",
+            "ros-std-msgs",
+            "ros-std-srvs",
+            "ros-diagnostic-msgs",
+            "ros-lifecycle-msgs",
+            "ros-rosgraph-msgs",
+        ],
+        "sim": ["mujoco>=3.3.7,<4", "gymnasium"],
+        "train": ["tensorboard"],
+        "test": TEST,  # colcon test looks for pytest here
+        "dev": [*TEST, "ruff", "mypy"],
+    },
+    entry_points={
+        "console_scripts": ["vla = vla_ros.cli:main", *(f"{node} = vla_ros.nodes.{node}:main" for node in NODES)],
+    },
+)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line ``vla``: one subcommand a module, imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from vla_ros import __version__
+from vla_ros.errors import UserError
+
+# name -> (module, one line for `vla --help`). The module has add_arguments(parser) and run(args) -> exit status;
+# the rest of its help is its docstring.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("vla_ros.commands.demo", "run the shipped policy on the simulated arm, over ROS 2, and print how it did"),
+    "loop": ("vla_ros.commands.loop", "teach the policy a new task: record bags, fine-tune, evaluate before and after"),
+    "record-demo": ("vla_ros.commands.record_demo", "record demonstrations of the simulated arm as rosbag2 bags"),
+    "inspect": ("vla_ros.demos.inspect", "say what is in a bag or a checkpoint, and what is wrong with it"),
+    "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
+    "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
+    "replay": ("vla_ros.train.replay", "compare a checkpoint's actions with the ones in recorded bags"),
+    "say": ("vla_ros.commands.say", "send a language command to the running policy"),
+    "check": ("vla_ros.commands.check", "check that this machine has what recording, training and running need"),
+}
+
+# Top-level module -> the extra of setup.py that brings it.
+EXTRAS = {
+    **dict.fromkeys(
+        ("rclpy", "sensor_msgs", "geometry_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "lifecycle_msgs",
+         "rosgraph_msgs", "rcl_interfaces", "builtin_interfaces"),
+        "ros",
+    ),
+    "mujoco": "sim",
+    "gymnasium": "sim",
+    "tensorboard": "train",
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``vla`` with ``argv`` (default: the process's arguments) and return the exit status.
+
+    Status: 0 done, 1 done but the result is bad (the subcommand says so), 2 the user gave something wrong,
+    130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parser, module = _parser(arguments)
+        parsed = parser.parse_args(arguments)
+        if module is None:
+            parser.print_help()
+            return 0
+        return int(module.run(parsed) or 0)
+    except UserError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, ModuleType | None]:
+    """Build the parser; only the subcommand that is called is imported, the others contribute a line of help."""
+    parser = argparse.ArgumentParser(
+        prog="vla",
+        description="Record demonstrations of a robot, fine-tune a vision-language-action policy on them, run it.",
+        epilog="Start with `vla demo`. `vla COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"vla_ros {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    module = None
+    for name, (module_name, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == called:
+            module = importlib.import_module(module_name)
+            subparser.description = module.__doc__ or summary
+            module.add_arguments(subparser)
+    return parser, module
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """Say what is not installed and how to install it; an import that no extra brings is a bug and is raised."""
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRAS:
+        raise error
+    extra = EXTRAS[name]
+    distribution = "source your ROS 2 distribution's setup.bash, or " if extra == "ros" else ""
+    return (
+        f"the Python package {name!r} is not installed; {distribution}run "
+        f"pip install -e '.[{extra}]' in a checkout of vla_ros"
+    )
+
+
+def _fail(message: str) -> int:
+    print(f"vla: error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
