@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract survives its file and refuses everything that it does not know."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from vla_ros.contract import (
+    ActionSpace,
+    Camera,
+    ContractError,
+    Language,
+    PolicyContract,
+    Proprioception,
+    Provenance,
+    Timing,
+)
+
+
+def make_contract() -> PolicyContract:
+    return PolicyContract(
+        cameras=(Camera("static", 64, 64), Camera("wrist", 48, 64, resize="pad")),
+        proprioception=Proprioception(("ee_x", "gripper_opening"), ("m", "1"), (0.4, 0.5), (0.1, 0.3)),
+        language=Language("do: {command}", "sha256:abc", 16),
+        timing=Timing(control_hz=10.0, history=4, chunk=8),
+        action=ActionSpace(low=(-0.3,) * 6, high=(0.3,) * 6),
+        provenance=Provenance("compact", "1", "lstm", "sha256:def", "0.1.0"),
+    )
+
+
+def test_a_contract_survives_its_file(tmp_path):
+    contract = make_contract()
+    contract.save(tmp_path / "contract.json")
+    assert PolicyContract.load(tmp_path / "contract.json") == contract
+
+
+def test_a_contract_without_proprioception_survives_its_file(tmp_path):
+    contract = dataclasses.replace(make_contract(), proprioception=None)
+    contract.save(tmp_path / "contract.json")
+    assert PolicyContract.load(tmp_path / "contract.json") == contract
+    assert contract.observation_spec.streams == ("static", "wrist", "language")
+
+
+def test_an_unknown_key_is_refused_by_its_name_and_the_nearest_is_suggested(tmp_path):
+    data = make_contract().to_dict()
+    data["timing"]["control_hzz"] = 5.0
+    with pytest.raises(ContractError, match=r"timing has the unknown key 'control_hzz'; did you mean 'control_hz'\?"):
+        PolicyContract.from_dict(data)
+
+
+@pytest.mark.parametrize("section, key", [(None, "action"), ("timing", "settle_s"), ("language", "tokenizer"), (None, "version")])
+def test_a_missing_key_is_refused_by_its_name_even_where_code_has_a_default(section, key):
+    data = make_contract().to_dict()
+    del (data[section] if section else data)[key]
+    with pytest.raises(ContractError, match=f"lacks the key '{key}'"):
+        PolicyContract.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        (("timing", "control_hz"), "ten", "expected float"),
+        (("timing", "control_hz"), float("nan"), "expected float"),
+        (("timing", "history"), 2.5, "expected int"),
+        (("timing", "settle_s"), 0.2, "one control period"),
+        (("action", "frame"), "world", "'base', 'tool'"),
+        (("action", "gripper"), "+1 open", "0 closed, 1 open"),
+        (("action", "high"), [0.1] * 5, "six numbers"),
+        (("action", "low"), [0.5] * 6, "low < high"),
+        (("language", "prompt_template"), "do it", "{command}"),
+        (("cameras", 1, "resize"), "squash", "stretch"),
+        (("proprioception", "units"), ["mm", "1"], "'m', '1'"),
+        (("version",), 99, "version is 99"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_allowed(path, value, message):
+    data = json.loads(json.dumps(make_contract().to_dict()))
+    target = data
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    with pytest.raises(ContractError, match=message.replace("{", r"\{").replace("+", r"\+")):
+        PolicyContract.from_dict(data)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ContractError, match="contract.json is missing"):
+        PolicyContract.load(tmp_path / "contract.json")
+    (tmp_path / "contract.json").write_text("{")
+    with pytest.raises(ContractError, match="is not JSON"):
+        PolicyContract.load(tmp_path / "contract.json")
+
+
+def test_two_cameras_of_one_name_are_refused():
+    with pytest.raises(ContractError, match="names that differ"):
+        dataclasses.replace(make_contract(), cameras=(Camera("static", 8, 8), Camera("static", 8, 8)))
+
+
+def test_prompts_ignore_case_and_spacing():
+    language = Language("do: {command}", "t", 8)
+    assert language.prompt("  Pick  UP the block ") == "do: pick up the block"

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one image path."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vla_ros import images
+from vla_ros.contract import Camera
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 40)], axis=-1).astype(np.uint8)
+
+
+def test_jpeg_keeps_the_order_of_the_colours():
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 200
+    decoded = images.decode_image_file(images.encode_jpeg(red))
+    assert abs(int(decoded[..., 0].mean()) - 200) < 5 and decoded[..., 2].mean() < 5
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", images.encode_jpeg(np.zeros((16, 16, 3), np.uint8))[:20]])
+def test_bytes_that_are_no_image_are_refused(data):
+    with pytest.raises(ValueError, match="not a JPEG or PNG"):
+        images.decode_image_file(data)
+
+
+def test_halving_averages_neighbours():
+    rgb = gradient(8, 8)
+    expected = rgb.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    assert np.abs(images.resize(rgb, Camera("c", 4, 4)) - expected).max() <= 1
+
+
+def test_pad_keeps_the_whole_picture_and_crop_keeps_its_middle():
+    rgb = np.full((40, 80, 3), 200, np.uint8)
+    rgb[:, :10] = 0
+    padded = images.resize(rgb, Camera("c", 40, 40, resize="pad"))
+    assert padded.shape == (40, 40, 3) and (padded[:10] == 0).all() and (padded[12:28, 8:] > 150).all()
+    cropped = images.resize(rgb, Camera("c", 40, 40, resize="crop"))
+    np.testing.assert_array_equal(cropped, rgb[:, 20:60])
+
+
+def test_a_picture_of_network_size_is_passed_on_unchanged():
+    rgb = gradient(24, 32)
+    np.testing.assert_array_equal(images.resize(rgb, Camera("c", 24, 32)), rgb)
+
+
+def test_to_network_normalises_each_channel():
+    camera = Camera("c", 2, 2, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    pixels = torch.full((5, 2, 2, 3), 255, dtype=torch.uint8)
+    result = images.to_network(pixels, camera)
+    assert result.shape == (5, 3, 2, 2)
+    np.testing.assert_allclose(result[0, :, 0, 0].numpy(), [1.0, 1.0, 0.0])
+
+
+def test_a_shift_is_one_for_all_frames_of_a_trajectory_and_differs_between_trajectories():
+    torch.manual_seed(0)
+    base = torch.rand(1, 1, 3, 16, 16).expand(8, 4, 3, 16, 16)
+    shifted = images.random_shift(base, 3)
+    assert all(torch.equal(shifted[:, 0], shifted[:, frame]) for frame in range(4))
+    assert len({tuple(row.flatten()[:50].tolist()) for row in shifted[:, 0]}) > 3
+
+
+def test_a_shift_moves_pixels_and_repeats_the_edge():
+    images_in = torch.zeros(64, 1, 1, 9, 9)
+    images_in[..., 4, 4] = 1.0
+    shifted = images.random_shift(images_in, 2)
+    assert (shifted.sum(dim=(1, 2, 3, 4)) == 1).all()
+    positions = shifted[:, 0, 0].flatten(1).argmax(dim=1)
+    assert {int(p) // 9 for p in positions} == {2, 3, 4, 5, 6} == {int(p) % 9 for p in positions}
+
+
+def test_no_shift_and_no_jitter_change_nothing():
+    batch = torch.rand(2, 3, 3, 8, 8)
+    assert torch.equal(images.random_shift(batch, 0), batch)
+    assert torch.equal(images.jitter_colour(batch, 0.0, 0.0), batch)

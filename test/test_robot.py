@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The robot's file and its messages."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from vla_ros import images, messages
+from vla_ros.robot import RobotError, load_robot, match_topic
+
+
+def edited(tmp_path, edit) -> str:
+    from vla_ros import resources
+
+    data = yaml.safe_load((resources.path("config/robots") / "tabletop.yaml").read_text())
+    edit(data)
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return str(path)
+
+
+def test_the_shipped_robot_is_found_by_name():
+    robot = load_robot("tabletop")
+    assert set(robot.cameras) == {"static", "wrist"} and robot.limits.linear_mps > 0
+
+
+def test_an_unknown_robot_lists_the_known_ones():
+    with pytest.raises(RobotError, match="one of: .*tabletop"):
+        load_robot("no_such_robot")
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda data: data["limits"].pop("linear_mps"), "lacks the key 'linear_mps'"),
+        (lambda data: data["limits"].update(linear_mps=0), "linear_mps is 0"),
+        (lambda data: data.update(camera={}), "did you mean 'cameras'"),
+        (lambda data: data["cameras"]["static"].update(type="sensor_msgs/msg/PointCloud2"), "CompressedImage"),
+        (lambda data: data["language"].update(stamp="arrival"), "'header', 'receive'"),
+        (lambda data: data["gripper_command"].update(open=0.0), "must differ"),
+        (lambda data: data["limits"].update(workspace_max_m=[0.1, 0.1, 0.1]), "empty on an axis"),
+    ],
+)
+def test_a_wrong_robot_file_is_refused_by_name(tmp_path, edit, message):
+    with pytest.raises(RobotError, match=message):
+        load_robot(edited(tmp_path, edit))
+
+
+def test_topics_match_in_a_namespace_and_ambiguity_is_refused():
+    assert match_topic("ee_pose", ["/ee_pose", "/arm/ee_pose"]) == "/ee_pose"
+    assert match_topic("ee_pose", ["/arm/ee_pose", "/other"]) == "/arm/ee_pose"
+    assert match_topic("ee_pose", ["/see_pose"]) is None
+    with pytest.raises(RobotError, match="/left/ee_pose, /right/ee_pose"):
+        match_topic("ee_pose", ["/left/ee_pose", "/right/ee_pose"])
+
+
+def image_message(rgb: np.ndarray, encoding: str, step: int | None = None) -> SimpleNamespace:
+    rows = rgb.reshape(rgb.shape[0], -1)
+    step = step or rows.shape[1]
+    data = np.zeros((rgb.shape[0], step), np.uint8)
+    data[:, : rows.shape[1]] = rows
+    return SimpleNamespace(
+        encoding=encoding, height=rgb.shape[0], width=rgb.shape[1], step=step, is_bigendian=0, data=data.reshape(-1)
+    )
+
+
+def test_raw_images_of_either_colour_order_decode_to_the_same_rgb():
+    rgb = np.random.default_rng(0).integers(0, 255, (6, 5, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(messages.decode_raw(image_message(rgb, "rgb8")), rgb)
+    np.testing.assert_array_equal(messages.decode_raw(image_message(rgb[..., ::-1], "bgr8")), rgb)
+
+
+def test_rows_with_padding_decode():
+    rgb = np.random.default_rng(0).integers(0, 255, (6, 5, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(messages.decode_raw(image_message(rgb, "rgb8", step=16)), rgb)
+
+
+def test_images_are_decoded_only_when_looked_at():
+    broken = SimpleNamespace(data=b"broken", format="jpeg")
+    value = messages.observation_value(broken, load_robot("tabletop"), "static")
+    with pytest.raises(ValueError):
+        value.rgb()
+    good = SimpleNamespace(data=images.encode_jpeg(np.zeros((8, 8, 3), np.uint8)), format="jpeg")
+    assert messages.observation_value(good, load_robot("tabletop"), "static").rgb().shape == (8, 8, 3)
+
+
+def test_joint_states_of_another_publisher_are_skipped_and_the_gripper_is_the_sum_of_its_joints():
+    robot = load_robot("tabletop")
+    arm_only = SimpleNamespace(name=["panda_joint1"], position=[0.1])
+    assert messages.observation_value(arm_only, robot, "gripper_state") is None
+    joints = SimpleNamespace(name=["panda_finger_joint2", "x", "panda_finger_joint1"], position=[0.02, 5.0, 0.03])
+    assert messages.observation_value(joints, robot, "gripper_state") == pytest.approx(0.05 / 0.08)
+
+
+def test_an_unknown_encoding_and_a_wrong_step_are_errors_a_refusal_can_name():
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="jpeg2000"):
+        messages.decode_raw(image_message(rgb, "jpeg2000"))
+    wrong = image_message(rgb, "rgb8")
+    wrong.step = 5
+    with pytest.raises(ValueError, match="step 5"):
+        messages.decode_raw(wrong)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The action space: twists, gripper openings, normalisation and discretisation, as pure functions on arrays.
+
+An action is [vx vy vz wx wy wz gripper]: m/s and rad/s of the tool, averaged over one control period, the angular part a
+rotation vector divided by the period (an angular velocity, never Euler rates: REP-103), and the gripper's opening in
+[0 closed, 1 open]. Quaternions are x y z w, as in geometry_msgs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+Array = NDArray[np.float64]
+
+# A range that is narrower than this (an axis that the demonstrations never move) would turn noise into full commands.
+MINIMUM_RANGE = 0.02
+
+
+def quantile_bounds(actions: ArrayLike, low: float = 0.01, high: float = 0.99) -> tuple[Array, Array]:
+    """Bounds of the six arm axes at the `low` and `high` quantiles of `actions` (..., 7 or 6), each (6,).
+
+    Ranges narrower than `MINIMUM_RANGE` (m/s, rad/s) are widened around their centre. Raises ValueError without data.
+    """
+    arm = np.asarray(actions, dtype=np.float64).reshape(-1, np.shape(actions)[-1])[:, :6]
+    if len(arm) == 0 or not np.isfinite(arm).all():
+        raise ValueError(f"quantile bounds need finite actions, got {arm.shape[0]} rows, finite: {bool(np.isfinite(arm).all())}")
+    lower, upper = np.quantile(arm, low, axis=0), np.quantile(arm, high, axis=0)
+    widen = np.maximum(MINIMUM_RANGE - (upper - lower), 0.0) / 2
+    return lower - widen, upper + widen
+
+
+def normalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
+    """Map the arm columns of `actions` (..., 7) from [low, high] to [-1, 1], clipped; the gripper column is untouched."""
+    result = np.array(actions, dtype=np.float64)
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    result[..., :6] = np.clip(2 * (result[..., :6] - low) / (high - low) - 1, -1, 1)
+    return result
+
+
+def denormalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
+    """Inverse of `normalize` inside the bounds; values beyond [-1, 1] are clipped, the gripper column is untouched."""
+    result = np.array(actions, dtype=np.float64)
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    result[..., :6] = (np.clip(result[..., :6], -1, 1) + 1) / 2 * (high - low) + low
+    return result
+
+
+def discretize(values: ArrayLike, bins: int = 256) -> NDArray[np.int64]:
+    """Index of the uniform bin over [-1, 1] that each value falls into, 0 ... bins-1; beyond the ends: the end bin."""
+    values = np.clip(np.asarray(values, dtype=np.float64), -1, 1)
+    return np.minimum(((values + 1) / 2 * bins).astype(np.int64), bins - 1)
+
+
+def undiscretize(indices: ArrayLike, bins: int = 256) -> Array:
+    """Centre of each bin; within 1/bins of the value that `discretize` was given."""
+    return (np.asarray(indices, dtype=np.float64) + 0.5) / bins * 2 - 1
+
+
+def twist_between(position0: ArrayLike, quaternion0: ArrayLike, position1: ArrayLike, quaternion1: ArrayLike, dt_s: float) -> Array:
+    """The constant twist (6,) in the base frame that takes pose 0 to pose 1 in `dt_s` seconds."""
+    linear = (np.asarray(position1, dtype=np.float64) - np.asarray(position0, dtype=np.float64)) / dt_s
+    rotation = Rotation.from_quat(np.asarray(quaternion1)) * Rotation.from_quat(np.asarray(quaternion0)).inv()
+    return np.concatenate([linear, rotation.as_rotvec() / dt_s])
+
+
+def integrate_twist(position: ArrayLike, quaternion: ArrayLike, twist: ArrayLike, dt_s: float) -> tuple[Array, Array]:
+    """The pose (position (3,), quaternion (4,)) after a base-frame `twist` (6,) has acted for `dt_s` seconds."""
+    twist = np.asarray(twist, dtype=np.float64)
+    rotation = Rotation.from_rotvec(twist[3:6] * dt_s) * Rotation.from_quat(np.asarray(quaternion))
+    return np.asarray(position, dtype=np.float64) + twist[:3] * dt_s, rotation.as_quat()
+
+
+def rotate_twist(twist: ArrayLike, quaternion: ArrayLike) -> Array:
+    """Express a tool-frame twist (6,) in the base frame, given the tool's orientation there; both parts are rotated."""
+    rotation = Rotation.from_quat(np.asarray(quaternion))
+    twist = np.asarray(twist, dtype=np.float64)
+    return np.concatenate([rotation.apply(twist[:3]), rotation.apply(twist[3:6])])
+
+
+def rotation_6d(quaternion: ArrayLike) -> Array:
+    """First two columns of the rotation matrix, one after the other (6,) (arXiv:1812.07035)."""
+    matrix = Rotation.from_quat(np.asarray(quaternion, dtype=np.float64)).as_matrix()
+    return np.concatenate([matrix[:, 0], matrix[:, 1]])
+
+
+def binarize_gripper(opening: ArrayLike, closed: float = 0.05, opened: float = 0.95) -> Array:
+    """Openings (T,) as 0 or 1: above `opened` 1, below `closed` 0, in between what the next decided step says (as Octo).
+
+    A tail that is never decided takes its last value's nearer side.
+    """
+    opening = np.asarray(opening, dtype=np.float64)
+    result = np.empty_like(opening)
+    carry = float(opening[-1] > 0.5) if len(opening) else 0.0
+    for index in range(len(opening) - 1, -1, -1):
+        if opening[index] > opened:
+            carry = 1.0
+        elif opening[index] < closed:
+            carry = 0.0
+        result[index] = carry
+    return result
+
+
+def opening_from_value(value: float, closed: float, open: float) -> float:
+    """An actuator's value as opening in [0, 1]; `closed` and `open` are the actuator's values at the ends, either order."""
+    return float(np.clip((value - closed) / (open - closed), 0.0, 1.0))
+
+
+def value_from_opening(opening: float, closed: float, open: float) -> float:
+    """Inverse of `opening_from_value`."""
+    return closed + float(np.clip(opening, 0.0, 1.0)) * (open - closed)

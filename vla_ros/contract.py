@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy contract: everything that a policy assumes of the world, as plain data that travels in its checkpoint.
+
+Training writes the contract, the robot refuses to run a policy whose contract it does not meet. Both directions are
+strict: an unknown or a missing key is an error that names it, so that nothing is silently assumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from vla_ros import schema
+from vla_ros.errors import UserError
+
+CONTRACT_VERSION = 1
+RESIZE_MODES = ("stretch", "pad", "crop")
+FRAMES = ("base", "tool")
+GRIPPER_CONVENTION = "0 closed, 1 open"
+ARM_AXES = ("vx", "vy", "vz", "wx", "wy", "wz")
+ARM_UNITS = ("m/s", "m/s", "m/s", "rad/s", "rad/s", "rad/s")
+
+# The units in which observations reach a policy, by name. The rotation is the first two columns of the rotation matrix
+# of the tool in the base frame (Zhou et al. 2019, arXiv:1812.07035): continuous, unlike a rotation vector near pi.
+PROPRIOCEPTION_UNITS = {
+    "ee_x": "m",
+    "ee_y": "m",
+    "ee_z": "m",
+    **{f"ee_r{index}": "1" for index in range(6)},
+    "gripper_opening": "1",
+}
+
+
+class ContractError(UserError):
+    """A contract that is malformed, or that does not fit what it is used with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """One image input: `height` x `width` pixels RGB; (value / 255 - mean) / std is what the network sees."""
+
+    name: str
+    height: int
+    width: int
+    resize: str = "stretch"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "camera.name", self.name, "a non-empty name")
+        _require(self.height > 0 and self.width > 0, f"camera {self.name}", (self.height, self.width), "positive pixels")
+        _require(self.resize in RESIZE_MODES, f"camera {self.name}.resize", self.resize, RESIZE_MODES)
+        _require(all(value > 0 for value in self.std), f"camera {self.name}.std", self.std, "positive numbers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Proprioception:
+    """The robot's own state: `names` in order, their units, and the statistics that normalise them."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            _require(name in PROPRIOCEPTION_UNITS, "proprioception.names", name, tuple(PROPRIOCEPTION_UNITS))
+        expected = tuple(PROPRIOCEPTION_UNITS[name] for name in self.names)
+        _require(self.units == expected, "proprioception.units", self.units, expected)
+        lengths = (len(self.names), len(self.mean), len(self.std))
+        _require(len(set(lengths)) == 1, "proprioception names/mean/std", lengths, "equal lengths")
+        _require(all(value > 0 for value in self.std), "proprioception.std", self.std, "positive numbers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """How a command becomes tokens: `prompt_template` contains {command}; `tokenizer` identifies the token table."""
+
+    prompt_template: str
+    tokenizer: str
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        _require("{command}" in self.prompt_template, "language.prompt_template", self.prompt_template, "text with {command}")
+        _require(self.max_tokens > 0, "language.max_tokens", self.max_tokens, "a positive number")
+
+    def prompt(self, command: str) -> str:
+        """The text that is tokenised for `command`, the same in training and on the robot."""
+        return self.prompt_template.replace("{command}", " ".join(command.split()).lower())
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """The control grid: tick k is at k / control_hz of the ROS clock.
+
+    `history` frames (W) are seen, `chunk` actions (N) are predicted; the observation of tick k is taken `settle_s` after
+    the tick, from what was stamped until the tick, so that messages in flight are counted alike live and in a bag.
+    """
+
+    control_hz: float
+    history: int
+    chunk: int
+    settle_s: float = 0.02
+
+    def __post_init__(self) -> None:
+        _require(self.control_hz > 0, "timing.control_hz", self.control_hz, "a positive number")
+        _require(self.history > 0, "timing.history", self.history, "a positive number")
+        _require(self.chunk > 0, "timing.chunk", self.chunk, "a positive number")
+        _require(0 <= self.settle_s < 1 / self.control_hz, "timing.settle_s", self.settle_s, "0 to one control period")
+
+    @property
+    def period_ns(self) -> int:
+        return round(1e9 / self.control_hz)
+
+    @property
+    def settle_ns(self) -> int:
+        return round(1e9 * self.settle_s)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionSpace:
+    """The arm's six velocities and the gripper; physical [low, high] maps to the network's [-1, 1].
+
+    The gripper is never normalised: it is an opening in [0 closed, 1 open].
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    names: tuple[str, ...] = (*ARM_AXES, "gripper")
+    units: tuple[str, ...] = (*ARM_UNITS, "1")
+    frame: str = "base"
+    gripper: str = GRIPPER_CONVENTION
+
+    def __post_init__(self) -> None:
+        _require(self.names == (*ARM_AXES, "gripper"), "action.names", self.names, (*ARM_AXES, "gripper"))
+        _require(self.units == (*ARM_UNITS, "1"), "action.units", self.units, (*ARM_UNITS, "1"))
+        _require(self.frame in FRAMES, "action.frame", self.frame, FRAMES)
+        _require(self.gripper == GRIPPER_CONVENTION, "action.gripper", self.gripper, GRIPPER_CONVENTION)
+        _require(len(self.low) == 6 and len(self.high) == 6, "action.low/high", (self.low, self.high), "six numbers each")
+        for axis, low, high in zip(ARM_AXES, self.low, self.high):
+            _require(low < high, f"action bounds of {axis}", (low, high), "low < high")
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where the policy comes from: for people and for refusing a checkpoint of another code or data."""
+
+    backbone: str
+    backbone_revision: str
+    head: str
+    data_digest: str
+    package_version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservationSpec:
+    """The part of the contract that turns streams into observations."""
+
+    cameras: tuple[Camera, ...]
+    proprioception: tuple[str, ...] = ()
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that an observation needs, the language included."""
+        return (*(camera.name for camera in self.cameras), *proprioception_streams(self.proprioception), "language")
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyContract:
+    """All of it. See the classes of the fields; docs/contract.md shows one as JSON."""
+
+    cameras: tuple[Camera, ...]
+    proprioception: Proprioception | None
+    language: Language
+    timing: Timing
+    action: ActionSpace
+    provenance: Provenance
+    version: int = CONTRACT_VERSION
+
+    def __post_init__(self) -> None:
+        _require(self.version == CONTRACT_VERSION, "version", self.version, f"{CONTRACT_VERSION} (retrain, or use the package version that wrote it)")
+        _require(len(self.cameras) > 0, "cameras", self.cameras, "at least one camera")
+        _require(len(set(self.camera_names)) == len(self.cameras), "cameras", self.camera_names, "names that differ")
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        return tuple(camera.name for camera in self.cameras)
+
+    @property
+    def observation_spec(self) -> ObservationSpec:
+        return ObservationSpec(self.cameras, self.proprioception.names if self.proprioception else ())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, as written to contract.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PolicyContract:
+        """Inverse of `to_dict`. Raises ContractError for a key too many, a key too few or a value of the wrong type."""
+        return schema.parse(cls, data, "contract", ContractError, defaults=False)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> PolicyContract:
+        """Read contract.json. Raises ContractError that names the file and what is wrong in it."""
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ContractError(f"{path} is missing: a checkpoint folder holds contract.json; export the checkpoint again") from None
+        except json.JSONDecodeError as error:
+            raise ContractError(f"{path} is not JSON ({error}); export the checkpoint again") from None
+        try:
+            return cls.from_dict(data)
+        except ContractError as error:
+            raise ContractError(f"{path}: {error}") from None
+
+
+def proprioception_streams(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The streams that the named proprioception values are computed from."""
+    streams = []
+    if any(name.startswith("ee_") for name in names):
+        streams.append("ee_pose")
+    if "gripper_opening" in names:
+        streams.append("gripper_state")
+    return tuple(streams)
+
+
+def _require(condition: bool, what: str, value: Any, allowed: Any) -> None:
+    if not condition:
+        raise ContractError(f"{what} is {value!r}; allowed: {allowed!r}")

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one image path: decode, resize, normalise, augment. Training and the robot both go through here.
+
+Arrays are (height, width, 3) uint8 RGB until `to_network`, which moves them to (..., 3, height, width) floats on whatever
+device the tensor is on. torch is imported on use, so that rooms without torch can decode and resize.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.contract import Camera
+
+if TYPE_CHECKING:
+    import torch
+
+Image = NDArray[np.uint8]
+
+
+def decode_image_file(data: bytes) -> Image:
+    """Decode the bytes of a JPEG or PNG into (H, W, 3) uint8 RGB. Raises ValueError when they are not an image."""
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if len(data) else None
+    if decoded is None:
+        raise ValueError(f"{len(data)} bytes are not a JPEG or PNG image: the message is cut off or has another format")
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def encode_jpeg(rgb: Image, quality: int = 95) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as JPEG."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"an image of shape {rgb.shape} and type {rgb.dtype} can't be encoded as JPEG")
+    return data.tobytes()
+
+
+def resize(rgb: Image, camera: Camera) -> Image:
+    """Bring (H, W, 3) to the camera's network size.
+
+    `stretch` ignores the aspect ratio, `pad` keeps all of the picture on black, `crop` keeps the middle of it.
+    """
+    height, width = rgb.shape[:2]
+    if camera.resize == "stretch" or height * camera.width == width * camera.height:
+        return _scale(rgb, camera.height, camera.width)
+    ratios = (camera.height / height, camera.width / width)
+    ratio = min(ratios) if camera.resize == "pad" else max(ratios)
+    scaled = _scale(rgb, round(height * ratio), round(width * ratio))
+    if camera.resize == "crop":
+        top, left = (scaled.shape[0] - camera.height) // 2, (scaled.shape[1] - camera.width) // 2
+        return np.ascontiguousarray(scaled[top : top + camera.height, left : left + camera.width])
+    padded = np.zeros((camera.height, camera.width, 3), np.uint8)
+    top, left = (camera.height - scaled.shape[0]) // 2, (camera.width - scaled.shape[1]) // 2
+    padded[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
+    return padded
+
+
+def _scale(rgb: Image, height: int, width: int) -> Image:
+    if rgb.shape[:2] == (height, width):
+        return np.ascontiguousarray(rgb)
+    shrinks = height <= rgb.shape[0] and width <= rgb.shape[1]
+    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def to_network(pixels: torch.Tensor, camera: Camera) -> torch.Tensor:
+    """(..., h, w, 3) uint8 to (..., 3, h, w) float32, normalised with the camera's mean and std, on the same device."""
+    import torch
+
+    mean = torch.tensor(camera.mean, device=pixels.device)
+    std = torch.tensor(camera.std, device=pixels.device)
+    return ((pixels.float() / 255 - mean) / std).movedim(-1, -3)
+
+
+def random_shift(images: torch.Tensor, pixels: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Shift images (B, W, C, h, w) by up to `pixels` in x and y, edges repeated: one shift per trajectory (DrQ-v2).
+
+    The same shift for all W frames of a window, so that apparent motion stays true.
+    """
+    import torch
+    import torch.nn.functional as functional
+
+    if pixels == 0:
+        return images
+    batch, window, channels, height, width = images.shape
+    padded = functional.pad(images.flatten(0, 1), (pixels,) * 4, mode="replicate").unflatten(0, (batch, window))
+    offsets = torch.randint(0, 2 * pixels + 1, (batch, 2), generator=generator, device=images.device)
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)
+    columns = offsets[:, 1:] + torch.arange(width, device=images.device)
+    batches = torch.arange(batch, device=images.device)
+    shifted = padded.movedim(1, -1).movedim(1, -1)  # (B, h + 2p, w + 2p, W, C)
+    shifted = shifted[batches[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return shifted.movedim(-2, 1).movedim(-1, 2)
+
+
+def jitter_colour(
+    images: torch.Tensor, brightness: float, contrast: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Scale and offset the normalised values of images (B, W, C, h, w): one draw per trajectory, within +- the limits."""
+    import torch
+
+    def draw(limit: float) -> torch.Tensor:
+        unit = torch.rand((images.shape[0], 1, 1, 1, 1), generator=generator, device=images.device)
+        return (2 * unit - 1) * limit
+
+    return images * (1 + draw(contrast)) + draw(brightness)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The observation buffer: streams of samples in, one observation (or the reason why not) out.
+
+The live node and the bag reader both push what they receive and ask for a snapshot on the control grid, so that the frame
+of tick t from a bag is the frame of tick t on the robot. The rule, for both: a snapshot at time t is taken once the clock
+has reached t + settle; each stream contributes its newest sample stamped at or before t.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros import actions, images
+from vla_ros.contract import Camera, ObservationSpec
+from vla_ros.robot import ObservationLimits
+
+Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "no_command"]
+
+# Samples a stream keeps; at 100 Hz this is the last 0.6 s, several times a settle time.
+KEPT_SAMPLES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What a policy sees at one tick.
+
+    `images`: (h, w, 3) uint8 RGB at network size for each camera; `stamps_ns`: the stamp of each sample used;
+    `proprioception`: (P,) float32 in physical units, in the contract's order, or None.
+    """
+
+    time_ns: int
+    images: dict[str, NDArray[np.uint8]]
+    stamps_ns: dict[str, int]
+    proprioception: NDArray[np.float32] | None
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Why there is no observation: the reason, the stream it lies in, and a sentence for people."""
+
+    reason: Reason
+    stream: str
+    detail: str
+
+
+class _Samples:
+    """The last samples of one stream in the order of their stamps."""
+
+    def __init__(self) -> None:
+        self.stamps: list[int] = []
+        self.values: list[Any] = []
+
+    def push(self, stamp_ns: int, value: Any) -> None:
+        index = bisect.bisect_right(self.stamps, stamp_ns)
+        if index and self.stamps[index - 1] == stamp_ns:
+            return
+        self.stamps.insert(index, stamp_ns)
+        self.values.insert(index, value)
+        if len(self.stamps) > KEPT_SAMPLES:
+            del self.stamps[0], self.values[0]
+
+    def newest(self, time_ns: int) -> tuple[int, Any] | None:
+        index = bisect.bisect_right(self.stamps, time_ns)
+        return (self.stamps[index - 1], self.values[index - 1]) if index else None
+
+
+class ObservationBuffer:
+    """Newest samples per stream; not thread-safe: its owner serialises `push` and `snapshot`."""
+
+    def __init__(self, spec: ObservationSpec, limits: ObservationLimits) -> None:
+        self._spec = spec
+        self._limits = limits
+        self._samples = {name: _Samples() for name in spec.streams}
+        self._decoded: dict[str, tuple[int, NDArray[np.uint8]]] = {}
+        # Per camera: the fingerprint last seen and the stamp of the sample that first showed it.
+        self._last_change: dict[str, tuple[bytes, int]] = {}
+
+    def push(self, stream: str, stamp_ns: int, value: Any) -> None:
+        """Add a sample. Values: LazyImage (anything with `.rgb()` and `.fingerprint()`), (7,) pose, opening, or text.
+
+        Raises KeyError for a stream that the observation does not need.
+        """
+        self._samples[stream].push(stamp_ns, value)
+
+    def clear(self) -> None:
+        """Forget all samples (a reset of the world or of the clock)."""
+        self.__init__(self._spec, self._limits)  # type: ignore[misc]
+
+    def newest_stamp_ns(self, stream: str) -> int | None:
+        """Stamp of the stream's newest sample, for reports of its age."""
+        stamps = self._samples[stream].stamps
+        return stamps[-1] if stamps else None
+
+    def value(self, stream: str, time_ns: int) -> Any:
+        """The stream's newest value stamped at or before `time_ns`, however old, or None."""
+        found = self._samples[stream].newest(time_ns)
+        return None if found is None else found[1]
+
+    def snapshot(self, time_ns: int) -> Observation | Refusal:
+        """The observation at `time_ns`, or why there is none."""
+        newest: dict[str, tuple[int, Any]] = {}
+        for stream in self._spec.streams:
+            found = self._samples[stream].newest(time_ns)
+            if found is None:
+                reason: Reason = "no_command" if stream == "language" else "missing"
+                return Refusal(reason, stream, f"nothing has arrived on stream {stream!r}")
+            newest[stream] = found
+        command = newest["language"][1]
+        refusal = self._age_or_skew(newest, time_ns)
+        if refusal is None and not command:
+            refusal = Refusal("no_command", "language", "the language command is empty")
+        if refusal is not None:
+            return refusal
+        return self._observe(newest, time_ns, command)
+
+    def _age_or_skew(self, newest: dict[str, tuple[int, Any]], time_ns: int) -> Refusal | None:
+        for stream, (stamp_ns, _) in newest.items():
+            age_s = (time_ns - stamp_ns) / 1e9
+            if stream != "language" and age_s > self._limits.max_age_s:
+                limit = f"older than max_age_s = {self._limits.max_age_s}"
+                return Refusal("stale", stream, f"stream {stream!r} is {age_s:.3f} s old, {limit}")
+        stamps = {camera.name: newest[camera.name][0] for camera in self._spec.cameras}
+        skew_s = (max(stamps.values()) - min(stamps.values())) / 1e9
+        if skew_s > self._limits.max_skew_s:
+            slowest = min(stamps, key=lambda name: stamps[name])
+            limit = f"further than max_skew_s = {self._limits.max_skew_s}"
+            return Refusal("skewed", slowest, f"the cameras are {skew_s:.3f} s apart, {limit}; {slowest!r} is behind")
+        return None
+
+    def _observe(self, newest: dict[str, tuple[int, Any]], time_ns: int, command: str) -> Observation | Refusal:
+        pictures = {}
+        for camera in self._spec.cameras:
+            stamp_ns, value = newest[camera.name]
+            limit_s = self._limits.frozen_s
+            if limit_s is not None and self._frozen_s(camera.name, stamp_ns, value) > limit_s:
+                detail = f"camera {camera.name!r} has shown the very same picture for longer than frozen_s = {limit_s}"
+                return Refusal("frozen", camera.name, detail)
+            try:
+                pictures[camera.name] = self._picture(camera, stamp_ns, value)
+            except ValueError as error:
+                return Refusal("undecodable", camera.name, f"camera {camera.name!r}: {error}")
+        names = self._spec.proprioception
+        values = proprioception(names, newest["ee_pose"][1] if "ee_pose" in newest else None,
+                                newest["gripper_state"][1] if "gripper_state" in newest else None) if names else None
+        stamps_ns = {stream: stamp_ns for stream, (stamp_ns, _) in newest.items()}
+        return Observation(time_ns, pictures, stamps_ns, values, command)
+
+    def _frozen_s(self, camera: str, stamp_ns: int, value: Any) -> float:
+        fingerprint = value.fingerprint()
+        last = self._last_change.get(camera)
+        if last is None or last[0] != fingerprint or stamp_ns < last[1]:
+            self._last_change[camera] = (fingerprint, stamp_ns)
+            return 0.0
+        return (stamp_ns - last[1]) / 1e9
+
+    def _picture(self, camera: Camera, stamp_ns: int, value: Any) -> NDArray[np.uint8]:
+        """Decode and resize, once for each frame."""
+        cached = self._decoded.get(camera.name)
+        if cached is None or cached[0] != stamp_ns:
+            cached = (stamp_ns, images.resize(value.rgb(), camera))
+            self._decoded[camera.name] = cached
+        return cached[1]
+
+
+def proprioception(names: tuple[str, ...], ee_pose: Any, opening: float | None) -> NDArray[np.float32]:
+    """The proprioception vector (P,) float32 for `names`, from a pose (7,) (xyz, quaternion xyzw) and an opening."""
+    values: dict[str, float] = {}
+    if ee_pose is not None:
+        columns = actions.rotation_6d(ee_pose[3:7])
+        values.update(zip(("ee_x", "ee_y", "ee_z"), map(float, ee_pose[:3])))
+        values.update({f"ee_r{index}": float(columns[index]) for index in range(6)})
+    if opening is not None:
+        values["gripper_opening"] = float(opening)
+    return np.array([values[name] for name in names], dtype=np.float32)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The robot's file: topics, actuator units and limits, read by the live nodes and by the bag reader alike.
+
+One YAML file for each robot (config/robots/), so that what a bag is read with is what the robot is run with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from vla_ros import schema
+from vla_ros.errors import UserError
+
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+
+
+class RobotError(UserError):
+    """A robot file that is malformed, or topics that do not fit it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A topic, its message type, and which time counts: the message's header stamp or the time it was received."""
+
+    topic: str
+    type: str
+    stamp: Literal["header", "receive"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GripperState:
+    """Where the gripper's measured opening comes from: the sum of the positions of `joints` in a JointState.
+
+    `closed` and `open` are that sum (m or rad) at the two ends.
+    """
+
+    topic: str
+    type: str
+    stamp: Literal["header", "receive"]
+    joints: tuple[str, ...]
+    closed: float
+    open: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GripperCommand:
+    """The gripper's command topic and its value, in the actuator's unit, when closed and when open."""
+
+    topic: str
+    type: str
+    closed: float
+    open: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the arm may do, whatever the policy says. Norms of the linear and angular part; the box is in the base frame."""
+
+    linear_mps: float
+    angular_radps: float
+    linear_mps2: float
+    angular_radps2: float
+    workspace_min_m: tuple[float, float, float]
+    workspace_max_m: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name in ("linear_mps", "angular_radps", "linear_mps2", "angular_radps2"):
+            if not getattr(self, name) > 0:
+                raise RobotError(f"limits: {name} is {getattr(self, name)}; allowed: a positive number")
+        if not all(low < high for low, high in zip(self.workspace_min_m, self.workspace_max_m)):
+            raise RobotError(f"limits: workspace {self.workspace_min_m} ... {self.workspace_max_m} m is empty on an axis")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservationLimits:
+    """When an observation is refused: a sample older than `max_age_s`, cameras further apart than `max_skew_s`, or a camera
+    that has shown the very same bytes for longer than `frozen_s` (null: don't check; a rendered picture has no noise, so a
+    simulator at rest looks frozen)."""
+
+    max_age_s: float
+    max_skew_s: float
+    frozen_s: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Robot:
+    """A robot's file as data. Topics are relative names: they live in the namespace of the node or the bag."""
+
+    name: str
+    base_frame: str
+    cameras: dict[str, Stream]
+    language: Stream
+    twist_command: Stream
+    demonstrated_twist: Stream
+    gripper_command: GripperCommand
+    limits: Limits
+    observation: ObservationLimits
+    ee_pose: Stream | None = None
+    gripper_state: GripperState | None = None
+
+    def __post_init__(self) -> None:
+        for name, stream in self.cameras.items():
+            if stream.type not in IMAGE_TYPES:
+                raise RobotError(f"camera {name!r} has the type {stream.type!r}; allowed: {', '.join(IMAGE_TYPES)}")
+        gripper = (self.gripper_command, *([self.gripper_state] if self.gripper_state else []))
+        for part in gripper:
+            if part.closed == part.open:
+                raise RobotError(f"gripper topic {part.topic!r}: closed and open are both {part.open}; they must differ")
+
+    def stream(self, name: str) -> Stream | GripperState:
+        """The stream an observation calls `name`: a camera, ee_pose, gripper_state or language. Raises RobotError."""
+        streams = {**self.cameras, "ee_pose": self.ee_pose, "gripper_state": self.gripper_state, "language": self.language}
+        found = streams.get(name)
+        if found is None:
+            has = ", ".join(key for key, value in streams.items() if value)
+            raise RobotError(f"robot {self.name!r} has no stream {name!r} (it has: {has}); add it to the robot's file")
+        return found
+
+
+def load_robot(name_or_path: str | Path) -> Robot:
+    """Read a robot's file, given as a path or as the name of a file in config/robots (`tabletop`).
+
+    Raises:
+        RobotError: there is no such file, it is no YAML, or it has an unknown, a missing or a malformed key.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = _shipped(str(name_or_path))
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RobotError(f"robot file {path} does not exist; give a path to a YAML file or one of: {_names()}") from None
+    except yaml.YAMLError as error:
+        raise RobotError(f"robot file {path} is not YAML: {error}") from None
+    return schema.parse(Robot, data, f"robot file {path}", RobotError)
+
+
+def match_topic(topic: str, available: Iterable[str]) -> str | None:
+    """The one of `available` that `topic` (a relative name) means: the same name, or that name in some namespace.
+
+    None where there is none. Raises RobotError where several namespaces have it.
+    """
+    relative = topic.lstrip("/")
+    names = list(available)
+    exact = [name for name in names if name.lstrip("/") == relative]
+    found = exact or [name for name in names if name.endswith("/" + relative)]
+    if len(found) > 1:
+        raise RobotError(f"topic {topic!r} may be any of {', '.join(sorted(found))}: name one of them in the robot's file")
+    return found[0] if found else None
+
+
+def _shipped(name: str) -> Path:
+    from vla_ros import resources
+
+    return resources.path("config/robots") / f"{name}.yaml"
+
+
+def _names() -> str:
+    return ", ".join(sorted(path.stem for path in _shipped("any").parent.glob("*.yaml")))
