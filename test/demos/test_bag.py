@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags to episodes: what the live node would have seen, and an account of the rest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.demos.bag import BagError, find_bags, read_bag, read_bags
+from vla_ros.demos.recording import open_bag
+from vla_ros.demos.sampling import observations
+from vla_ros.messages import message_time_ns, observation_value
+from vla_ros.observation import Observation, ObservationBuffer
+from vla_ros.robot import Robot, load_robot
+
+if TYPE_CHECKING:
+    from conftest import BagBuilder
+
+Read = Callable[..., tuple]
+
+MS = 1_000_000
+START_NS = 1_700_000_000_000_000_000  # where the builder's times begin, a tick of the control grid
+
+
+@pytest.fixture
+def read(robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path) -> Read:
+    """Write a builder's bag and read it."""
+
+    def written_and_read(built: BagBuilder, name: str = "bag", **options: object) -> tuple:
+        return read_bag(built.write(tmp_path / name), robot, spec, timing, **options)
+
+    return written_and_read
+
+
+def shades(episode: object, camera: str) -> list[int]:
+    return [round(float(image.mean()) / 2) for image in episode.images[camera]]
+
+
+def test_demonstration_is_sampled_on_the_control_grid(demonstration: BagBuilder, read: Read) -> None:
+    (episode,), report = read(demonstration)
+    assert len(episode) == 20
+    assert episode.ticks[0] * 100_000_000 == episode.start_ns == START_NS
+    assert shades(episode, "static") == shades(episode, "wrist") == [2 * tick for tick in range(20)]
+    np.testing.assert_allclose(episode.proprioception[:, 0], 0.01 * np.arange(20), atol=1e-6)
+    np.testing.assert_allclose(episode.proprioception[:, 1], 1.0)
+    np.testing.assert_allclose(episode.actions, np.tile([0.1, 0, 0, 0, 0, -0.1, 1.0], (20, 1)), atol=1e-12)
+    assert (episode.command, episode.task, episode.outcome) == ("pick up the red block", "pick_red", "success")
+    assert episode.source == "bag#0"
+    assert (report.frames, report.episodes, report.dropped) == (20, 1, ())
+
+
+@pytest.mark.parametrize(("delay_ms", "shade"), [(20, 10), (21, 9)])
+def test_image_that_came_after_the_settle_time_is_not_seen(
+    demonstration: BagBuilder, read: Read, delay_ms: int, shade: int
+) -> None:
+    def late(topic: str, receive_ns: int) -> int:
+        is_it = topic.startswith("/camera/static") and receive_ns == START_NS + 501 * MS
+        return receive_ns + (delay_ms - 1) * MS if is_it else receive_ns
+
+    demonstration.messages = [(late(topic, time_ns), topic, *rest) for time_ns, topic, *rest in demonstration.messages]
+    (episode,), _ = read(demonstration)
+    assert shades(episode, "static")[4:7] == [8, shade, 12]
+    assert shades(episode, "wrist")[4:7] == [8, 10, 12]
+
+
+def test_image_stamped_after_the_tick_is_not_seen_though_it_has_arrived(demonstration: BagBuilder, read: Read) -> None:
+    (episode,), _ = read(demonstration.image("static", 505, 200))
+    assert shades(episode, "static")[5] == 10
+
+
+def test_observations_are_those_of_a_live_buffer_bit_for_bit(
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
+) -> None:
+    """A clock runs through the messages as a live node gets them and takes a snapshot at each tick."""
+    rng = np.random.default_rng(0)
+    demonstration.messages = [  # everything comes up to 40 ms late, so about half of it after the settle time
+        (receive_ns + int(rng.integers(0, 40_000_000)), *rest) for receive_ns, *rest in demonstration.messages
+    ]
+    streams = {f"/{robot.stream(name).topic}": name for name in spec.streams}
+    events = [(receive_ns, message, streams[topic]) for receive_ns, topic, _, message in demonstration.messages
+              if topic in streams]  # fmt: skip
+    first = min(receive_ns for receive_ns, *_ in demonstration.messages)
+    ticks = range(-(-first // timing.period_ns), max(receive_ns for receive_ns, *_ in events) // timing.period_ns)
+    events += [(tick * timing.period_ns + timing.settle_ns + 0.5, None, tick) for tick in ticks]
+    buffer = ObservationBuffer(spec, robot.observation)
+    live = {}
+    for time_ns, message, what in sorted(events, key=lambda event: event[0]):
+        if message is None:
+            live[what] = buffer.snapshot(what * timing.period_ns)
+        else:
+            stamp_ns = message_time_ns(message, robot.stream(what).stamp, time_ns)
+            buffer.push(what, stamp_ns, observation_value(message, robot, what))
+
+    with open_bag(demonstration.write(tmp_path / "bag")) as recording:
+        recorded = dict(observations(recording, robot, spec, timing))
+    seen = 0
+    for tick in ticks:
+        bag, node = recorded[tick], live[tick]
+        assert type(bag) is type(node)
+        if not isinstance(node, Observation):
+            assert bag == node
+            continue
+        seen += 1
+        assert (bag.time_ns, bag.stamps_ns, bag.command) == (node.time_ns, node.stamps_ns, node.command)
+        assert bag.proprioception.tobytes() == node.proprioception.tobytes()
+        assert all(bag.images[name].tobytes() == node.images[name].tobytes() for name in ("static", "wrist"))
+    assert seen > 15
+
+
+def test_episodes_that_failed_or_were_discarded_are_left_out_and_counted(bag: type[BagBuilder], read: Read) -> None:
+    built = bag().say(-9).gripper(-8, 0.08).move(0, 4100)
+    for number, event in enumerate(("success", "failure", "discard", "success")):
+        built.mark(1000 * number - 1, "start", number).mark(1000 * number + 901, event, number)
+    episodes, report = read(built)
+    assert [(episode.source, len(episode), episode.outcome) for episode in episodes] == [
+        ("bag#0", 9, "success"), ("bag#3", 9, "success"),
+    ]  # fmt: skip
+    assert dict(report.dropped) == {"episode failure": 9, "episode discarded": 9}
+
+
+def test_failures_come_along_when_asked_for(bag: type[BagBuilder], read: Read) -> None:
+    built = bag().say(-9).gripper(-8, 0.08).move(0, 1100).mark(-1, "start").mark(1000.5, "failure")
+    with pytest.raises(BagError, match=r"no episode is left of the bag .*; dropped: episode failure: 10 frames"):
+        read(built)
+    (episode,), _ = read(built, "again", include_failures=True)
+    assert episode.outcome == "failure"
+
+
+def test_a_silent_camera_cuts_the_episode_in_two_pieces_of_one_source(demonstration: BagBuilder, read: Read) -> None:
+    demonstration.messages = [
+        entry for entry in demonstration.messages
+        if not (entry[1].startswith("/camera/static") and 810 * MS < entry[0] - START_NS < 1390 * MS)
+    ]  # fmt: skip
+    episodes, report = read(demonstration)
+    first = episodes[0].ticks[0]
+    assert [(episode.ticks - first).tolist() for episode in episodes] == [list(range(10)), list(range(14, 20))]
+    assert {episode.source for episode in episodes} == {"bag#0"}
+    assert dict(report.dropped) == {"static: too far behind the other camera": 2, "static: too old": 2}
+
+
+def test_a_command_that_changes_in_an_episode_cuts_it(demonstration: BagBuilder, read: Read) -> None:
+    episodes, _ = read(demonstration.say(1000, "open the drawer"))
+    assert [(episode.command, len(episode)) for episode in episodes] == [
+        ("pick up the red block", 10), ("open the drawer", 10),
+    ]  # fmt: skip
+
+
+def test_frames_before_the_first_twist_of_an_episode_are_left_out(bag: type[BagBuilder], read: Read) -> None:
+    built = bag().say(-9).gripper(-8, 0.08).move(0, 2050).without("demonstrated_twist").mark(-10, "start")
+    built.twist(-50, 0.3)  # of an earlier episode
+    built.twist(700, 0.1).mark(1500.5, "success")
+    (episode,), report = read(built)
+    assert len(episode) == 8
+    assert dict(report.dropped) == {"before the first twist command": 7}
+    np.testing.assert_allclose(episode.actions[:4, 0], [0.1, 0.1, 0.0, 0.0], atol=1e-12)
+
+
+def test_gripper_label_is_the_target_at_the_middle_of_the_period(demonstration: BagBuilder, read: Read) -> None:
+    (episode,), _ = read(demonstration.gripper(549, 0.02).gripper(651, 0.0))
+    np.testing.assert_allclose(episode.actions[4:8, 6], [1.0, 0.25, 0.25, 0.0])
+
+
+def test_a_gripper_not_commanded_yet_is_told_to_stay_as_it_is_measured(demonstration: BagBuilder, read: Read) -> None:
+    demonstration.without("gripper_command").gripper(1000, 0.0)
+    (episode,), report = read(demonstration)
+    np.testing.assert_allclose(episode.actions[:, 6], [1.0] * 10 + [0.0] * 10)
+    assert report.dropped == ()
+
+
+def test_training_takes_what_was_meant_and_not_what_was_executed(demonstration: BagBuilder, read: Read) -> None:
+    for stamp_ms in range(0, 2000, 100):
+        demonstration.twist(stamp_ms, -0.4, topic="twist_command")
+    (episode,), _ = read(demonstration)
+    np.testing.assert_allclose(episode.actions[:, 0], 0.1, atol=1e-12)
+
+
+def test_recording_without_markers_is_cut_at_its_commands(demonstration: BagBuilder, read: Read) -> None:
+    episodes, _ = read(demonstration.without("episode").say(1000, "").say(1200, "open the drawer"))
+    assert [(episode.command, episode.task, episode.outcome) for episode in episodes] == [
+        ("pick up the red block", "pick up the red block", "unknown"),
+        ("open the drawer", "open the drawer", "unknown"),
+    ]
+
+
+def test_a_pause_of_hours_between_episodes_is_passed_over(
+    demonstration: BagBuilder, bag: type[BagBuilder], read: Read
+) -> None:
+    hours = bag().move(0, 1050).say(-9).mark(-10, "start", 1).mark(1000.5, "success", 1)
+    ten_years_ns = 10 * 365 * 86_400 * 10**9
+    later = [(receive_ns + ten_years_ns, topic, kind, message) for receive_ns, topic, kind, message in hours.messages]
+    for _, topic, _, message in later:
+        if topic not in ("/episode", "/language_command"):
+            message.header.stamp.sec += ten_years_ns // 10**9
+    demonstration.messages += later
+    episodes, _ = read(demonstration)
+    assert [len(episode) for episode in episodes] == [20, 10]
+
+
+def test_missing_topics_are_all_named_with_what_the_bag_has(demonstration: BagBuilder, read: Read) -> None:
+    with pytest.raises(BagError) as raised:
+        read(demonstration.without("camera/wrist/image_raw/compressed").without("ee_pose"))
+    text = str(raised.value)
+    assert "wrist: there is no topic 'camera/wrist/image_raw/compressed'" in text
+    assert "ee_pose: there is no topic 'ee_pose'" in text
+    assert "/camera/static/image_raw/compressed (sensor_msgs/msg/CompressedImage)" in text
+
+
+def test_topic_of_another_type_is_refused(demonstration: BagBuilder, read: Read) -> None:
+    demonstration.without("demonstrated_twist").add("demonstrated_twist", "std_msgs/msg/String", 0, data="fast")
+    with pytest.raises(BagError, match=r"has the type std_msgs/msg/String, not geometry_msgs/msg/TwistStamped"):
+        read(demonstration)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda built: built.twist(500, 0.1, frame="tool0"), "frame 'tool0'.* base frame 'base_link'"),
+        (lambda built: built.twist(500, np.nan), "not finite"),
+        (lambda built: built.gripper(500, np.inf), "one finite number"),
+        (lambda built: built.add("episode", "std_msgs/msg/String", 5, data="go"), "'go' is not JSON"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(demonstration: BagBuilder, read: Read, spoil: Callable, said: str) -> None:
+    with pytest.raises(BagError, match=said):
+        read(spoil(demonstration))
+
+
+def test_recording_with_two_clocks_is_told_apart_from_slow_cameras(demonstration: BagBuilder, read: Read) -> None:
+    hour_ns = 3600 * 10**9
+    demonstration.messages = [(receive_ns + hour_ns, *rest) for receive_ns, *rest in demonstration.messages]
+    with pytest.raises(BagError, match=r"Messages were received 3600 s after their stamps.*--use-sim-time"):
+        read(demonstration)
+
+
+def test_recording_without_markers_and_commands_says_what_it_lacks(demonstration: BagBuilder, read: Read) -> None:
+    with pytest.raises(BagError, match="neither an episode marker nor a language command"):
+        read(demonstration.without("episode").without("language_command").say(5, ""))
+
+
+def test_empty_bag_says_so(bag: type[BagBuilder], read: Read) -> None:
+    with pytest.raises(BagError, match="is empty: no message was recorded"):
+        read(bag())
+
+
+def test_bag_whose_index_was_rebuilt_is_not_taken_for_an_empty_one(
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
+) -> None:
+    metadata = demonstration.write(tmp_path / "bag") / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("depth: 0", "depth: 10"))
+    with pytest.raises(BagError, match=r"none can be found.*ros2 bag reindex.*ros2 bag convert"):
+        read_bag(tmp_path / "bag", robot, spec, timing)
+
+
+def test_unfinished_and_absent_bags_say_what_to_do(demonstration: BagBuilder, tmp_path: Path) -> None:
+    whole = demonstration.write(tmp_path / "bag")
+    with pytest.raises(BagError, match=f"is a file; .* give {whole}"):
+        find_bags([whole / "bag.mcap"])
+    (whole / "metadata.yaml").unlink()
+    with pytest.raises(BagError, match=r"unfinished bag.*vla inspect --recover"):
+        find_bags([whole])
+    with pytest.raises(BagError, match="does not exist"):
+        find_bags([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BagError, match="is no bag and holds none"):
+        find_bags([tmp_path / "empty"])
+
+
+def test_folder_of_bags_means_its_finished_bags_by_name(
+    demonstration: BagBuilder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("two", "one", "broken"):
+        demonstration.write(tmp_path / name)
+    (tmp_path / "broken" / "metadata.yaml").unlink()
+    (tmp_path / "three.partial").mkdir()
+    assert find_bags([tmp_path, tmp_path / "one"]) == [tmp_path / "one", tmp_path / "two"]
+    assert "broken is an unfinished recording" in caplog.text
+    assert "three.partial is an unfinished recording" in caplog.text
+
+
+def test_several_bags_are_read_alike_by_one_process_and_by_two(
+    demonstration: BagBuilder,
+    bag: type[BagBuilder],
+    robot: Robot,
+    spec: ObservationSpec,
+    timing: Timing,
+    tmp_path: Path,
+) -> None:
+    demonstration.write(tmp_path / "bags" / "a")
+    failed = bag().say(-9).gripper(-8, 0.08).move(0, 1100).mark(-1, "start").mark(1000.5, "failure")
+    failed.write(tmp_path / "bags" / "b")
+    alone, report = read_bags([tmp_path / "bags"], robot, spec, timing)
+    together, same_report = read_bags([tmp_path / "bags"], robot, spec, timing, workers=2)
+    assert report == same_report
+    assert (report.frames, report.episodes, report.dropped) == (20, 1, (("episode failure", 10),))
+    np.testing.assert_array_equal(alone[0].images["wrist"], together[0].images["wrist"])
+    np.testing.assert_array_equal(alone[0].actions, together[0].actions)
+
+
+@pytest.mark.parametrize("name", ["mcap_zstd_fast", "sqlite3_zstd_message"])
+def test_bags_of_the_genuine_recorder_are_read(
+    name: str, spec: ObservationSpec, timing: Timing, tmp_path: Path
+) -> None:
+    """MCAP with zstd chunks and sqlite3 with zstd messages; raw and compressed images."""
+    data = Path(__file__).parents[1] / "data"
+    shutil.copytree(data / "bags" / name, tmp_path / name)
+    robot = load_robot(data / "robots" / "fixture.yaml")
+    episodes, report = read_bag(tmp_path / name, robot, spec, timing)
+    assert [episode.command for episode in episodes] == ["pick up the red block", "push the blue block left"]
+    assert report.frames >= 75
+    assert {episode.outcome for episode in episodes} == {"unknown"}
+    # The publisher drives in a circle at 0.1 m/s.
+    speeds = np.linalg.norm(np.concatenate([episode.actions[:, :2] for episode in episodes]), axis=1)
+    np.testing.assert_allclose(speeds, 0.1, atol=0.005)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels are what was commanded during the period, whenever the commands came."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_ros.demos.labels import HOLD_NS, as_of, hold_average
+
+MS = 1_000_000
+PERIOD_NS = 100 * MS
+
+
+def average(samples: list[tuple[int, float]], start_ms: int, hold_ns: int = HOLD_NS) -> float:
+    times_ns = np.array([time_ms * MS for time_ms, _ in samples], np.int64)
+    values = np.array([value for _, value in samples]).reshape(-1, 1)
+    return float(hold_average(times_ns, values, np.array([start_ms * MS]), PERIOD_NS, hold_ns)[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([(0, 1.0)], 1.0),
+        ([(-30, 1.0), (25, 3.0)], 0.25 * 1 + 0.75 * 3),  # the old command counts until the new one
+        ([(50, 1.0)], 0.5),  # nothing before the first
+        ([(100, 1.0)], 0.0),  # a command at the end belongs to the next period
+        ([(-150, 1.0)], 0.5),  # held for 200 ms, then the controller stops
+        ([(-500, 1.0)], 0.0),
+        ([(0, 1.0), (0, 3.0)], 3.0),  # of equal times the last counts
+        ([(25, 3.0), (-30, 1.0)], 0.25 * 1 + 0.75 * 3),  # the order of arrival does not matter
+        ([], 0.0),
+    ],
+)
+def test_label_is_the_average_of_the_held_command(samples: list[tuple[int, float]], expected: float) -> None:
+    assert average(samples, 0) == pytest.approx(expected, abs=1e-12)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-400, 400), st.floats(-2, 2)), min_size=1, max_size=8),
+    st.integers(-300, 300),
+)
+def test_label_equals_the_command_sampled_finely(samples: list[tuple[int, float]], start_ms: int) -> None:
+    in_order = sorted(samples, key=lambda sample: sample[0])
+    fine = []
+    for time_ms in range(start_ms, start_ms + 100):
+        before = [sample for sample in in_order if sample[0] <= time_ms]
+        held = before and time_ms - before[-1][0] < HOLD_NS // MS
+        fine.append(before[-1][1] if held else 0.0)
+    assert average(samples, start_ms) == pytest.approx(np.mean(fine), abs=1e-9)
+
+
+def test_labels_stay_exact_at_the_times_of_a_wall_clock_and_in_long_recordings() -> None:
+    start_ns = 1_700_000_000_000_000_000
+    times_ns = start_ns + np.arange(36_000) * PERIOD_NS
+    values = np.tile(np.array([[0.1], [-0.3]]), (18_000, 1))
+    labels = hold_average(times_ns, values, times_ns, PERIOD_NS)
+    np.testing.assert_allclose(labels, values, atol=1e-10)
+
+
+def test_gripper_target_is_the_newest_one_and_unknown_before_the_first() -> None:
+    times_ns, values = np.array([30, 10, 20]), np.array([3.0, 1.0, 2.0])
+    found = as_of(times_ns, values, np.array([9, 10, 29, 30, 99]))
+    np.testing.assert_array_equal(found, [np.nan, 1.0, 2.0, 3.0, 3.0])
+
+
+def test_gripper_target_of_a_recording_without_gripper_commands_is_unknown() -> None:
+    assert np.isnan(as_of(np.array([], np.int64), np.array([]), np.array([1, 2]))).all()

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One recording cut into labelled episodes."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.demos.commands import measured_openings, read_commands
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.recording import Recording
+from vla_ros.demos.sampling import observations
+from vla_ros.demos.segments import Segment, usable
+from vla_ros.observation import Observation, Refusal
+from vla_ros.robot import Robot
+
+# An episode needs an action and something that follows from it.
+MIN_FRAMES = 2
+
+_REFUSALS = {
+    "missing": "{stream}: nothing received yet",
+    "stale": "{stream}: too old",
+    "skewed": "{stream}: too far behind the other camera",
+    "frozen": "{stream}: picture frozen",
+    "undecodable": "{stream}: not decodable",
+    "no_command": "no language command",
+}
+
+_Frame = tuple[int, Observation]  # tick, what was seen
+
+
+class EpisodeCutter:
+    """Cuts a recording into episodes. `dropped` counts the frames that were left out, by reason."""
+
+    def __init__(self, recording: Recording, robot: Robot, spec: ObservationSpec, timing: Timing) -> None:
+        self._recording = recording
+        self._robot = robot
+        self._spec = spec
+        self._timing = timing
+        self.commands = read_commands(recording, robot)
+        self.dropped: collections.Counter[str] = collections.Counter()
+
+    def episodes(self, include_failures: bool) -> Iterator[Episode]:
+        """Yield the episodes in time order; one that was cut comes as several with the same `source`."""
+        wanted = []
+        for segment in self.commands.segments:
+            if usable(segment, include_failures):
+                wanted.append(segment)
+            else:
+                self.dropped[f"episode {segment.outcome}"] += len(segment.ticks(self._timing.period_ns))
+        for segment, frames in self._frames(wanted):
+            for piece in _pieces(frames):
+                episode = self._episode(segment, piece)
+                if episode is not None:
+                    yield episode
+
+    def _frames(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[_Frame]]]:
+        """Yield each segment with its frames, as soon as its last tick has passed."""
+        waiting = collections.deque(segments)
+        period_ns = self._timing.period_ns
+        frames: list[_Frame] = []
+        seen = 0
+        for tick, observed in observations(self._recording, self._robot, self._spec, self._timing):
+            while waiting and tick >= waiting[0].ticks(period_ns).stop:
+                self.dropped["nothing recorded"] += len(waiting[0].ticks(period_ns)) - seen
+                yield waiting.popleft(), frames
+                frames, seen = [], 0
+            if not waiting:
+                return
+            if tick not in waiting[0].ticks(period_ns):
+                continue
+            seen += 1
+            why = self._why_not(waiting[0], tick, observed)
+            if why:
+                self.dropped[why] += 1
+            elif isinstance(observed, Observation):
+                frames.append((tick, observed))
+        for segment in waiting:
+            self.dropped["nothing recorded"] += len(segment.ticks(period_ns)) - seen
+            yield segment, frames
+            frames, seen = [], 0
+
+    def _why_not(self, segment: Segment, tick: int, observed: Observation | Refusal) -> str:
+        first_ns = self.commands.first_twist_ns(segment)
+        if first_ns is None:
+            return "episode without a twist command"
+        if tick * self._timing.period_ns < first_ns:
+            return "before the first twist command"
+        if isinstance(observed, Refusal):
+            return _REFUSALS[observed.reason].format(stream=observed.stream)
+        return ""
+
+    def _episode(self, segment: Segment, frames: list[_Frame]) -> Episode | None:
+        """Label one piece; None where too little of it is left."""
+        ticks = np.array([tick for tick, _ in frames], np.int64)
+        actions = self._actions(ticks)
+        unknown = int(np.isnan(actions[:, 6]).sum())  # always the first ones: what is once known stays known
+        self.dropped["no gripper command yet"] += unknown
+        frames, ticks, actions = frames[unknown:], ticks[unknown:], actions[unknown:]
+        if len(frames) < MIN_FRAMES:
+            self.dropped[f"piece shorter than {MIN_FRAMES} frames"] += len(frames)
+            return None
+        seen = [observed for _, observed in frames]
+        states = [observed.proprioception for observed in seen if observed.proprioception is not None]
+        return Episode(
+            images={camera: np.stack([observed.images[camera] for observed in seen]) for camera in seen[0].images},
+            proprioception=np.stack(states) if states else np.zeros((len(seen), 0), np.float32),
+            actions=actions,
+            command=seen[0].command,
+            task=segment.task or seen[0].command,
+            outcome=segment.outcome,
+            source=f"{self._recording.path.name}#{segment.number}",
+            start_ns=int(ticks[0]) * self._timing.period_ns,
+            ticks=ticks,
+        )
+
+    def _actions(self, ticks: np.ndarray) -> np.ndarray:
+        """Labels (T, 7); a gripper without a command yet is taken to be told to stay as it is measured."""
+        actions = self.commands.actions(ticks, self._timing.period_ns)
+        unknown = np.isnan(actions[:, 6])
+        if unknown.any():
+            times_ns = ticks[unknown] * self._timing.period_ns
+            actions[unknown, 6] = measured_openings(self._recording, self._robot, times_ns)
+        return actions
+
+
+def _pieces(frames: Sequence[_Frame]) -> list[list[_Frame]]:
+    """Cut frames where a tick is missing and where the command changes."""
+    pieces: list[list[_Frame]] = []
+    for tick, observed in frames:
+        follows = pieces and pieces[-1][-1][0] == tick - 1 and pieces[-1][-1][1].command == observed.command
+        if follows:
+            pieces[-1].append((tick, observed))
+        else:
+            pieces.append([(tick, observed)])
+    return pieces
