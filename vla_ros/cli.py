@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("vla_ros.commands.demo", "run the shipped policy on the simulated arm, over ROS 2, and print how it did"),
     "loop": ("vla_ros.commands.loop", "teach the policy a new task: record bags, fine-tune, evaluate before and after"),
     "record-demo": ("vla_ros.commands.record_demo", "record demonstrations of the simulated arm as rosbag2 bags"),
-    "inspect": ("vla_ros.demos.inspect", "say what is in a bag or a checkpoint, and what is wrong with it"),
+    "inspect": ("vla_ros.demos.inspect", "say what is in recorded bags, and what training would leave out"),
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
     "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
     "replay": ("vla_ros.train.replay", "compare a checkpoint's actions with the ones in recorded bags"),

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vla check`` says what is missing and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from vla_ros.commands import check
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_installed_packages_are_ok() -> None:
+    assert check.packages("", ("json", "argparse")).status == "ok"
+
+
+def test_missing_packages_are_named_with_their_extra() -> None:
+    finding = check.packages("sim", ("json", "no_such_simulator"))
+    assert finding.status == "missing"
+    assert "no_such_simulator" in finding.detail and "'.[sim]'" in finding.detail and "json" not in finding.detail
+
+
+@pytest.mark.parametrize(("free_mib", "status"), [(1024, "ok"), (64, "missing")])
+def test_docker_default_shared_memory_is_too_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_mib: int, status: str
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda directory: Usage(0, 0, free_mib * 2**20))
+    assert check.shared_memory(tmp_path).status == status
+
+
+def test_attempt_reports_the_last_line_of_the_error() -> None:
+    finding = check.attempt("driver", "raise OSError('no EGL display')", "install it")
+    assert finding == check.Finding("missing", "driver", "OSError: no EGL display; install it")
+
+
+def test_attempt_survives_a_process_that_is_killed() -> None:
+    assert "exit status -6" in check.attempt("driver", "import os; os.abort()", "install it").detail
+
+
+def test_exit_status_says_whether_something_needed_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [check.Finding("ok", "a", "here"), check.Finding("note", "b", "slow")]
+    monkeypatch.setattr(check, "findings", lambda: iter(found))
+    assert check.run(argparse.Namespace()) == 0
+    found.append(check.Finding("missing", "c", "install c"))
+    assert check.run(argparse.Namespace()) == 1
+    assert "install c" in capsys.readouterr().out

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line explains itself, and a user's mistake is one line, not a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from types import ModuleType
+
+import pytest
+
+from vla_ros import __version__, cli
+from vla_ros.errors import UserError
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A subcommand ``vla polish`` whose ``run`` a test may replace."""
+    module = ModuleType("polish", "Polish the arm.\n\nUntil it shines.")
+    module.add_arguments = lambda parser: parser.add_argument("--times", type=int, default=1, help="how often")
+    module.run = lambda args: args.times
+    monkeypatch.setitem(sys.modules, "polish", module)
+    monkeypatch.setattr(cli, "COMMANDS", {"polish": ("polish", "make it shine"), "absent": ("no_such_module", "...")})
+    return module
+
+
+def test_exit_status_is_what_the_command_returns(command: ModuleType) -> None:
+    assert cli.main(["polish", "--times", "3"]) == 3
+
+
+def test_user_error_is_one_line_without_traceback(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise UserError("times is -1; allowed: 1 or more")
+
+    command.run = run
+    assert cli.main(["polish"]) == 2
+    assert capsys.readouterr().err == "vla: error: times is -1; allowed: 1 or more\n"
+
+
+def test_bug_keeps_its_traceback(command: ModuleType) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ZeroDivisionError
+
+    command.run = run
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["polish"])
+
+
+@pytest.mark.parametrize(("package", "extra"), [("rclpy.node", "ros"), ("mujoco", "sim"), ("tensorboard", "train")])
+def test_missing_package_names_the_extra_that_brings_it(
+    command: ModuleType, capsys: pytest.CaptureFixture[str], package: str, extra: str
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    command.run = run
+    assert cli.main(["polish"]) == 2
+    assert f"'.[{extra}]'" in capsys.readouterr().err
+
+
+def test_missing_module_that_no_extra_brings_is_a_bug(command: ModuleType) -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        cli.main(["absent"])
+
+
+def test_interrupt_is_status_130(command: ModuleType) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    command.run = run
+    assert cli.main(["polish"]) == 130
+
+
+def test_help_of_a_command_is_its_docstring(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["polish", "--help"])
+    assert exit_info.value.code == 0
+    out = capsys.readouterr().out
+    assert "Until it shines." in out and "how often" in out
+
+
+def test_help_lists_every_command_and_imports_none(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert "polish" in out and "make it shine" in out and "absent" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"vla_ros {__version__}\n"

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house has floors: a room imports only from floors below it, and only it may use certain libraries."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vla_ros"
+
+# A room is a folder of vla_ros, or a module right below it. The modules of floor 1 are one room.
+FLOORS = {
+    "__init__": 0, "errors": 0, "resources": 0,
+    "contract": 1, "actions": 1, "images": 1, "robot": 1, "messages": 1, "observation": 1,
+    "schema": 1,
+    "demos": 2, "sim": 2,
+    "policy": 3,
+    "runtime": 4, "transport": 4, "bringup": 4,
+    "nodes": 5, "train": 5,
+    "commands": 6, "cli": 6,
+}  # fmt: skip
+
+ROS = {
+    "rclpy", "ament_index_python", "builtin_interfaces", "cv_bridge", "control_msgs", "diagnostic_msgs",
+    "diagnostic_updater", "geometry_msgs", "launch", "launch_ros", "lifecycle_msgs", "message_filters", "moveit_msgs",
+    "rcl_interfaces", "rosbag2_py", "rosgraph_msgs", "rosidl_runtime_py", "sensor_msgs", "std_msgs", "std_srvs",
+    "tf2_ros",
+}  # fmt: skip
+
+# library -> the rooms or modules (paths below vla_ros) that may import it
+ONLY_IN = {
+    **dict.fromkeys(ROS, ("nodes/",)),
+    **dict.fromkeys(("rosbags", "rosbags_image"), ("demos/", "images.py", "messages.py")),
+    **dict.fromkeys(("pytorch_lightning", "lightning", "lightning_fabric"), ("policy/module.py", "train/")),
+    **dict.fromkeys(("tensorboard", "torchmetrics"), ("train/",)),
+    **dict.fromkeys(("mujoco", "gymnasium"), ("sim/",)),
+    **dict.fromkeys(("transformers", "tokenizers", "safetensors", "peft"), ("policy/",)),
+    # Loading these can run code that a file brings along.
+    **dict.fromkeys(("pickle", "dill", "cloudpickle", "marshal", "shelve"), ()),
+    # The folder train/ is the package vla_ros.train; under another name its modules would exist twice.
+    "train": (),
+}
+# library -> the rooms that must do without it
+NEVER_IN = {"torch": ("demos/", "sim/"), "vla_ros.demos": ("runtime/",)}
+
+
+def _modules() -> list[str]:
+    files = [*PACKAGE.rglob("*.py"), *(PACKAGE / "train").resolve().rglob("*.py")]
+    names = {
+        f"train/{file.relative_to(ROOT / 'train')}" if file.is_relative_to(ROOT / "train")
+        else str(file.relative_to(PACKAGE))
+        for file in files
+    }  # fmt: skip
+    return sorted(names)
+
+
+MODULES = _modules()
+
+
+def imports(module: str) -> set[str]:
+    """Return the dotted names that a module imports anywhere in its text, inside functions too."""
+    names = set()
+    package = ["vla_ros", *Path(module).parts[:-1]]
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            names |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def room(path: str) -> str:
+    """Return the room of a module path below vla_ros (``demos/bag.py`` and ``images.py``: demos, images)."""
+    return Path(path).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(module) for module in MODULES} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_from_floors_below(module: str) -> None:
+    own = room(module)
+    for name in imports(module):
+        parts = name.split(".")
+        if parts[0] != "vla_ros" or len(parts) == 1 or parts[1] not in FLOORS:
+            continue
+        other = parts[1]
+        same_room = other == own or (FLOORS[other] <= 1 and FLOORS[own] == 1) or FLOORS[own] == 0
+        assert same_room or FLOORS[other] < FLOORS[own], (
+            f"vla_ros/{module} (floor {FLOORS[own]}) imports {name} (floor {FLOORS[other]})"
+        )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_uses_only_the_libraries_of_its_room(module: str) -> None:
+    for name in imports(module):
+        for library, allowed in ONLY_IN.items():
+            if name == library or name.startswith(f"{library}."):
+                assert module.startswith(allowed), f"vla_ros/{module} imports {name}, which only {allowed} may"
+        for library, forbidden in NEVER_IN.items():
+            if name == library or name.startswith(f"{library}."):
+                assert not module.startswith(forbidden), f"vla_ros/{module} imports {name}, which {forbidden} must not"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_names_its_licence_first(module: str) -> None:
+    assert (PACKAGE / module).read_text().startswith("# SPDX-License-Identifier: Apache-2.0\n")
+
+
+# Run in a fresh interpreter: the libraries named first are not there; then the modules are imported.
+_IMPORT_WITHOUT = """
+import importlib, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+absent = set(sys.argv[1].split(","))
+sys.meta_path.insert(0, Absent())
+for module in sys.argv[2].split(","):
+    importlib.import_module(module)
+print(*sorted(sys.modules))
+"""
+
+
+def import_without(absent: set[str], modules: list[str]) -> set[str]:
+    """Import modules in a fresh interpreter where ``absent`` libraries are missing; return all that got loaded."""
+    result = subprocess.run(
+        [sys.executable, "-c", _IMPORT_WITHOUT, ",".join(absent), ",".join(modules)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+def _names(*rooms: str) -> list[str]:
+    """Return the dotted names of all modules in these rooms."""
+    return [
+        "vla_ros." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for module in MODULES if room(module) in rooms
+    ]  # fmt: skip
+
+
+def test_training_imports_on_a_machine_without_ros() -> None:
+    import_without(ROS, _names("train", "policy", "runtime", "demos"))
+
+
+def test_demonstrations_and_simulator_load_no_torch() -> None:
+    pytest.importorskip("mujoco")
+    assert "torch" not in import_without(ROS | {"torch"}, _names("demos", "sim"))
+
+
+@pytest.mark.ros
+def test_policy_node_starts_without_what_only_training_needs() -> None:
+    absent = {"pytorch_lightning", "lightning", "tensorboard", "torchmetrics", "mujoco", "gymnasium", "matplotlib"}
+    import_without(absent, ["vla_ros.nodes.policy_node"])
+
+
+def test_help_of_the_command_line_loads_no_heavy_library() -> None:
+    loaded = import_without({"rclpy"}, ["vla_ros.cli"])
+    assert loaded.isdisjoint({"torch", "transformers", "numpy", "cv2", "pytorch_lightning", "mujoco"})

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package says the same everywhere, and holds nothing of the machine it was written on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+import vla_ros
+from vla_ros import cli, resources
+from vla_ros.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES_OF_A_MACHINE = re.compile(rb"/(?:work|root|tmp|home|mnt|opt/pypi[\w-]*)/[\w.-]|file:///(?!\{)")
+REGISTRY_HOSTS = re.compile(
+    rb"(?:pypi\.org|pythonhosted\.org|download\.pytorch\.org|pypi\.nvidia\.com|index-url\s+http|huggingface\.co/)"
+)
+TEXT_SUFFIXES = {"", ".py", ".xml", ".cfg", ".toml", ".md", ".json", ".yaml", ".yml", ".sh", ".txt"}
+
+
+def setup_argument(option: str) -> str:
+    """Return what setup.py answers to ``--version`` and the like, as colcon asks it."""
+    result = subprocess.run(
+        [sys.executable, "setup.py", "-q", option], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return result.stdout.strip().splitlines()[-1]
+
+
+def console_scripts() -> dict[str, str]:
+    """Return the executables that setup.py declares: name -> ``module:function``."""
+    code = (
+        "import setuptools, runpy\n"
+        "setuptools.setup = lambda **options: print(*options['entry_points']['console_scripts'], sep='\\n')\n"
+        "runpy.run_path('setup.py')"
+    )
+    lines = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout.splitlines()
+    return dict(re.split(r"\s*=\s*", line, maxsplit=1) for line in lines)
+
+
+def tracked_files() -> list[Path]:
+    """Return the files that git tracks or would track; in an unpacked archive, none."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [file for file in files if file.is_file()]
+
+
+def test_package_xml_describes_an_ament_python_package() -> None:
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert package.get("format") == "3"
+    assert package.findtext("name") == "vla_ros"
+    assert package.findtext("export/build_type") == "ament_python"
+    assert (ROOT / package.find("license").get("file")).is_file()  # type: ignore[union-attr, operator]
+    depends = [element.text for element in package if element.tag.endswith("depend")]
+    assert len(depends) == len(set(depends))
+
+
+def test_versions_agree() -> None:
+    declared = ElementTree.parse(ROOT / "package.xml").getroot().findtext("version")
+    assert declared == vla_ros.__version__ == setup_argument("--version")
+
+
+@pytest.mark.parametrize(("name", "target"), console_scripts().items())
+def test_console_script_has_its_function(name: str, target: str) -> None:
+    module, _, function = target.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, f"executable {name}: no module {module}"
+    assert re.search(rf"^def {function}\(", Path(spec.origin).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "module"), [(name, entry[0]) for name, entry in cli.COMMANDS.items()])
+def test_command_has_its_module(command: str, module: str) -> None:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, f"vla {command}: no module {module}"
+    text = Path(spec.origin).read_text()
+    assert "def add_arguments(" in text and "def run(" in text
+
+
+def test_training_is_one_folder_under_two_paths() -> None:
+    link = ROOT / "vla_ros" / "train"
+    assert link.is_symlink()
+    assert os.readlink(link) == "../train"
+
+
+def test_tracked_files_name_no_machine_and_no_registry() -> None:
+    files = tracked_files()
+    if not files:
+        pytest.skip("not a git checkout")
+    for file in files:
+        if file == Path(__file__) or file.suffix not in TEXT_SUFFIXES or file.stat().st_size > 1_000_000:
+            continue
+        text = file.read_bytes()
+        for pattern in (NAMES_OF_A_MACHINE, REGISTRY_HOSTS):
+            found = pattern.search(text)
+            assert found is None, f"{file.relative_to(ROOT)} names {found[0]!r}"  # type: ignore[index]
+
+
+def test_shipped_files_are_those_beside_the_running_code() -> None:
+    assert resources.path("package.xml") == ROOT / "package.xml"
+
+
+def test_missing_shipped_file_is_named_with_its_neighbours() -> None:
+    with pytest.raises(UserError, match=r"config/no_such\.yaml.*config/ holds: .*robots"):
+        resources.path("config/no_such.yaml")
+
+
+def test_share_directory_is_found_under_the_prefix_of_the_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "prefix/lib/python3/site-packages/vla_ros/resources.py"
+    monkeypatch.setattr(resources, "__file__", str(module))
+    with pytest.raises(UserError, match="without its config/"):
+        resources.share_directory()
+    share = tmp_path / "prefix/share/vla_ros"
+    share.mkdir(parents=True)
+    (share / "package.xml").touch()
+    assert resources.share_directory() == share
