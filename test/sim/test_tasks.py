@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks as data: their commands, and when they are done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vla_ros.sim.scene import SceneState
+from vla_ros.sim.tasks import NOVEL_TASKS, PHRASINGS, TASKS, TRAINED_TASKS, success
+
+START = SceneState(
+    tcp_position=np.array([0.45, 0.0, 0.2]),
+    tcp_rotation=np.diag([1.0, -1.0, -1.0]),
+    opening=1.0,
+    block_positions={
+        "red": np.array([0.40, -0.1, 0.02]),
+        "green": np.array([0.45, 0.0, 0.02]),
+        "blue": np.array([0.40, 0.1, 0.02]),
+    },
+    block_quaternions=dict.fromkeys(("red", "green", "blue"), np.array([1.0, 0.0, 0.0, 0.0])),
+    box_position=np.array([0.45, 0.23, 0.0]),
+    drawer_m=0.05,
+)
+
+
+def with_red_at(position: list[float], **changes) -> SceneState:
+    return replace(START, block_positions={**START.block_positions, "red": np.array(position)}, **changes)
+
+
+def test_there_are_14_trained_and_3_novel_tasks():
+    assert len(TRAINED_TASKS) == 14
+    assert NOVEL_TASKS == ("push_away_red", "push_away_green", "push_away_blue")
+
+
+@pytest.mark.parametrize("kind", PHRASINGS)
+def test_held_out_phrasings_are_new_sentences_of_known_words(kind):
+    phrasings, held_out = PHRASINGS[kind]
+    assert 6 <= len(set(phrasings)) <= 8 and 2 <= len(set(held_out)) <= 3
+    assert not set(phrasings) & set(held_out)
+    words = {word for text in phrasings for word in text.split()}
+    assert {word for text in held_out for word in text.split()} <= words
+
+
+def test_no_command_belongs_to_two_tasks():
+    commands = [text for task in TASKS.values() for text in task.phrasings + task.held_out]
+    assert len(commands) == len(set(commands))
+    assert not any("{" in text for text in commands)
+
+
+@pytest.mark.parametrize(
+    ("name", "moved", "done"),
+    [
+        ("push_left_red", [0.0, 0.07], True),
+        ("push_right_red", [0.0, -0.07], True),
+        ("push_away_red", [0.07, 0.0], True),
+        ("push_left_red", [0.0, 0.05], False),
+        ("push_left_red", [0.0, -0.07], False),
+        ("push_right_red", [0.0, 0.07], False),
+        ("push_away_red", [-0.07, 0.0], False),
+        ("push_left_red", [0.05, 0.07], False),  # went sideways nearly as far
+        ("push_left_green", [0.0, 0.07], False),  # it is the red one that moved
+    ],
+)
+def test_a_push_counts_in_its_direction_only(name, moved, done):
+    now = with_red_at([0.40 + moved[0], -0.1 + moved[1], 0.02])
+    assert success(TASKS[name], START, now) is done
+
+
+@pytest.mark.parametrize("position", [[0.40, 0.0, -0.3], [0.40, 0.0, 0.1], [0.45, 0.23, 0.024]])
+def test_a_block_that_fell_or_was_lifted_or_lies_in_the_box_was_not_pushed(position):
+    assert not success(TASKS["push_left_red"], START, with_red_at(position))
+
+
+def test_a_pick_needs_height_and_fingers():
+    task = TASKS["pick_up_red"]
+    lifted = [0.45, 0.0, 0.12]
+    assert success(task, START, with_red_at(lifted, tcp_position=np.array([0.45, 0.0, 0.13]), opening=0.5))
+    assert not success(task, START, with_red_at(lifted, tcp_position=np.array([0.45, 0.2, 0.13]), opening=0.5))
+    assert not success(task, START, with_red_at([0.45, 0.0, 0.05], tcp_position=np.array([0.45, 0, 0.06]), opening=0.5))
+
+
+def test_a_block_in_the_box_counts_once_the_hand_has_let_go():
+    task = TASKS["put_in_box_red"]
+    inside = [0.46, 0.22, 0.03]
+    assert success(task, START, with_red_at(inside, opening=1.0))
+    assert not success(task, START, with_red_at(inside, opening=0.5))
+    assert not success(task, START, with_red_at(inside, opening=1.0, tcp_position=np.array([0.46, 0.22, 0.05])))
+    assert not success(task, START, with_red_at([0.46, 0.15, 0.02], opening=1.0))
+
+
+def test_the_drawer_must_have_moved():
+    assert success(TASKS["open_drawer"], START, replace(START, drawer_m=0.10))
+    assert not success(TASKS["open_drawer"], START, replace(START, drawer_m=0.08))
+    assert success(TASKS["close_drawer"], START, replace(START, drawer_m=0.01))
+    assert not success(TASKS["close_drawer"], START, replace(START, drawer_m=0.02))
+    for name, drawer_m in (("open_drawer", 0.12), ("close_drawer", 0.0)):
+        there_already = replace(START, drawer_m=drawer_m)
+        assert not success(TASKS[name], there_already, there_already)
