@@ -24,7 +24,7 @@ TIME_LIMIT_S = 15.0
 
 
 def episode(env: TabletopEnv, task: str, seed: int, delay_ticks: int) -> tuple[bool, int]:
-    """Whether the expert succeeds, and after how many ticks, when each of its actions takes effect `delay_ticks` late."""
+    """Whether the expert succeeds, and after how many ticks, when its actions take effect `delay_ticks` late."""
     env.reset(seed=seed, options={"task": task})
     expert = Expert(env.task)
     still = np.array([0, 0, 0, 0, 0, 0, env.state().opening])
@@ -46,7 +46,9 @@ def main() -> None:
         env = TabletopEnv(control_hz=control_hz, render=False)
         for delay_ticks in (0, 1, 2):
             results = [
-                episode(env, task, 20_000 + seed, delay_ticks) for task in TRAINED_TASKS for seed in range(arguments.seeds)
+                episode(env, task, 20_000 + seed, delay_ticks)
+                for task in TRAINED_TASKS
+                for seed in range(arguments.seeds)
             ]
             ticks = [count for done, count in results if done]
             row = {

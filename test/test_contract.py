@@ -51,7 +51,9 @@ def test_an_unknown_key_is_refused_by_its_name_and_the_nearest_is_suggested(tmp_
         PolicyContract.from_dict(data)
 
 
-@pytest.mark.parametrize("section, key", [(None, "action"), ("timing", "settle_s"), ("language", "tokenizer"), (None, "version")])
+@pytest.mark.parametrize(
+    "section, key", [(None, "action"), ("timing", "settle_s"), ("language", "tokenizer"), (None, "version")]
+)
 def test_a_missing_key_is_refused_by_its_name_even_where_code_has_a_default(section, key):
     data = make_contract().to_dict()
     del (data[section] if section else data)[key]
@@ -87,7 +89,7 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(path, value, message):
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
-    with pytest.raises(ContractError, match="contract.json is missing"):
+    with pytest.raises(ContractError, match=r"contract.json is missing"):
         PolicyContract.load(tmp_path / "contract.json")
     (tmp_path / "contract.json").write_text("{")
     with pytest.raises(ContractError, match="is not JSON"):

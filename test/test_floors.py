@@ -17,10 +17,10 @@ PACKAGE = ROOT / "vla_ros"
 FLOORS = {
     "__init__": 0, "errors": 0, "resources": 0,
     "contract": 1, "actions": 1, "images": 1, "robot": 1, "messages": 1, "observation": 1,
-    "schema": 1,
+    "schema": 1, "transport": 1,
     "demos": 2, "sim": 2,
     "policy": 3,
-    "runtime": 4, "transport": 4, "bringup": 4,
+    "runtime": 4, "bringup": 4,
     "nodes": 5, "train": 5,
     "commands": 6, "cli": 6,
 }  # fmt: skip

@@ -38,7 +38,12 @@ def pose(x: float) -> np.ndarray:
 def filled(time_ms: int = 1000, limits: ObservationLimits = LIMITS) -> ObservationBuffer:
     buffer = ObservationBuffer(SPEC, limits)
     buffer.push("language", 0, "pick up the block")
-    for stream, value in (("static", Picture(1)), ("wrist", Picture(2)), ("ee_pose", pose(0.5)), ("gripper_state", 0.7)):
+    for stream, value in (
+        ("static", Picture(1)),
+        ("wrist", Picture(2)),
+        ("ee_pose", pose(0.5)),
+        ("gripper_state", 0.7),
+    ):
         buffer.push(stream, time_ms * MS, value)
     return buffer
 
@@ -95,7 +100,12 @@ def test_cameras_too_far_apart_are_refused_and_the_one_behind_is_named():
 def test_a_frozen_camera_is_refused_although_its_stamps_move_on():
     buffer = filled()
     for time_ms in range(1000, 1800, 100):
-        for stream, value in (("static", Picture(1)), ("wrist", Picture(time_ms % 251)), ("ee_pose", pose(0)), ("gripper_state", 0)):
+        for stream, value in (
+            ("static", Picture(1)),
+            ("wrist", Picture(time_ms % 251)),
+            ("ee_pose", pose(0)),
+            ("gripper_state", 0),
+        ):
             buffer.push(stream, time_ms * MS, value)
         result = buffer.snapshot(time_ms * MS)
         assert isinstance(result, Refusal) == (time_ms > 1500), result

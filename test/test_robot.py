@@ -29,7 +29,7 @@ def test_the_shipped_robot_is_found_by_name():
 
 
 def test_an_unknown_robot_lists_the_known_ones():
-    with pytest.raises(RobotError, match="one of: .*tabletop"):
+    with pytest.raises(RobotError, match=r"one of: .*tabletop"):
         load_robot("no_such_robot")
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The action space: twists, gripper openings, normalisation and discretisation, as pure functions on arrays.
 
-An action is [vx vy vz wx wy wz gripper]: m/s and rad/s of the tool, averaged over one control period, the angular part a
-rotation vector divided by the period (an angular velocity, never Euler rates: REP-103), and the gripper's opening in
+An action is [vx vy vz wx wy wz gripper]: m/s and rad/s of the tool, averaged over one control period, the angular part
+a rotation vector divided by the period (an angular velocity, never Euler rates: REP-103), and the gripper's opening in
 [0 closed, 1 open]. Quaternions are x y z w, as in geometry_msgs.
 """
 
@@ -25,14 +25,16 @@ def quantile_bounds(actions: ArrayLike, low: float = 0.01, high: float = 0.99) -
     """
     arm = np.asarray(actions, dtype=np.float64).reshape(-1, np.shape(actions)[-1])[:, :6]
     if len(arm) == 0 or not np.isfinite(arm).all():
-        raise ValueError(f"quantile bounds need finite actions, got {arm.shape[0]} rows, finite: {bool(np.isfinite(arm).all())}")
+        raise ValueError(
+            f"quantile bounds need finite actions, got {arm.shape[0]} rows, finite: {bool(np.isfinite(arm).all())}"
+        )
     lower, upper = np.quantile(arm, low, axis=0), np.quantile(arm, high, axis=0)
     widen = np.maximum(MINIMUM_RANGE - (upper - lower), 0.0) / 2
     return lower - widen, upper + widen
 
 
 def normalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
-    """Map the arm columns of `actions` (..., 7) from [low, high] to [-1, 1], clipped; the gripper column is untouched."""
+    """Map the arm columns of `actions` (..., 7) from [low, high] to [-1, 1], clipped; the gripper column stays."""
     result = np.array(actions, dtype=np.float64)
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     result[..., :6] = np.clip(2 * (result[..., :6] - low) / (high - low) - 1, -1, 1)
@@ -58,7 +60,9 @@ def undiscretize(indices: ArrayLike, bins: int = 256) -> Array:
     return (np.asarray(indices, dtype=np.float64) + 0.5) / bins * 2 - 1
 
 
-def twist_between(position0: ArrayLike, quaternion0: ArrayLike, position1: ArrayLike, quaternion1: ArrayLike, dt_s: float) -> Array:
+def twist_between(
+    position0: ArrayLike, quaternion0: ArrayLike, position1: ArrayLike, quaternion1: ArrayLike, dt_s: float
+) -> Array:
     """The constant twist (6,) in the base frame that takes pose 0 to pose 1 in `dt_s` seconds."""
     linear = (np.asarray(position1, dtype=np.float64) - np.asarray(position0, dtype=np.float64)) / dt_s
     rotation = Rotation.from_quat(np.asarray(quaternion1)) * Rotation.from_quat(np.asarray(quaternion0)).inv()
@@ -86,7 +90,7 @@ def rotation_6d(quaternion: ArrayLike) -> Array:
 
 
 def binarize_gripper(opening: ArrayLike, closed: float = 0.05, opened: float = 0.95) -> Array:
-    """Openings (T,) as 0 or 1: above `opened` 1, below `closed` 0, in between what the next decided step says (as Octo).
+    """Openings (T,) as 0 or 1: above `opened` 1, below `closed` 0, between them as the next decided step (Octo).
 
     A tail that is never decided takes its last value's nearer side.
     """
@@ -103,7 +107,7 @@ def binarize_gripper(opening: ArrayLike, closed: float = 0.05, opened: float = 0
 
 
 def opening_from_value(value: float, closed: float, open: float) -> float:
-    """An actuator's value as opening in [0, 1]; `closed` and `open` are the actuator's values at the ends, either order."""
+    """An actuator's value as opening in [0, 1]; `closed` and `open` are its values at the ends, either order."""
     return float(np.clip((value - closed) / (open - closed), 0.0, 1.0))
 
 

@@ -50,7 +50,9 @@ class Camera:
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "camera.name", self.name, "a non-empty name")
-        _require(self.height > 0 and self.width > 0, f"camera {self.name}", (self.height, self.width), "positive pixels")
+        _require(
+            self.height > 0 and self.width > 0, f"camera {self.name}", (self.height, self.width), "positive pixels"
+        )
         _require(self.resize in RESIZE_MODES, f"camera {self.name}.resize", self.resize, RESIZE_MODES)
         _require(all(value > 0 for value in self.std), f"camera {self.name}.std", self.std, "positive numbers")
 
@@ -83,7 +85,9 @@ class Language:
     max_tokens: int
 
     def __post_init__(self) -> None:
-        _require("{command}" in self.prompt_template, "language.prompt_template", self.prompt_template, "text with {command}")
+        _require(
+            "{command}" in self.prompt_template, "language.prompt_template", self.prompt_template, "text with {command}"
+        )
         _require(self.max_tokens > 0, "language.max_tokens", self.max_tokens, "a positive number")
 
     def prompt(self, command: str) -> str:
@@ -95,8 +99,8 @@ class Language:
 class Timing:
     """The control grid: tick k is at k / control_hz of the ROS clock.
 
-    `history` frames (W) are seen, `chunk` actions (N) are predicted; the observation of tick k is taken `settle_s` after
-    the tick, from what was stamped until the tick, so that messages in flight are counted alike live and in a bag.
+    `history` frames (W) are seen, `chunk` actions (N) are predicted; the observation of tick k is taken `settle_s`
+    after the tick, from what was stamped until the tick, so that messages in flight count alike live and in a bag.
     """
 
     control_hz: float
@@ -138,7 +142,9 @@ class ActionSpace:
         _require(self.units == (*ARM_UNITS, "1"), "action.units", self.units, (*ARM_UNITS, "1"))
         _require(self.frame in FRAMES, "action.frame", self.frame, FRAMES)
         _require(self.gripper == GRIPPER_CONVENTION, "action.gripper", self.gripper, GRIPPER_CONVENTION)
-        _require(len(self.low) == 6 and len(self.high) == 6, "action.low/high", (self.low, self.high), "six numbers each")
+        _require(
+            len(self.low) == 6 and len(self.high) == 6, "action.low/high", (self.low, self.high), "six numbers each"
+        )
         for axis, low, high in zip(ARM_AXES, self.low, self.high):
             _require(low < high, f"action bounds of {axis}", (low, high), "low < high")
 
@@ -180,7 +186,12 @@ class PolicyContract:
     version: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:
-        _require(self.version == CONTRACT_VERSION, "version", self.version, f"{CONTRACT_VERSION} (retrain, or use the package version that wrote it)")
+        _require(
+            self.version == CONTRACT_VERSION,
+            "version",
+            self.version,
+            f"{CONTRACT_VERSION} (retrain, or use the package version that wrote it)",
+        )
         _require(len(self.cameras) > 0, "cameras", self.cameras, "at least one camera")
         _require(len(set(self.camera_names)) == len(self.cameras), "cameras", self.camera_names, "names that differ")
 
@@ -210,7 +221,9 @@ class PolicyContract:
         try:
             data = json.loads(path.read_text())
         except FileNotFoundError:
-            raise ContractError(f"{path} is missing: a checkpoint folder holds contract.json; export the checkpoint again") from None
+            raise ContractError(
+                f"{path} is missing: a checkpoint folder holds contract.json; export the checkpoint again"
+            ) from None
         except json.JSONDecodeError as error:
             raise ContractError(f"{path} is not JSON ({error}); export the checkpoint again") from None
         try:

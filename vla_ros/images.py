@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one image path: decode, resize, normalise, augment. Training and the robot both go through here.
 
-Arrays are (height, width, 3) uint8 RGB until `to_network`, which moves them to (..., 3, height, width) floats on whatever
-device the tensor is on. torch is imported on use, so that rooms without torch can decode and resize.
+Arrays are (height, width, 3) uint8 RGB until `to_network`, which moves them to (..., 3, height, width) floats on
+whatever device the tensor is on. torch is imported on use, so that rooms without torch can decode and resize.
 """
 
 from __future__ import annotations
@@ -76,32 +76,34 @@ def to_network(pixels: torch.Tensor, camera: Camera) -> torch.Tensor:
 def random_shift(images: torch.Tensor, pixels: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """Shift images (B, W, C, h, w) by up to `pixels` in x and y, edges repeated: one shift per trajectory (DrQ-v2).
 
-    The same shift for all W frames of a window, so that apparent motion stays true.
+    The same shift for all W frames of a window, so that apparent motion stays true. Fastest on uint8.
     """
     import torch
-    import torch.nn.functional as functional
 
     if pixels == 0:
         return images
-    batch, window, channels, height, width = images.shape
-    padded = functional.pad(images.flatten(0, 1), (pixels,) * 4, mode="replicate").unflatten(0, (batch, window))
-    offsets = torch.randint(0, 2 * pixels + 1, (batch, 2), generator=generator, device=images.device)
-    rows = offsets[:, :1] + torch.arange(height, device=images.device)
-    columns = offsets[:, 1:] + torch.arange(width, device=images.device)
-    batches = torch.arange(batch, device=images.device)
-    shifted = padded.movedim(1, -1).movedim(1, -1)  # (B, h + 2p, w + 2p, W, C)
-    shifted = shifted[batches[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return shifted.movedim(-2, 1).movedim(-1, 2)
+    height, width = images.shape[-2:]
+    device = images.device
+    offsets = torch.randint(-pixels, pixels + 1, (len(images), 2), generator=generator, device=device)
+    rows = (offsets[:, :1] + torch.arange(height, device=device)).clamp(0, height - 1)
+    columns = (offsets[:, 1:] + torch.arange(width, device=device)).clamp(0, width - 1)
+    # Trajectory by trajectory with colours last: whole rows are copied, several times faster than one gather of pixels.
+    shifted = [
+        frames.index_select(1, row).index_select(2, column)  # (W, h, w, C)
+        for frames, row, column in zip(images.movedim(2, -1), rows, columns)
+    ]
+    return torch.stack(shifted).movedim(-1, 2)
 
 
 def jitter_colour(
     images: torch.Tensor, brightness: float, contrast: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Scale and offset the normalised values of images (B, W, C, h, w): one draw per trajectory, within +- the limits."""
+    """Scale and offset normalised images (B, W, C, h, w): one draw per trajectory, within +- the limits."""
     import torch
 
     def draw(limit: float) -> torch.Tensor:
         unit = torch.rand((images.shape[0], 1, 1, 1, 1), generator=generator, device=images.device)
         return (2 * unit - 1) * limit
 
-    return images * (1 + draw(contrast)) + draw(brightness)
+    scale, offset = 1 + draw(contrast), draw(brightness)
+    return torch.addcmul(offset, images, scale)

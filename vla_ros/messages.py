@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS messages to plain values, duck-typed: the same code reads a live rclpy message and one that rosbags took from a bag."""
+"""ROS messages to plain values, duck-typed: the same code reads live rclpy messages and those that rosbags reads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def decode_compressed(message: Any) -> NDArray[np.uint8]:
 
 
 def decode_raw(message: Any) -> NDArray[np.uint8]:
-    """sensor_msgs/Image of any encoding that rosbags-image knows, any step, to RGB. Raises ValueError for another one."""
+    """sensor_msgs/Image of any encoding that rosbags-image knows, any step, to RGB. Raises ValueError for others."""
     from rosbags.image import ImageError, message_to_cvimage
     from rosbags.image.image import to_cvtype
 
@@ -84,11 +84,13 @@ def twist(message: Any) -> NDArray[np.float64]:
 
 
 def measured_opening(message: Any, gripper: GripperState) -> float:
-    """sensor_msgs/JointState to the gripper's opening in [0, 1]. Raises ValueError when a joint is not in the message."""
+    """sensor_msgs/JointState to the gripper's opening in [0, 1]. Raises ValueError when a joint is missing."""
     names = list(message.name)
     missing = [joint for joint in gripper.joints if joint not in names]
     if missing:
-        raise ValueError(f"{gripper.topic} has no joint {missing[0]!r}; it has {', '.join(names)}: correct the robot's file")
+        raise ValueError(
+            f"{gripper.topic} has no joint {missing[0]!r}; it has {', '.join(names)}: correct the robot's file"
+        )
     total = float(sum(message.position[names.index(joint)] for joint in gripper.joints))
     return actions.opening_from_value(total, gripper.closed, gripper.open)
 

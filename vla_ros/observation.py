@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The observation buffer: streams of samples in, one observation (or the reason why not) out.
 
-The live node and the bag reader both push what they receive and ask for a snapshot on the control grid, so that the frame
-of tick t from a bag is the frame of tick t on the robot. The rule, for both: a snapshot at time t is taken once the clock
-has reached t + settle; each stream contributes its newest sample stamped at or before t.
+The live node and the bag reader both push what they receive and ask for a snapshot on the control grid, so that the
+frame of tick t from a bag is the frame of tick t on the robot. The rule, for both: a snapshot at time t is taken once
+the clock has reached t + settle; each stream contributes its newest sample stamped at or before t.
 """
 
 from __future__ import annotations
@@ -146,8 +146,15 @@ class ObservationBuffer:
             except ValueError as error:
                 return Refusal("undecodable", camera.name, f"camera {camera.name!r}: {error}")
         names = self._spec.proprioception
-        values = proprioception(names, newest["ee_pose"][1] if "ee_pose" in newest else None,
-                                newest["gripper_state"][1] if "gripper_state" in newest else None) if names else None
+        values = (
+            proprioception(
+                names,
+                newest["ee_pose"][1] if "ee_pose" in newest else None,
+                newest["gripper_state"][1] if "gripper_state" in newest else None,
+            )
+            if names
+            else None
+        )
         stamps_ns = {stream: stamp_ns for stream, (stamp_ns, _) in newest.items()}
         return Observation(time_ns, pictures, stamps_ns, values, command)
 

@@ -59,7 +59,7 @@ class GripperCommand:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the arm may do, whatever the policy says. Norms of the linear and angular part; the box is in the base frame."""
+    """What the arm may do, whatever the policy says. Norms of either part; the box is in the base frame."""
 
     linear_mps: float
     angular_radps: float
@@ -73,14 +73,18 @@ class Limits:
             if not getattr(self, name) > 0:
                 raise RobotError(f"limits: {name} is {getattr(self, name)}; allowed: a positive number")
         if not all(low < high for low, high in zip(self.workspace_min_m, self.workspace_max_m)):
-            raise RobotError(f"limits: workspace {self.workspace_min_m} ... {self.workspace_max_m} m is empty on an axis")
+            raise RobotError(
+                f"limits: workspace {self.workspace_min_m} ... {self.workspace_max_m} m is empty on an axis"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class ObservationLimits:
-    """When an observation is refused: a sample older than `max_age_s`, cameras further apart than `max_skew_s`, or a camera
-    that has shown the very same bytes for longer than `frozen_s` (null: don't check; a rendered picture has no noise, so a
-    simulator at rest looks frozen)."""
+    """When an observation is refused.
+
+    A sample is older than `max_age_s`, cameras are further apart than `max_skew_s`, or a camera has shown the very same
+    bytes for longer than `frozen_s` (null: don't check: rendered pictures have no noise, a scene at rest looks frozen).
+    """
 
     max_age_s: float
     max_skew_s: float
@@ -110,11 +114,18 @@ class Robot:
         gripper = (self.gripper_command, *([self.gripper_state] if self.gripper_state else []))
         for part in gripper:
             if part.closed == part.open:
-                raise RobotError(f"gripper topic {part.topic!r}: closed and open are both {part.open}; they must differ")
+                raise RobotError(
+                    f"gripper topic {part.topic!r}: closed and open are both {part.open}; they must differ"
+                )
 
     def stream(self, name: str) -> Stream | GripperState:
         """The stream an observation calls `name`: a camera, ee_pose, gripper_state or language. Raises RobotError."""
-        streams = {**self.cameras, "ee_pose": self.ee_pose, "gripper_state": self.gripper_state, "language": self.language}
+        streams = {
+            **self.cameras,
+            "ee_pose": self.ee_pose,
+            "gripper_state": self.gripper_state,
+            "language": self.language,
+        }
         found = streams.get(name)
         if found is None:
             has = ", ".join(key for key, value in streams.items() if value)
@@ -134,7 +145,9 @@ def load_robot(name_or_path: str | Path) -> Robot:
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise RobotError(f"robot file {path} does not exist; give a path to a YAML file or one of: {_names()}") from None
+        raise RobotError(
+            f"robot file {path} does not exist; give a path to a YAML file or one of: {_names()}"
+        ) from None
     except yaml.YAMLError as error:
         raise RobotError(f"robot file {path} is not YAML: {error}") from None
     return schema.parse(Robot, data, f"robot file {path}", RobotError)
@@ -150,7 +163,9 @@ def match_topic(topic: str, available: Iterable[str]) -> str | None:
     exact = [name for name in names if name.lstrip("/") == relative]
     found = exact or [name for name in names if name.endswith("/" + relative)]
     if len(found) > 1:
-        raise RobotError(f"topic {topic!r} may be any of {', '.join(sorted(found))}: name one of them in the robot's file")
+        raise RobotError(
+            f"topic {topic!r} may be any of {', '.join(sorted(found))}: name one of them in the robot's file"
+        )
     return found[0] if found else None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain data (from JSON or YAML) to frozen dataclasses, strictly: an unknown key is an error that suggests the nearest."""
+"""Plain data (from JSON or YAML) to frozen dataclasses, strictly: an unknown key is an error that suggests a near one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def parse(kind: type[T], data: Any, where: str, error: MakeError, *, defaults: b
         defaults: whether a key may be left out where the dataclass has a default; False demands every key.
 
     Raises:
-        UserError: what `error` makes: unknown key, missing key, value of the wrong type. Errors that the dataclass itself
-            raises on construction pass through.
+        UserError: what `error` makes: unknown key, missing key, value of the wrong type. Errors that the dataclass
+            itself raises on construction pass through.
     """
     if not isinstance(data, dict):
         raise error(f"{where} is {data!r}; expected an object with the keys of {kind.__name__}")
@@ -78,7 +78,8 @@ def _tuple(kinds: tuple[Any, ...], value: Any, where: str, error: MakeError, def
     elif len(value) != len(kinds):
         raise error(f"{where} has {len(value)} items; expected {len(kinds)}")
     return tuple(
-        _value(kind, entry, f"{where}[{index}]", error, defaults) for index, (kind, entry) in enumerate(zip(kinds, value))
+        _value(kind, entry, f"{where}[{index}]", error, defaults)
+        for index, (kind, entry) in enumerate(zip(kinds, value))
     )
 
 

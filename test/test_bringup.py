@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one description of what runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vla_ros import bringup, transport
+from vla_ros.robot import load_robot
+
+LAUNCH_FILES = sorted((Path(__file__).parents[1] / "launch").glob("*.launch.py"))
+needs_launch = pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None,
+    reason="ROS's launch and launch_ros are not installed (they are not on PyPI)",
+)
+
+
+def test_parameters_arrive_with_their_types():
+    parameters = {"text": "no", "number": 4, "factor": 4.0, "flag": True, "names": ["a", "b: c"], "empty": ""}
+    arguments = bringup.Process("some_node", "some", parameters).ros_arguments()
+    given = [after for before, after in itertools.pairwise(arguments) if before == "-p"]
+    parsed = {name: yaml.safe_load(value) for name, value in (text.split(":=", 1) for text in given)}
+    assert parsed == parameters
+    assert {name: type(value) for name, value in parsed.items()} == {k: type(v) for k, v in parameters.items()}
+
+
+def test_every_process_gets_the_transport_settings():
+    processes = [
+        *bringup.demo("checkpoint"),
+        *bringup.recording("bag", ["open_drawer"], 1, first_seed=0, perturbation=0.5),
+        bringup.recording_simulator(4.0),
+    ]
+    for process in processes:
+        assert process.environment.items() >= transport.environment().items()
+
+
+def test_a_parameter_file_is_overridden_only_by_what_is_given():
+    process = bringup.policy(params_file="mine.yaml", device="cpu")
+    assert process.parameters == {"device": "cpu"}
+    arguments = process.ros_arguments()
+    assert arguments.index("--params-file") < arguments.index("-p")
+
+
+def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_namespace():
+    robot = load_robot("tabletop")
+    command = bringup.bag_record_command(robot, "bags/one", "arm", "qos.yaml", use_sim_time=True)
+    topics = command[command.index("--topics") + 1 :]
+    assert len(topics) == len(set(topics))
+    assert set(topics) >= {
+        "/arm/camera/static/image_raw/compressed", "/arm/camera/wrist/image_raw/compressed", "/arm/language_command",
+        "/arm/ee_pose", "/arm/joint_states", "/arm/twist_command", "/arm/demonstrated_twist", "/arm/gripper_command",
+        "/arm/episode", "/arm/task/success",
+    }  # fmt: skip
+    assert "--use-sim-time" in command and command[command.index("--storage") + 1] == "mcap"
+    latched = bringup.bag_record_qos(robot, "arm")
+    assert latched["/arm/language_command"]["durability"] == "transient_local"
+    assert set(latched) <= set(topics)
+
+
+@needs_launch
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_a_launch_file_describes_its_arguments(path):
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    arguments = get_launch_description_from_python_launch_file(str(path)).get_launch_arguments()
+    assert {argument.name for argument in arguments} >= {"namespace", "use_sim_time", "log_level", "use_respawn"}
+    assert all(argument.description and argument.default_value is not None for argument in arguments)
+
+
+@needs_launch
+def test_the_launch_file_starts_the_same_nodes_as_vla_demo():
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+    from launch_ros.actions import Node
+
+    path = next(path for path in LAUNCH_FILES if path.name.startswith("demo"))
+    context = LaunchContext()
+    context.launch_configurations.update(checkpoint="somewhere", rollouts="0")
+    nodes = []
+    for entity in get_launch_description_from_python_launch_file(str(path)).entities:
+        if isinstance(entity, DeclareLaunchArgument | OpaqueFunction):
+            nodes += [made for made in entity.execute(context) or [] if isinstance(made, Node)]
+    executables = [node.node_executable for node in nodes]
+    assert executables == [process.executable for process in bringup.demo("somewhere")]

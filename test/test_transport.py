@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from vla_ros import transport
+
+
+def test_a_process_started_with_the_environment_misses_nothing():
+    assert transport.missing(transport.environment({})) == []
+
+
+def test_what_is_missing_is_named_with_the_command_that_sets_it():
+    missing = transport.missing({})
+    assert len(missing) == 3
+    assert missing[0].startswith("export FASTDDS_DEFAULT_PROFILES_FILE=") and missing[0].endswith("config/fastdds.xml")
+
+
+def test_what_the_user_has_set_is_kept():
+    own = {"FASTDDS_DEFAULT_PROFILES_FILE": "mine.xml"}
+    assert transport.environment(own)["FASTDDS_DEFAULT_PROFILES_FILE"] == "mine.xml"
+    assert len(transport.missing(own)) == 2
+
+
+@pytest.mark.parametrize("distribution", ["humble", "jazzy"])
+def test_older_distributions_have_their_own_variable(distribution):
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" in transport.environment({"ROS_DISTRO": distribution})
+
+
+def test_another_middleware_needs_none_of_it():
+    assert transport.missing({"RMW_IMPLEMENTATION": "rmw_zenoh_cpp"}) == []
+
+
+def test_the_shared_memory_holds_several_raw_images():
+    profile = Path(transport.environment({})["FASTDDS_DEFAULT_PROFILES_FILE"])
+    segment = next(ElementTree.parse(profile).iter("{http://www.eprosima.com}segment_size"))
+    assert int(segment.text) >= 8 * 640 * 480 * 3
