@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe is what it says, or an error that says what to change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vla_ros import resources
+from vla_ros.train.config import ConfigError, TrainConfig, load_config
+
+
+@pytest.fixture
+def file(recipe, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(resources.path("config/train").glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_recipes_load(path: Path) -> None:
+    overrides = ["init_from=somewhere"] if "keep" in json.loads(path.read_text()) else []
+    assert load_config(path, overrides).name
+
+
+def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.to_dict()))
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_step=3", r"'max_step'.*'max_steps'"),
+        ("tainer.max_steps=3", r"'tainer'.*'trainer'"),
+        ("augment.shift=3", r"'shift'.*'shift_px'"),
+        ("trainer.max_steps=many", r"max_steps is 'many'; expected int"),
+        ("trainer.max_steps=0", r"max_steps is 0; allowed: 1 or more"),
+        ("trainer.accelerator=tpu", r"accelerator is 'tpu'; allowed: 'auto'"),
+        ("data.validation_fraction=1.0", r"validation_fraction is 1.0"),
+        ("contract.cameras=[]", None),
+        ("keep.retain.weight=1", r"commands is empty"),
+        ('keep.bags=["a"]', r"init_from is not"),
+        ('init_from="runs/a/checkpoint"', r"contract and init_from are both set"),
+        ("trainer", r"expected section.key=value"),
+        ("name.sub=1", r"'name', which is not a section"),
+    ],
+)
+def test_wrong_values_are_named(file: Path, override: str, message: str | None) -> None:
+    if message is None:
+        assert load_config(file, [override]).contract.cameras == ()  # the contract refuses it, with its own words
+        return
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, [override])
+
+
+def test_overrides_take_json_and_bare_text(file: Path) -> None:
+    config = load_config(file, ["trainer.max_steps=7", "name=other", 'data.bags=["a", "b"]', "loss.huber_delta=1"])
+    assert (config.trainer.max_steps, config.name, config.data.bags) == (7, "other", ("a", "b"))
+    assert config.loss.huber_delta == 1.0
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no training config .*none\.json"):
+        load_config(tmp_path / "none.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"broken\.json is not JSON"):
+        load_config(tmp_path / "broken.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ConfigError, match="holds list"):
+        load_config(tmp_path / "list.json")
+
+
+def test_a_recipe_without_a_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lacks the key 'name'"):
+        TrainConfig.from_dict({})

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From episodes to batches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from vla_ros.train.build import new_policy
+from vla_ros.train.config import ConfigError
+from vla_ros.train.data import (
+    DemonstrationData,
+    WindowDataset,
+    data_digest,
+    proprioception_statistics,
+    split_episodes,
+)
+
+
+def test_pieces_of_one_recording_are_never_split(episodes) -> None:
+    pieces = [dataclasses.replace(episode, source=f"bag#{i // 3}") for i, episode in enumerate(episodes)]
+    training, validation = split_episodes(pieces, 0.2, seed=0)
+    assert len(training) == len(validation) == 3
+    assert not {e.source for e in training} & {e.source for e in validation}
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (0.01, 1), (0.5, 3), (0.99, 5)])
+def test_the_split_keeps_both_parts(episodes, fraction: float, count: int) -> None:
+    training, validation = split_episodes(episodes, fraction, seed=0)
+    assert (len(training), len(validation)) == (6 - count, count)
+
+
+def test_a_single_recording_is_for_training(episodes) -> None:
+    assert split_episodes(episodes[:1], 0.5, seed=0) == (episodes[:1], [])
+
+
+def test_statistics_are_of_the_training_episodes_only(config, episodes) -> None:
+    """Whatever the held-out episodes hold, the contract is the same."""
+    policy = new_policy(config, episodes)
+    values = np.concatenate([episode.proprioception for episode in episodes])
+    assert policy.contract.proprioception.mean == pytest.approx(values.mean(axis=0).tolist(), rel=1e-5)
+    training, validation = split_episodes(episodes, 0.34, seed=0)
+    other = [dataclasses.replace(e, actions=e.actions * 0.0, command="dance") for e in validation]
+    split_again, _ = split_episodes([*training, *other], 0.34, seed=0)
+    assert new_policy(config, split_again).contract == new_policy(config, training).contract
+
+
+def test_fit_computes_statistics_after_the_split(config, episodes, monkeypatch) -> None:
+    from vla_ros.train import fit
+
+    class SeenError(Exception):
+        pass
+
+    def stop(_config, training):
+        raise SeenError(len(training))
+
+    monkeypatch.setattr(fit, "new_policy", stop)
+    with pytest.raises(SeenError, match="4"):
+        fit.fit(config, episodes)
+
+
+def test_a_state_that_never_varies_is_not_magnified(episodes) -> None:
+    still = [dataclasses.replace(e, proprioception=np.full_like(e.proprioception, 0.3)) for e in episodes]
+    assert proprioception_statistics(still, ("ee_x", "gripper_opening")).std == (0.01, 0.01)
+
+
+def test_another_number_of_states_than_the_contract_is_refused(episodes) -> None:
+    with pytest.raises(ConfigError, match="2 proprioceptive values, the contract 1"):
+        proprioception_statistics(episodes, ("ee_x",))
+
+
+def test_a_batch_is_what_the_episode_was(config, episodes) -> None:
+    policy = new_policy(config, episodes)
+    episode = episodes[1]
+    batch = WindowDataset([episodes[0], episode], policy).__getitems__(range(7, 14))  # the second episode's windows
+    assert batch["valid"].tolist() == [[True, False], *[[True, True]] * 5, [True, False]]
+    assert torch.equal(batch["images"]["wrist"][3], torch.from_numpy(episode.images["wrist"][2:4]))
+    assert torch.equal(batch["proprioception"][3], torch.from_numpy(episode.proprioception[2:4]))
+    low, high = (np.array(bound) for bound in (policy.contract.action.low, policy.contract.action.high))
+    expected = np.clip(2 * (episode.actions[3:6, :6] - low) / (high - low) - 1, -1, 1)
+    np.testing.assert_allclose(batch["actions"][3, 1, :, :6], expected, atol=1e-6)
+    assert batch["actions"][3, 1, :, 6].tolist() == episode.actions[3:6, 6].tolist()
+    assert batch["action_valid"][6].tolist() == [[True, False, False]] * 2
+    text = [policy.tokenizer.decode(row[mask]) for row, mask in zip(batch["tokens"], batch["token_mask"], strict=True)]
+    assert set(text) == {"open the drawer"}
+
+
+def test_validation_sees_each_frame_once(config, episodes) -> None:
+    policy = new_policy(config, episodes)
+    data = DemonstrationData(policy, training=episodes[:1], validation=episodes[1:2], batch_windows=4, max_steps=1)
+    assert sum(int(batch["valid"].sum()) for batch in data.val_dataloader()) == len(episodes[1])
+
+
+def test_training_lasts_exactly_max_steps_in_even_shuffles(config, episodes) -> None:
+    policy = new_policy(config, episodes)
+    data = DemonstrationData(policy, training=episodes[:2], validation=(), batch_windows=7, max_steps=4)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 4
+    counts = torch.stack([(torch.cat([b["actions"][:, 0, 0] for b in batches]) == a).all(-1).sum()
+                          for a in data.train_windows._actions[1:5]])  # fmt: skip
+    assert (counts == 2).all()  # 28 windows drawn of 14, each twice
+
+
+def test_rehearsed_episodes_get_their_share(config, episodes) -> None:
+    policy = new_policy(config, episodes)
+    data = DemonstrationData(
+        policy,
+        training=[episodes[0], episodes[2], episodes[4]],  # all "pick up the red block"
+        validation=(),
+        batch_windows=10,
+        max_steps=60,
+        rehearsed=[episodes[1]],  # "open the drawer"
+        rehearsed_fraction=0.4,
+    )
+    drawer = policy.tokenize(["open the drawer"])[0][0]
+    old = [(batch["tokens"][:, : len(drawer)] == drawer).all(dim=1).float().mean() for batch in data.train_dataloader()]
+    assert torch.stack(old).mean().item() == pytest.approx(0.4, abs=0.06)
+
+
+def test_the_digest_is_of_the_data_not_of_its_order(episodes) -> None:
+    assert data_digest(episodes) == data_digest(episodes[::-1])
+    changed = [dataclasses.replace(episodes[0], command="dance"), *episodes[1:]]
+    assert data_digest(changed) != data_digest(episodes)

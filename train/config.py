@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training recipes: strict JSON to frozen dataclasses. Every key has a default that is meant; there are no others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vla_ros import schema
+from vla_ros.contract import Camera
+from vla_ros.errors import UserError
+from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.config import PolicyConfig
+from vla_ros.policy.module import LossConfig, OptimizerConfig, RetainConfig
+
+
+class ConfigError(UserError):
+    """A recipe that cannot be followed; names the key, its value, what is allowed and the way out."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which demonstrations.
+
+    Attributes:
+        bags: bag folders, or folders of them, relative to the working directory.
+        robot: the robot's YAML file, or the name of a shipped one.
+        validation_fraction: part of the recorded episodes that is held out.
+        include_failures: also learn from episodes that were marked as failed.
+        workers: processes that read bags.
+    """
+
+    bags: tuple[str, ...] = ()
+    robot: str = "tabletop"
+    validation_fraction: float = 0.05
+    include_failures: bool = False
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction is {self.validation_fraction}; allowed: 0 up to, without, 1")
+
+
+@dataclass(frozen=True)
+class ContractConfig:
+    """The part of the policy contract that is chosen; statistics, tokenizer and provenance come from the data.
+
+    ``vocabulary_size`` is the size of the token table that is trained; the rest is explained in ``vla_ros.contract``.
+    """
+
+    cameras: tuple[Camera, ...] = (Camera("static", 64, 64), Camera("wrist", 64, 64))
+    proprioception: tuple[str, ...] = ("ee_x", "ee_y", "ee_z", *(f"ee_r{i}" for i in range(6)), "gripper_opening")
+    prompt_template: str = "{command}"
+    max_tokens: int = 32
+    vocabulary_size: int = 1024
+    control_hz: float = 10.0
+    history: int = 4
+    chunk: int = 8
+    settle_s: float = 0.02
+    frame: str = "base"
+
+
+@dataclass(frozen=True)
+class KeepConfig:
+    """How fine-tuning keeps what the starting policy could do.
+
+    Attributes:
+        bags: demonstrations of the old tasks, to rehearse.
+        fraction: the part of the training windows that is drawn from ``bags``.
+        retain: self-distillation, which needs no old demonstrations.
+    """
+
+    bags: tuple[str, ...] = ()
+    fraction: float = 0.3
+    retain: RetainConfig = field(default_factory=RetainConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ConfigError(f"keep.fraction is {self.fraction}; allowed: between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long and on what.
+
+    Attributes:
+        max_steps: optimizer steps.
+        batch_windows: history windows per step; the cost is in the frames, at most ``history`` times as many.
+        gradient_clip_norm: largest norm of a step's gradient.
+        ema_decay: of the moving average of the weights that is validated and kept.
+        validate_every_steps: how often the held-out episodes are looked at.
+        threads: CPU threads of torch; 0 leaves torch's own choice.
+        accelerator: "auto" takes a GPU where there is one.
+        precision: as Lightning names them.
+    """
+
+    max_steps: int = 6000
+    batch_windows: int = 32
+    gradient_clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    validate_every_steps: int = 1000
+    threads: int = 0
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_windows", "validate_every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"trainer.{name} is {getattr(self, name)}; allowed: 1 or more")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A recipe. With ``init_from`` (a checkpoint folder) ``contract`` and ``policy`` are the checkpoint's."""
+
+    name: str
+    output: str = "runs"
+    seed: int = 0
+    init_from: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    contract: ContractConfig | None = None
+    policy: PolicyConfig | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    keep: KeepConfig = field(default_factory=KeepConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if self.init_from is None and (self.keep.bags or self.keep.retain.weight):
+            raise ConfigError(
+                "keep is set but init_from is not: there is nothing to keep; name a checkpoint in init_from"
+            )
+        given = [name for name in ("contract", "policy") if getattr(self, name) is not None]
+        if self.init_from is not None and given:
+            raise ConfigError(
+                f"{given[0]} and init_from are both set; a fine-tuned policy has the {given[0]} of its starting "
+                f"checkpoint: remove {given[0]}, or remove init_from to train from scratch"
+            )
+
+    @property
+    def run_folder(self) -> Path:
+        """Where everything of this run is written."""
+        return Path(self.output) / self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "config") -> TrainConfig:
+        """Build from plain types; raises ConfigError that names the key."""
+        try:
+            return schema.parse(cls, values, where, ConfigError)
+        except ConfigError:
+            raise
+        except (UserError, ValueError) as error:  # the dataclasses' own checks
+            raise ConfigError(f"{where}: {error}") from None
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe and apply ``overrides`` of the form ``section.key=value``, the value in JSON or bare text.
+
+    Raises:
+        ConfigError: the file is missing or not JSON, or a key or value is not allowed.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no training config {path}; the shipped ones are in config/train") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {type(values).__name__}; expected an object with the keys of TrainConfig")
+    for override in overrides:
+        _apply(values, override)
+    return TrainConfig.from_dict(values, str(path))
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(
+            f"the override is {override!r}; expected section.key=value, for instance trainer.max_steps=100"
+        )
+    *sections, name = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"the override {override!r} goes into {section!r}, which is not a section")
+    try:
+        values[name] = json.loads(text)
+    except json.JSONDecodeError:
+        values[name] = text

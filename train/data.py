@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes to batches of history windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+
+from vla_ros import actions
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Proprioception
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.windows import chunk_frames, window_frames, windows
+from vla_ros.policy.module import Batch
+from vla_ros.policy.policy import Policy
+from vla_ros.train.config import ConfigError
+
+MINIMUM_STD = 0.01  # m or 1: a state that the demonstrations hardly vary must not become a magnifying glass
+
+
+def split_episodes(
+    episodes: Sequence[Episode], validation_fraction: float, seed: int
+) -> tuple[list[Episode], list[Episode]]:
+    """Return (training, validation); pieces of one recorded episode stay together.
+
+    Where there are two recorded episodes at least and the fraction is not 0, both parts have one.
+    """
+    sources = sorted({episode.source for episode in episodes})
+    count = round(validation_fraction * len(sources))
+    if validation_fraction and len(sources) > 1:
+        count = min(max(count, 1), len(sources) - 1)
+    held_out = set(np.random.default_rng(seed).permutation(np.array(sources, dtype=object))[:count])
+    training = [episode for episode in episodes if episode.source not in held_out]
+    return training, [episode for episode in episodes if episode.source in held_out]
+
+
+def action_bounds(episodes: Sequence[Episode]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the low and high of the six arm axes (m/s, rad/s) that map to [-1, 1]."""
+    low, high = actions.quantile_bounds(np.concatenate([episode.actions for episode in episodes]))
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
+def proprioception_statistics(episodes: Sequence[Episode], names: tuple[str, ...]) -> Proprioception | None:
+    """Return the contract's proprioception with mean and standard deviation of ``episodes``; None for no names."""
+    if not names:
+        return None
+    values = np.concatenate([episode.proprioception for episode in episodes]).astype(np.float64)
+    if values.shape[1] != len(names):
+        raise ConfigError(
+            f"the episodes have {values.shape[1]} proprioceptive values, the contract {len(names)}: {names}"
+        )
+    return Proprioception(
+        names=names,
+        units=tuple(PROPRIOCEPTION_UNITS[name] for name in names),
+        mean=tuple(values.mean(axis=0).tolist()),
+        std=tuple(np.maximum(values.std(axis=0), MINIMUM_STD).tolist()),
+    )
+
+
+def data_digest(episodes: Sequence[Episode]) -> str:
+    """Return a fingerprint of what was done where under which command, for the contract's provenance."""
+    digest = hashlib.sha256()
+    for episode in sorted(episodes, key=lambda e: (e.source, e.start_ns)):
+        digest.update(f"{episode.source}|{episode.start_ns}|{episode.command}".encode())
+        digest.update(np.ascontiguousarray(episode.actions).tobytes())
+    return "sha256:" + digest.hexdigest()
+
+
+class WindowDataset(Dataset):
+    """All windows of some episodes in memory, images as uint8; fetched a whole batch at a time.
+
+    Args:
+        policy: its contract and tokenizer say how episodes become inputs and targets.
+        stride: every how many windows; with ``stride = history`` each frame is in one window only.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], policy: Policy, stride: int = 1) -> None:
+        contract = policy.contract
+        lengths = np.array([len(episode) for episode in episodes], dtype=np.int64)
+        self._history, self._chunk = contract.timing.history, contract.timing.chunk
+        self._lengths = lengths
+        self._offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        self._windows = windows(lengths.tolist(), self._history)[::stride]
+        self._images = {
+            name: torch.from_numpy(np.concatenate([episode.images[name] for episode in episodes]))
+            for name in contract.camera_names
+        }
+        self._proprioception = torch.from_numpy(_state(episodes, contract.proprioception is not None))
+        self._actions = torch.from_numpy(_targets(episodes, contract.action.low, contract.action.high))
+        self._tokens, self._token_mask = policy.tokenize([episode.command for episode in episodes])
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return the batch of the windows ``indices``; the DataLoader calls this instead of one item at a time."""
+        episode, first, stop = self._windows[np.asarray(indices)].T
+        frames, valid = window_frames(first, stop, self._history)  # (B, W), within the episode
+        chunk, action_valid = chunk_frames(frames, self._lengths[episode][:, None], self._chunk)  # (B, W, N)
+        rows = torch.from_numpy(frames + self._offsets[episode][:, None])
+        action_rows = torch.from_numpy(chunk + self._offsets[episode][:, None, None])
+        mask = self._token_mask[episode]
+        length = max(1, int(mask.sum(dim=1).max()))
+        return {
+            "images": {name: pixels[rows] for name, pixels in self._images.items()},
+            "proprioception": self._proprioception[rows],
+            "tokens": self._tokens[episode][:, :length],
+            "token_mask": mask[:, :length],
+            "actions": self._actions[action_rows],
+            "action_valid": torch.from_numpy(action_valid),
+            "valid": torch.from_numpy(valid),
+        }
+
+
+class DemonstrationData(pl.LightningDataModule):
+    """Train and validation loaders over episodes that are in memory.
+
+    Args:
+        rehearsed: episodes of old tasks; ``rehearsed_fraction`` of the training windows are drawn from them.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        training: Sequence[Episode],
+        validation: Sequence[Episode],
+        batch_windows: int,
+        max_steps: int,
+        rehearsed: Sequence[Episode] = (),
+        rehearsed_fraction: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.batch_windows = batch_windows
+        self.train_windows = WindowDataset([*training, *rehearsed], policy)
+        history = policy.contract.timing.history
+        self.val_windows = WindowDataset(validation, policy, stride=history) if validation else None
+        new = len(windows([len(episode) for episode in training], history))
+        self._sampler = self._make_sampler(new, rehearsed_fraction, max_steps * batch_windows)
+
+    def _make_sampler(self, new: int, rehearsed_fraction: float, count: int) -> Sampler:
+        """Return a sampler of ``count`` windows: the whole training is one epoch, in as many shuffles as it takes."""
+        old = len(self.train_windows) - new
+        if not old:
+            return RandomSampler(self.train_windows, num_samples=count)
+        weights = torch.cat([
+            torch.full((new,), (1 - rehearsed_fraction) / new),
+            torch.full((old,), rehearsed_fraction / old),
+        ])  # fmt: skip
+        return WeightedRandomSampler(weights.tolist(), num_samples=count)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(
+            self.train_windows, batch_size=self.batch_windows, sampler=self._sampler, collate_fn=_as_is, drop_last=True
+        )
+
+    def val_dataloader(self) -> DataLoader | list:
+        if self.val_windows is None:
+            return []
+        return DataLoader(self.val_windows, batch_size=self.batch_windows, collate_fn=_as_is)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _state(episodes: Sequence[Episode], used: bool) -> NDArray[np.float32]:
+    if used:
+        return np.concatenate([episode.proprioception for episode in episodes])
+    return np.zeros((sum(len(episode) for episode in episodes), 0), np.float32)
+
+
+def _targets(episodes: Sequence[Episode], low: Sequence[float], high: Sequence[float]) -> NDArray[np.float32]:
+    """Return normalised actions (frames, 7) with a decided gripper."""
+    parts = []
+    for episode in episodes:
+        target = actions.normalize(episode.actions, low, high)
+        target[:, 6] = actions.binarize_gripper(target[:, 6])
+        parts.append(target)
+    return np.concatenate(parts).astype(np.float32)

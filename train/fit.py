@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a policy from recorded bags, or fine-tune one with init_from.
+
+vla fit config/train/tabletop.json --bags bags/
+vla fit config/train/finetune.json --bags bags/new --set init_from=checkpoints/tabletop --set trainer.max_steps=800
+
+Writes OUTPUT/NAME/: checkpoint/ (what the robot loads), config.json, metrics.csv, curves.png, TensorBoard events and
+last.ckpt (to resume).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from vla_ros.demos.bag import read_bags
+from vla_ros.demos.episode import Episode
+from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
+from vla_ros.policy.module import VLAModule
+from vla_ros.policy.policy import Policy
+from vla_ros.robot import load_robot
+from vla_ros.train.build import new_policy, observation_spec, tuned_policy
+from vla_ros.train.callbacks import MovingAverage, ProgressLines, draw_curves
+from vla_ros.train.config import ConfigError, TrainConfig, load_config
+from vla_ros.train.data import DemonstrationData, split_episodes
+
+LOG_EVERY_STEPS = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vla fit``."""
+    parser.add_argument("config", type=Path, help="training recipe (JSON), for instance config/train/tabletop.json")
+    parser.add_argument("--bags", nargs="+", metavar="PATH", help="bag folders, or folders of them; replaces data.bags")
+    parser.add_argument("--output", metavar="FOLDER", help="where the run folder goes; replaces output")
+    parser.add_argument("--name", help="name of the run folder; replaces name")
+    parser.add_argument("--resume", type=Path, metavar="CKPT", help="continue an interrupted run from its last.ckpt")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="replace a value of the recipe, for instance trainer.max_steps=100 (repeatable)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``vla fit``."""
+    overrides = list(args.overrides)
+    if args.bags:
+        overrides.append(f"data.bags={json.dumps(args.bags)}")
+    overrides += [f"{key}={json.dumps(value)}" for key in ("output", "name") if (value := getattr(args, key))]
+    checkpoint = fit(load_config(args.config, overrides), resume=args.resume)
+    print(f"checkpoint: {checkpoint}")
+    return 0
+
+
+def fit(
+    config: TrainConfig,
+    episodes: Sequence[Episode] | None = None,
+    rehearsed: Sequence[Episode] | None = None,
+    resume: Path | None = None,
+) -> Path:
+    """Train as ``config`` says and return the checkpoint folder, which holds the averaged weights.
+
+    Args:
+        episodes: demonstrations that are already in memory; None reads ``config.data.bags``.
+        rehearsed: the same for ``config.keep.bags``.
+        resume: Lightning checkpoint of an interrupted run of the same recipe.
+
+    Raises:
+        ConfigError: the recipe cannot be followed: no demonstrations, or a finished run is in the way.
+    """
+    started_s = time.monotonic()
+    pl.seed_everything(config.seed, verbose=False)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    _check_folder(config, resume)
+    episodes = _read(config, config.data.bags, "data.bags") if episodes is None else episodes
+    rehearsed = _read(config, config.keep.bags, "keep.bags") if rehearsed is None and config.keep.bags else rehearsed
+    training, validation = split_episodes(episodes, config.data.validation_fraction, config.seed)
+    policy = new_policy(config, training) if config.init_from is None else tuned_policy(config, training)
+    _announce(policy, training, validation, rehearsed or ())
+    folder = _prepare_folder(config, resume)
+    data = DemonstrationData(
+        policy,
+        training=training,
+        validation=validation,
+        batch_windows=config.trainer.batch_windows,
+        max_steps=config.trainer.max_steps,
+        rehearsed=rehearsed or (),
+        rehearsed_fraction=config.keep.fraction,
+    )
+    with _without_advice():
+        module = make_module(config, policy)
+        trainer = make_trainer(config, folder, validates=bool(validation))
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    save_checkpoint(folder / "checkpoint", module.policy.cpu())  # MovingAverage has put its weights in at the end
+    draw_curves(folder / "metrics.csv", folder / "curves.png")
+    print(f"trained {trainer.global_step} steps in {(time.monotonic() - started_s) / 60:.1f} min")
+    return folder / "checkpoint"
+
+
+def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
+    """Return the LightningModule of a recipe, with the frozen starting policy where self-distillation is on."""
+    retain = config.keep.retain
+    return VLAModule(
+        policy,
+        max_steps=config.trainer.max_steps,
+        optimizer=config.optimizer,
+        loss=config.loss,
+        augment=config.augment,
+        retain=retain,
+        teacher=load_checkpoint(config.init_from) if config.init_from and retain.weight else None,
+    )
+
+
+def make_trainer(config: TrainConfig, folder: Path, *, validates: bool) -> pl.Trainer:
+    """Return the Trainer of a recipe; everything that it writes is in ``folder``."""
+    chosen = config.trainer
+    return pl.Trainer(
+        max_steps=chosen.max_steps,
+        accelerator=chosen.accelerator,
+        devices=1,
+        precision=chosen.precision,
+        gradient_clip_val=chosen.gradient_clip_norm,
+        gradient_clip_algorithm="norm",
+        val_check_interval=min(chosen.validate_every_steps, chosen.max_steps) if validates else None,
+        check_val_every_n_epoch=None if validates else 1,
+        limit_val_batches=None if validates else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=min(LOG_EVERY_STEPS, chosen.max_steps),
+        callbacks=_callbacks(config, folder, validates),
+        logger=_loggers(folder),
+        enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        default_root_dir=folder,
+    )
+
+
+def _callbacks(config: TrainConfig, folder: Path, validates: bool) -> list[Callback]:
+    checkpoint = ModelCheckpoint(
+        folder, filename="best", monitor="val_loss" if validates else None, save_last=True, enable_version_counter=False
+    )
+    progress = RichProgressBar() if sys.stdout.isatty() else ProgressLines()
+    return [MovingAverage(config.trainer.ema_decay), checkpoint, LearningRateMonitor("step"), progress]
+
+
+def _loggers(folder: Path) -> list[Logger]:
+    loggers: list[Logger] = [CSVLogger(folder, name=None, version="")]
+    try:
+        loggers.append(TensorBoardLogger(folder, name=None, version="", default_hp_metric=False))
+    except ModuleNotFoundError:  # the extra [train]; metrics.csv has the same figures
+        print("TensorBoard is not installed (pip install 'vla_ros[train]'): metrics go to metrics.csv only")
+    return loggers
+
+
+def _check_folder(config: TrainConfig, resume: Path | None) -> None:
+    """Raise ConfigError if the run could not be written, before minutes are spent on reading bags."""
+    if (config.run_folder / "checkpoint").exists():
+        raise ConfigError(f"{config.run_folder} holds a finished run; give another --name or --output, or remove it")
+    if resume is not None and not resume.is_file():
+        raise ConfigError(f"there is no file {resume} to resume from; it is called last.ckpt in a run folder")
+
+
+def _prepare_folder(config: TrainConfig, resume: Path | None) -> Path:
+    """Return the run folder with config.json in it; the remains of a run that never finished go, unless resumed."""
+    folder = config.run_folder
+    if resume is None and (folder / "config.json").exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    return folder
+
+
+def _read(config: TrainConfig, bags: Sequence[str], key: str) -> list[Episode]:
+    """Read the demonstrations of ``bags`` and say what was left out."""
+    if not bags:
+        raise ConfigError(f"{key} is empty; list bag folders there, or give --bags PATH")
+    spec, timing = observation_spec(config)
+    robot = load_robot(config.data.robot)
+    episodes, report = read_bags(
+        bags, robot, spec, timing, include_failures=config.data.include_failures, workers=config.data.workers
+    )
+    print(f"{key}: {report.episodes} episodes, {report.frames} frames; left out: {report.dropped_text()}")
+    return episodes
+
+
+def _announce(
+    policy: Policy, training: Sequence[Episode], validation: Sequence[Episode], rehearsed: Sequence[Episode]
+) -> None:
+    parameters = sum(parameter.numel() for parameter in policy.parameters())
+    for name, episodes in (("training", training), ("validation", validation), ("rehearsed", rehearsed)):
+        if episodes:
+            tasks = {episode.task for episode in episodes}
+            print(f"{name}: {len(episodes)} episodes, {sum(map(len, episodes))} frames, {len(tasks)} tasks")
+    print(f"policy: {parameters / 1e6:.2f} M parameters", flush=True)
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Silence Lightning's advice that does not apply here, for instance worker processes for data in memory."""
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for text in (
+            "does not have many workers",
+            "exists and is not empty",
+            "treespec",
+            "dataloader is not resumable",
+        ):
+            warnings.filterwarnings("ignore", f".*{text}.*")
+        yield
+    logger.setLevel(level)

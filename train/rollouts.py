@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Closed-loop rollouts of a checkpoint on the simulated arm, in worker processes, and how to count them."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.util import Finalize
+from typing import Any
+
+import torch
+
+from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.policy.runner import PolicyRunner
+from vla_ros.robot import load_robot
+from vla_ros.runtime.governor import SafetyGovernor
+from vla_ros.runtime.rollout import rollout
+from vla_ros.sim.env import TabletopEnv
+from vla_ros.sim.tasks import COLORS, TASKS
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One episode: the scene of ``task`` and ``seed``, told ``command``; success is that of the task ``judged``."""
+
+    task: str
+    seed: int
+    command: str
+    judged: str
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """What all rollouts of an evaluation share."""
+
+    checkpoint: str
+    robot: str
+    max_time_s: float
+    delay_ticks: int
+    blank: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one rollout went."""
+
+    success: bool
+    time_s: float
+    inference_ms: tuple[float, ...]
+    ticks: int
+    ticks_missed: int
+
+
+def request_rollouts(
+    tasks: Sequence[str],
+    rollouts: int,
+    first_seed: int,
+    *,
+    phrasings: str = "held_out",
+    command: str | None = None,
+    swap_colour: bool = False,
+) -> list[RolloutRequest]:
+    """Return ``rollouts`` requests for each task, with the seeds ``first_seed`` on.
+
+    Args:
+        phrasings: "train" or "held_out": which of the task's phrasings to go through.
+        command: say this instead, whatever the task.
+        swap_colour: name another colour than the task's, in turn; the other block is then the one that counts.
+    """
+    requests = []
+    for name in tasks:
+        for index in range(rollouts):
+            judged = _other_colour(name, index) if swap_colour else name
+            task = TASKS[judged]
+            texts = task.held_out if phrasings == "held_out" else task.phrasings
+            requests.append(RolloutRequest(name, first_seed + index, command or texts[index % len(texts)], judged))
+    return requests
+
+
+def run_rollouts(settings: RolloutSettings, requests: Sequence[RolloutRequest], workers: int) -> list[Outcome]:
+    """Run the requests in ``workers`` processes, each with one checkpoint, one simulator and one thread."""
+    if workers <= 1:
+        with closing(_Worker(settings)) as worker:
+            return [worker.run(request) for request in requests]
+    context = multiprocessing.get_context("spawn")  # neither torch nor OpenGL survive a fork
+    with ProcessPoolExecutor(workers, context, _start_worker, (settings,)) as pool:
+        return list(pool.map(_run, requests, chunksize=4))
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the 95 % score interval of a success rate (Wilson 1927); it stays right near 0 and 1."""
+    if trials == 0:
+        return 0.0, 1.0
+    rate = successes / trials
+    scale = 1 + z * z / trials
+    centre = (rate + z * z / (2 * trials)) / scale
+    half = z / scale * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _other_colour(task: str, index: int) -> str:
+    """Return the task's twin of another colour; the two others take turns with ``index``."""
+    twins = [twin.name for twin in TASKS.values() if twin.kind == TASKS[task].kind and twin.name != task]
+    return twins[index % len(twins)]
+
+
+def has_colour(task: str) -> bool:
+    """Whether the task names a block."""
+    return TASKS[task].color in COLORS
+
+
+class _JudgedEnv:
+    """The environment, with success read for another task than the one that the scene was made for."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.judged = ""
+
+    @property
+    def control_hz(self) -> float:
+        return self.env.control_hz
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        result = self.env.reset(seed=seed, options=options)
+        self.env.task = TASKS[self.judged]
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        return self.env.step(action)
+
+
+class _Worker:
+    """A checkpoint and a simulator, which belong to the thread that makes this object."""
+
+    def __init__(self, settings: RolloutSettings) -> None:
+        self._settings = settings
+        self._runner = PolicyRunner(load_checkpoint(settings.checkpoint))
+        self._runner.warm_up()
+        self._period_s = self._runner.contract.timing.period_ns / 1e9
+        self._limits = load_robot(settings.robot).limits
+        self._env = _JudgedEnv(TabletopEnv(control_hz=self._runner.contract.timing.control_hz))
+
+    def run(self, request: RolloutRequest) -> Outcome:
+        self._env.judged = request.judged
+        result = rollout(
+            self._env,
+            self._runner,
+            seed=request.seed,
+            task=request.task,
+            command=request.command,
+            max_time_s=self._settings.max_time_s,
+            delay_ticks=self._settings.delay_ticks,
+            blank=self._settings.blank,
+            governor=SafetyGovernor(self._limits, period_s=self._period_s, armed=True),
+        )
+        return Outcome(result.success, result.time_s, tuple(result.inference_ms), result.ticks, result.ticks_missed)
+
+    def close(self) -> None:
+        self._env.env.close()
+
+
+_worker: _Worker | None = None  # of this worker process
+
+
+def _start_worker(settings: RolloutSettings) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = _Worker(settings)
+    Finalize(None, _worker.close, exitpriority=1)  # the OpenGL context goes before the interpreter does
+
+
+def _run(request: RolloutRequest) -> Outcome:
+    assert _worker is not None
+    return _worker.run(request)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random changes to a training batch; each draw holds for all frames of a window, so that motion stays true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vla_ros import images
+from vla_ros.contract import PolicyContract
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How much to change; all zero means not at all.
+
+    Attributes:
+        shift_px: each camera's images move by up to this many pixels of the network input.
+        brightness: offset, in normalised units.
+        contrast: relative.
+        camera_dropout: probability that one camera of a window, drawn evenly, gives no features.
+        proprioception_noise: standard deviation, in standard deviations of the training data.
+        proprioception_dropout: probability that a window's proprioception is the training mean.
+        token_dropout: probability that a token of the command is hidden.
+    """
+
+    shift_px: int = 3
+    brightness: float = 0.1
+    contrast: float = 0.1
+    camera_dropout: float = 0.0
+    proprioception_noise: float = 0.05
+    proprioception_dropout: float = 0.0
+    token_dropout: float = 0.0
+
+
+def shift_pixels(pixels: Tensor, config: AugmentConfig) -> Tensor:
+    """Return uint8 images (B, W, h, w, 3), moved."""
+    return images.random_shift(pixels.movedim(-1, -3), config.shift_px).movedim(-3, -1)
+
+
+def jitter_colours(frames: Tensor, config: AugmentConfig) -> Tensor:
+    """Return normalised images (B, W, 3, h, w) with other colours."""
+    return images.jitter_colour(frames, config.brightness, config.contrast)
+
+
+def augment_proprioception(values: Tensor, contract: PolicyContract, config: AugmentConfig) -> Tensor:
+    """Return proprioception (B, W, P) in physical units, with noise, or the training mean where it is dropped."""
+    if contract.proprioception is None:
+        return values
+    mean, std = values.new_tensor(contract.proprioception.mean), values.new_tensor(contract.proprioception.std)
+    noisy = values + config.proprioception_noise * std * torch.randn_like(values)
+    dropped = torch.rand((len(values), 1, 1), device=values.device) < config.proprioception_dropout
+    return torch.where(dropped, mean, noisy)
+
+
+def drop_tokens(tokens: Tensor, token_mask: Tensor, dropped_id: int, config: AugmentConfig) -> Tensor:
+    """Return tokens (B, L) with some replaced by ``dropped_id``; padding stays padding."""
+    hidden = (torch.rand(tokens.shape, device=tokens.device) < config.token_dropout) & token_mask
+    return tokens.masked_fill(hidden, dropped_id)
+
+
+def draw_cameras_to_keep(batch: int, cameras: int, config: AugmentConfig, device: torch.device) -> Tensor | None:
+    """Return (B, cameras) of 0 and 1 with at most one 0 per window, or None when nothing is dropped."""
+    if config.camera_dropout == 0 or cameras < 2:
+        return None
+    keep = torch.ones((batch, cameras), device=device)
+    rows = torch.nonzero(torch.rand(batch, device=device) < config.camera_dropout)[:, 0]
+    keep[rows, torch.randint(cameras, (len(rows),), device=device)] = 0
+    return keep

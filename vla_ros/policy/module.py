@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The LightningModule: how a policy learns from batches of windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from vla_ros import images
+from vla_ros.contract import Camera
+from vla_ros.policy.augment import (
+    AugmentConfig,
+    augment_proprioception,
+    draw_cameras_to_keep,
+    drop_tokens,
+    jitter_colours,
+    shift_pixels,
+)
+from vla_ros.policy.heads.lstm import ActionPrediction
+from vla_ros.policy.losses import action_loss
+from vla_ros.policy.policy import Policy
+
+
+class Batch(TypedDict):
+    """B windows of W frames, N actions each; padding is on the right."""
+
+    images: dict[str, Tensor]  # camera -> (B, W, h, w, 3) uint8
+    proprioception: Tensor  # (B, W, P) float, physical units
+    tokens: Tensor  # (B, L) long
+    token_mask: Tensor  # (B, L) bool
+    actions: Tensor  # (B, W, N, 7) float, normalised, gripper opening last
+    action_valid: Tensor  # (B, W, N) bool
+    valid: Tensor  # (B, W) bool
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and a cosine to ``learning_rate * min_lr_scale``, per step."""
+
+    learning_rate: float = 8e-4
+    weight_decay: float = 1e-3
+    warmup_steps: int = 100
+    min_lr_scale: float = 0.01
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """``huber_delta`` in normalised units; ``gripper_weight`` is the weight of the cross-entropy of the gripper."""
+
+    huber_delta: float = 0.1
+    gripper_weight: float = 0.1
+
+
+@dataclass(frozen=True)
+class RetainConfig:
+    """Self-distillation against forgetting: on new frames, under old commands, still do as the starting policy does.
+
+    Attributes:
+        weight: of the term in the loss; 0 switches it off.
+        commands: the old commands, drawn evenly.
+        fraction: the part of each batch's windows that the term sees (it costs a second pass of these).
+    """
+
+    weight: float = 0.0
+    commands: tuple[str, ...] = ()
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.weight and not self.commands:
+            raise ValueError("weight is set but commands is empty; list the commands of the tasks to retain")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction is {self.fraction}; allowed: above 0, up to 1")
+
+
+class VLAModule(pl.LightningModule):
+    """Train ``policy``; ``teacher`` is the frozen starting policy of ``RetainConfig``, if it is on."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        max_steps: int,
+        optimizer: OptimizerConfig,
+        loss: LossConfig,
+        augment: AugmentConfig,
+        retain: RetainConfig | None = None,
+        teacher: Policy | None = None,
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.optimizer_config = optimizer
+        self.loss_config = loss
+        self.augment_config = augment
+        self.retain_config = retain or RetainConfig()
+        self.max_steps = max_steps
+        self._teacher = [] if teacher is None else [teacher.eval().requires_grad_(False)]  # a list: not a submodule
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        return self.model_step(batch, "train")
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        self.model_step(batch, "val")
+
+    def model_step(self, batch: Batch, phase: str) -> Tensor:
+        """Return the loss of a batch and log every term of it as ``{phase}/{name}``."""
+        inputs = self._inputs(batch, training=phase == "train")
+        text = self.policy.encode_text(inputs.pop("tokens"), batch["token_mask"])
+        prediction = self.policy(**inputs, text=text)
+        terms = action_loss(
+            prediction,
+            batch["actions"],
+            batch["action_valid"] & batch["valid"][..., None],
+            huber_delta=self.loss_config.huber_delta,
+            gripper_weight=self.loss_config.gripper_weight,
+        )
+        if phase == "train" and self._teacher and self.retain_config.weight:
+            terms["retain_loss"] = self._retain_loss(inputs)
+            terms["loss"] = terms["loss"] + self.retain_config.weight * terms["retain_loss"]
+        logged = {f"{phase}/{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(logged, prog_bar=False, on_step=phase == "train", on_epoch=phase == "val", batch_size=len(text))
+        self.log("loss" if phase == "train" else "val_loss", terms["loss"].detach(), prog_bar=True, logger=False,
+                 batch_size=len(text))  # fmt: skip
+        return terms["loss"]
+
+    def _inputs(self, batch: Batch, *, training: bool) -> dict[str, Any]:
+        """Return what the policy is called with (and the tokens), augmented in training."""
+        contract, config = self.policy.contract, self.augment_config
+        inputs: dict[str, Any] = {
+            "images": {c.name: self._network_images(batch["images"][c.name], c, training) for c in contract.cameras},
+            "proprioception": batch["proprioception"],
+            "tokens": batch["tokens"],
+            "valid": batch["valid"],
+        }
+        if training:
+            inputs["proprioception"] = augment_proprioception(inputs["proprioception"], contract, config)
+            dropped_id = self.policy.tokenizer.dropped_id
+            inputs["tokens"] = drop_tokens(inputs["tokens"], batch["token_mask"], dropped_id, config)
+            keep = draw_cameras_to_keep(len(batch["tokens"]), len(contract.cameras), config, self.device)
+            inputs["camera_keep"] = keep
+        return inputs
+
+    def _network_images(self, pixels: Tensor, camera: Camera, training: bool) -> Tensor:
+        """Return (B, W, 3, h, w) as the network takes them."""
+        if not training:
+            return images.to_network(pixels, camera)
+        shifted = shift_pixels(pixels, self.augment_config)
+        return jitter_colours(images.to_network(shifted, camera), self.augment_config)
+
+    def _retain_loss(self, inputs: dict[str, Any]) -> Tensor:
+        """Return how far the policy is from its teacher on some of the windows, each under a random old command."""
+        count = max(1, round(self.retain_config.fraction * len(inputs["valid"])))
+        part = {name: _first(value, count) for name, value in inputs.items()}
+        commands = self.retain_config.commands
+        drawn = [commands[i] for i in torch.randint(len(commands), (count,)).tolist()]
+        tokens, token_mask = (tensor.to(self.device) for tensor in self.policy.tokenize(drawn))
+        teacher = self._teacher[0].to(self.device)
+        with torch.no_grad():
+            target: ActionPrediction = teacher(**part, text=teacher.encode_text(tokens, token_mask))
+        prediction = self.policy(**part, text=self.policy.encode_text(tokens, token_mask))
+        actions = torch.cat([target.arm, target.gripper_logit.sigmoid()[..., None]], dim=-1)
+        mask = part["valid"][..., None].expand(prediction.gripper_logit.shape)
+        return action_loss(
+            prediction,
+            actions,
+            mask,
+            huber_delta=self.loss_config.huber_delta,
+            gripper_weight=self.loss_config.gripper_weight,
+        )["loss"]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW and its schedule, stepped once per optimizer step."""
+        config = self.optimizer_config
+        optimizer = torch.optim.AdamW(parameter_groups(self.policy, config.weight_decay), lr=config.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_scale(step, self.max_steps, config)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def learning_rate_scale(step: int, max_steps: int, config: OptimizerConfig) -> float:
+    """Return the factor on the learning rate at ``step``: linear warm-up, then a cosine down to ``min_lr_scale``."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = min(1.0, (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps))
+    return config.min_lr_scale + (1 - config.min_lr_scale) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: matrices and convolutions decay; biases, norms, embeddings and scalars do not."""
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else kept).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def _first(value: Any, count: int) -> Any:
+    """Return the first ``count`` rows of a tensor, of each tensor of a dict, or None of None."""
+    if isinstance(value, dict):
+        return {name: _first(item, count) for name, item in value.items()}
+    return None if value is None else value[:count]

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy: a backbone per frame, a head over the history. Everything that it assumes stands in its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vla_ros.contract import ContractError, PolicyContract
+from vla_ros.policy.backbones import BACKBONES
+from vla_ros.policy.config import PolicyConfig
+from vla_ros.policy.heads import HEADS
+from vla_ros.policy.heads.lstm import ActionPrediction
+from vla_ros.policy.tokenizer import CommandTokenizer
+
+
+class Policy(nn.Module):
+    """Images, proprioception and a command -> chunks of normalised actions.
+
+    Shapes: B windows, W frames a window (history), F frames, N actions a chunk, P proprioceptive values, L tokens,
+    E text feature, D frame feature.
+
+    Raises:
+        ContractError: the contract names another backbone, head or tokenizer than it is given.
+    """
+
+    proprioception_mean: Tensor
+    proprioception_std: Tensor
+
+    def __init__(self, contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTokenizer) -> None:
+        super().__init__()
+        _check(contract, config, tokenizer)
+        self.contract = contract
+        self.config = config
+        self.tokenizer = tokenizer
+        mean = contract.proprioception.mean if contract.proprioception else ()
+        std = contract.proprioception.std if contract.proprioception else ()
+        # Statistics live in the contract; a copy among the weights could differ from it.
+        self.register_buffer("proprioception_mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("proprioception_std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.backbone = BACKBONES[config.backbone](
+            camera_sizes={camera.name: (camera.height, camera.width) for camera in contract.cameras},
+            proprioception_size=len(mean),
+            vocabulary_size=tokenizer.vocabulary_size,
+            config=config.compact,
+        )
+        self.head = HEADS[config.head](
+            feature_size=self.backbone.feature_size, chunk=contract.timing.chunk, config=config.lstm
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.proprioception_mean.device
+
+    def tokenize(self, commands: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, L) and token_mask (B, L) of commands, through the contract's prompt template."""
+        language = self.contract.language
+        return self.tokenizer.batch([language.prompt(command) for command in commands], language.max_tokens)
+
+    def encode_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+        """Return text features (B, E)."""
+        return self.backbone.encode_text(tokens, token_mask)
+
+    def encode(
+        self, images: Mapping[str, Tensor], proprioception: Tensor, text: Tensor, camera_keep: Tensor | None = None
+    ) -> Tensor:
+        """Return features (F, D).
+
+        Args:
+            images: camera name -> (F, 3, h, w), as from ``images.to_network``.
+            proprioception: (F, P) in the contract's units.
+            text: (F, E).
+            camera_keep: (F, cameras) of 0 and 1, in training only.
+        """
+        standardised = (proprioception - self.proprioception_mean) / self.proprioception_std
+        return self.backbone.encode(images, standardised, text, camera_keep)
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        proprioception: Tensor,
+        text: Tensor,
+        valid: Tensor,
+        camera_keep: Tensor | None = None,
+    ) -> ActionPrediction:
+        """Predict a chunk at every position of B windows; only valid frames are encoded.
+
+        Args:
+            images: camera name -> (B, W, 3, h, w).
+            proprioception: (B, W, P).
+            text: (B, E).
+            valid: (B, W), True on frames, which come first.
+            camera_keep: (B, cameras) of 0 and 1, the same for all frames of a window.
+        """
+        window = torch.nonzero(valid)[:, 0]  # (F,) which window a frame is of
+        features = self.encode(
+            {name: frames[valid] for name, frames in images.items()},
+            proprioception[valid],
+            text[window],
+            None if camera_keep is None else camera_keep[window],
+        )
+        padded = features.new_zeros(*valid.shape, features.shape[-1])
+        padded[valid] = features
+        return self.head(padded, valid)
+
+
+def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTokenizer) -> None:
+    for what, name, known in (("backbone", config.backbone, BACKBONES), ("head", config.head, HEADS)):
+        if name not in known:
+            raise ContractError(f"{what} is {name!r}; allowed: {', '.join(known)}")
+    for what, stated, given in (
+        ("backbone", contract.provenance.backbone, config.backbone),
+        ("head", contract.provenance.head, config.head),
+        ("tokenizer", contract.language.tokenizer, tokenizer.identity),
+    ):
+        if stated != given:
+            raise ContractError(
+                f"the contract states the {what} {stated!r}, but the checkpoint holds {given!r}; "
+                "use the files of one checkpoint together"
+            )

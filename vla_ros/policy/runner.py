@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One policy on one robot: observations in, physical action chunks out."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vla_ros import actions, images
+from vla_ros.contract import PolicyContract
+from vla_ros.observation import Observation
+from vla_ros.policy.policy import Policy
+
+
+class PolicyRunner:
+    """Step a policy through time; belongs to one thread, as CUDA graphs and compiled models do.
+
+    Only the newest frame is encoded. The features of the last W frames are kept, and the head runs over them from its
+    zero state at each step: exactly what it saw in training, where carrying a recurrent state on forever is not.
+    """
+
+    def __init__(self, policy: Policy, device: str | torch.device = "cpu") -> None:
+        self._policy = policy.to(device).eval()
+        self._device = torch.device(device)
+        self._features: deque[Tensor] = deque(maxlen=policy.contract.timing.history)
+        self._text: Tensor | None = None
+
+    @property
+    def contract(self) -> PolicyContract:
+        """What the policy assumes."""
+        return self._policy.contract
+
+    @torch.inference_mode()
+    def reset(self, command: str) -> None:
+        """Follow ``command`` from now on, with an empty history."""
+        tokens, mask = self._policy.tokenize([command])
+        self._text = self._policy.encode_text(tokens.to(self._device), mask.to(self._device))
+        self.clear_history()
+
+    def clear_history(self) -> None:
+        """Forget the frames, for instance after a gap: training never saw frames further apart than a period."""
+        self._features.clear()
+
+    @torch.inference_mode()
+    def step(self, observation: Observation) -> NDArray[np.float64]:
+        """Return the chunk (N, 7) for the ticks from the observation's on: m/s, rad/s, gripper opening in [0, 1].
+
+        Raises:
+            RuntimeError: ``reset`` was never called.
+        """
+        if self._text is None:
+            raise RuntimeError("PolicyRunner.step before reset(command); there is no command to follow")
+        self._features.append(self._policy.encode(*self._inputs(observation), self._text))
+        features = torch.stack(tuple(self._features), dim=1)  # (1, up to W, D)
+        valid = torch.ones(features.shape[:2], dtype=torch.bool, device=self._device)
+        prediction = self._policy.head(features, valid)
+        chunk = torch.cat([prediction.arm[0, -1], prediction.gripper_logit[0, -1].sigmoid()[:, None]], dim=-1)
+        space = self.contract.action
+        return actions.denormalize(chunk.cpu().numpy().astype(np.float64), space.low, space.high)
+
+    def warm_up(self, steps: int = 3) -> None:
+        """Run a few steps on black images, so that the first real step is not slower; forgets them and the command."""
+        cameras = self.contract.cameras
+        proprioception = self.contract.proprioception
+        blank = Observation(
+            time_ns=0,
+            images={camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in cameras},
+            stamps_ns={},
+            proprioception=np.asarray(proprioception.mean, np.float32) if proprioception else None,
+            command="",
+        )
+        self.reset("")
+        for _ in range(steps):
+            self.step(blank)
+        self.clear_history()
+        self._text = None
+
+    def _inputs(self, observation: Observation) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the images {camera: (1, 3, h, w)} and the proprioception (1, P) as tensors on the device."""
+        pixels = {
+            camera.name: images.to_network(
+                torch.from_numpy(observation.images[camera.name]).to(self._device)[None], camera
+            )
+            for camera in self.contract.cameras
+        }
+        if self.contract.proprioception is None:
+            return pixels, torch.zeros((1, 0), device=self._device)
+        if observation.proprioception is None:
+            raise ValueError("the observation has no proprioception, which the contract names")
+        state = torch.from_numpy(np.asarray(observation.proprioception, np.float32))
+        return pixels, state.to(self._device)[None]
