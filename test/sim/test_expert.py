@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vla_ros.sim.env import TabletopEnv
-from vla_ros.sim.expert import KNOB_POSITION_M, Expert, Perturbation
+from vla_ros.sim.expert import Expert, Perturbation
 from vla_ros.sim.physics import MAX_ANGULAR_RPS, MAX_LINEAR_MPS
 from vla_ros.sim.scene import SceneState
 from vla_ros.sim.tasks import TASKS, success
@@ -109,9 +109,3 @@ def test_labels_and_noise_stay_within_the_speed_caps(env):
 def test_no_perturbation_at_scale_zero():
     action = np.array([0.1, -0.1, 0.05, 0.2, 0.0, -0.3, 1.0])
     np.testing.assert_array_equal(Perturbation(np.random.default_rng(0), 0.0).apply(action), action)
-
-
-def test_the_expert_knows_the_scene_files_knob(env):
-    env.reset(seed=0, options={"task": "open_drawer"})
-    knob = env.sim.data.geom("knob").xpos + [env.sim.state().drawer_m, 0.0, 0.0]
-    np.testing.assert_allclose(knob, KNOB_POSITION_M, atol=1e-3)

@@ -22,6 +22,7 @@ START = SceneState(
     },
     block_quaternions=dict.fromkeys(("red", "green", "blue"), np.array([1.0, 0.0, 0.0, 0.0])),
     box_position=np.array([0.45, 0.23, 0.0]),
+    knob_position=np.array([0.70, 0.0, 0.055]),
     drawer_m=0.05,
 )
 

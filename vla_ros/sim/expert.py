@@ -17,7 +17,7 @@ from vla_ros.sim.scene import SceneState
 from vla_ros.sim.tasks import PUSH_DIRECTIONS, Task, push_displacement, success
 
 OPEN, CLOSED = 1.0, 0.0
-GAIN_PER_S = 4.0  # with 0.2 s of delay at 10 Hz still 96 % success; 6.0 falls to 50 % (benchmarks/control_rate.py)
+GAIN_PER_S = 4.0  # higher gains overshoot when a command takes effect two periods late (benchmarks/control_rate.py)
 PUSH_MPS = 0.2
 
 GRASP_HEIGHT_M = 0.018
@@ -29,8 +29,6 @@ FIST_HEIGHT_M = 0.022
 BLOCK_OPENING = 0.62  # gripper opening below which the fingers hold a 4 cm block (0.5 when square)
 KNOB_OPENING = 0.40  # the same for the 12 mm knob (0.15 when square)
 
-# The knob's centre in tabletop.xml when the drawer is closed; it moves along -x with the drawer.
-KNOB_POSITION_M = np.array([0.70, 0.0, 0.055])
 KNOB_HALF_LENGTH_M = 0.034
 
 
@@ -143,7 +141,7 @@ def _push_block(task: Task, start: SceneState, state: SceneState) -> np.ndarray:
 
 
 def _open_drawer(task: Task, start: SceneState, state: SceneState) -> np.ndarray:
-    knob = KNOB_POSITION_M - [state.drawer_m + 0.008, 0.0, 0.0]  # in front of its centre: the hand clears the cabinet
+    knob = state.knob_position - [0.008, 0.0, 0.0]  # in front of its centre: the hand clears the cabinet
     if _length(state.tcp_position - knob) < 0.030 and state.opening < KNOB_OPENING:
         if success(task, start, state) and state.drawer_m > 0.10:
             return _hold(CLOSED)
@@ -155,7 +153,7 @@ def _open_drawer(task: Task, start: SceneState, state: SceneState) -> np.ndarray
 def _close_drawer(task: Task, start: SceneState, state: SceneState) -> np.ndarray:
     if success(task, start, state) and state.drawer_m < 0.008:
         return _hold(CLOSED)
-    end = KNOB_POSITION_M - [state.drawer_m + KNOB_HALF_LENGTH_M, 0.0, 0.005]
+    end = state.knob_position - [KNOB_HALF_LENGTH_M, 0.0, 0.005]
     return _push(state, end, np.array([1.0, 0.0, 0.0]), stand_off_m=0.045)
 
 

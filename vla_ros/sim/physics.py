@@ -67,6 +67,7 @@ class TabletopSim:
         self._block_qpos = {color: self.model.joint(color).qposadr[0] for color in COLORS}
         self._drawer_qpos = self.model.joint("drawer").qposadr[0]
         self._box = self.model.body("box").id
+        self._knob = self.model.geom("knob").id
         self.reset()
 
     @property
@@ -146,6 +147,7 @@ class TabletopSim:
             block_positions={color: pose[:3].copy() for color, pose in blocks.items()},
             block_quaternions={color: pose[3:].copy() for color, pose in blocks.items()},
             box_position=self.model.body_pos[self._box].copy(),
+            knob_position=self.data.geom_xpos[self._knob].copy(),
             drawer_m=float(qpos[self._drawer_qpos]),
         )
 

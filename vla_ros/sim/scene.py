@@ -15,12 +15,13 @@ from vla_ros.sim.tasks import COLORS, PUSH_DIRECTIONS, Task
 if TYPE_CHECKING:
     from vla_ros.sim.physics import TabletopSim
 
-STATE_SIZE = 17 + 7 * len(COLORS)
+STATE_SIZE = 20 + 7 * len(COLORS)
 
 BLOCK_REST_Z_M = 0.0201
 BLOCK_SPACING_M = 0.10  # open fingers must not touch the neighbour of the block they reach for
 BOX_SPACING_M = 0.14
-DRAWER_CORRIDOR_M = 0.075  # |y| that the hand and the drawer's knob need for themselves
+CABINET_SHIFT_M = 0.10  # to either side
+DRAWER_CORRIDOR_M = 0.075  # to either side of the knob: what the hand needs for itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class SceneState:
         block_positions: colour -> (3,) centre of the block.
         block_quaternions: colour -> (4,) wxyz.
         box_position: (3,) centre of the box's floor.
+        knob_position: (3,) centre of the drawer's knob.
         drawer_m: how far the drawer is out, 0 closed ... 0.13.
     """
 
@@ -43,17 +45,26 @@ class SceneState:
     block_positions: dict[str, np.ndarray]
     block_quaternions: dict[str, np.ndarray]
     box_position: np.ndarray
+    knob_position: np.ndarray
     drawer_m: float
 
     def to_vector(self) -> np.ndarray:
-        """Flat float64 vector (38,).
+        """Flat float64 vector (41,).
 
         Layout: tcp position 0:3, tcp rotation row by row 3:12, opening 12, then for red, green and blue position (3)
-        and quaternion wxyz (4) 13:34, box position 34:37, drawer 37.
+        and quaternion wxyz (4) 13:34, box position 34:37, knob position 37:40, drawer 40.
         """
         blocks = [np.concatenate([self.block_positions[c], self.block_quaternions[c]]) for c in COLORS]
         return np.concatenate(
-            [self.tcp_position, self.tcp_rotation.ravel(), [self.opening], *blocks, self.box_position, [self.drawer_m]]
+            [
+                self.tcp_position,
+                self.tcp_rotation.ravel(),
+                [self.opening],
+                *blocks,
+                self.box_position,
+                self.knob_position,
+                [self.drawer_m],
+            ]
         ).astype(np.float64)
 
     @classmethod
@@ -76,7 +87,8 @@ class SceneState:
             opening=float(vector[12]),
             block_positions={color: pose[:3] for color, pose in blocks.items()},
             block_quaternions={color: pose[3:] for color, pose in blocks.items()},
-            box_position=vector[-4:-1],
+            box_position=vector[-7:-4],
+            knob_position=vector[-4:-1],
             drawer_m=float(vector[-1]),
         )
 
@@ -89,7 +101,7 @@ def randomise(sim: TabletopSim, task: Task, rng: np.random.Generator) -> None:
     """
     sim.reset()
     _place_objects(sim, task, rng)
-    sim.place_tool(rng.uniform([0.33, -0.28, 0.12], [0.58, 0.28, 0.24]), yaw_rad=rng.uniform(-0.3, 0.3))
+    sim.place_tool(rng.uniform([0.33, -0.28, 0.10], [0.58, 0.28, 0.18]), yaw_rad=rng.uniform(-0.3, 0.3))
     _vary_looks(sim, rng)
     sim.advance(0.1)  # blocks settle
 
@@ -100,13 +112,15 @@ def _place_objects(sim: TabletopSim, task: Task, rng: np.random.Generator) -> No
     # Other tasks leave the corridor free half of the time too, or the picture alone would tell the task.
     corridor = task.kind in ("open_drawer", "close_drawer") or rng.random() < 0.5
     for _ in range(10_000):
-        box = np.array([rng.uniform(0.40, 0.50), rng.choice([-1, 1]) * rng.uniform(0.20, 0.26), 0.0])
-        blocks = {color: rng.uniform([0.36, -0.19], [0.53, 0.19]) for color in COLORS}
-        if _is_clear(task, box[:2], blocks, corridor):
+        cabinet_y = rng.uniform(-CABINET_SHIFT_M, CABINET_SHIFT_M)
+        box = np.array([rng.uniform(0.38, 0.52), rng.choice([-1, 1]) * rng.uniform(0.20, 0.27), 0.0])
+        blocks = {color: rng.uniform([0.34, -0.23], [0.54, 0.23]) for color in COLORS}
+        if _is_clear(task, box[:2], blocks, cabinet_y if corridor else None):
             break
     else:
         raise RuntimeError(f"no free layout found for task {task.name}; the placement rules contradict each other")
     sim.model.body("box").pos[:] = box
+    sim.model.body("cabinet").pos[1] = cabinet_y
     sim.place_drawer(drawer_m)
     for color, xy in blocks.items():
         sim.place_block(color, np.append(xy, BLOCK_REST_Z_M), yaw_rad=rng.uniform(-0.5, 0.5))
@@ -121,11 +135,13 @@ def _draw_drawer(task: Task, rng: np.random.Generator) -> float:
     return rng.uniform(0.0, 0.06) if rng.random() < 0.5 else 0.0
 
 
-def _is_clear(task: Task, box: np.ndarray, blocks: dict[str, np.ndarray], corridor: bool) -> bool:
-    """Whether blocks (xy) keep their distances and the task's way is free."""
+def _is_clear(task: Task, box: np.ndarray, blocks: dict[str, np.ndarray], corridor_y: float | None) -> bool:
+    """Whether blocks (xy) keep their distances and the task's way is free, the corridor at `corridor_y` included."""
     places = list(blocks.values())
     for i, place in enumerate(places):
-        if np.linalg.norm(place - box) < BOX_SPACING_M or (corridor and abs(place[1]) < DRAWER_CORRIDOR_M):
+        if np.linalg.norm(place - box) < BOX_SPACING_M:
+            return False
+        if corridor_y is not None and abs(place[1] - corridor_y) < DRAWER_CORRIDOR_M:
             return False
         if any(np.linalg.norm(place - other) < BLOCK_SPACING_M for other in places[:i]):
             return False
