@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real policy node in a process of its own, with a policy that does what the command says instead of a network.
+
+Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `nan`, `fail`, `slow S` (S seconds for each chunk).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+from vla_ros.contract import PolicyContract
+from vla_ros.nodes import policy_loading, policy_node
+
+
+class ObedientRunner:
+    def __init__(self, contract: PolicyContract) -> None:
+        self.contract = contract
+        self.word, self.value = "move", 0.0
+
+    def warm_up(self) -> None: ...
+
+    def clear_history(self) -> None: ...
+
+    def reset(self, command: str) -> None:
+        self.word, _, value = command.partition(" ")
+        self.value = float(value or 0)
+
+    def step(self, observation) -> np.ndarray:
+        assert all(image.shape == (16, 16, 3) for image in observation.images.values())
+        chunk = np.zeros((self.contract.timing.chunk, 7))
+        chunk[:, 6] = 1.0
+        if self.word == "move":
+            chunk[:, 0] = self.value
+        elif self.word == "grip":
+            chunk[:, 6] = self.value
+        elif self.word == "nan":
+            chunk[0, 0] = np.nan
+        elif self.word == "slow":
+            time.sleep(self.value)
+            chunk[:, 0] = 0.05
+        elif self.word == "fail":
+            raise RuntimeError("the network is broken")
+        return chunk
+
+
+def load_runner(checkpoint: str, device: str, cpu_threads: int) -> ObedientRunner:
+    from pathlib import Path
+
+    return ObedientRunner(PolicyContract.load(Path(checkpoint) / "contract.json"))
+
+
+if __name__ == "__main__":
+    policy_loading.load_runner = load_runner
+    sys.exit(policy_node.main())

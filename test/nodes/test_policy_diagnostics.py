@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("diagnostic_msgs")
+
+from vla_ros import transport  # noqa: E402
+from vla_ros.nodes import policy_diagnostics  # noqa: E402
+from vla_ros.robot import Limits  # noqa: E402
+from vla_ros.runtime.control import ControlLoop  # noqa: E402
+from vla_ros.runtime.engine import EngineStatus  # noqa: E402
+from vla_ros.runtime.governor import SafetyGovernor  # noqa: E402
+from vla_ros.runtime.gripper import GripperSwitch  # noqa: E402
+from vla_ros.runtime.stats import StreamRate, Summary  # noqa: E402
+from vla_ros.runtime.timeline import ActionTimeline  # noqa: E402
+
+OK, WARN, ERROR = b"\0", b"\1", b"\2"
+RUNNING = EngineStatus("go", None, "", Summary(10, 8.0, 12.0, 20.0), 0)
+
+
+@pytest.fixture
+def control() -> ControlLoop:
+    limits = Limits(1.0, 1.0, 1e6, 1e6, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+    governor = SafetyGovernor(limits, period_s=0.1, stop_ticks=1, armed=True)
+    loop = ControlLoop(ActionTimeline(), governor, GripperSwitch(), period_ns=100_000_000)
+    loop.timeline.post(0, np.zeros((3, 7)))
+    loop.tick(0, None, (0.0, 0.0, 0.0))
+    return loop
+
+
+def values(status) -> dict[str, str]:
+    return {pair.key: pair.value for pair in status.values}
+
+
+def test_a_running_policy_is_ok_and_shows_its_figures(control):
+    status = policy_diagnostics.policy_status(control, RUNNING)
+    assert (status.level, status.message) == (OK, "running")
+    assert values(status)["inference p95 ms"] == "12.00" and values(status)["ticks total"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("reason", "level"), [("no_command", OK), ("stale", WARN), ("policy_error", ERROR), ("non_finite", ERROR)]
+)
+def test_a_stop_is_counted_by_its_reason_and_shown_as_badly_as_it_is(control, reason, level):
+    for tick in (1, 2):
+        control.tick(tick * control.period_ns, reason, (0.0, 0.0, 0.0))
+    status = policy_diagnostics.policy_status(control, EngineStatus("go", reason, "why", None, 0))
+    assert status.level == level
+    assert values(status)[f"stops: {reason}"] == "1" and values(status)["detail"] == "why"
+
+
+def test_a_stream_that_is_silent_or_was_never_heard_is_an_error():
+    stream = StreamRate()
+    assert policy_diagnostics.stream_status("wrist", stream, 10**9, 0.2).level == ERROR
+    stream.add(10**9)
+    assert policy_diagnostics.stream_status("wrist", stream, 10**9 + 10**8, 0.2).level == OK
+    late = policy_diagnostics.stream_status("wrist", stream, 2 * 10**9, 0.2)
+    assert late.level == ERROR and "silent for 1.00 s" in late.message
+
+
+def test_missing_transport_settings_are_a_warning_that_says_what_to_set(monkeypatch):
+    for name in transport.environment({}):
+        monkeypatch.delenv(name, raising=False)
+    status = policy_diagnostics.transport_status()
+    assert status.level == WARN and any("fastdds.xml" in value for value in values(status).values())
+
+
+def test_the_state_is_json_with_what_programs_read(control):
+    state = json.loads(policy_diagnostics.state_text(control, RUNNING))
+    assert state == {
+        "state": "running", "reason": None, "detail": "", "command": "go",
+        "ticks": {"total": 1, "missed": 0}, "inference_ms": {"p50": 8.0, "p95": 12.0},
+    }  # fmt: skip

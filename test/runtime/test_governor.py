@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vla_ros.robot import Limits
+from vla_ros.runtime.governor import SafetyGovernor, State, limit_norm, limit_to_box
+
+CENTRE = (0.5, 0.0, 0.3)
+
+
+def limits(**changes) -> Limits:
+    unlimited = Limits(0.2, 1.0, 1e6, 1e6, workspace_min_m=(0.3, -0.3, 0.0), workspace_max_m=(0.7, 0.3, 0.6))
+    return dataclasses.replace(unlimited, **changes)
+
+
+def governor(*, stop_ticks=3, speed_scale=1.0, armed=True, **changes) -> SafetyGovernor:
+    return SafetyGovernor(limits(**changes), period_s=0.1, stop_ticks=stop_ticks, speed_scale=speed_scale, armed=armed)
+
+
+def action(*twist: float) -> np.ndarray:
+    return np.array([*twist, *(0.0,) * (6 - len(twist)), 1.0])
+
+
+def test_disarmed_it_is_silent_and_armed_it_runs():
+    tested = governor(armed=False)
+    assert tested.tick(action(0.1), None, CENTRE) is None
+    assert (tested.state, tested.reason) == (State.DISARMED, "disarmed")
+    tested.arm(True)
+    assert tested.tick(action(0.1), None, CENTRE) == pytest.approx([0.1, 0, 0, 0, 0, 0])
+    assert (tested.state, tested.reason) == (State.RUNNING, None)
+
+
+@pytest.mark.parametrize(
+    ("bad_action", "reason", "position", "expected"),
+    [
+        (action(0.1), "stale", CENTRE, "stale"),
+        (None, None, CENTRE, "starved"),
+        (action(float("nan")), None, CENTRE, "non_finite"),
+        (action(0.1, float("inf")), None, CENTRE, "non_finite"),
+        (action(0.1), None, None, "no_ee_position"),
+    ],
+)
+def test_every_objection_is_zero_twists_and_then_silence(bad_action, reason, position, expected):
+    tested = governor(stop_ticks=3)
+    tested.tick(action(0.1), None, CENTRE)
+    sent = [tested.tick(bad_action, reason, position) for _ in range(5)]
+    assert [None if twist is None else twist.tolist() for twist in sent] == [[0.0] * 6] * 3 + [None] * 2
+    assert tested.reason == expected
+    assert tested.stops == {expected: 1}
+
+
+def test_a_stop_is_completed_even_if_actions_come_back_meanwhile():
+    tested = governor(stop_ticks=3)
+    tested.tick(action(0.1), None, CENTRE)
+    assert tested.tick(None, None, CENTRE).tolist() == [0.0] * 6
+    assert [tested.tick(action(0.1), None, CENTRE)[0] for _ in range(3)] == [0.0, 0.0, 0.1]
+    assert tested.state is State.RUNNING
+
+
+def test_disarming_while_running_is_a_stop():
+    tested = governor(stop_ticks=1)
+    tested.tick(action(0.1), None, CENTRE)
+    tested.arm(False)
+    assert tested.tick(action(0.1), None, CENTRE).tolist() == [0.0] * 6
+    assert tested.tick(action(0.1), None, CENTRE) is None
+    assert tested.state is State.DISARMED
+
+
+def test_without_having_moved_there_is_nothing_to_stop():
+    tested = governor()
+    assert tested.tick(None, "missing", CENTRE) is None
+    assert (tested.state, tested.reason, tested.stops) == (State.WAITING, "missing", {})
+
+
+@pytest.mark.parametrize("reason", ["policy_error", "non_finite"])
+def test_what_does_not_pass_by_itself_is_a_fault(reason):
+    tested = governor(stop_ticks=1)
+    tested.tick(action(0.1), None, CENTRE)
+    for _ in range(2):
+        tested.tick(None, reason, CENTRE)
+    assert tested.state is State.FAULT
+
+
+def test_speed_is_limited_by_norm_and_keeps_its_direction():
+    twist = governor().tick(action(0.3, -0.4, 0.0, 3.0, 0.0, 4.0), None, CENTRE)
+    assert twist == pytest.approx([0.12, -0.16, 0.0, 0.6, 0.0, 0.8])
+
+
+def test_speed_scale_slows_everything():
+    twist = governor(speed_scale=0.5).tick(action(0.1, 0.0, 0.0, 0.4), None, CENTRE)
+    assert twist == pytest.approx([0.05, 0, 0, 0.2, 0, 0])
+
+
+def test_acceleration_is_limited_from_rest_and_on_a_reversal():
+    tested = governor(linear_mps2=0.5, angular_radps2=2.0)
+    first = tested.tick(action(0.2, 0.0, 0.0, 1.0), None, CENTRE)
+    second = tested.tick(action(-0.2, 0.0, 0.0, -1.0), None, CENTRE)
+    assert first == pytest.approx([0.05, 0, 0, 0.2, 0, 0])
+    assert second == pytest.approx([0.0, 0, 0, 0.0, 0, 0])
+
+
+def test_after_a_stop_acceleration_starts_from_rest():
+    tested = governor(linear_mps2=0.5, stop_ticks=1)
+    for _ in range(4):
+        tested.tick(action(0.2), None, CENTRE)
+    tested.tick(None, None, CENTRE)
+    assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.05)
+
+
+def test_the_workspace_cuts_only_what_leads_out():
+    at_the_right_wall = (0.5, -0.3, 0.3)
+    twist = governor().tick(action(0.1, -0.1, 0.05), None, at_the_right_wall)
+    assert twist[:3] == pytest.approx([0.1, 0.0, 0.05])
+    assert governor().tick(action(0.0, 0.1), None, at_the_right_wall)[1] == pytest.approx(0.1)
+
+
+def test_near_the_wall_the_step_ends_at_the_wall():
+    assert governor().tick(action(0.2), None, (0.69, 0.0, 0.3))[0] == pytest.approx(0.1)
+
+
+def test_outside_the_workspace_nothing_is_pushed_and_the_way_back_is_free():
+    outside = np.array([0.9, 0.0, 0.3])
+    box = (0.3, -0.3, 0.0), (0.7, 0.3, 0.6)
+    assert limit_to_box(np.array([0.0, 0.0, 0.0]), outside, *box, 0.1).tolist() == [0.0, 0.0, 0.0]
+    assert limit_to_box(np.array([0.1, 0.0, 0.0]), outside, *box, 0.1).tolist() == [0.0, 0.0, 0.0]
+    assert limit_to_box(np.array([-0.1, 0.0, 0.0]), outside, *box, 0.1).tolist() == [-0.1, 0.0, 0.0]
+
+
+def test_a_zero_vector_has_no_direction_to_keep():
+    assert limit_norm(np.zeros(3), 0.1).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="stop_ticks is 0"):
+        governor(stop_ticks=0)
+    with pytest.raises(ValueError, match=r"speed_scale is 1\.5"):
+        governor(speed_scale=1.5)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
+from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.runtime.rollout import rollout
+
+PERIOD_S = 0.1
+
+
+def contract(chunk: int = 4) -> PolicyContract:
+    return PolicyContract(
+        cameras=(Camera("static", 8, 8), Camera("wrist", 8, 8)),
+        proprioception=Proprioception(("ee_x", "gripper_opening"), ("m", "1"), (0.0, 0.0), (1.0, 1.0)),
+        language=Language("{command}", "none", 8),
+        timing=Timing(10.0, 2, chunk),
+        action=ActionSpace((-1.0,) * 6, (1.0,) * 6),
+        provenance=Provenance("none", "0", "none", "none", "0"),
+    )
+
+
+class PointEnvironment:
+    """A tool that does what it is told; success at x >= 0.5 m."""
+
+    control_hz = 10.0
+
+    def reset(self, *, seed=None, options=None):
+        self.x, self.actions = 0.0, []
+        return self._observation(), {}
+
+    def step(self, action):
+        self.actions.append(np.array(action))
+        self.x += action[0] * PERIOD_S
+        return self._observation(), 0.0, False, False, {"success": self.x >= 0.5 - 1e-9}
+
+    def _observation(self):
+        image = np.full((16, 16, 3), 200, np.uint8)
+        return {
+            "static": image, "wrist": image, "ee_position": np.array([self.x, 0.0, 0.3]),
+            "ee_quaternion": np.array([0.0, 0.0, 0.0, 1.0]), "opening": np.array([0.25]),
+        }  # fmt: skip
+
+
+class CountingPolicy:
+    """Its action for tick k is vx = k/100, so that what is executed tells which tick it was planned for."""
+
+    def __init__(self, opening: float = 1.0) -> None:
+        self.contract = contract()
+        self.opening = opening
+        self.observations = []
+
+    def reset(self, command):
+        self.command = command
+
+    def clear_history(self): ...
+
+    def warm_up(self): ...
+
+    def step(self, observation):
+        self.observations.append(observation)
+        tick = observation.time_ns // self.contract.timing.period_ns
+        chunk = np.zeros((self.contract.timing.chunk, 7))
+        chunk[:, 0] = (tick + np.arange(len(chunk))) / 100
+        chunk[:, 6] = self.opening
+        return chunk
+
+
+@pytest.mark.parametrize("delay_ticks", [0, 1, 2])
+def test_every_executed_action_is_the_one_planned_for_its_tick_whatever_the_delay(delay_ticks):
+    env = PointEnvironment()
+    rollout(env, CountingPolicy(), seed=0, task="t", command="go", max_time_s=0.8, delay_ticks=delay_ticks)
+    executed = [action[0] for action in env.actions]
+    assert executed == pytest.approx([0.0] * delay_ticks + [tick / 100 for tick in range(delay_ticks, 8)])
+
+
+def test_success_ends_the_episode_with_its_time():
+    policy = CountingPolicy()
+    policy.step = lambda observation: np.tile([1.0, 0, 0, 0, 0, 0, 1.0], (4, 1))
+    result = rollout(PointEnvironment(), policy, seed=0, task="t", command="go", max_time_s=3.0, delay_ticks=1)
+    assert result.success
+    assert result.time_s == pytest.approx(0.6)  # one tick of delay, five of 1 m/s
+
+
+def test_the_policy_sees_what_the_node_would_show_it_and_blank_cameras_black():
+    policy = CountingPolicy()
+    rollout(PointEnvironment(), policy, seed=0, task="t", command="go", max_time_s=0.3, delay_ticks=1, blank=("wrist",))
+    seen = policy.observations[0]
+    assert policy.command == seen.command == "go"
+    assert seen.images["static"].shape == (8, 8, 3)
+    assert seen.images["static"].min() == 200 and seen.images["wrist"].max() == 0
+    assert seen.proprioception == pytest.approx([0.0, 0.25])
+
+
+def test_the_gripper_stays_where_it_is_until_the_policy_has_decided():
+    env = PointEnvironment()
+    policy, gripper = CountingPolicy(opening=0.9), GripperSwitch(debounce_ticks=2)
+    rollout(env, policy, seed=0, task="t", command="go", max_time_s=0.5, delay_ticks=1, gripper=gripper)
+    assert [action[6] for action in env.actions] == [0.25, 0.25, 1.0, 1.0, 1.0]
+
+
+def test_another_rate_than_the_contract_s_is_refused():
+    env = PointEnvironment()
+    env.control_hz = 20.0
+    with pytest.raises(ValueError, match=r"20\.0 Hz.*control_hz=10\.0"):
+        rollout(env, CountingPolicy(), seed=0, task="t", command="go", max_time_s=1.0)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions to the streams of an observation, and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+from rclpy.node import Node
+
+from vla_ros import messages
+from vla_ros.contract import ObservationSpec
+from vla_ros.nodes.image_decoding import raw_decoder
+from vla_ros.nodes.message_types import LATCHED_QOS, SENSOR_QOS, message_class
+from vla_ros.robot import Robot
+from vla_ros.runtime.intake import ObservationIntake
+from vla_ros.runtime.stats import StreamRate
+
+
+class ObservationStreams:
+    """Feeds the intake from the robot's topics, while `feeding`.
+
+    Args:
+        node: that subscribes, under relative names.
+        on_command: called with the language command whenever one arrives; empty means stop.
+
+    Raises:
+        RobotError: the robot's file lacks a stream that the observation needs, or its message type is not installed.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        robot: Robot,
+        spec: ObservationSpec,
+        intake: ObservationIntake,
+        on_command: Callable[[str], None],
+    ) -> None:
+        self.feeding = False
+        self.command = ""
+        self.rates = {name: StreamRate() for name in spec.streams if name != "language"}
+        self._node = node
+        self._robot = robot
+        self._intake = intake
+        self._on_command = on_command
+        self._needed = spec.streams
+        self._decode = raw_decoder()
+        self._command_ns = 0
+        self._pose: tuple[int, NDArray] | None = None
+        # The governor needs the tool's position whether or not the policy looks at it.
+        streams = {name: robot.stream(name) for name in dict.fromkeys((*spec.streams, "ee_pose"))}
+        kinds = {name: message_class(stream.type) for name, stream in streams.items()}
+        self._subscriptions = [
+            node.create_subscription(
+                kinds[name],
+                stream.topic,
+                self._receiver(name, stream.stamp),
+                LATCHED_QOS if name == "language" else SENSOR_QOS,
+            )
+            for name, stream in streams.items()
+        ]
+
+    def start(self) -> None:
+        """Feed the intake from now on, beginning with the newest command."""
+        self._intake.clear()
+        self._forget_stamps()
+        self.feeding = True
+        self._intake.push("language", self._command_ns, self.command)
+        self._on_command(self.command)
+
+    def restart(self) -> None:
+        """The clock was set back: stamps from before mean nothing now, the command still holds."""
+        self._command_ns = self._now_ns()
+        if self.feeding:
+            self.start()
+
+    def stop(self) -> None:
+        self.feeding = False
+
+    def destroy(self) -> None:
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def ee_position(self, now_ns: int) -> NDArray | None:
+        """The tool's position (3,) in the base frame [m], or None when none has come within the robot's `max_age_s`."""
+        if self._pose is None or now_ns - self._pose[0] > self._robot.observation.max_age_s * 1e9:
+            return None
+        return self._pose[1][:3]
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def _forget_stamps(self) -> None:
+        self._pose = None
+        for rate in self.rates.values():
+            rate.clear()
+
+    def _receiver(self, name: str, stamp: str) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:
+            time_ns = messages.message_time_ns(message, stamp, self._now_ns())
+            if name == "language":
+                self._receive_command(message, time_ns)
+            elif self.feeding and self._in_base_frame(name, message):
+                value = messages.observation_value(message, self._robot, name, self._decode)
+                if value is not None:
+                    self._receive(name, time_ns, value)
+
+        return receive
+
+    def _receive(self, name: str, time_ns: int, value: Any) -> None:
+        if name == "ee_pose":
+            self._pose = (time_ns, value)
+        if name in self._needed:
+            self._intake.push(name, time_ns, value)
+            self.rates[name].add(time_ns)
+
+    def _receive_command(self, message: Any, time_ns: int) -> None:
+        self.command, self._command_ns = messages.text(message), time_ns
+        if self.feeding:
+            self._intake.push("language", time_ns, self.command)
+            self._on_command(self.command)
+
+    def _in_base_frame(self, name: str, message: Any) -> bool:
+        if name != "ee_pose" or message.header.frame_id == self._robot.base_frame:
+            return True
+        self._node.get_logger().error(
+            f"{self._robot.stream(name).topic} is in the frame {message.header.frame_id!r}, the robot's base frame is "
+            f"{self._robot.base_frame!r}; publish it there or correct base_frame in the robot's file",
+            throttle_duration_sec=5.0,
+        )
+        return False

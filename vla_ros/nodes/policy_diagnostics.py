@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the policy node tells about itself: /diagnostics for monitors, and the JSON of ~/state for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from vla_ros import transport
+from vla_ros.runtime.control import ControlLoop
+from vla_ros.runtime.engine import EngineStatus
+from vla_ros.runtime.governor import State
+from vla_ros.runtime.stats import StreamRate
+
+# Reasons for not moving that are no trouble: somebody has to say something first.
+AT_EASE = frozenset({"no_command", "planning", "disarmed", "disabled"})
+
+
+def state_text(control: ControlLoop, engine: EngineStatus) -> str:
+    """The JSON text of ~/state."""
+    inference = engine.inference_ms
+    state = {
+        "state": control.governor.state.value,
+        "reason": control.governor.reason,
+        "detail": engine.detail if control.governor.reason == engine.reason else "",
+        "command": engine.command,
+        "ticks": {"total": control.ticks_total, "missed": control.ticks_missed},
+        "inference_ms": {
+            "p50": round(inference.p50, 3) if inference else None,
+            "p95": round(inference.p95, 3) if inference else None,
+        },
+    }
+    return json.dumps(state)
+
+
+def idle_state_text(state: str, error: str) -> str:
+    """The JSON text of ~/state while there is no policy running; `error`: why the last transition failed, or empty."""
+    latency, ticks = {"p50": None, "p95": None}, {"total": 0, "missed": 0}
+    reason = "error" if error else None
+    idle = {"state": state, "reason": reason, "detail": error, "command": "", "ticks": ticks, "inference_ms": latency}
+    return json.dumps(idle)
+
+
+def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatus:
+    """State, latencies and counts."""
+    governor, timeline, inference = control.governor, control.timeline.statistics(), engine.inference_ms
+    level, reason = DiagnosticStatus.OK, governor.reason
+    if governor.state is State.FAULT:
+        level = DiagnosticStatus.ERROR
+    elif reason is not None and reason not in AT_EASE:
+        level = DiagnosticStatus.WARN
+    values: dict[str, Any] = {
+        "state": governor.state.value,
+        "reason": reason or "",
+        "detail": engine.detail,
+        "command": engine.command,
+        "inference p50 ms": f"{inference.p50:.2f}" if inference else "",
+        "inference p95 ms": f"{inference.p95:.2f}" if inference else "",
+        "ticks total": control.ticks_total,
+        "ticks missed": control.ticks_missed,
+        "ticks starved": timeline.starved,
+        "ticks overrun by inference": engine.overruns,
+        "chunks posted": timeline.posted,
+        "chunks too late": timeline.late,
+        **{f"stops: {name}": count for name, count in sorted(governor.stops.items())},
+    }
+    message = governor.state.value if reason is None else f"{governor.state.value}: {reason}"
+    return status("policy", level, message, values)
+
+
+def stream_status(name: str, rate: StreamRate, now_ns: int, max_age_s: float) -> DiagnosticStatus:
+    """Rate, age and losses of one stream, by its stamps."""
+    age_s = None if rate.newest_ns is None else (now_ns - rate.newest_ns) / 1e9
+    level, message = DiagnosticStatus.OK, "arriving"
+    if age_s is None:
+        level, message = DiagnosticStatus.ERROR, "nothing has arrived"
+    elif age_s > max_age_s:
+        level, message = DiagnosticStatus.ERROR, f"silent for {age_s:.2f} s"
+    values = {
+        "rate Hz": f"{rate.rate_hz:.1f}" if rate.rate_hz else "",
+        "age s": "" if age_s is None else f"{age_s:.3f}",
+        "received": rate.received,
+        "lost by stamps": rate.lost,
+    }
+    return status(f"stream {name}", level, message, values)
+
+
+def transport_status() -> DiagnosticStatus:
+    """Whether this process was started with the settings that large images need."""
+    missing = transport.missing()
+    if not missing:
+        return status("transport", DiagnosticStatus.OK, "settings for images are in place", {})
+    message = "raw images may be lost: start this and the camera's process with the settings below"
+    return status("transport", DiagnosticStatus.WARN, message, {f"set {n}": line for n, line in enumerate(missing, 1)})
+
+
+def status(name: str, level: bytes, message: str, values: Mapping[str, Any]) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticStatus(name=name, level=level, message=message, values=pairs)

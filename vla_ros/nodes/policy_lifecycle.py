@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy node's lifecycle, services and reports. What it does while configured is in policy_session.py."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from vla_ros.errors import UserError
+from vla_ros.nodes import policy_diagnostics, policy_parameters
+from vla_ros.nodes.message_types import LATCHED_QOS
+from vla_ros.nodes.policy_session import PolicySession
+from vla_ros.runtime.governor import FAULTS, State
+
+DIAGNOSTICS_PERIOD_S = 1.0
+
+Transition = Callable[["PolicyNode", LifecycleState], None]
+
+
+def transition(method: Transition) -> Callable[[PolicyNode, LifecycleState], TransitionCallbackReturn]:
+    """Turn exceptions into the transition's failure, and say what happened: rclpy drops them without a word."""
+
+    @functools.wraps(method)
+    def wrapped(self: PolicyNode, state: LifecycleState) -> TransitionCallbackReturn:
+        result = TransitionCallbackReturn.SUCCESS
+        self.last_error = ""
+        try:
+            method(self, state)
+        except UserError as error:
+            self.get_logger().error(f"{method.__name__} refused: {error}")
+            self.last_error, result = str(error), TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            self.get_logger().error(f"{method.__name__} failed:\n{traceback.format_exc()}")
+            self.last_error, result = f"{type(error).__name__}: {error}", TransitionCallbackReturn.ERROR
+        self.publish_state()
+        return result
+
+    return wrapped
+
+
+class PolicyNode(LifecycleNode):
+    """See policy_node.py for its topics and services."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        policy_parameters.declare(self)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.session: PolicySession | None = None
+        self.last_error = ""
+        self._reported: tuple | None = None
+        self._state_publisher = self.create_publisher(String, "~/state", LATCHED_QOS)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_service(SetBool, "~/arm", self._on_arm)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        # On the steady clock: that simulated time stands still is something to report.
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.publish_state()
+
+    @transition
+    def on_configure(self, state: LifecycleState) -> None:
+        self.session = PolicySession(self, on_change=self._report_changes)
+
+    @transition
+    def on_activate(self, state: LifecycleState) -> None:
+        assert self.session is not None
+        self.session.start(armed=self.get_parameter("arm_on_start").value)
+
+    @transition
+    def on_deactivate(self, state: LifecycleState) -> None:
+        assert self.session is not None
+        self.session.stop("deactivated")
+
+    @transition
+    def on_cleanup(self, state: LifecycleState) -> None:
+        self.release()
+
+    @transition
+    def on_shutdown(self, state: LifecycleState) -> None:
+        self.release()
+
+    @transition
+    def on_error(self, state: LifecycleState) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Stop the arm and give the session back; harmless when there is none."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.close()
+
+    def publish_state(self) -> None:
+        """Publish ~/state."""
+        session = self.session
+        if session is not None and session.active:
+            text = policy_diagnostics.state_text(session.control, session.engine.status())
+        else:
+            label = "unconfigured" if session is None else "inactive"
+            text = policy_diagnostics.idle_state_text(label, self.last_error)
+        self._state_publisher.publish(String(data=text))
+
+    def _report_changes(self) -> None:
+        """Publish and log the state if it is another one."""
+        assert self.session is not None
+        governor, engine = self.session.control.governor, self.session.engine
+        now = (governor.state, governor.reason, engine.command)
+        if now == self._reported:
+            return
+        self._reported = now
+        self.publish_state()
+        text = f"{governor.state.value}: " + (governor.reason or repr(engine.command))
+        detail = engine.status().detail if governor.reason == engine.reason else ""
+        text += f": {detail}" if detail else ""
+        log = self.get_logger()
+        if governor.reason in FAULTS:
+            log.error(text)
+        elif governor.state is State.STOPPING and governor.reason not in policy_diagnostics.AT_EASE:
+            log.warning(text)
+        else:
+            log.info(text)
+
+    def _on_diagnostics(self) -> None:
+        now = self.get_clock().now()
+        message = DiagnosticArray(status=[policy_diagnostics.transport_status()])
+        message.header.stamp = now.to_msg()
+        session = self.session
+        if session is not None and session.active:
+            max_age_s = session.robot.observation.max_age_s
+            message.status.append(policy_diagnostics.policy_status(session.control, session.engine.status()))
+            for name, rate in session.streams.rates.items():
+                message.status.append(policy_diagnostics.stream_status(name, rate, now.nanoseconds, max_age_s))
+            self.publish_state()
+        for status in message.status:
+            status.name = f"{self.get_fully_qualified_name()}: {status.name}"
+            status.hardware_id = session.robot.name if session is not None else ""
+        self._diagnostics_publisher.publish(message)
+
+    def _on_arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self.session is None or not self.session.active:
+            response.message = "the node is not active; configure and activate it first"
+            return response
+        self.session.control.governor.arm(request.data)
+        response.success, response.message = True, "armed" if request.data else "disarmed"
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self.session is None:
+            response.message = "the node is not configured"
+            return response
+        self.session.engine.reset()
+        response.success, response.message = True, "plan, history and fault are forgotten"
+        return response
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            if self.session is not None and parameter.name in policy_parameters.fixed_names():
+                reason = f"{parameter.name} is read when the node is configured; clean the node up first"
+                return SetParametersResult(successful=False, reason=reason)
+        for parameter in parameters:
+            if self.session is not None and parameter.name == "speed_scale":
+                self.session.control.governor.speed_scale = parameter.value
+        return SetParametersResult(successful=True)
+
+
+def run(args: Sequence[str]) -> int:
+    """Spin the node until a signal or an error, stop the arm while ROS is still there, and return the exit status."""
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    # rclpy's own handlers end the context at once; then no zero twist could be sent any more.
+    rclpy.init(args=["policy_node", *args], signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    executor, node, status = SingleThreadedExecutor(), None, 0
+    try:
+        node = PolicyNode()
+        executor.add_node(node)
+        if node.get_parameter("autostart").value and not _autostart(node):
+            return 1
+        while rclpy.ok() and not stopping:
+            executor.spin_once(timeout_sec=0.1)
+    except ParameterException as error:
+        print(f"error: {error}; `policy_node --help` explains the parameters", file=sys.stderr)
+        status = 1
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    finally:
+        if node is not None:
+            node.release()
+            node.destroy_node()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return status
+
+
+def _autostart(node: PolicyNode) -> bool:
+    success = TransitionCallbackReturn.SUCCESS
+    return node.trigger_configure() == success and node.trigger_activate() == success

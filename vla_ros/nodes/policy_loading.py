@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold before a checkpoint may run on a robot. Everything is refused by name, before weights are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vla_ros.contract import ContractError, PolicyContract
+from vla_ros.robot import Robot
+
+if TYPE_CHECKING:
+    from vla_ros.policy.runner import PolicyRunner
+
+TWIST_TYPE = "geometry_msgs/msg/TwistStamped"
+GRIPPER_TYPE = "std_msgs/msg/Float64MultiArray"
+
+
+def load_contract(checkpoint: str, robot: Robot) -> PolicyContract:
+    """Read the checkpoint's contract and check it against the robot.
+
+    Raises:
+        ContractError: there is no checkpoint, or it does not fit the robot.
+        RobotError: the robot's file lacks a stream that the policy or the governor needs.
+    """
+    if not checkpoint:
+        raise ContractError("the parameter checkpoint is empty; give the folder of a checkpoint")
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        raise ContractError(f"the parameter checkpoint is {checkpoint!r}, and there is no such folder")
+    contract = PolicyContract.load(folder / "contract.json")
+    check(contract, robot)
+    return contract
+
+
+def check(contract: PolicyContract, robot: Robot) -> None:
+    """Raise ContractError or RobotError when a policy with this contract must not run on this robot."""
+    if set(contract.camera_names) != set(robot.cameras):
+        raise ContractError(
+            f"the checkpoint sees the cameras {', '.join(sorted(contract.camera_names))}, robot {robot.name!r} has "
+            f"{', '.join(sorted(robot.cameras))}; they must be the same: take another checkpoint or robot file"
+        )
+    # The governor's workspace needs the tool's position, whether the policy looks at it or not.
+    for stream in (*contract.observation_spec.streams, "ee_pose"):
+        robot.stream(stream)
+    if contract.action.frame != "base":
+        raise ContractError(
+            f"the checkpoint's actions are in the {contract.action.frame} frame, the node publishes twists in "
+            f"{robot.base_frame!r}; train with actions in the base frame"
+        )
+    if 1_000_000_000 % contract.timing.control_hz:
+        raise ContractError(
+            f"the checkpoint's control rate is {contract.timing.control_hz} Hz, whose period is no whole number of "
+            "nanoseconds; train with 5, 10, 12.5, 16, 20, 25, 32, 40 or 50 Hz"
+        )
+    for what, stream, expected in (
+        ("twist_command", robot.twist_command, TWIST_TYPE),
+        ("gripper_command", robot.gripper_command, GRIPPER_TYPE),
+    ):
+        if stream.type != expected:
+            raise ContractError(f"robot {robot.name!r}: {what} has the type {stream.type!r}, the node sends {expected}")
+
+
+def load_runner(checkpoint: str, device: str, cpu_threads: int = 1) -> PolicyRunner:
+    """Load the weights, in the thread that will use them.
+
+    Args:
+        checkpoint: its folder.
+        device: auto, or what torch calls it.
+        cpu_threads: for torch's operators on the CPU. A second thread is no help to a small policy, and makes it wait
+            for a core that another process holds: under load, a step of 8 ms becomes one of 900 ms now and then.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint.
+        ContractError: the device is not there.
+    """
+    import torch
+
+    from vla_ros.policy.checkpoint import load_checkpoint
+    from vla_ros.policy.runner import PolicyRunner
+
+    torch.set_num_threads(cpu_threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ContractError(f"the parameter device is {device!r}, not usable here ({error}); try auto") from None
+    return PolicyRunner(load_checkpoint(Path(checkpoint).expanduser(), device), device)

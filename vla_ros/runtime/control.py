@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One control tick: the action that is due, past the governor and the gripper switch, as a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.runtime.governor import Position, SafetyGovernor, State
+from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.runtime.timeline import ActionTimeline
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to publish now: `twist` (6,) or None for silence, `opening` (0 or 1) or None when the gripper stays."""
+
+    twist: NDArray[np.float64] | None
+    opening: float | None
+
+
+SILENCE = Command(None, None)
+
+
+class ControlLoop:
+    """Turns ticks of the control grid (tick k is at k * period_ns) into commands. Call it from one thread.
+
+    It counts `ticks_total`, the ticks while the arm was under the policy's control, and among them `ticks_missed`:
+    those without an action, and those that the timer skipped or came to more than half a period late.
+    """
+
+    def __init__(
+        self, timeline: ActionTimeline, governor: SafetyGovernor, gripper: GripperSwitch, *, period_ns: int
+    ) -> None:
+        self.timeline = timeline
+        self.governor = governor
+        self.gripper = gripper
+        self.ticks_total = 0
+        self.ticks_missed = 0
+        self.period_ns = period_ns
+        self._last_tick: int | None = None
+
+    def tick(self, now_ns: int, reason: str | None, ee_position: Position | None) -> Command:
+        """Act for the grid tick nearest to `now_ns`; see `SafetyGovernor.tick` for the other arguments."""
+        tick = (now_ns + self.period_ns // 2) // self.period_ns
+        if self._last_tick is not None and tick <= self._last_tick:
+            if tick >= self._last_tick - 1:
+                return SILENCE  # this tick was acted for already: the timer came early
+            self.restart()
+        skipped = 0 if self._last_tick is None else tick - self._last_tick - 1
+        self._last_tick = tick
+        was_running = self.governor.state is State.RUNNING
+        action = self.timeline.pop(tick)
+        twist = self.governor.tick(action, reason, ee_position)
+        running = self.governor.state is State.RUNNING
+        if was_running and not running:
+            # What was planned from before the stop must not move the arm after it.
+            self.timeline.clear(observed_from=tick)
+        if was_running:
+            starved = action is None and reason is None
+            self.ticks_total += skipped + (running or starved)
+            self.ticks_missed += skipped + starved
+        elif running:
+            self.ticks_total += 1
+            # Somebody else may have moved the gripper while the policy did not run.
+            self.gripper.reset()
+        return Command(twist, self.gripper.update(float(action[6])) if running and action is not None else None)
+
+    def halt(self, reason: str) -> Command:
+        """One tick of stopping without a tick of the grid: the clock stands still, or the node is going down."""
+        was_running = self.governor.state is State.RUNNING
+        twist = self.governor.tick(None, reason, None)
+        if was_running:
+            self.timeline.clear(observed_from=None if self._last_tick is None else self._last_tick + 1)
+        return Command(twist, None)
+
+    def restart(self) -> None:
+        """Forget the past: the clock was set back."""
+        self._last_tick = None
+        self.timeline.restart()

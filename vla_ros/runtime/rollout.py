@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One episode in process: the same buffer, planner, timeline, governor and gripper switch as the node, without waiting.
+
+Time is simulated: a control tick is one step of the environment. What the node's latency does to the policy is emulated
+by whole ticks of delay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.observation import ObservationBuffer
+from vla_ros.robot import Limits, ObservationLimits
+from vla_ros.runtime.control import ControlLoop
+from vla_ros.runtime.governor import SafetyGovernor
+from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.runtime.planner import ChunkPolicy, Plan, Planner
+from vla_ros.runtime.timeline import ActionTimeline
+
+# In process every stream is captured at the tick itself.
+EVERYTHING_IS_FRESH = ObservationLimits(max_age_s=1.0, max_skew_s=1.0, frozen_s=None)
+
+
+class Environment(Protocol):
+    """The part of a Gymnasium environment that a rollout uses.
+
+    Observations: (H, W, 3) uint8 for each camera under its name, "ee_position" (3,) [m], "ee_quaternion" (4,) xyzw and
+    "opening" (1,) in [0, 1]. `step` takes (7,): twist [m/s, rad/s] in the base frame and opening; info has "success".
+    """
+
+    @property
+    def control_hz(self) -> float: ...
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]: ...
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """How an episode went: `time_s` until success, or until it was given up; `inference_ms` of every tick."""
+
+    success: bool
+    time_s: float
+    ticks: int
+    ticks_missed: int
+    stops: Counter[str]
+    inference_ms: list[float] = field(default_factory=list, repr=False)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A decoded image where the buffer expects one that decodes itself."""
+
+    pixels: NDArray[np.uint8]
+
+    def rgb(self) -> NDArray[np.uint8]:
+        return self.pixels
+
+    def fingerprint(self) -> bytes:
+        return self.pixels.tobytes()
+
+
+def rollout(
+    env: Environment,
+    runner: ChunkPolicy,
+    *,
+    seed: int,
+    task: str,
+    command: str,
+    max_time_s: float,
+    delay_ticks: int = 1,
+    blank: Collection[str] = (),
+    governor: SafetyGovernor | None = None,
+    gripper: GripperSwitch | None = None,
+    on_frame: Callable[[int, Mapping[str, Any]], None] | None = None,
+) -> RolloutResult:
+    """Run `runner` on `env` with the language `command` until success or `max_time_s`.
+
+    Args:
+        env: steps at the contract's control rate.
+        seed: for the scene; with `task` it determines the scene.
+        delay_ticks: an observation's chunk is available this many ticks after it; 0 is an infinitely fast robot, 1 is
+            what the node does as long as inference takes less than a period.
+        blank: cameras whose images are black, to see how much they matter.
+        governor: armed, new for this episode; None: no limits beside the environment's own.
+        gripper: None: the node's default.
+        on_frame: called with the tick and the environment's observation, for videos.
+
+    Raises:
+        ValueError: the environment steps at another rate than the contract's, or `blank` names no camera of it.
+    """
+    contract = runner.contract
+    period_ns = contract.timing.period_ns
+    _check(env, contract.timing.control_hz, blank, contract.camera_names)
+    buffer = ObservationBuffer(contract.observation_spec, EVERYTHING_IS_FRESH)
+    planner = Planner(runner, buffer.snapshot)
+    governor = governor or SafetyGovernor(_no_limits(), period_s=period_ns / 1e9, armed=True)
+    control = ControlLoop(ActionTimeline(), governor, gripper or GripperSwitch(), period_ns=period_ns)
+    pending: deque[tuple[int, Plan]] = deque()
+    inference_ms: list[float] = []
+    observation, _ = env.reset(seed=seed, options={"task": task, "command": command})
+    opening = float(np.asarray(observation["opening"]).reshape(-1)[0])
+    buffer.push("language", 0, command)
+    success, tick = False, 0
+    for tick in range(max(1, math.floor(max_time_s * contract.timing.control_hz))):
+        time_ns = tick * period_ns
+        if on_frame is not None:
+            on_frame(tick, observation)
+        _push(buffer, observation, contract.observation_spec.streams, time_ns, blank)
+        plan = planner.plan(time_ns)
+        if plan.inference_ms is not None:
+            inference_ms.append(plan.inference_ms)
+        pending.append((tick, plan))
+        reason = _receive(pending, tick - delay_ticks, control.timeline)
+        acted = control.tick(time_ns, reason, observation["ee_position"])
+        opening = opening if acted.opening is None else acted.opening
+        twist = np.zeros(6) if acted.twist is None else acted.twist
+        observation, _, _, _, info = env.step(np.concatenate([twist, [opening]]))
+        if info["success"]:
+            success = True
+            break
+    ticks = tick + 1
+    return RolloutResult(success, ticks * period_ns / 1e9, ticks, control.ticks_missed, governor.stops, inference_ms)
+
+
+def _receive(pending: deque[tuple[int, Plan]], until_tick: int, timeline: ActionTimeline) -> str | None:
+    """Post the plans of observations until `until_tick`; returns what speaks against moving, as the engine would."""
+    reason = None
+    while pending and pending[0][0] <= until_tick:
+        first_tick, plan = pending.popleft()
+        reason = plan.reason
+        if plan.reason == "policy_error":
+            raise RuntimeError(plan.detail)
+        if plan.actions is None:
+            timeline.clear()
+        else:
+            timeline.post(first_tick, plan.actions)
+    return reason
+
+
+def _push(
+    buffer: ObservationBuffer,
+    observation: Mapping[str, Any],
+    streams: Collection[str],
+    time_ns: int,
+    blank: Collection[str],
+) -> None:
+    """Put the environment's observation into the buffer, as if every stream had just been received."""
+    for stream in streams:
+        if stream == "ee_pose":
+            value: Any = np.concatenate([observation["ee_position"], observation["ee_quaternion"]])
+        elif stream == "gripper_state":
+            value = float(np.asarray(observation["opening"]).reshape(-1)[0])
+        elif stream == "language":
+            continue
+        else:
+            pixels = np.asarray(observation[stream])
+            value = _Picture(np.zeros_like(pixels) if stream in blank else pixels)
+        buffer.push(stream, time_ns, value)
+
+
+def _check(env: Environment, control_hz: float, blank: Collection[str], cameras: Collection[str]) -> None:
+    if not math.isclose(env.control_hz, control_hz):
+        raise ValueError(
+            f"the environment steps at {env.control_hz} Hz, the checkpoint was trained for {control_hz} Hz; "
+            f"create the environment with control_hz={control_hz}"
+        )
+    unknown = [name for name in blank if name not in cameras]
+    if unknown:
+        raise ValueError(f"blank names {unknown[0]!r}; the checkpoint's cameras are {', '.join(cameras)}")
+
+
+def _no_limits() -> Limits:
+    infinity = math.inf
+    return Limits(infinity, infinity, infinity, infinity, (-infinity,) * 3, (infinity,) * 3)

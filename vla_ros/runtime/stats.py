@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics that never grow."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of the last values: how many were taken in all, the median, the 95th percentile and the largest."""
+
+    count: int
+    p50: float
+    p95: float
+    maximum: float
+
+
+class RecentValues:
+    """The last `kept` values of a quantity; thread-safe."""
+
+    def __init__(self, kept: int = 1000) -> None:
+        self._lock = threading.Lock()
+        self._values: deque[float] = deque(maxlen=kept)
+        self._count = 0
+
+    def add(self, value: float) -> None:
+        with self._lock:
+            self._values.append(value)
+            self._count += 1
+
+    def summary(self) -> Summary | None:
+        """None before the first value."""
+        with self._lock:
+            values, count = list(self._values), self._count
+        if not values:
+            return None
+        p50, p95 = np.percentile(values, [50, 95])
+        return Summary(count, float(p50), float(p95), max(values))
+
+
+class StreamRate:
+    """How often messages of one stream came lately, and how many the sender's stamps say are missing; one thread.
+
+    A gap of more than 1.5 usual intervals between stamps counts as lost messages; the usual interval is the median of
+    the last ones.
+    """
+
+    def __init__(self, kept: int = 60) -> None:
+        self._stamps: deque[int] = deque(maxlen=kept)
+        self.received = 0
+        self.lost = 0
+
+    def add(self, stamp_ns: int) -> None:
+        if self._stamps and stamp_ns <= self._stamps[-1]:
+            return
+        interval_ns = self._interval_ns()
+        if interval_ns is not None:
+            gap_ns = stamp_ns - self._stamps[-1]
+            if gap_ns > 1.5 * interval_ns:
+                self.lost += round(gap_ns / interval_ns) - 1
+        self._stamps.append(stamp_ns)
+        self.received += 1
+
+    def clear(self) -> None:
+        """Forget the stamps (the clock was set back, or the stream was paused on purpose); the counts stay."""
+        self._stamps.clear()
+
+    @property
+    def rate_hz(self) -> float | None:
+        """Messages a second by their stamps; None with fewer than two."""
+        interval_ns = self._interval_ns(minimum=1)
+        return None if interval_ns is None else 1e9 / interval_ns
+
+    @property
+    def newest_ns(self) -> int | None:
+        return self._stamps[-1] if self._stamps else None
+
+    def _interval_ns(self, minimum: int = 5) -> float | None:
+        if len(self._stamps) <= minimum:
+            return None
+        return float(np.median(np.diff(np.array(self._stamps, dtype=np.int64))))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The actions that the policy has planned, by the control tick that each is meant for.
+
+The engine posts chunks, the control loop pops one action a tick. A chunk is laid out from the tick whose observation it
+answers, so what took effect meanwhile is skipped by the ticks that were really consumed, never by an estimate of the
+latency (that estimate makes arms jump: huggingface/lerobot PR 4223).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class TimelineStatistics:
+    """Counts since the start: ticks asked for while a plan existed, those without an action, chunks by their fate."""
+
+    popped: int = 0
+    starved: int = 0
+    posted: int = 0
+    late: int = 0
+    discarded: int = 0
+
+
+class ActionTimeline:
+    """Thread-safe plan of actions (7,) keyed by absolute control tick. The newest chunk replaces the whole future."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._actions: dict[int, NDArray[np.float64]] = {}
+        self._last_popped: int | None = None
+        self._observed_from: int | None = None
+        self._fed = False
+        self._counts = dict.fromkeys(TimelineStatistics.__dataclass_fields__, 0)
+
+    def post(self, first_tick: int, actions: ArrayLike) -> bool:
+        """Replace the future by `actions` (N, 7), planned from the observation of `first_tick`, for it and those after.
+
+        Returns False, and changes nothing, when all of them are for ticks that are over, or when the observation is
+        older than the last `clear` allows.
+        """
+        chunk = np.asarray(actions, dtype=np.float64)
+        if chunk.ndim != 2 or chunk.shape[1] != 7:
+            raise ValueError(f"a chunk has shape {chunk.shape}; expected (N, 7)")
+        with self._lock:
+            if self._observed_from is not None and first_tick < self._observed_from:
+                self._counts["discarded"] += 1
+                return False
+            next_tick = first_tick if self._last_popped is None else self._last_popped + 1
+            future = {first_tick + i: action for i, action in enumerate(chunk) if first_tick + i >= next_tick}
+            if not future:
+                self._counts["late"] += 1
+                return False
+            self._actions = future
+            self._fed = True
+            self._counts["posted"] += 1
+            return True
+
+    def pop(self, tick: int) -> NDArray[np.float64] | None:
+        """The action (7,) for `tick`, or None; ticks up to this one are over. Ticks are asked for in rising order."""
+        with self._lock:
+            if self._last_popped is not None and tick <= self._last_popped:
+                raise ValueError(
+                    f"tick {tick} was popped after tick {self._last_popped}; call restart() when the clock is set back"
+                )
+            self._last_popped = tick
+            action = self._actions.pop(tick, None)
+            for over in [planned for planned in self._actions if planned < tick]:
+                del self._actions[over]
+            if self._fed:
+                self._counts["popped"] += 1
+                self._counts["starved"] += action is None
+            return action
+
+    def clear(self, observed_from: int | None = None) -> None:
+        """Drop the plan. With `observed_from`, chunks from observations before that tick are refused from now on."""
+        with self._lock:
+            self._actions = {}
+            self._fed = False
+            if observed_from is not None:
+                self._observed_from = max(observed_from, self._observed_from or observed_from)
+
+    def restart(self) -> None:
+        """Forget ticks as well: the clock was set back, so ticks that were popped will come again."""
+        with self._lock:
+            self._actions = {}
+            self._fed = False
+            self._last_popped = self._observed_from = None
+
+    def statistics(self) -> TimelineStatistics:
+        with self._lock:
+            return TimelineStatistics(**self._counts)
