@@ -70,6 +70,15 @@ def ros_environment() -> Iterator[dict[str, str]]:
     lock.close()
 
 
+@pytest.fixture(scope="module")
+def module_ros_environment() -> Iterator[dict[str, str]]:
+    """The same, shared by the tests of a module."""
+    domain_id = claim_domain_id()
+    lock = _domain_locks[-1]
+    yield {**os.environ, "ROS_DOMAIN_ID": str(domain_id)}
+    lock.close()
+
+
 def claim_domain_id() -> int:
     """Return a ROS domain id that no other test process on this machine holds, and hold it until this one ends."""
     for offset in range(len(DOMAIN_IDS)):

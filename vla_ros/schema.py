@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain data (from JSON or YAML) to frozen dataclasses, strictly: an unknown key is an error that suggests a near one."""
+"""Plain data (JSON, YAML) to frozen dataclasses, strictly: an unknown key is an error that suggests the nearest."""
 
 from __future__ import annotations
 

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy on the simulated arm, with a table of how it did.
+
+ros2 launch vla_ros demo.launch.py                   each task twice, then the table; everything ends
+ros2 launch vla_ros demo.launch.py rollouts:=0       only the simulator and the policy; talk to it with `vla say`
+"""
+
+import sys
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessExit
+
+from vla_ros import bringup
+from vla_ros.nodes import launching
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Simulator and policy node, and `vla demo --attach` that tells them what to do."""
+    return LaunchDescription(
+        [
+            launching.argument("rollouts", "2", "Rollouts of each task; 0: none, everything stays up"),
+            launching.argument("tasks", "all", "Which tasks: names with spaces between them, or all"),
+            launching.argument("checkpoint", "", "Folder of the checkpoint; empty: the shipped one"),
+            launching.argument("task", "pick_up_red", "Task of the first scene"),
+            launching.argument("seed", "0", "Seed of the first scene"),
+            launching.argument("output", "runs/demo", "Folder for results.json, the video and the contact sheet"),
+            launching.flag("view", False, "Show both cameras in a window"),
+            *launching.shared_arguments(),
+            OpaqueFunction(function=_demo),
+        ]
+    )
+
+
+def _demo(context: LaunchContext) -> list:
+    checkpoint = launching.value(context, "checkpoint")
+    scene = {"task": launching.value(context, "task"), "seed": int(launching.value(context, "seed"))}
+    actions = launching.nodes(context, bringup.demo(checkpoint, **scene))
+    rollouts = int(launching.value(context, "rollouts"))
+    if rollouts:
+        command = [sys.executable, "-m", "vla_ros.cli", "demo", "--attach", "--rollouts", str(rollouts)]
+        command += ["--tasks", *launching.value(context, "tasks").split()]
+        command += ["--output", launching.value(context, "output")]
+        command += ["--namespace", launching.value(context, "namespace")]
+        command += ["--view"] if launching.truth(context, "view") else []
+        evaluation = ExecuteProcess(cmd=command, output="screen")
+        done = OnProcessExit(target_action=evaluation, on_exit=[Shutdown(reason="the demonstration is over")])
+        actions += [evaluation, RegisterEventHandler(done)]
+    return actions

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a policy on a robot.
+
+ros2 launch vla_ros policy.launch.py checkpoint:=/path/to/checkpoint robot:=/path/to/robot.yaml
+
+An argument that is left empty keeps the value of params_file; without that file, the shipped policy runs on the
+simulated robot's topics. The arm stays still until the service policy/arm, unless arm_on_start:=true.
+"""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import OpaqueFunction
+
+from vla_ros import bringup
+from vla_ros.nodes import launching
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The policy node alone: cameras, arm and commands come from the robot."""
+    return LaunchDescription(
+        [
+            launching.argument("checkpoint", "", "Folder of the checkpoint (model.safetensors, contract.json, ...)"),
+            launching.argument("robot", "", "Robot file: a path, or a name in config/robots"),
+            launching.argument("device", "", "Where the policy computes: auto, cpu, cuda, cuda:1, ..."),
+            launching.argument("params_file", "", "Parameters (YAML), for instance config/policy.yaml"),
+            launching.argument("autostart", "", "Configure and activate at once", ["", "true", "false"]),
+            launching.argument("arm_on_start", "", "Move as soon as there is a command", ["", "true", "false"]),
+            *launching.shared_arguments(),
+            OpaqueFunction(function=_policy),
+        ]
+    )
+
+
+def _policy(context: LaunchContext) -> list:
+    given = {}
+    for name in ("robot", "device"):
+        if text := launching.value(context, name):
+            given[name] = text
+    for name in ("autostart", "arm_on_start"):
+        if launching.value(context, name):
+            given[name] = launching.truth(context, name)
+    checkpoint, params_file = launching.value(context, "checkpoint"), launching.value(context, "params_file")
+    return launching.nodes(context, [bringup.policy(checkpoint, params_file, **given)])

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record demonstrations of a robot for training.
+
+ros2 launch vla_ros record.launch.py robot:=/path/to/robot.yaml output:=bags/monday
+ros2 service call /recorder/start std_srvs/srv/Trigger       then /recorder/success, /failure or /discard
+
+Where rosbag2 is installed, `ros2 bag record` writes the bag (MCAP), and our recorder only refuses to start an episode
+with a silent camera and marks where episodes start and end. Elsewhere our recorder writes the same bag.
+"""
+
+import shutil
+import subprocess
+import tempfile
+
+import yaml
+from launch import LaunchContext, LaunchDescription
+from launch.actions import ExecuteProcess, OpaqueFunction
+
+from vla_ros import bringup
+from vla_ros.nodes import launching
+from vla_ros.robot import load_robot
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The recorder, and `ros2 bag record` beside it where that exists."""
+    return LaunchDescription(
+        [
+            launching.argument("output", "", "Folder of the bag; it must not exist yet. Required"),
+            launching.argument("robot", "tabletop", "Robot file: a path, or a name in config/robots"),
+            launching.argument("task", "", "Name of the task, written into the markers"),
+            launching.argument("writer", "auto", "Who writes the bag", ["auto", "rosbag2", "vla_ros"]),
+            *launching.shared_arguments(),
+            OpaqueFunction(function=_record),
+        ]
+    )
+
+
+def _record(context: LaunchContext) -> list:
+    output, robot_file = launching.value(context, "output"), launching.value(context, "robot")
+    if not output:
+        raise RuntimeError("output is empty; say where the bag goes: output:=bags/NAME")
+    writer = launching.value(context, "writer")
+    rosbag2 = writer == "rosbag2" or (writer == "auto" and _has_rosbag2())
+    parameters = {"robot": robot_file, "task": launching.value(context, "task"), "write": not rosbag2}
+    actions = launching.nodes(context, [bringup.recorder(output, **parameters)])
+    if rosbag2:
+        actions.append(_bag_record(context, robot_file, output))
+    return actions
+
+
+def _has_rosbag2() -> bool:
+    """Whether `ros2 bag record` can write MCAP here."""
+    if shutil.which("ros2") is None:
+        return False
+    listing = subprocess.run(["ros2", "bag", "record", "--help"], capture_output=True, text=True, check=False)
+    return listing.returncode == 0 and "mcap" in listing.stdout
+
+
+def _bag_record(context: LaunchContext, robot_file: str, output: str) -> ExecuteProcess:
+    robot, namespace = load_robot(robot_file), launching.value(context, "namespace")
+    with tempfile.NamedTemporaryFile("w", prefix="vla_ros_qos_", suffix=".yaml", delete=False) as qos:
+        yaml.safe_dump(bringup.bag_record_qos(robot, namespace), qos)
+    use_sim_time = launching.truth(context, "use_sim_time")
+    command = bringup.bag_record_command(robot, output, namespace, qos.name, use_sim_time=use_sim_time)
+    return ExecuteProcess(cmd=command, output="screen")

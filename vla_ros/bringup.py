@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one description of what runs: which nodes, with which names, parameters and environment.
+
+launch/*.launch.py turns it into launch actions; where ROS's launch is not installed, `vla demo` and `vla record-demo`
+start the same processes with the same parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from vla_ros import resources, transport
+from vla_ros.demos.markers import EPISODE_TOPIC
+from vla_ros.robot import Robot
+
+PACKAGE = "vla_ros"
+DEMONSTRATION_HZ = 10.0
+SUCCESS_TOPIC = "task/success"
+CHECKPOINT = "config/checkpoints/tabletop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One node: an executable of this package (`ros2 run vla_ros EXECUTABLE`), its name and its parameters.
+
+    params_file: read first; `parameters` override it. ends: it is done some day (the demonstrator); the others only end
+    when they are stopped.
+    """
+
+    executable: str
+    name: str
+    parameters: dict[str, Any]
+    environment: dict[str, str] = dataclasses.field(default_factory=transport.environment)
+    params_file: str = ""
+    ends: bool = False
+
+    def ros_arguments(self) -> list[str]:
+        """The command line after the executable. JSON is YAML, so every value arrives with its type."""
+        arguments = ["--ros-args", "-r", f"__node:={self.name}"]
+        if self.params_file:
+            arguments += ["--params-file", self.params_file]
+        for name, value in self.parameters.items():
+            arguments += ["-p", f"{name}:={json.dumps(value)}"]
+        return arguments
+
+
+def simulator(**parameters: Any) -> Process:
+    """The simulated robot."""
+    return Process("simulator_node", "simulator", parameters)
+
+
+def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> Process:
+    """The policy. Without a `params_file`, what is not given is the shipped checkpoint on the simulated robot.
+
+    One thread for torch's operators: with a small network, threads that wait for each other on busy cores cost far more
+    than they save. A user who sets OMP_NUM_THREADS knows better.
+    """
+    given = {"checkpoint": checkpoint, **parameters} if checkpoint else parameters
+    if not params_file:
+        defaults = {"robot": "tabletop", "autostart": True}
+        given = {"checkpoint": checkpoint or str(resources.path(CHECKPOINT)), **defaults, **given}
+    environment = {**transport.environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return Process("policy_node", "policy", given, environment, params_file)
+
+
+def recorder(output: str, **parameters: Any) -> Process:
+    """The recorder of demonstrations; `output` is the folder of the bag."""
+    return Process("recorder_node", "recorder", {"output": output, "robot": "tabletop", **parameters})
+
+
+def demonstrator(**parameters: Any) -> Process:
+    """The scripted teleoperator."""
+    return Process("demonstrator_node", "demonstrator", parameters, ends=True)
+
+
+def demo(checkpoint: str = "", **simulator_parameters: Any) -> list[Process]:
+    """The simulated robot with a policy that is armed from the start: commands come by `vla say` or `vla demo`."""
+    return [simulator(**simulator_parameters), policy(checkpoint, arm_on_start=True)]
+
+
+def recorded_topics(robot: Robot) -> list[str]:
+    """What a bag for training holds, as relative names, each once; the markers and the latched command are among it."""
+    streams = (
+        *robot.cameras.values(), robot.ee_pose, robot.gripper_state, robot.language, robot.twist_command,
+        robot.demonstrated_twist, robot.gripper_command,
+    )  # fmt: skip
+    topics = [stream.topic for stream in streams if stream is not None]
+    return list(dict.fromkeys([*topics, SUCCESS_TOPIC, EPISODE_TOPIC]))
+
+
+def bag_record_command(robot: Robot, output: str, namespace: str, qos_file: str, *, use_sim_time: bool) -> list[str]:
+    """`ros2 bag record` for `recorded_topics`, where rosbag2 is installed; `qos_file` holds `bag_record_qos`."""
+    topics = [_full_name(namespace, topic) for topic in recorded_topics(robot)]
+    command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output]
+    command += ["--qos-profile-overrides-path", qos_file, *(["--use-sim-time"] if use_sim_time else [])]
+    return [*command, "--topics", *topics]
+
+
+def bag_record_qos(robot: Robot, namespace: str) -> dict[str, dict[str, Any]]:
+    """rosbag2's QoS overrides: what is latched has to be asked for as such, or a late recorder misses it."""
+    latched = {"history": "keep_last", "depth": 10, "reliability": "reliable", "durability": "transient_local"}
+    return {_full_name(namespace, topic): latched for topic in (robot.language.topic, EPISODE_TOPIC, SUCCESS_TOPIC)}
+
+
+def _full_name(namespace: str, topic: str) -> str:
+    return "/" + "/".join(part for part in (namespace.strip("/"), topic.lstrip("/")) if part)
+
+
+def recording_simulator(speed: float) -> Process:
+    """The simulated robot on a clock of its own, `speed` times as fast as the wall clock if the machine can follow."""
+    return simulator(
+        publish_clock=True, real_time_factor=float(speed), lockstep_hz=DEMONSTRATION_HZ, publish_raw=False
+    )
+
+
+def recording(output: str, tasks: list[str], episodes: int, *, first_seed: int, perturbation: float) -> list[Process]:
+    """The recorder and the demonstrator beside a `recording_simulator`."""
+    teacher = demonstrator(
+        tasks=tasks, episodes=episodes, first_seed=first_seed, perturbation=float(perturbation),
+        control_hz=DEMONSTRATION_HZ, use_sim_time=True,
+    )
+    return [recorder(output, use_sim_time=True, lockstep_hz=DEMONSTRATION_HZ), teacher]

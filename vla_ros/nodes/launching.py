@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of `vla_ros.bringup` as launch actions, and the arguments that all launch files share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from launch.actions import DeclareLaunchArgument
+from launch.launch_context import LaunchContext
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from vla_ros.bringup import PACKAGE, Process
+
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
+
+
+def argument(
+    name: str, default: str, description: str, choices: Sequence[str] | None = None
+) -> DeclareLaunchArgument:
+    """An argument of a launch file, as `ros2 launch ... --show-args` lists it."""
+    return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
+
+
+def flag(name: str, default: bool, description: str) -> DeclareLaunchArgument:
+    """An argument that is true or false."""
+    return argument(name, str(default).lower(), description, ["true", "false"])
+
+
+def shared_arguments() -> list[DeclareLaunchArgument]:
+    """Deployment settings that every launch file has."""
+    return [
+        argument("namespace", "", "Namespace of all nodes and topics"),
+        flag("use_sim_time", False, "Follow /clock instead of the system's clock"),
+        argument("log_level", "info", "Least severe messages that are logged", LOG_LEVELS),
+        flag("use_respawn", False, "Start a node again when it ends unexpectedly"),
+    ]
+
+
+def value(context: LaunchContext, name: str) -> str:
+    """The value of an argument."""
+    return LaunchConfiguration(name).perform(context)
+
+
+def truth(context: LaunchContext, name: str) -> bool:
+    """The value of a flag."""
+    return value(context, name) == "true"
+
+
+def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
+    """Launch actions for `processes`, with the shared arguments applied."""
+    use_sim_time = {"use_sim_time": True} if truth(context, "use_sim_time") else {}
+    return [
+        Node(
+            package=PACKAGE,
+            executable=process.executable,
+            name=process.name,
+            namespace=value(context, "namespace"),
+            # The file first: what was given on the command line overrides it.
+            parameters=[
+                *([process.params_file] if process.params_file else []),
+                {**process.parameters, **use_sim_time},
+            ],
+            additional_env=process.environment,
+            ros_arguments=["--log-level", value(context, "log_level")],
+            respawn=truth(context, "use_respawn") and not process.ends,
+            respawn_delay=2.0,
+            output="screen",
+        )
+        for process in processes
+    ]

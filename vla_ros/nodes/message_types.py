@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Message classes by name, and the QoS that each kind of topic has."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from vla_ros.robot import RobotError
+
+# Pictures: the newest counts, a lost one is not repaired (as qos_profile_sensor_data, with depth 1).
+SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Commands: each one counts, a stale one does not.
+COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+STATE_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# What a late joiner needs to know: the language command, a node's state.
+LATCHED_QOS = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+
+# Lockstep of simulator and recorder: the instant up to which everything is in the bag; 0: nobody records any more.
+RECORDED_TOPIC = "recorded_until"
+
+_NAME = re.compile(r"([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)")
+
+
+def message_class(name: str) -> Any:
+    """The message class called `package/msg/Type`.
+
+    Raises:
+        RobotError: the name has another form, or no such message is installed.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise RobotError(f"message type {name!r} has another form than package/msg/Type; correct the robot's file")
+    try:
+        return getattr(importlib.import_module(f"{match[1]}.msg"), match[2])
+    except (ImportError, AttributeError):
+        raise RobotError(f"message type {name!r} is not installed; install the ROS package {match[1]!r}") from None

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mains of the nodes share: `--help`, parameters that describe themselves, and an orderly end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+from vla_ros.errors import UserError
+
+
+def answer_help(executable: str, description: str | None, args: Sequence[str] | None) -> None:
+    """Print help and exit when asked to; refuse what is no ROS argument."""
+    given = list(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog=executable,
+        description=description,
+        epilog=f"Parameters are set the ROS way: {executable} --ros-args -p NAME:=VALUE, or --params-file FILE.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(given[: given.index("--ros-args")] if "--ros-args" in given else given)
+
+
+def declare(
+    node: Node,
+    name: str,
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    fixed: bool = True,
+) -> Any:
+    """Declare a parameter with its description and range, and return its value. `fixed`: only settable at the start."""
+    descriptor = ParameterDescriptor(description=description, read_only=fixed)
+    if low is not None and high is not None:
+        if isinstance(default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+    return node.declare_parameter(name, default, descriptor).value
+
+
+def run(make_node: Callable[[], Any], args: Sequence[str] | None) -> int:
+    """Start ROS, make the node, spin it until Ctrl-C, SIGTERM or shutdown, and `close()` it.
+
+    Returns the exit status: the node's `exit_status`, 2 after a UserError (printed as one line), 1 after another error.
+    """
+    node: Any = None
+    rclpy.init(args=list(args) if args is not None else None)
+    try:
+        node = make_node()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return int(node.exit_status)
