@@ -33,6 +33,11 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _demo(context: LaunchContext) -> list:
+    if launching.truth(context, "use_sim_time"):
+        raise RuntimeError(
+            "use_sim_time is true, but nobody here publishes /clock: the simulated arm runs in real time; leave it at "
+            "false, or start simulator_node with publish_clock:=true and policy.launch.py with use_sim_time:=true"
+        )
     checkpoint = launching.value(context, "checkpoint")
     scene = {"task": launching.value(context, "task"), "seed": int(launching.value(context, "seed"))}
     actions = launching.nodes(context, bringup.demo(checkpoint, **scene))

@@ -11,10 +11,12 @@ with a silent camera and marks where episodes start and end. Elsewhere our recor
 import shutil
 import subprocess
 import tempfile
+from pathlib import Path
 
 import yaml
 from launch import LaunchContext, LaunchDescription
-from launch.actions import ExecuteProcess, OpaqueFunction
+from launch.actions import ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessExit
 
 from vla_ros import bringup
 from vla_ros.nodes import launching
@@ -39,27 +41,36 @@ def _record(context: LaunchContext) -> list:
     output, robot_file = launching.value(context, "output"), launching.value(context, "robot")
     if not output:
         raise RuntimeError("output is empty; say where the bag goes: output:=bags/NAME")
-    writer = launching.value(context, "writer")
-    rosbag2 = writer == "rosbag2" or (writer == "auto" and _has_rosbag2())
+    if Path(output).exists():
+        raise RuntimeError(f"output is {output}, which exists already; choose another folder, or move that one away")
+    writer, rosbag2_help = launching.value(context, "writer"), _rosbag2_help()
+    rosbag2 = writer == "rosbag2" or (writer == "auto" and "mcap" in rosbag2_help)
     parameters = {"robot": robot_file, "task": launching.value(context, "task"), "write": not rosbag2}
     actions = launching.nodes(context, [bringup.recorder(output, **parameters)])
     if rosbag2:
-        actions.append(_bag_record(context, robot_file, output))
+        if not launching.truth(context, "use_respawn"):
+            over = [Shutdown(reason="the recorder node ended; see its message")]
+            actions.append(RegisterEventHandler(OnProcessExit(target_action=actions[0], on_exit=over)))
+        actions.append(_bag_record(context, robot_file, output, topics_option="--topics" in rosbag2_help))
     return actions
 
 
-def _has_rosbag2() -> bool:
-    """Whether `ros2 bag record` can write MCAP here."""
+def _rosbag2_help() -> str:
+    """What `ros2 bag record` says about itself (among it, that it can write MCAP); empty where it is not installed."""
     if shutil.which("ros2") is None:
-        return False
+        return ""
     listing = subprocess.run(["ros2", "bag", "record", "--help"], capture_output=True, text=True, check=False)
-    return listing.returncode == 0 and "mcap" in listing.stdout
+    return listing.stdout if listing.returncode == 0 else ""
 
 
-def _bag_record(context: LaunchContext, robot_file: str, output: str) -> ExecuteProcess:
+def _bag_record(context: LaunchContext, robot_file: str, output: str, *, topics_option: bool) -> ExecuteProcess:
     robot, namespace = load_robot(robot_file), launching.value(context, "namespace")
     with tempfile.NamedTemporaryFile("w", prefix="vla_ros_qos_", suffix=".yaml", delete=False) as qos:
         yaml.safe_dump(bringup.bag_record_qos(robot, namespace), qos)
     use_sim_time = launching.truth(context, "use_sim_time")
-    command = bringup.bag_record_command(robot, output, namespace, qos.name, use_sim_time=use_sim_time)
-    return ExecuteProcess(cmd=command, output="screen")
+    command = bringup.bag_record_command(
+        robot, output, namespace, qos.name, use_sim_time=use_sim_time, topics_option=topics_option
+    )
+    # Without it the recorder would mark episodes that nobody records.
+    over = Shutdown(reason="ros2 bag record ended; see its message")
+    return ExecuteProcess(cmd=command, output="screen", on_exit=over)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from vla_ros import bringup, transport
+from vla_ros.errors import UserError
 from vla_ros.robot import load_robot
 
 LAUNCH_FILES = sorted((Path(__file__).parents[1] / "launch").glob("*.launch.py"))
@@ -48,7 +49,9 @@ def test_a_parameter_file_is_overridden_only_by_what_is_given():
 
 def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_namespace():
     robot = load_robot("tabletop")
-    command = bringup.bag_record_command(robot, "bags/one", "arm", "qos.yaml", use_sim_time=True)
+    command = bringup.bag_record_command(
+        robot, "bags/one", "arm", "qos.yaml", use_sim_time=True, topics_option=True
+    )
     topics = command[command.index("--topics") + 1 :]
     assert len(topics) == len(set(topics))
     assert set(topics) >= {
@@ -60,6 +63,17 @@ def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_name
     latched = bringup.bag_record_qos(robot, "arm")
     assert latched["/arm/language_command"]["durability"] == "transient_local"
     assert set(latched) <= set(topics)
+    older = bringup.bag_record_command(
+        robot, "bags/one", "arm", "qos.yaml", use_sim_time=True, topics_option=False
+    )
+    assert older == [part for part in command if part != "--topics"]
+
+
+def test_the_shipped_checkpoint_is_for_no_other_robot():
+    with pytest.raises(UserError, match=r"robot is 'mine\.yaml' and checkpoint is empty.*checkpoint:=FOLDER"):
+        bringup.policy(robot="mine.yaml")
+    assert bringup.policy("somewhere", robot="mine.yaml").parameters["robot"] == "mine.yaml"
+    assert bringup.policy(params_file="mine.params.yaml", robot="mine.yaml").parameters == {"robot": "mine.yaml"}
 
 
 @needs_launch

@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from vla_ros.contract import Camera, ObservationSpec
-from vla_ros.observation import Observation, ObservationBuffer, Refusal
+from vla_ros.observation import KEPT_SAMPLES, Observation, ObservationBuffer, Refusal
 from vla_ros.robot import ObservationLimits
 
 SPEC = ObservationSpec((Camera("static", 4, 4), Camera("wrist", 4, 4)), ("ee_x", "ee_r0", "ee_r5", "gripper_opening"))
@@ -148,9 +148,53 @@ def test_a_frame_is_decoded_once_however_often_it_is_used():
 
 def test_memory_is_bounded():
     buffer = filled()
-    for index in range(1000):
-        buffer.push("ee_pose", (2000 + index) * MS, pose(index))
-    assert buffer.value("ee_pose", 2100 * MS) is None and buffer.value("ee_pose", 2999 * MS)[0] == 999
+    for index in range(10_000):
+        buffer.push("ee_pose", 2000 * MS + index * 10_000, pose(index))
+    assert len(buffer._samples["ee_pose"].stamps) == KEPT_SAMPLES
+    assert buffer.value("ee_pose", 2100 * MS)[0] == 9999
+
+
+def test_the_last_second_can_be_asked_for_at_a_kilohertz_and_what_came_before_is_forgotten():
+    buffer = filled()
+    for time_ms in range(2000, 5000):
+        buffer.push("gripper_state", time_ms * MS, time_ms)
+    assert [buffer.value("gripper_state", time_ms * MS) for time_ms in (3998, 3999, 4999)] == [None, 3999, 4999]
+
+
+def test_a_slow_stream_keeps_its_sample_from_before_the_last_second():
+    buffer = filled()
+    buffer.push("ee_pose", 5000 * MS, pose(0.9))
+    assert buffer.value("ee_pose", 4999 * MS)[0] == 0.5
+
+
+def test_one_sample_from_the_future_does_not_push_out_the_others():
+    buffer = filled()
+    for time_ms in (1010, 90_000, 1020, 1030):
+        buffer.push("ee_pose", time_ms * MS, pose(time_ms))
+    assert buffer.value("ee_pose", 1025 * MS)[0] == 1020
+
+
+def test_of_two_commands_with_the_same_stamp_the_last_counts():
+    buffer = filled()
+    buffer.push("language", 900 * MS, "first")
+    buffer.push("language", 900 * MS, "last")
+    assert buffer.snapshot(1000 * MS).command == "last"
+
+
+@pytest.mark.parametrize(
+    ("stream", "value"),
+    [
+        ("ee_pose", np.array([0.5, 0.1, 0.2, 0.0, 0.0, 0.0, 0.0])),
+        ("ee_pose", np.array([np.nan, 0.1, 0.2, 0.0, 0.0, 0.0, 1.0])),
+        ("ee_pose", np.array([0.5, 0.1, 0.2, 0.0, np.nan, 0.0, 1.0])),
+        ("gripper_state", float("nan")),
+    ],
+)
+def test_a_state_that_is_no_number_or_no_rotation_is_a_refusal_not_a_crash(stream, value):
+    buffer = filled()
+    buffer.push(stream, 1010 * MS, value)
+    refusal = buffer.snapshot(1010 * MS)
+    assert isinstance(refusal, Refusal) and (refusal.reason, refusal.stream) == ("invalid", stream)
 
 
 def test_clearing_forgets_everything():

@@ -104,3 +104,26 @@ def test_an_unknown_encoding_and_a_wrong_step_are_errors_a_refusal_can_name():
     wrong.step = 5
     with pytest.raises(ValueError, match="step 5"):
         messages.decode_raw(wrong)
+
+
+def test_joint_states_without_positions_are_an_error_that_names_the_topic():
+    fingers = SimpleNamespace(name=["panda_finger_joint1", "panda_finger_joint2"], position=[])
+    with pytest.raises(ValueError, match="joint_states has 0 positions for 2 joints"):
+        messages.observation_value(fingers, load_robot("tabletop"), "gripper_state")
+
+
+def pose_message(frame: str) -> SimpleNamespace:
+    position, orientation = SimpleNamespace(x=0.1, y=0.2, z=0.3), SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+    header = SimpleNamespace(frame_id=frame)
+    return SimpleNamespace(header=header, pose=SimpleNamespace(position=position, orientation=orientation))
+
+
+@pytest.mark.parametrize("frame", ["base_link", "/base_link", ""])
+def test_a_pose_in_the_base_frame_or_without_one_is_taken(frame):
+    value = messages.observation_value(pose_message(frame), load_robot("tabletop"), "ee_pose")
+    assert value.tolist() == [0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_pose_in_another_frame_is_an_error_that_names_both():
+    with pytest.raises(ValueError, match="ee_pose is in the frame 'world', the robot's base frame is 'base_link'"):
+        messages.observation_value(pose_message("world"), load_robot("tabletop"), "ee_pose")

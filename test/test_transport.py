@@ -19,10 +19,18 @@ def test_what_is_missing_is_named_with_the_command_that_sets_it():
     assert missing[0].startswith("export FASTDDS_DEFAULT_PROFILES_FILE=") and missing[0].endswith("config/fastdds.xml")
 
 
-def test_what_the_user_has_set_is_kept():
-    own = {"FASTDDS_DEFAULT_PROFILES_FILE": "mine.xml"}
-    assert transport.environment(own)["FASTDDS_DEFAULT_PROFILES_FILE"] == "mine.xml"
+def test_what_the_user_has_set_is_kept(tmp_path):
+    profile = tmp_path / "mine.xml"
+    profile.touch()
+    own = {"FASTDDS_DEFAULT_PROFILES_FILE": str(profile)}
+    assert transport.environment(own)["FASTDDS_DEFAULT_PROFILES_FILE"] == str(profile)
     assert len(transport.missing(own)) == 2
+
+
+def test_a_file_of_profiles_that_does_not_exist_is_missing(tmp_path):
+    set_wrong = {**transport.environment({}), "FASTDDS_DEFAULT_PROFILES_FILE": str(tmp_path / "moved.xml")}
+    [line] = transport.missing(set_wrong)
+    assert line.startswith("export FASTDDS_DEFAULT_PROFILES_FILE=") and line.endswith("config/fastdds.xml")
 
 
 @pytest.mark.parametrize("distribution", ["humble", "jazzy"])

@@ -14,6 +14,7 @@ from typing import Any
 
 from vla_ros import resources, transport
 from vla_ros.demos.markers import EPISODE_TOPIC
+from vla_ros.errors import UserError
 from vla_ros.robot import Robot
 
 PACKAGE = "vla_ros"
@@ -57,7 +58,16 @@ def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> Pr
 
     One thread for torch's operators: with a small network, threads that wait for each other on busy cores cost far more
     than they save. A user who sets OMP_NUM_THREADS knows better.
+
+    Raises:
+        UserError: the shipped checkpoint would run on another robot than its own.
     """
+    robot = parameters.get("robot", "tabletop")
+    if not checkpoint and not params_file and robot != "tabletop":
+        raise UserError(
+            f"robot is {robot!r} and checkpoint is empty, but the shipped checkpoint is for the robot 'tabletop'; "
+            "give checkpoint:=FOLDER, or a params_file that names one"
+        )
     given = {"checkpoint": checkpoint, **parameters} if checkpoint else parameters
     if not params_file:
         defaults = {"robot": "tabletop", "autostart": True}
@@ -91,12 +101,17 @@ def recorded_topics(robot: Robot) -> list[str]:
     return list(dict.fromkeys([*topics, SUCCESS_TOPIC, EPISODE_TOPIC]))
 
 
-def bag_record_command(robot: Robot, output: str, namespace: str, qos_file: str, *, use_sim_time: bool) -> list[str]:
-    """`ros2 bag record` for `recorded_topics`, where rosbag2 is installed; `qos_file` holds `bag_record_qos`."""
+def bag_record_command(
+    robot: Robot, output: str, namespace: str, qos_file: str, *, use_sim_time: bool, topics_option: bool
+) -> list[str]:
+    """`ros2 bag record` for `recorded_topics`, where rosbag2 is installed; `qos_file` holds `bag_record_qos`.
+
+    topics_option: it has the option --topics; older ones (Humble, Iron) take the topics as they come.
+    """
     topics = [_full_name(namespace, topic) for topic in recorded_topics(robot)]
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output]
     command += ["--qos-profile-overrides-path", qos_file, *(["--use-sim-time"] if use_sim_time else [])]
-    return [*command, "--topics", *topics]
+    return [*command, *(["--topics"] if topics_option else []), *topics]
 
 
 def bag_record_qos(robot: Robot, namespace: str) -> dict[str, dict[str, Any]]:

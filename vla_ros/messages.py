@@ -84,14 +84,20 @@ def twist(message: Any) -> NDArray[np.float64]:
 
 
 def measured_opening(message: Any, gripper: GripperState) -> float:
-    """sensor_msgs/JointState to the gripper's opening in [0, 1]. Raises ValueError when a joint is missing."""
+    """sensor_msgs/JointState to the gripper's opening in [0, 1]. Raises ValueError without a joint or its position."""
     names = list(message.name)
     missing = [joint for joint in gripper.joints if joint not in names]
     if missing:
         raise ValueError(
             f"{gripper.topic} has no joint {missing[0]!r}; it has {', '.join(names)}: correct the robot's file"
         )
-    total = float(sum(message.position[names.index(joint)] for joint in gripper.joints))
+    indices = [names.index(joint) for joint in gripper.joints]
+    if max(indices) >= len(message.position):
+        raise ValueError(
+            f"{gripper.topic} has {len(message.position)} positions for {len(names)} joints; publish one for each, or "
+            "correct the topic in the robot's file"
+        )
+    total = float(sum(message.position[index] for index in indices))
     return actions.opening_from_value(total, gripper.closed, gripper.open)
 
 
@@ -111,11 +117,15 @@ def observation_value(message: Any, robot: Robot, stream: str, decode_image: Raw
     A LazyImage for a camera, (7,) for ee_pose, a float for gripper_state, text for language. `decode_image` decodes raw
     images (cv_bridge on a robot that has it). JointState messages without the gripper's joints give None: other
     publishers share that topic.
+
+    Raises:
+        ValueError: a pose in another frame than the robot's base frame, or joints without positions.
     """
     if stream in robot.cameras:
         compressed = robot.cameras[stream].type.endswith("CompressedImage")
         return LazyImage(message, decode_compressed if compressed else decode_image)
     if stream == "ee_pose":
+        _check_frame(message, robot)
         return pose(message)
     if stream == "language":
         return text(message)
@@ -124,6 +134,16 @@ def observation_value(message: Any, robot: Robot, stream: str, decode_image: Raw
             return None
         return measured_opening(message, robot.gripper_state)
     raise ValueError(f"robot {robot.name!r} has no observation stream {stream!r}")
+
+
+def _check_frame(message: Any, robot: Robot) -> None:
+    """Raise ValueError when a pose says that it is in another frame than the robot's base frame."""
+    frame = message.header.frame_id.lstrip("/")
+    if frame and frame != robot.base_frame.lstrip("/"):
+        raise ValueError(
+            f"{robot.stream('ee_pose').topic} is in the frame {frame!r}, the robot's base frame is "
+            f"{robot.base_frame!r}; publish it there or correct base_frame in the robot's file"
+        )
 
 
 def message_time_ns(message: Any, stamp: str, receive_ns: int) -> int:

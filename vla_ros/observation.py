@@ -19,10 +19,11 @@ from vla_ros import actions, images
 from vla_ros.contract import Camera, ObservationSpec
 from vla_ros.robot import ObservationLimits
 
-Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "no_command"]
+Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "invalid", "no_command"]
 
-# Samples a stream keeps; at 100 Hz this is the last 0.6 s, several times a settle time.
-KEPT_SAMPLES = 64
+# How much of the past of a stream can be asked for, at any rate up to KEPT_SAMPLES / KEPT_NS: several settle times.
+KEPT_NS = 1_000_000_000
+KEPT_SAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +51,31 @@ class Refusal:
 
 
 class _Samples:
-    """The last samples of one stream in the order of their stamps."""
+    """The last samples of one stream in the order of their stamps.
 
-    def __init__(self) -> None:
+    `last_counts`: of two values with the same stamp, the later replaces the earlier; otherwise it is ignored.
+    """
+
+    def __init__(self, last_counts: bool) -> None:
         self.stamps: list[int] = []
         self.values: list[Any] = []
+        self._last_counts = last_counts
 
     def push(self, stamp_ns: int, value: Any) -> None:
         index = bisect.bisect_right(self.stamps, stamp_ns)
         if index and self.stamps[index - 1] == stamp_ns:
+            if self._last_counts:
+                self.values[index - 1] = value
             return
         self.stamps.insert(index, stamp_ns)
         self.values.insert(index, value)
-        if len(self.stamps) > KEPT_SAMPLES:
-            del self.stamps[0], self.values[0]
+        self._forget(stamp_ns - KEPT_NS)
+
+    def _forget(self, before_ns: int) -> None:
+        """Drop what no snapshot since `before_ns` would take: that still takes the newest one of before."""
+        over = max(bisect.bisect_right(self.stamps, before_ns) - 1, len(self.stamps) - KEPT_SAMPLES)
+        if over > 0:
+            del self.stamps[:over], self.values[:over]
 
     def newest(self, time_ns: int) -> tuple[int, Any] | None:
         index = bisect.bisect_right(self.stamps, time_ns)
@@ -76,7 +88,8 @@ class ObservationBuffer:
     def __init__(self, spec: ObservationSpec, limits: ObservationLimits) -> None:
         self._spec = spec
         self._limits = limits
-        self._samples = {name: _Samples() for name in spec.streams}
+        # A sensor that repeats a stamp repeats itself; whoever says two things at once means the last.
+        self._samples = {name: _Samples(last_counts=name == "language") for name in spec.streams}
         self._decoded: dict[str, tuple[int, NDArray[np.uint8]]] = {}
         # Per camera: the fingerprint last seen and the stamp of the sample that first showed it.
         self._last_change: dict[str, tuple[bytes, int]] = {}
@@ -145,18 +158,26 @@ class ObservationBuffer:
                 pictures[camera.name] = self._picture(camera, stamp_ns, value)
             except ValueError as error:
                 return Refusal("undecodable", camera.name, f"camera {camera.name!r}: {error}")
-        names = self._spec.proprioception
-        values = (
-            proprioception(
-                names,
-                newest["ee_pose"][1] if "ee_pose" in newest else None,
-                newest["gripper_state"][1] if "gripper_state" in newest else None,
-            )
-            if names
-            else None
-        )
+        values = self._proprioception(newest)
+        if isinstance(values, Refusal):
+            return values
         stamps_ns = {stream: stamp_ns for stream, (stamp_ns, _) in newest.items()}
         return Observation(time_ns, pictures, stamps_ns, values, command)
+
+    def _proprioception(self, newest: dict[str, tuple[int, Any]]) -> NDArray[np.float32] | Refusal | None:
+        names = self._spec.proprioception
+        if not names:
+            return None
+        pose, opening = (newest[stream][1] if stream in newest else None for stream in ("ee_pose", "gripper_state"))
+        try:
+            values = proprioception(names, pose, opening)
+        except ValueError as error:  # a quaternion of zeros
+            return Refusal("invalid", "ee_pose", f"stream 'ee_pose': {error}")
+        for name, value in zip(names, values):
+            if not np.isfinite(value):
+                stream = "gripper_state" if name == "gripper_opening" else "ee_pose"
+                return Refusal("invalid", stream, f"stream {stream!r}: {name} is {value}")
+        return values
 
     def _frozen_s(self, camera: str, stamp_ns: int, value: Any) -> float:
         fingerprint = value.fingerprint()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from vla_ros import resources
 
@@ -26,15 +27,24 @@ def profile_variable(environ: Mapping[str, str] = os.environ) -> str:
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables to start every process with that sends or receives images. What is set already stays."""
-    settings = {profile_variable(environ): str(resources.path("config/fastdds.xml")), **MALLOC}
-    return {name: environ.get(name) or value for name, value in settings.items()}
+    return {name: environ.get(name) or value for name, value in _settings(environ).items()}
 
 
 def missing(environ: Mapping[str, str] = os.environ) -> list[str]:
     """The settings that this process was started without, each as the command that sets it.
 
+    A file of profiles that does not exist is none: Fast DDS passes over it.
+
     None with another middleware than Fast DDS, which has settings of its own.
     """
     if environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") not in ("rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp"):
         return []
-    return [f"export {name}={value}" for name, value in environment(environ).items() if not environ.get(name)]
+    profile = profile_variable(environ)
+    absent = {name for name in _settings(environ) if not environ.get(name)}
+    if profile not in absent and not Path(environ[profile]).is_file():
+        absent.add(profile)
+    return [f"export {name}={value}" for name, value in _settings(environ).items() if name in absent]
+
+
+def _settings(environ: Mapping[str, str]) -> dict[str, str]:
+    return {profile_variable(environ): str(resources.path("config/fastdds.xml")), **MALLOC}

@@ -68,8 +68,14 @@ def test_the_film_and_the_contact_sheet_show_both_cameras(tmp_path):
     [
         (["demo", "--rollouts", "0"], "--rollouts is 0"),
         (["demo", "--view"], "DISPLAY is not set"),
+        (["demo", "--attach", "--checkpoint", "mine"], "leave out --checkpoint, or --attach"),
+        (["demo", "--namespace", "arm"], "add --attach"),
         (["loop", "--task", "juggle"], "--task is 'juggle'"),
         (["record-demo", "--task", "juggle", "--output", "bags"], "'juggle' is unknown"),
+        (["record-demo", "--episodes", "0", "--output", "bags"], "--episodes is 0"),
+        (["record-demo", "--speed", "0", "--output", "bags"], "--speed is 0; allowed: 0.1 to 100"),
+        (["record-demo", "--perturbation", "nan", "--output", "bags"], "--perturbation is nan; allowed: 0 to 2"),
+        (["record-demo", "--first-seed", "-1", "--output", "bags"], "--first-seed is -1"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
@@ -80,3 +86,33 @@ def test_bad_arguments_are_one_line(arguments, message, capsys, monkeypatch, tmp
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+class Client:
+    """A policy that reports these states, one after the other; the last one for good."""
+
+    def __init__(self, *states: str) -> None:
+        self.states = list(states)
+
+    def policy_state(self) -> dict[str, str]:
+        return {"state": self.states.pop(0) if len(self.states) > 1 else self.states[0]}
+
+
+def test_a_policy_that_stays_disarmed_is_an_error_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(live, "DISARMED_AFTER_S", 0.1)
+    with pytest.raises(UserError, match=r'ros2 service call /arm1/policy/arm std_srvs/srv/SetBool "\{data: true\}"'):
+        live._wait_for_policy(Client("disarmed"), "arm1", lambda: None)
+
+
+def test_a_policy_is_disarmed_for_the_moment_before_its_first_tick():
+    live._wait_for_policy(Client("inactive", "disarmed", "waiting"), "", lambda: None)
+
+
+def test_figures_of_an_earlier_run_do_not_survive_the_start_of_another(monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise UserError("the policy is gone")
+
+    monkeypatch.setattr(live, "run", fail)
+    (tmp_path / "results.json").write_text("{}")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert not (tmp_path / "results.json").exists()

@@ -45,12 +45,6 @@ def test_actions_in_the_tool_frame_are_refused(robot, contract):
         policy_loading.check(other, robot)
 
 
-def test_a_rate_without_a_whole_period_is_refused(robot, contract):
-    other = dataclasses.replace(contract, timing=Timing(30.0, 2, 8))
-    with pytest.raises(ContractError, match=r"control rate is 30\.0 Hz"):
-        policy_loading.check(other, robot)
-
-
 def test_a_robot_without_the_tool_s_pose_is_refused_even_if_the_policy_does_not_look_at_it(robot, contract):
     with pytest.raises(RobotError, match="has no stream 'ee_pose'"):
         policy_loading.check(contract, dataclasses.replace(robot, ee_pose=None))

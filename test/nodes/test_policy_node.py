@@ -109,6 +109,7 @@ class FakeRobot:
 
         self.clock_ns = clock_ns
         self.silent: set[str] = set()
+        self.broken: set[str] = set()
         self.twists: list[Twist] = []
         self.openings: list[float] = []
         self.states: list[dict] = []
@@ -202,6 +203,7 @@ class FakeRobot:
     def idle(self) -> None:
         """Back to rest for the next test."""
         self.silent.clear()
+        self.broken.clear()
         self.say("")
         self.reset()
         self.arm(True)
@@ -224,9 +226,13 @@ class FakeRobot:
             message = kinds.pose()
             message.header.stamp, message.header.frame_id = stamp, "base_link"
             message.pose.position.x, message.pose.position.z = 0.5, 0.5
+            if "ee_pose" in self.broken:
+                message.pose.position.x = float("nan")
             self.pose.publish(message)
         if "joint_states" not in self.silent:
             message = kinds.joints(name=["elbow", "finger"], position=[1.0, 0.02])
+            if "joint_states" in self.broken:
+                message.position = []
             message.header.stamp = stamp
             self.joints.publish(message)
         if "enable" not in self.silent:
@@ -368,6 +374,25 @@ def test_a_silent_state_stops_the_arm(robot, stream):
     robot.silent.add(stream)
     robot.wait_state("waiting")
     assert_stops(robot, 0.05)
+
+
+@pytest.mark.parametrize("stream", ["ee_pose", "joint_states"])
+def test_a_state_without_numbers_stops_the_arm_and_its_return_moves_it_again(robot, stream):
+    robot.say("move 0.05")
+    robot.wait_moving(0.05)
+    robot.broken.add(stream)
+    robot.wait_state("waiting")
+    assert_stops(robot, 0.05)
+    robot.broken.clear()
+    robot.wait_moving(0.05)
+
+
+def test_a_command_that_is_not_latched_is_heard(robot):
+    unlatched = robot.node.create_publisher(robot._messages.text, "language_command", 10)
+    robot.wait(lambda: bool(robot.states) and unlatched.get_subscription_count() > 0, "the node")
+    unlatched.publish(robot._messages.text(data="move 0.04"))
+    robot.wait_moving(0.04)
+    robot.node.destroy_publisher(unlatched)
 
 
 def test_an_empty_command_stops_the_arm(robot):
@@ -537,6 +562,14 @@ def test_deactivation_and_a_new_activation_over_the_lifecycle_services(other_rob
         assert change(Transition.TRANSITION_CLEANUP) and change(Transition.TRANSITION_CONFIGURE)
         assert change(Transition.TRANSITION_ACTIVATE)
         robot.wait_moving(0.05)  # the command still holds
+
+
+def test_a_misspelt_parameter_ends_the_node_with_a_line_that_names_it(ros_environment, tmp_path):
+    files = write_checkpoint(tmp_path), write_robot(tmp_path)
+    with policy_node(*files, ros_environment, require_enabel=True) as process:
+        assert process.wait(TIMEOUT_S) == 1
+    assert "policy has no parameter require_enabel; it has: " in process.output
+    assert "require_enable," in process.output and "Traceback" not in process.output
 
 
 def test_a_checkpoint_without_weights_ends_the_node_with_a_line_that_names_the_file(ros_environment, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
+from vla_ros.commands.isolation import DOMAIN_VARIABLE
 from vla_ros.commands.record_demo import record
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag import read_bag
@@ -34,7 +35,8 @@ FIRST_SEED = 5
 def bag(tmp_path_factory, module_ros_environment):
     folder = tmp_path_factory.mktemp("bags") / "demonstrations"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", module_ros_environment["ROS_DOMAIN_ID"])
+        for name in ("ROS_DOMAIN_ID", DOMAIN_VARIABLE):
+            patch.setenv(name, module_ros_environment[name])
         bags = record(folder, ["close_drawer"], EPISODES, speed=10.0, perturbation=0.5, first_seed=FIRST_SEED)
     assert bags == [folder / "close_drawer"]
     return bags[0]

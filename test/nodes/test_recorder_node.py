@@ -189,6 +189,42 @@ def _wait_s(bench, duration_s: float) -> None:
     bench.graph.wait(lambda: bench.graph.node.get_clock().now().nanoseconds > until_ns, "time")
 
 
+def test_a_command_that_is_not_latched_is_recorded_and_a_latched_one_once(bench):
+    unlatched = bench.graph.node.create_publisher(String, "language_command", 10)
+    bench.graph.wait(unlatched.get_subscription_count, "the recorder")
+    unlatched.publish(String(data="push it"))
+    bench.settle()
+    bench.robot.language.publish(String(data="pull it"))
+    _wait_s(bench, 0.3)
+    bench.recorder.trigger("success")
+    bench.stop()
+    assert texts(bench.bag, "/language_command") == ["push it", "pull it"]
+
+
+def test_after_a_write_error_the_bag_is_still_closed(tmp_path, ros_environment):
+    import rclpy
+
+    from vla_ros.demos.markers import EpisodeMarker
+    from vla_ros.nodes.recorder_node import RecorderNode
+
+    rclpy.init(args=["recorder", "--ros-args", "-p", f"output:={tmp_path / 'one'}"])
+    try:
+        node = RecorderNode()
+        node._mark(EpisodeMarker("start", 0, "push", "push it"), 1)
+        node._episode, node._episodes = EpisodeMarker("start", 0, "push", "push it"), 1
+
+        def fail(*_):
+            raise OSError("no space left on device")
+
+        node._writer.write = fail
+        with pytest.raises(OSError, match="no space left"):
+            node.close()
+        node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
+    assert markers(tmp_path / "one") == [("start", 0)]
+
+
 def test_only_what_happens_in_an_episode_is_written(bench):
     bench.robot.language.publish(String(data="push it"))
     bench.settle()

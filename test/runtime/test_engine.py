@@ -21,8 +21,10 @@ class World:
     def __init__(self) -> None:
         self.command = "go"
         self.refusal: Refusal | None = None
+        self.snapshots = 0
 
     def snapshot(self, time_ns: int):
+        self.snapshots += 1
         if self.refusal is not None:
             return self.refusal
         if not self.command:
@@ -171,6 +173,24 @@ def test_a_chunk_that_is_not_finite_is_a_fault_until_it_is_reset(engine, clock, 
     engine.reset()
     run_ticks(engine, clock, 4)
     assert timeline(engine).pop(4) is not None
+
+
+def test_in_a_fault_observations_are_still_taken_and_dropped(engine, clock, policy, world):
+    engine.set_command("go")
+    policy.spoil = lambda chunk: np.full_like(chunk, np.nan)
+    run_ticks(engine, clock, 1)
+    before, steps = world.snapshots, len(policy.ticks)
+    run_ticks(engine, clock, 2, 3)
+    assert world.snapshots == before + 2 and len(policy.ticks) == steps
+    assert engine.reason == "non_finite"
+
+
+def test_a_reset_forgets_the_history_too(engine, clock, policy):
+    engine.set_command("go")
+    run_ticks(engine, clock, 1, 2)
+    engine.reset()
+    run_ticks(engine, clock, 3)
+    assert policy.calls[-3:] == [("step", 2), ("clear_history",), ("step", 3)]
 
 
 def test_an_exception_is_a_fault_with_its_traceback_and_the_thread_stays_answerable(engine, clock, policy):

@@ -42,6 +42,8 @@ def test_disarmed_it_is_silent_and_armed_it_runs():
         (action(float("nan")), None, CENTRE, "non_finite"),
         (action(0.1, float("inf")), None, CENTRE, "non_finite"),
         (action(0.1), None, None, "no_ee_position"),
+        (action(0.1), None, (0.5, float("nan"), 0.3), "no_ee_position"),
+        (action(0.1), None, (0.5, 0.0, float("inf")), "no_ee_position"),
     ],
 )
 def test_every_objection_is_zero_twists_and_then_silence(bad_action, reason, position, expected):
@@ -132,6 +134,15 @@ def test_outside_the_workspace_nothing_is_pushed_and_the_way_back_is_free():
 
 def test_a_zero_vector_has_no_direction_to_keep():
     assert limit_norm(np.zeros(3), 0.1).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_nothing_but_finite_twists_get_out_whatever_the_settings():
+    tested = governor(stop_ticks=1)
+    tested.tick(action(0.1), None, CENTRE)
+    tested.speed_scale = float("nan")
+    assert tested.tick(action(0.1), None, CENTRE).tolist() == [0.0] * 6
+    assert tested.tick(action(0.1), None, CENTRE) is None
+    assert (tested.state, tested.reason) == (State.FAULT, "non_finite")
 
 
 def test_impossible_settings_are_refused():

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vla_ros import resources
+from vla_ros import bringup, resources
 from vla_ros.errors import UserError
 
 PACKAGES = {
@@ -36,7 +36,6 @@ OPTIONAL = {
 }
 # Two cameras of 640x480 with the segment size of config/fastdds.xml, for the processes of one demonstration.
 SHARED_MEMORY_BYTES = 256 * 2**20
-CHECKPOINT = "config/checkpoints/tabletop"
 
 _RENDER = "from vla_ros.sim.env import TabletopEnv; env = TabletopEnv(); env.reset(seed=0); env.close()"
 _START_ROS = "import rclpy; rclpy.init(); rclpy.create_node('vla_check').destroy_node(); rclpy.shutdown()"
@@ -122,7 +121,7 @@ def gpu() -> Finding:
 def checkpoint() -> Finding:
     """Look for the checkpoint that `vla demo` runs."""
     try:
-        folder = resources.path(CHECKPOINT)
+        folder = resources.path(bringup.CHECKPOINT)
     except UserError as error:
         return Finding("missing", "shipped checkpoint", str(error))
     return Finding("ok", "shipped checkpoint", str(folder))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from vla_ros.commands import live
 from vla_ros.commands.film import Film, show
+from vla_ros.commands.results import write_json
 from vla_ros.errors import UserError
 
 
@@ -46,8 +46,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--rollouts is {args.rollouts}; allowed: 1 or more")
     if args.view and not os.environ.get("DISPLAY"):
         raise UserError("--view needs a display, and DISPLAY is not set; leave it out and look at demo.mp4 afterwards")
+    if args.attach and args.checkpoint:
+        raise UserError("--attach uses the policy that is running; leave out --checkpoint, or --attach")
+    if args.namespace and not args.attach:
+        raise UserError("--namespace says where to look with --attach; leave it out, or add --attach")
     trials = live.plan(args.tasks, args.rollouts, args.phrasings)
     args.output.mkdir(parents=True, exist_ok=True)
+    results = args.output / "results.json"
+    results.unlink(missing_ok=True)  # when this run ends early, figures of an earlier one must not pass for its own
     console, film = Console(), Film(args.output)
     console.print(f"{len(trials)} rollouts, {args.phrasings} phrasings, results in {args.output}", highlight=False)
     on_poll = functools.partial(show, title="vla demo") if args.view else None
@@ -59,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
             result = live.run(args.checkpoint, trials, args.output, film=film, on_trial=on_trial, on_poll=on_poll)
     finally:
         film.close()
-    (args.output / "results.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n")
+    write_json(results, result.to_dict())
     print_result(console, result)
-    console.print(f"{args.output}/: results.json, {film.video.name}, {film.sheet.name}", highlight=False)
+    console.print(f"{args.output}/: {results.name}, {film.video.name}, {film.sheet.name}", highlight=False)
     return 0
 
 

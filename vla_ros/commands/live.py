@@ -14,12 +14,14 @@ from typing import Any
 from vla_ros import bringup
 from vla_ros.commands import processes
 from vla_ros.commands.film import Film
+from vla_ros.commands.isolation import isolate
+from vla_ros.commands.record_demo import FIRST_EVALUATION_SEED
 from vla_ros.errors import UserError
 
-# Scenes that no demonstration was recorded in: `vla record-demo` refuses to come here.
-FIRST_SEED = 10_000
 TIME_LIMIT_S = 15.0
 START_TIMEOUT_S = 120.0
+# A policy that is armed from the start is disarmed until its first control tick.
+DISARMED_AFTER_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +73,10 @@ class LiveResult:
         }
 
 
-def plan(tasks: Sequence[str], rollouts: int, phrasings: str, first_seed: int = FIRST_SEED) -> list[Trial]:
+def plan(tasks: Sequence[str], rollouts: int, phrasings: str) -> list[Trial]:
     """`rollouts` trials of each task, over its phrasings in turn ("held-out": those that no demonstration used).
+
+    The scenes are some in which no demonstration was recorded: `vla record-demo` refuses to come there.
 
     Raises:
         UserError: an unknown task.
@@ -84,7 +88,7 @@ def plan(tasks: Sequence[str], rollouts: int, phrasings: str, first_seed: int = 
         if name not in TASKS:
             raise UserError(f"task {name!r} is unknown; allowed: all, or any of {', '.join(TASKS)}")
         texts = TASKS[name].held_out if phrasings == "held-out" else TASKS[name].phrasings
-        trials += [Trial(name, first_seed + index, texts[index % len(texts)]) for index in range(rollouts)]
+        trials += [Trial(name, FIRST_EVALUATION_SEED + index, texts[index % len(texts)]) for index in range(rollouts)]
     return trials
 
 
@@ -94,7 +98,7 @@ def run(checkpoint: str, trials: Sequence[Trial], folder: Path, **options: Any) 
     Raises:
         UserError: the checkpoint does not fit or a process ended; the message holds the end of its log.
     """
-    processes.isolate()
+    isolate()
     started_s = time.monotonic()
     with processes.ProcessGroup(folder / "logs") as group:
         group.start(*bringup.demo(checkpoint))
@@ -124,7 +128,7 @@ def attach(
 
     started_s, done = time.monotonic(), []
     with RolloutClient(namespace, watch=film is not None or on_poll is not None) as client:
-        _wait_for_policy(client, check)
+        _wait_for_policy(client, namespace, check)
         for trial in trials:
             rollout = client.rollout(
                 trial.task, trial.seed, trial.command, TIME_LIMIT_S, on_poll or (lambda _: None), check
@@ -137,13 +141,24 @@ def attach(
     return LiveResult(done, state["ticks"], state["inference_ms"], time.monotonic() - started_s)
 
 
-def _wait_for_policy(client: Any, check: Callable[[], None]) -> None:
+def _wait_for_policy(client: Any, namespace: str, check: Callable[[], None]) -> None:
     """Until the policy is active: armed, with nothing to do. A policy that cannot be configured says why."""
     deadline = time.monotonic() + START_TIMEOUT_S
+    disarmed_since_s: float | None = None
     while (state := client.policy_state()).get("state") not in ("waiting", "running", "stopping"):
         check()
         if state.get("reason") == "error":
             raise UserError(f"the policy node could not start: {state.get('detail')}")
+        if state.get("state") != "disarmed":
+            disarmed_since_s = None
+        elif disarmed_since_s is None:
+            disarmed_since_s = time.monotonic()
+        elif time.monotonic() - disarmed_since_s > DISARMED_AFTER_S:
+            service = "/" + "/".join(part for part in (namespace.strip("/"), "policy/arm") if part)
+            raise UserError(
+                "the policy is disarmed, so the arm would not move; arm it: "
+                f'ros2 service call {service} std_srvs/srv/SetBool "{{data: true}}"'
+            )
         if time.monotonic() > deadline:
             raise UserError(f"no policy node was ready within {START_TIMEOUT_S:.0f} s (its state: {state or 'none'})")
         time.sleep(0.05)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,25 +15,17 @@ from types import TracebackType
 from typing import Any
 
 from vla_ros.bringup import PACKAGE, Process
+from vla_ros.commands import shared_memory
 from vla_ros.errors import UserError
 
-SHARED_MEMORY = Path("/dev/shm")
 LOG_LINES = 15
 PR_SET_PDEATHSIG = 1
-# Domains whose UDP ports lie below the range that Linux gives to other programs; 0 is everybody's default.
-DOMAIN_IDS = range(1, 102)
 # How long a process may take to end after each signal: nodes stop the arm and complete their bag first.
 SIGNALS = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
 
 class ProcessError(UserError):
     """A process that ended when it should not have, with the end of its log."""
-
-
-def isolate() -> None:
-    """Give this process and its children a ROS domain of their own on this machine, unless the user has chosen one."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.choice(DOMAIN_IDS)))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 
 class ProcessGroup:
@@ -45,7 +36,7 @@ class ProcessGroup:
         self._running: dict[str, tuple[Process, subprocess.Popen[bytes]]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._old_handler: Any = None
-        self._shared_memory_before = _shared_memory_files()
+        self._segments: set[str] = set()
 
     def start(self, *processes: Process) -> None:
         """Start each process; names are unique among those that run."""
@@ -92,6 +83,7 @@ class ProcessGroup:
         """End the named processes (default: all), the last started first, gently before forcefully."""
         for name in reversed(names or tuple(self._running)):
             _, popen = self._running.pop(name)
+            self._segments |= shared_memory.mapped_by(popen.pid)
             for number, patience_s in SIGNALS:
                 if popen.poll() is None:
                     popen.send_signal(number)
@@ -104,6 +96,7 @@ class ProcessGroup:
     def kill(self, name: str) -> None:
         """End a process without asking it."""
         _, popen = self._running.pop(name)
+        self._segments |= shared_memory.mapped_by(popen.pid)
         popen.kill()
         popen.wait()
 
@@ -119,7 +112,7 @@ class ProcessGroup:
         self.stop()
         if self._old_handler is not None:
             signal.signal(signal.SIGTERM, self._old_handler)
-        remove_dead_shared_memory(self._shared_memory_before)
+        shared_memory.remove(self._segments)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -130,30 +123,3 @@ def _end_with_parent() -> None:
     """In a new process: get SIGTERM when the parent dies, however it dies (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def remove_dead_shared_memory(before: set[Path]) -> None:
-    """Remove what killed processes left in shared memory, which is RAM: files newer than `before` that nobody maps."""
-    left = _shared_memory_files() - before
-    if not left:
-        return
-    in_use = _mapped_names()
-    for file in left:
-        if file.name.removeprefix("sem.").removesuffix("_mutex").removesuffix("_el") not in in_use:
-            file.unlink(missing_ok=True)
-
-
-def _shared_memory_files() -> set[Path]:
-    return {file for pattern in ("fastdds_*", "sem.fastdds_*") for file in SHARED_MEMORY.glob(pattern)}
-
-
-def _mapped_names() -> set[str]:
-    """Names of the shared-memory files that a running process maps."""
-    names = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            lines = maps.read_text().splitlines()
-        except OSError:  # it has just ended, or is another user's
-            continue
-        names |= {Path(line.split(maxsplit=5)[5]).name for line in lines if f" {SHARED_MEMORY}/" in line}
-    return names

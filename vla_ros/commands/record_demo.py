@@ -11,6 +11,7 @@ what is missing. The logs of the processes are in OUTPUT.logs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import time
@@ -19,11 +20,15 @@ from pathlib import Path
 
 from vla_ros import bringup
 from vla_ros.commands import processes
+from vla_ros.commands.isolation import isolate
 from vla_ros.demos.bag_writer import PARTIAL
 from vla_ros.errors import UserError
 
 POLL_S = 0.2
 INCOMPLETE = "incomplete"
+# What the simulator and the demonstrator take.
+SPEEDS = (0.1, 100.0)
+PERTURBATIONS = (0.0, 2.0)
 # From here on seeds are kept for evaluation.
 FIRST_EVALUATION_SEED = 10_000
 
@@ -69,12 +74,13 @@ def record(
     """Record `episodes` demonstrations of each task into `output`/TASK; returns the bags' folders.
 
     Raises:
-        UserError: an unknown task, seeds that belong to the evaluation, or a process that failed.
+        UserError: a value out of its range, an unknown task, seeds of the evaluation, or a process that failed.
     """
     tasks = _task_names(tasks)
+    check(episodes, speed, perturbation, first_seed)
     first_seeds = _first_seeds(first_seed, episodes)
     missing = [task for task in tasks if not _is_recorded(output / task)]
-    processes.isolate()
+    isolate()
     started_s, seconds = time.monotonic(), 0.0
     with processes.ProcessGroup(output.with_name(output.name + ".logs")) as group:
         if missing:
@@ -90,13 +96,24 @@ def record(
             seconds += _follow(group, task, episodes)
             group.stop("demonstrator", "recorder")
             bag.rename(output / task)
-            bag.parent.rmdir()
+            with contextlib.suppress(OSError):  # something else lies there, which is none of our business
+                bag.parent.rmdir()
     wall_s = time.monotonic() - started_s
     print(
         f"recorded {len(missing) * episodes} demonstrations ({seconds / 60:.1f} min of motion) of {len(missing)} tasks "
         f"in {wall_s / 60:.1f} min into {output}"
     )
     return [output / task for task in tasks]
+
+
+def check(episodes: int, speed: float, perturbation: float = 0.0, first_seed: int = 0) -> None:
+    """Raise UserError for a value that no recording can start with."""
+    if episodes < 1:
+        raise UserError(f"--episodes is {episodes}; allowed: 1 or more")
+    for name, value, (low, high) in (("speed", speed, SPEEDS), ("perturbation", perturbation, PERTURBATIONS)):
+        if not low <= value <= high:
+            raise UserError(f"--{name} is {value:g}; allowed: {low:g} to {high:g}")
+    _first_seeds(first_seed, episodes)
 
 
 def _task_names(tasks: Sequence[str]) -> list[str]:
@@ -114,10 +131,12 @@ def _first_seeds(first_seed: int, episodes: int) -> dict[str, int]:
     """Each task's first seed: no two tasks share a scene's light, table and cameras."""
     from vla_ros.sim.tasks import TASKS
 
+    if first_seed < 0:
+        raise UserError(f"--first-seed is {first_seed}; allowed: 0 or more")
     seeds = {task: first_seed + index * episodes for index, task in enumerate(TASKS)}
     if max(seeds.values()) + episodes > FIRST_EVALUATION_SEED:
         raise UserError(
-            f"first-seed {first_seed} and {episodes} episodes of {len(TASKS)} tasks reach the seeds from "
+            f"--first-seed {first_seed} and {episodes} episodes of {len(TASKS)} tasks reach the seeds from "
             f"{FIRST_EVALUATION_SEED} on, which evaluation uses; choose smaller ones"
         )
     return seeds

@@ -179,6 +179,7 @@ def main(args: Sequence[str] | None = None) -> int:
     spinning = None
     try:
         node = DemonstratorNode()
+        startup.refuse_unknown_parameters(node)
         executor.add_node(node)
         spinning = threading.Thread(target=_spin, args=(executor,), name="executor", daemon=True)
         spinning.start()

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from launch.actions import DeclareLaunchArgument
 from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from vla_ros.bringup import PACKAGE, Process
 
@@ -59,7 +61,7 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
             # The file first: what was given on the command line overrides it.
             parameters=[
                 *([process.params_file] if process.params_file else []),
-                {**process.parameters, **use_sim_time},
+                {**_typed(process.parameters), **use_sim_time},
             ],
             additional_env=process.environment,
             ros_arguments=["--log-level", value(context, "log_level")],
@@ -69,3 +71,11 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
         )
         for process in processes
     ]
+
+
+def _typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts as texts: launch_ros takes them for YAML, in which `no` is false and `7` a number."""
+    return {
+        name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }

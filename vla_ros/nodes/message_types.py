@@ -5,11 +5,18 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from typing import Any
 
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from vla_ros.robot import RobotError
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 # Pictures: the newest counts, a lost one is not repaired (as qos_profile_sensor_data, with depth 1).
 SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -40,3 +47,17 @@ def message_class(name: str) -> Any:
         return getattr(importlib.import_module(f"{match[1]}.msg"), match[2])
     except (ImportError, AttributeError):
         raise RobotError(f"message type {name!r} is not installed; install the ROS package {match[1]!r}") from None
+
+
+def subscribe_latched(
+    node: Node, kind: Any, topic: str, on_message: Callable[[Any], None], *, raw: bool = False
+) -> list[Any]:
+    """Subscribe to what is latched by most publishers and not by all: `ros2 topic pub` does not match LATCHED_QOS.
+
+    What is latched arrives twice, so `on_message` passes over what it knows. Returns both subscriptions.
+    """
+    silent = SubscriptionEventCallbacks(use_default_callbacks=False)  # no warning that one of the two does not match
+    return [
+        node.create_subscription(kind, topic, on_message, qos, event_callbacks=silent, raw=raw)
+        for qos in (LATCHED_QOS, COMMAND_QOS)
+    ]

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from vla_ros import messages
 from vla_ros.contract import ObservationSpec
 from vla_ros.nodes.image_decoding import raw_decoder
-from vla_ros.nodes.message_types import LATCHED_QOS, SENSOR_QOS, message_class
+from vla_ros.nodes.message_types import SENSOR_QOS, message_class, subscribe_latched
 from vla_ros.robot import Robot
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.stats import StreamRate
@@ -51,15 +51,14 @@ class ObservationStreams:
         # The governor needs the tool's position whether or not the policy looks at it.
         streams = {name: robot.stream(name) for name in dict.fromkeys((*spec.streams, "ee_pose"))}
         kinds = {name: message_class(stream.type) for name, stream in streams.items()}
-        self._subscriptions = [
-            node.create_subscription(
-                kinds[name],
-                stream.topic,
-                self._receiver(name, stream.stamp),
-                LATCHED_QOS if name == "language" else SENSOR_QOS,
-            )
-            for name, stream in streams.items()
-        ]
+        self._subscriptions: list[Any] = []
+        for name, stream in streams.items():
+            on_message = self._receiver(name, stream.stamp)
+            if name == "language":
+                self._subscriptions += subscribe_latched(node, kinds[name], stream.topic, on_message)
+            else:
+                subscription = node.create_subscription(kinds[name], stream.topic, on_message, SENSOR_QOS)
+                self._subscriptions.append(subscription)
 
     def start(self) -> None:
         """Feed the intake from now on, beginning with the newest command."""
@@ -102,12 +101,20 @@ class ObservationStreams:
             time_ns = messages.message_time_ns(message, stamp, self._now_ns())
             if name == "language":
                 self._receive_command(message, time_ns)
-            elif self.feeding and self._in_base_frame(name, message):
-                value = messages.observation_value(message, self._robot, name, self._decode)
+            elif self.feeding:
+                value = self._value(name, message)
                 if value is not None:
                     self._receive(name, time_ns, value)
 
         return receive
+
+    def _value(self, name: str, message: Any) -> Any:
+        """What the message says, or None: it is not for us, or no such value, as the log says then."""
+        try:
+            return messages.observation_value(message, self._robot, name, self._decode)
+        except (ValueError, IndexError) as error:
+            self._node.get_logger().error(f"stream {name!r}: dropped: {error}", throttle_duration_sec=5.0)
+            return None
 
     def _receive(self, name: str, time_ns: int, value: Any) -> None:
         if name == "ee_pose":
@@ -117,17 +124,10 @@ class ObservationStreams:
             self.rates[name].add(time_ns)
 
     def _receive_command(self, message: Any, time_ns: int) -> None:
-        self.command, self._command_ns = messages.text(message), time_ns
+        command = messages.text(message)
+        if command == self.command:
+            return
+        self.command, self._command_ns = command, time_ns
         if self.feeding:
             self._intake.push("language", time_ns, self.command)
             self._on_command(self.command)
-
-    def _in_base_frame(self, name: str, message: Any) -> bool:
-        if name != "ee_pose" or message.header.frame_id == self._robot.base_frame:
-            return True
-        self._node.get_logger().error(
-            f"{self._robot.stream(name).topic} is in the frame {message.header.frame_id!r}, the robot's base frame is "
-            f"{self._robot.base_frame!r}; publish it there or correct base_frame in the robot's file",
-            throttle_duration_sec=5.0,
-        )
-        return False

@@ -22,7 +22,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from vla_ros.errors import UserError
-from vla_ros.nodes import policy_diagnostics, policy_parameters
+from vla_ros.nodes import policy_diagnostics, policy_parameters, startup
 from vla_ros.nodes.message_types import LATCHED_QOS
 from vla_ros.nodes.policy_session import PolicySession
 from vla_ros.runtime.governor import FAULTS, State
@@ -38,7 +38,8 @@ def transition(method: Transition) -> Callable[[PolicyNode, LifecycleState], Tra
     @functools.wraps(method)
     def wrapped(self: PolicyNode, state: LifecycleState) -> TransitionCallbackReturn:
         result = TransitionCallbackReturn.SUCCESS
-        self.last_error = ""
+        if method.__name__ != "on_error":  # which only clears up after another one: that one's reason stays
+            self.last_error = ""
         try:
             method(self, state)
         except UserError as error:
@@ -191,12 +192,13 @@ def run(args: Sequence[str]) -> int:
     executor, node, status = SingleThreadedExecutor(), None, 0
     try:
         node = PolicyNode()
+        startup.refuse_unknown_parameters(node)
         executor.add_node(node)
         if node.get_parameter("autostart").value and not _autostart(node):
             return 1
         while rclpy.ok() and not stopping:
             executor.spin_once(timeout_sec=0.1)
-    except ParameterException as error:
+    except (ParameterException, UserError) as error:
         print(f"error: {error}; `policy_node --help` explains the parameters", file=sys.stderr)
         status = 1
     except Exception:

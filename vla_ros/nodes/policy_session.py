@@ -33,7 +33,7 @@ from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.timeline import ActionTimeline
 
 ENABLE_MAX_AGE_S = 0.5
-# The watchdog acts when the control timer, which runs on the ROS clock, has not come for this many periods.
+# The watchdog acts when the ROS clock, on which the control timer runs, has stood still for this many periods.
 WATCHDOG_PERIODS = 2.5
 
 
@@ -53,7 +53,8 @@ class PolicySession:
         self._on_change = on_change
         self._timer: GridTimer | None = None
         self._enabled_s: float | None = None
-        self._last_control_s = 0.0
+        # What the ROS clock showed when it last moved, and when that was on the steady clock.
+        self._moved_to_ns, self._moved_s = 0, 0.0
         self.robot: Robot = load_robot(self._value("robot"))
         checkpoint = self._value("checkpoint")
         contract = policy_loading.load_contract(checkpoint, self.robot)
@@ -86,7 +87,7 @@ class PolicySession:
     def start(self, *, armed: bool) -> None:
         """Begin to observe, to plan and, if armed, to move."""
         self.control.governor.arm(armed)
-        self._last_control_s = time.monotonic()
+        self._moved_to_ns, self._moved_s = self._now_ns(), time.monotonic()
         self._timer = GridTimer(self._node, self.control.period_ns, self._on_tick)
         self.streams.start()
 
@@ -98,12 +99,14 @@ class PolicySession:
         self._timer = None
         self.streams.stop()
         self.engine.set_command("")
-        self.control.governor.arm(False)
         moving = self.moving
         while self.moving:
             self._send(self.control.halt(reason))
+        self.control.governor.arm(False)
+        self.control.halt("disarmed")
         if moving:
             self._twists.wait_for_all_acked(Duration(seconds=0.5))
+            self._node.get_logger().info(f"the arm was stopped: {reason}")
 
     def close(self) -> None:
         """Stop, end the engine's thread and give everything back."""
@@ -145,16 +148,21 @@ class PolicySession:
         undo.callback(node.destroy_timer, watchdog)
 
     def _on_tick(self) -> None:
-        self._last_control_s = time.monotonic()
         now_ns = self._now_ns()
         reason = self.engine.reason if self._enabled() else "disabled"
         self._send(self.control.tick(now_ns, reason, self.streams.ee_position(now_ns)))
         self._on_change()
 
     def _on_watchdog(self) -> None:
-        """The ROS clock has stopped, and the control timer with it: bring the arm to a stop on the steady clock."""
-        silent_s = time.monotonic() - self._last_control_s
-        if self.active and self.moving and silent_s > WATCHDOG_PERIODS * self.control.period_ns / 1e9:
+        """Bring the arm to a stop on the steady clock when the ROS clock, and the control timer with it, stands still.
+
+        Simulated time that is only slow is none of its business: the control timer comes as often as it should.
+        """
+        now_ns, now_s = self._now_ns(), time.monotonic()
+        if now_ns != self._moved_to_ns:
+            self._moved_to_ns, self._moved_s = now_ns, now_s
+        stopped = now_s - self._moved_s > WATCHDOG_PERIODS * self.control.period_ns / 1e9
+        if stopped and self.active and self.moving:
             self._send(self.control.halt("clock_stopped"))
             self._on_change()
 

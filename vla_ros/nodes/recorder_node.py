@@ -33,7 +33,13 @@ from vla_ros.demos.bag_writer import BagWriter, TopicQos
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.markers import EPISODE_TOPIC, EPISODE_TYPE, EpisodeMarker
 from vla_ros.nodes import startup
-from vla_ros.nodes.message_types import LATCHED_QOS, RECORDED_TOPIC, STATE_QOS, message_class
+from vla_ros.nodes.message_types import (
+    LATCHED_QOS,
+    RECORDED_TOPIC,
+    STATE_QOS,
+    message_class,
+    subscribe_latched,
+)
 from vla_ros.nodes.simulator_messages import time_message
 from vla_ros.robot import Robot, load_robot
 
@@ -88,8 +94,12 @@ class RecorderNode(Node):
         self._markers = self.create_publisher(String, EPISODE_TOPIC, LATCHED_QOS)
         self._recorded = self.create_publisher(Time, RECORDED_TOPIC, STATE_QOS)
         for stream in self._streams.values():
-            on_message = functools.partial(self._on_message, stream)
-            self.create_subscription(message_class(stream.type), stream.topic, on_message, stream.qos, raw=True)
+            kind = message_class(stream.type)
+            if stream.topic == self._language:
+                subscribe_latched(self, kind, stream.topic, functools.partial(self._on_language, stream), raw=True)
+            else:
+                on_message = functools.partial(self._on_message, stream)
+                self.create_subscription(kind, stream.topic, on_message, stream.qos, raw=True)
         self.create_service(Trigger, "~/start", self._on_start)
         for event in ("success", "failure", "discard"):
             self.create_service(Trigger, f"~/{event}", functools.partial(self._on_end, event))
@@ -135,6 +145,11 @@ class RecorderNode(Node):
             if self._lockstep_ns and stream.stamped:
                 stream.stamp_ns = _stamp_ns(data)
                 self._report_recorded()
+
+    def _on_language(self, stream: Recorded, data: bytes) -> None:
+        """Who publishes latched is heard twice, and recorded once."""
+        if data != stream.last:
+            self._on_message(stream, data)
 
     def _report_recorded(self) -> None:
         """Let the simulator go on when everything of an instant of the control grid has been written."""
@@ -234,16 +249,17 @@ class RecorderNode(Node):
 
     def close(self) -> None:
         """End an open episode as discarded, and complete the bag; one without any episode is removed again."""
-        if self._episode is not None:
-            self.get_logger().warning(f"episode {self._episode.episode} was not ended; it is marked as discarded")
-            self._end("discard")
-        if self._writer is not None:
-            if self._episodes:
-                self._writer.close()
-            else:
-                self._writer.abort()
-                shutil.rmtree(self._writer.partial)
-            self._writer = None
+        try:
+            if self._episode is not None:
+                self.get_logger().warning(f"episode {self._episode.episode} was not ended; it is marked as discarded")
+                self._end("discard")
+        finally:  # also when the marker can't be written: the bag holds the episodes from before
+            writer, self._writer = self._writer, None
+            if writer is not None and self._episodes:
+                writer.close()
+            elif writer is not None:
+                writer.abort()
+                shutil.rmtree(writer.partial)
 
 
 def _stamp_ns(data: bytes) -> int:

@@ -49,6 +49,18 @@ def declare(
     return node.declare_parameter(name, default, descriptor).value
 
 
+def refuse_unknown_parameters(node: Node) -> None:
+    """Refuse parameters that the node does not have: a misspelt `require_enable` must not pass for a set one.
+
+    Raises:
+        UserError: which names them, and those that there are.
+    """
+    unknown = sorted(name for name in node._parameter_overrides if not node.has_parameter(name))
+    if unknown:
+        there_are = ", ".join(sorted(node.get_parameters_by_prefix("")))
+        raise UserError(f"{node.get_name()} has no parameter {', '.join(unknown)}; it has: {there_are}")
+
+
 def run(make_node: Callable[[], Any], args: Sequence[str] | None) -> int:
     """Start ROS, make the node, spin it until Ctrl-C, SIGTERM or shutdown, and `close()` it.
 
@@ -58,6 +70,7 @@ def run(make_node: Callable[[], Any], args: Sequence[str] | None) -> int:
     rclpy.init(args=list(args) if args is not None else None)
     try:
         node = make_node()
+        refuse_unknown_parameters(node)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
@@ -70,8 +83,10 @@ def run(make_node: Callable[[], Any], args: Sequence[str] | None) -> int:
         traceback.print_exc()
         return 1
     finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
+        try:
+            if node is not None:
+                node.close()
+                node.destroy_node()
+        finally:
+            rclpy.try_shutdown()
     return int(node.exit_status)

@@ -65,6 +65,8 @@ class Engine:
         self._detail = ""
         self._overruns = 0
         self._inference_ms = RecentValues()
+        # Of the engine's thread alone: the epoch of the last tick.
+        self._planned_epoch: int | None = None
 
     def start(self, timeout_s: float | None = None) -> None:
         """Start the thread and wait until the policy is built and warm.
@@ -168,13 +170,15 @@ class Engine:
             if last_tick is not None and tick > last_tick + 1:
                 self._overruns += tick - last_tick - 1
         try:
-            if faulted or tick - 1 != last_tick:
+            if faulted or tick - 1 != last_tick or epoch != self._planned_epoch:
                 planner.interrupt()
-            plan = None if faulted else planner.plan(tick * period_ns)
+            self._planned_epoch = epoch
+            if faulted:
+                self._snapshot(tick * period_ns)  # observations go on arriving: somebody has to take them
+                return
+            plan = planner.plan(tick * period_ns)
         except Exception:
             plan = Plan(None, reason="policy_error", detail=traceback.format_exc())
-        if plan is None:
-            return
         if plan.inference_ms is not None:
             self._inference_ms.add(plan.inference_ms)
         self._settle(tick, epoch, plan)

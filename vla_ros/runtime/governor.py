@@ -94,9 +94,11 @@ class SafetyGovernor:
         """
         against = self._against(action, reason, ee_position)
         if against is None and self._zeros_left == 0:
-            self._state, self._reason = State.RUNNING, None
-            self._last_twist = self._limited(np.asarray(action)[:6], np.asarray(ee_position))
-            return self._last_twist.copy()
+            twist = self._limited(np.asarray(action)[:6], np.asarray(ee_position))
+            if np.isfinite(twist).all():
+                self._state, self._reason, self._last_twist = State.RUNNING, None, twist
+                return twist.copy()
+            against = "non_finite"
         if self._state is State.RUNNING:
             self.stops[str(against)] += 1
             self._state, self._zeros_left, self._last_twist = State.STOPPING, self._stop_ticks, np.zeros(6)
@@ -117,7 +119,7 @@ class SafetyGovernor:
             return "starved"
         if not np.isfinite(action).all():
             return "non_finite"
-        if ee_position is None:
+        if ee_position is None or not np.isfinite(ee_position).all():
             return "no_ee_position"
         return None
 

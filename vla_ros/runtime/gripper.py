@@ -11,7 +11,7 @@ class GripperSwitch:
     between it stays. The first decision after `reset` is a change.
     """
 
-    def __init__(self, close_below: float = 0.4, open_above: float = 0.6, debounce_ticks: int = 2) -> None:
+    def __init__(self, close_below: float = 0.4, open_above: float = 0.6, debounce_ticks: int = 1) -> None:
         if not 0 <= close_below <= open_above <= 1:
             raise ValueError(
                 f"the gripper's thresholds are close_below = {close_below} and open_above = {open_above}; "

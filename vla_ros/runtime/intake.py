@@ -3,39 +3,50 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import Any
 
-from vla_ros.observation import Observation, ObservationBuffer, Refusal
+from vla_ros.observation import KEPT_NS, KEPT_SAMPLES, Observation, ObservationBuffer, Refusal
 
-# Samples that may wait for a snapshot. A control period brings a few dozen; only a model that hangs lets them pile up.
-WAITING_SAMPLES = 256
-
-_CLEAR = ("", 0, None)
+_Waiting = deque[tuple[int, Any]]  # stamp, value
 
 
 class ObservationIntake:
-    """`push` and `clear` from any thread, never waiting; `snapshot` from the engine's thread, which decodes images."""
+    """`push` and `clear` from any thread, never waiting long; `snapshot` from the engine's thread, which decodes.
+
+    While a model hangs, each sensor's stream keeps as much as the buffer would; a language command is never dropped.
+    """
 
     def __init__(self, buffer: ObservationBuffer) -> None:
         self._buffer = buffer
-        # Appending to and popping from a deque is atomic.
-        self._waiting: deque[tuple[str, int, Any]] = deque(maxlen=WAITING_SAMPLES)
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Waiting] = {}
+        self._cleared = False
 
     def push(self, stream: str, stamp_ns: int, value: Any) -> None:
         """See `ObservationBuffer.push`."""
-        self._waiting.append((stream, stamp_ns, value))
+        with self._lock:
+            waiting = self._waiting.setdefault(stream, deque(maxlen=None if stream == "language" else KEPT_SAMPLES))
+            waiting.append((stamp_ns, value))
+            if stream != "language":
+                # The newest sample from before the buffer's memory still counts, hence the second.
+                while len(waiting) > 1 and waiting[1][0] <= stamp_ns - KEPT_NS:
+                    waiting.popleft()
 
     def clear(self) -> None:
         """Forget what was pushed until now."""
-        self._waiting.append(_CLEAR)
+        with self._lock:
+            self._waiting, self._cleared = {}, True
 
     def snapshot(self, time_ns: int) -> Observation | Refusal:
         """See `ObservationBuffer.snapshot`."""
-        while self._waiting:
-            sample = self._waiting.popleft()
-            if sample is _CLEAR:
-                self._buffer.clear()
-            else:
-                self._buffer.push(*sample)
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+            cleared, self._cleared = self._cleared, False
+        if cleared:
+            self._buffer.clear()
+        for stream, samples in waiting.items():
+            for stamp_ns, value in samples:
+                self._buffer.push(stream, stamp_ns, value)
         return self._buffer.snapshot(time_ns)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402
+"""What the policy node says about transitions, and when its watchdog acts, without a robot."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("rclpy", reason="needs rclpy")
+
+import rclpy
+
+from vla_ros.nodes import policy_lifecycle, policy_session
+from vla_ros.nodes.policy_session import PolicySession
+from vla_ros.robot import load_robot
+from vla_ros.runtime.control import ControlLoop
+from vla_ros.runtime.governor import SafetyGovernor, State
+from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.runtime.timeline import ActionTimeline
+
+PERIOD_NS = 20_000_000
+
+
+@pytest.fixture
+def node(monkeypatch):
+    rclpy.init(args=[])
+    node = policy_lifecycle.PolicyNode()
+    yield node
+    node.destroy_node()
+    rclpy.try_shutdown()
+
+
+def test_the_reason_of_a_failed_transition_stays_known(node, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA is out of memory")
+
+    monkeypatch.setattr(policy_lifecycle, "PolicySession", fail)
+    node.trigger_configure()
+    assert node.last_error == "RuntimeError: CUDA is out of memory"
+
+
+class Session(PolicySession):
+    """One that runs, with a clock that the test turns, and without engine, robot and topics."""
+
+    def __init__(self) -> None:
+        governor = SafetyGovernor(load_robot("tabletop").limits, period_s=0.02, stop_ticks=2, armed=True)
+        self.control = ControlLoop(ActionTimeline(), governor, GripperSwitch(), period_ns=PERIOD_NS)
+        self.clock_ns, self.sent = 1_000_000_000, []
+        self._on_change = lambda: None
+        self._moved_to_ns, self._moved_s = 0, 0.0
+        self.engine = SimpleNamespace(set_command=lambda _: None)
+        self.streams = SimpleNamespace(stop=lambda: None)
+        self._timer = SimpleNamespace(destroy=lambda: None)
+        self._twists = SimpleNamespace(wait_for_all_acked=lambda _: True)
+        self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(info=lambda _: None))
+        governor.tick(np.zeros(7), None, (0.5, 0.0, 0.3))
+        assert self.moving
+
+    def _now_ns(self) -> int:
+        return self.clock_ns
+
+    def _send(self, command) -> None:
+        self.sent.append(command)
+
+
+def test_a_slow_clock_is_no_stopped_clock(monkeypatch):
+    session, now_s = Session(), 100.0
+    monkeypatch.setattr(policy_session.time, "monotonic", lambda: now_s)
+    for _ in range(100):  # simulated time at a hundredth of real time
+        now_s += 0.02
+        session.clock_ns += 200_000
+        session._on_watchdog()
+    assert session.sent == [] and session.control.governor.state is State.RUNNING
+    for _ in range(4):
+        now_s += 0.02
+        session._on_watchdog()
+    assert session.control.governor.stops == {"clock_stopped": 1}
+    assert [command.twist.tolist() for command in session.sent] == [[0.0] * 6] * 2
+
+
+def test_the_reason_for_the_end_is_the_reason_of_the_stop():
+    session = Session()
+    session.stop("deactivated")
+    assert session.control.governor.stops == {"deactivated": 1}
+    assert [command.twist.tolist() for command in session.sent[:2]] == [[0.0] * 6] * 2
+    assert (session.control.governor.state, session.control.governor.armed) == (State.DISARMED, False)
