@@ -26,7 +26,7 @@ CARRY_HEIGHT_M = 0.13
 LIFT_HEIGHT_M = 0.15
 RELEASE_HEIGHT_M = 0.065
 FIST_HEIGHT_M = 0.022
-BLOCK_OPENING = 0.62  # gripper opening below which the fingers hold a 4 cm block (0.5 when square)
+BLOCK_OPENING = 0.56  # gripper opening below which the fingers hold a 4 cm block (0.5 when square)
 KNOB_OPENING = 0.40  # the same for the 12 mm knob (0.15 when square)
 
 KNOB_HALF_LENGTH_M = 0.034
