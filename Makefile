@@ -19,6 +19,7 @@ VENV_OPTIONS ?= $(if $(ROS_DISTRO),--system-site-packages)
 LIBRARIES = libEGL.so.1 libGL.so.1 libglib-2.0.so.0
 DEBIAN_PACKAGES = libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0
 
+comma := ,
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
 STAMP = $(VENV)/.installed
 
@@ -32,9 +33,12 @@ help: ## what can be made
 
 $(STAMP): setup.py Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "vla_ros needs Python 3.10 or newer; name one: make .venv PYTHON=...")'
+	@$(if $(filter ros,$(subst $(comma), ,$(EXTRAS))),$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14) and "the rclpy wheels on PyPI are for Python 3.10 to 3.13; name one: make .venv PYTHON=..., or source a ROS 2 distribution")')
 	@echo "creating $(VENV): about a minute, 1.8 GB"
 	@$(MAKE) --no-print-directory system
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
+	@$(if $(or $(findstring index,$(TORCH)),$(shell nvidia-smi -L 2>/dev/null)),,echo "installing $(TORCH); this machine has no NVIDIA GPU: if that fetches CUDA packages (2 GB), stop it and give"; \
+	    echo "      make .venv TORCH='$(TORCH) --index-url <the CPU index, see Get Started on pytorch.org>'")
 	@$(PIP) install $(TORCH)
 	@$(PIP) install -e '.[$(EXTRAS)]'
 	@touch $@

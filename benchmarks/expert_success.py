@@ -90,6 +90,7 @@ def main() -> None:
             "success": success,
             "steps_per_s": speed,
         }
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 

@@ -142,6 +142,7 @@ def main() -> int:
     if arguments.json:
         machine = {"machine": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()}
         figures = {"runs": arguments.runs, "seconds": arguments.seconds, "results": results}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({**machine, **figures}, indent=2) + "\n")
     return 0 if max(result["lost_percent"] for result in results["with"]) <= 1.0 else 1
 

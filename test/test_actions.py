@@ -32,14 +32,15 @@ def test_a_twist_between_poses_is_the_twist_that_made_them_also_for_large_rotati
 
 def test_the_angular_part_is_a_rotation_vector_in_the_base_frame_not_euler_rates():
     tilted = Rotation.from_euler("xyz", [1.2, 0.7, -0.4])
-    twist = np.array([0, 0, 0, 0.0, 0.0, 1.5])
-    _, q1 = actions.integrate_twist(np.zeros(3), tilted.as_quat(), twist, 1.0)
-    expected = Rotation.from_rotvec([0, 0, 1.5]) * tilted
-    assert (Rotation.from_quat(q1) * expected.inv()).magnitude() < 1e-9
-    euler_rates = Rotation.from_quat(q1).as_euler("xyz") - tilted.as_euler("xyz")
-    assert np.abs(actions.twist_between([0] * 3, tilted.as_quat(), [0] * 3, q1, 1.0)[3:] - euler_rates).max() > 0.1 or (
-        np.allclose(euler_rates, [0, 0, 1.5])
-    )
+    turned = Rotation.from_rotvec([1.5, 0, 0]) * tilted  # about the x axis of the base, not of the tool
+    _, q1 = actions.integrate_twist(np.zeros(3), tilted.as_quat(), [0, 0, 0, 1.5, 0, 0], 1.0)
+    assert (Rotation.from_quat(q1) * turned.inv()).magnitude() < 1e-9
+    between = actions.twist_between([0] * 3, tilted.as_quat(), [0] * 3, turned.as_quat(), 1.0)
+    np.testing.assert_allclose(between[3:], [1.5, 0, 0], atol=1e-9)
+    tool_frame = (tilted.inv() * turned).as_rotvec()
+    assert np.abs(between[3:] - tool_frame).max() > 0.1  # the pose tells the two frames apart
+    euler_rates = turned.as_euler("xyz") - tilted.as_euler("xyz")  # of roll, pitch and yaw
+    assert np.abs(between[3:] - euler_rates).max() > 0.1
 
 
 @given(quaternions, arrays(np.float64, 6, elements=numbers))

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -48,16 +50,47 @@ def test_bug_keeps_its_traceback(command: ModuleType) -> None:
         cli.main(["polish"])
 
 
-@pytest.mark.parametrize(("package", "extra"), [("rclpy.node", "ros"), ("mujoco", "sim"), ("tensorboard", "train")])
+@pytest.mark.parametrize(
+    ("package", "option"),
+    [
+        ("rclpy.node", "-e '.[ros]'"),
+        ("mujoco", "-e '.[sim]'"),
+        ("tensorboard", "-e '.[train]'"),
+        ("torch", "-e . in a checkout"),
+        ("rosbags.image", "-e . in a checkout"),
+    ],
+)
 def test_missing_package_names_the_extra_that_brings_it(
-    command: ModuleType, capsys: pytest.CaptureFixture[str], package: str, extra: str
+    command: ModuleType, capsys: pytest.CaptureFixture[str], package: str, option: str
 ) -> None:
     def run(args: argparse.Namespace) -> int:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     command.run = run
     assert cli.main(["polish"]) == 2
-    assert f"'.[{extra}]'" in capsys.readouterr().err
+    assert f"run pip install {option}" in capsys.readouterr().err
+
+
+def test_every_package_that_setup_py_asks_for_has_its_extra() -> None:
+    """Else its absence would be a traceback."""
+    setup = (Path(cli.__file__).parents[1] / "setup.py").read_text()
+    required = re.findall(r'"([\w-]+)', setup.partition("install_requires=[")[2].partition("]")[0])
+    modules = {"opencv-python": "cv2", "pyyaml": "yaml", "rosbags-image": "rosbags"}
+    names = {modules.get(name, name.replace("-", "_")) for name in required if name != "setuptools"}
+    assert names == {name for name, extra in cli.EXTRAS.items() if not extra}
+
+
+def test_a_machine_without_opengl_is_told_what_to_install(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = compile("def load(): None.eglQueryString", "/x/site-packages/OpenGL/raw/EGL/_errors.py", "exec")
+    exec(code, namespace := {})
+    command.run = lambda args: namespace["load"]()
+    assert cli.main(["polish"]) == 2
+    assert "libegl1" in capsys.readouterr().err
+    command.run = lambda args: None.absent
+    with pytest.raises(AttributeError):
+        cli.main(["polish"])
 
 
 def test_missing_module_that_no_extra_brings_is_a_bug(command: ModuleType) -> None:

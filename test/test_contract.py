@@ -66,6 +66,7 @@ def test_a_missing_key_is_refused_by_its_name_even_where_code_has_a_default(sect
     [
         (("timing", "control_hz"), "ten", "expected float"),
         (("timing", "control_hz"), float("nan"), "expected float"),
+        (("timing", "control_hz"), 30.0, "whole number of nanoseconds: 5, 10, 12.5"),
         (("timing", "history"), 2.5, "expected int"),
         (("timing", "settle_s"), 0.2, "one control period"),
         (("action", "frame"), "world", "'base', 'tool'"),
@@ -92,6 +93,9 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ContractError, match=r"contract.json is missing"):
         PolicyContract.load(tmp_path / "contract.json")
     (tmp_path / "contract.json").write_text("{")
+    with pytest.raises(ContractError, match="is not JSON"):
+        PolicyContract.load(tmp_path / "contract.json")
+    (tmp_path / "contract.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ContractError, match="is not JSON"):
         PolicyContract.load(tmp_path / "contract.json")
 

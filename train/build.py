@@ -7,13 +7,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from vla_ros import __version__
-from vla_ros.contract import ActionSpace, Language, ObservationSpec, PolicyContract, Provenance, Timing
+from vla_ros.contract import ActionSpace, ObservationSpec, PolicyContract, Provenance, Timing
 from vla_ros.demos.episode import Episode
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
-from vla_ros.train.config import ContractConfig, TrainConfig
+from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import action_bounds, data_digest, proprioception_statistics
 
 
@@ -22,23 +22,25 @@ def observation_spec(config: TrainConfig) -> tuple[ObservationSpec, Timing]:
     if config.init_from is not None:
         contract = load_checkpoint(config.init_from).contract
         return contract.observation_spec, contract.timing
-    chosen = config.contract or ContractConfig()
-    return ObservationSpec(chosen.cameras, chosen.proprioception), _timing(chosen)
+    chosen = config.contract
+    assert chosen is not None  # as TrainConfig demands without init_from
+    return ObservationSpec(chosen.cameras, chosen.proprioception), chosen.timing
 
 
 def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
     """Return an untrained policy whose statistics, tokenizer and provenance are of the ``training`` episodes only."""
-    chosen, network = config.contract or ContractConfig(), config.policy or PolicyConfig()
-    template = Language(chosen.prompt_template, "untrained", chosen.max_tokens)
+    chosen, network = config.contract, config.policy or PolicyConfig()
+    assert chosen is not None  # as TrainConfig demands without init_from
+    template = chosen.language("not trained yet")
     prompts = [template.prompt(episode.command) for episode in training]
     tokenizer = CommandTokenizer.train(prompts, chosen.vocabulary_size)
     low, high = action_bounds(training)
     contract = PolicyContract(
         cameras=chosen.cameras,
         proprioception=proprioception_statistics(training, chosen.proprioception),
-        language=dataclasses.replace(template, tokenizer=tokenizer.identity),
-        timing=_timing(chosen),
-        action=ActionSpace(low=low, high=high, frame=chosen.frame),
+        language=chosen.language(tokenizer.identity),
+        timing=chosen.timing,
+        action=ActionSpace(low=low, high=high),
         provenance=Provenance(
             backbone=network.backbone,
             backbone_revision="from scratch",
@@ -63,7 +65,3 @@ def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
     policy = Policy(dataclasses.replace(start.contract, provenance=provenance), start.config, start.tokenizer)
     policy.load_state_dict(start.state_dict())
     return policy
-
-
-def _timing(chosen: ContractConfig) -> Timing:
-    return Timing(chosen.control_hz, chosen.history, chosen.chunk, chosen.settle_s)

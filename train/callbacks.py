@@ -32,6 +32,20 @@ class MovingAverage(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the module itself is moved there only after this hook
         super().setup(trainer, pl_module, stage)
+        self._swapped = False
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = True
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+        self._swapped = False
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Undo a validation that was interrupted: a checkpoint is written next, and averages are no weights."""
+        if self._swapped:
+            self.on_validation_epoch_end(trainer, pl_module)
 
 
 class ProgressLines(Callback):
@@ -67,26 +81,50 @@ class ProgressLines(Callback):
         self._frames, self._losses, self._last_s = 0, [], now_s
 
 
-def draw_curves(metrics_csv: Path, picture: Path) -> None:
-    """Draw every metric of Lightning's ``metrics.csv`` over the steps, training and validation in one plot each."""
+def keep_metrics(folder: Path) -> None:
+    """Put ``metrics.csv`` of an interrupted run at the end of ``metrics.before.csv``: the logger would delete it."""
+    now, before = folder / "metrics.csv", folder / "metrics.before.csv"
+    if not now.exists():
+        return
+    rows = [*_rows(before), *_rows(now)]
+    columns = sorted({name for row in rows for name in row})
+    with before.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    now.unlink()
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    if not file.exists():
+        return []
+    with file.open(newline="") as text:
+        return list(csv.DictReader(text))
+
+
+def draw_curves(folder: Path, picture: Path) -> None:
+    """Draw every metric of a run's ``metrics.csv`` over the steps, training and validation in one plot each.
+
+    What an interrupted run had logged comes from ``metrics.before.csv``; a step that was done twice counts as it was
+    done last.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    series: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
-    with metrics_csv.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for key, value in row.items():
-                phase, _, name = key.partition("/")
-                if name and value:
-                    series[name][phase].append((int(row["step"]), float(value)))
+    series: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in [*_rows(folder / "metrics.before.csv"), *_rows(folder / "metrics.csv")]:
+        for key, value in row.items():
+            phase, _, name = key.partition("/")
+            if name and value:
+                series[name][phase][int(row["step"])] = float(value)
     if not series:
         return
     figure, axes = pyplot.subplots(len(series), 1, figsize=(8, 2.2 * len(series)), sharex=True, squeeze=False)
     for axis, (name, phases) in zip(axes[:, 0], sorted(series.items()), strict=True):
         for phase, points in sorted(phases.items()):
-            axis.plot(*zip(*points, strict=True), label=phase)
+            axis.plot(*zip(*sorted(points.items()), strict=True), label=phase)
         axis.set_ylabel(name)
         axis.legend()
         axis.grid(alpha=0.3)

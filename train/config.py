@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vla_ros import schema
-from vla_ros.contract import Camera
+from vla_ros import resources, schema
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, Language, Timing
 from vla_ros.errors import UserError
 from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.config import PolicyConfig
+from vla_ros.policy.heads import HEADS
 from vla_ros.policy.module import LossConfig, OptimizerConfig, RetainConfig
 
 
@@ -61,7 +63,24 @@ class ContractConfig:
     history: int = 4
     chunk: int = 8
     settle_s: float = 0.02
-    frame: str = "base"
+
+    def __post_init__(self) -> None:
+        names = [camera.name for camera in self.cameras]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"contract.cameras has the names {names}; expected one camera or more, names that differ")
+        for name in self.proprioception:
+            if name not in PROPRIOCEPTION_UNITS:
+                raise ConfigError(f"contract.proprioception: {name!r}; {schema.suggestion(name, PROPRIOCEPTION_UNITS)}")
+        _ = self.timing, self.language("not trained yet")  # both check their values
+
+    @property
+    def timing(self) -> Timing:
+        """The contract's timing."""
+        return Timing(self.control_hz, self.history, self.chunk, self.settle_s)
+
+    def language(self, tokenizer: str) -> Language:
+        """Return the contract's language with the token table ``tokenizer``."""
+        return Language(self.prompt_template, tokenizer, self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -115,7 +134,10 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A recipe. With ``init_from`` (a checkpoint folder) ``contract`` and ``policy`` are the checkpoint's."""
+    """A recipe: ``contract`` trains from scratch, ``init_from`` (a checkpoint folder) tunes what is there.
+
+    With ``init_from``, ``contract`` and ``policy`` are the checkpoint's; without it, ``policy`` has a default.
+    """
 
     name: str
     output: str = "runs"
@@ -141,6 +163,13 @@ class TrainConfig:
                 f"{given[0]} and init_from are both set; a fine-tuned policy has the {given[0]} of its starting "
                 f"checkpoint: remove {given[0]}, or remove init_from to train from scratch"
             )
+        if self.contract is not None:
+            _check_network(self.policy or PolicyConfig(), self.contract.cameras)
+        elif self.init_from is None:
+            raise ConfigError(
+                "neither init_from nor contract is set; name the checkpoint to start from with --set init_from=FOLDER, "
+                "or give a contract to train from scratch"
+            )
 
     @property
     def run_folder(self) -> Path:
@@ -162,6 +191,16 @@ class TrainConfig:
             raise ConfigError(f"{where}: {error}") from None
 
 
+def _check_network(network: PolicyConfig, cameras: Sequence[Camera]) -> None:
+    """Raise what building the network would raise, before minutes are spent on reading bags."""
+    for key, name, known in (("backbone", network.backbone, BACKBONES), ("head", network.head, HEADS)):
+        if name not in known:
+            raise ConfigError(f"policy.{key} is {name!r}; allowed: {', '.join(known)}")
+    if network.backbone == "compact":
+        for camera in cameras:
+            network.compact.check_image_size(camera.height, camera.width)
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe and apply ``overrides`` of the form ``section.key=value``, the value in JSON or bare text.
 
@@ -171,8 +210,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"there is no training config {path}; the shipped ones are in config/train") from None
-    except json.JSONDecodeError as error:
+        shipped = resources.path("config/train")
+        raise ConfigError(f"there is no training config {path}; the shipped ones are in {shipped}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; a training config is a JSON file") from None
+    except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}; expected an object with the keys of TrainConfig")

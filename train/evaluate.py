@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure a checkpoint in closed loop on the simulated arm, in this process's time: no ROS, no waiting.
 
-vla evaluate checkpoints/tabletop                              every trained task, held-out phrasings
+vla evaluate config/checkpoints/tabletop                       every trained task, held-out phrasings
 vla evaluate CKPT --tasks pick_up_red open_drawer --rollouts 50
 vla evaluate CKPT --blank static                               how much the static camera matters
 vla evaluate CKPT --tasks pick_up --swap-colour                whether the colour word decides which block is picked
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,7 +24,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from vla_ros.contract import PolicyContract
 from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.robot import load_robot
+from vla_ros.sim.cameras import CAMERAS
 from vla_ros.sim.tasks import NOVEL_TASKS, TASKS, TRAINED_TASKS
 from vla_ros.train.config import ConfigError
 from vla_ros.train.rollouts import (
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     tasks = select_tasks(args.tasks)
     if args.swap_colour and not all(map(has_colour, tasks)):
         raise ConfigError("--swap-colour needs tasks that name a block; give for instance --tasks pick_up")
-    load_checkpoint(args.checkpoint)  # refuse it here, not in every worker
+    _check(args, load_checkpoint(args.checkpoint).contract)  # refuse it here, not in every worker
     settings = RolloutSettings(
         checkpoint=str(args.checkpoint),
         robot=args.robot,
@@ -90,6 +94,31 @@ def run(args: argparse.Namespace) -> int:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
+
+
+def _check(args: argparse.Namespace, contract: PolicyContract) -> None:
+    """Raise what would stop every worker: an impossible number, a robot that is not there, cameras of another robot."""
+    load_robot(args.robot)
+    for option, value, fits, allowed in (
+        ("--rollouts", args.rollouts, args.rollouts >= 1, "1 or more"),
+        ("--seed", args.seed, args.seed >= 0, "0 or more"),
+        ("--delay-ticks", args.delay_ticks, args.delay_ticks >= 0, "0 or more"),
+        ("--max-time", args.max_time, 0 < args.max_time < math.inf, "more than 0 s"),
+        ("--workers", args.workers, args.workers >= 1, "1 or more"),
+    ):
+        if not fits:
+            raise ConfigError(f"{option} is {value}; allowed: {allowed}")
+    for name in contract.camera_names:
+        if name not in CAMERAS:
+            raise ConfigError(
+                f"the checkpoint sees the camera {name!r}; the simulated arm has {', '.join(CAMERAS)}: "
+                "give a checkpoint that was trained on its bags"
+            )
+    for name in BLANKS[args.blank]:
+        if name not in contract.camera_names:
+            raise ConfigError(
+                f"--blank {args.blank} blacks out {name!r}; the checkpoint sees {', '.join(contract.camera_names)} only"
+            )
 
 
 def select_tasks(names: Sequence[str]) -> list[str]:

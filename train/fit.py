@@ -2,10 +2,10 @@
 """Train a policy from recorded bags, or fine-tune one with init_from.
 
 vla fit config/train/tabletop.json --bags bags/
-vla fit config/train/finetune.json --bags bags/new --set init_from=checkpoints/tabletop --set trainer.max_steps=800
+vla fit config/train/finetune.json --bags bags/new --set init_from=config/checkpoints/tabletop
 
 Writes OUTPUT/NAME/: checkpoint/ (what the robot loads), config.json, metrics.csv, curves.png, TensorBoard events and
-last.ckpt (to resume).
+last.ckpt (an interrupted run goes on with the same command and --resume OUTPUT/NAME/last.ckpt).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import json
 import logging
-import shutil
+import signal
 import sys
 import time
 import warnings
@@ -33,9 +33,9 @@ from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
 from vla_ros.robot import load_robot
 from vla_ros.train.build import new_policy, observation_spec, tuned_policy
-from vla_ros.train.callbacks import MovingAverage, ProgressLines, draw_curves
+from vla_ros.train.callbacks import MovingAverage, ProgressLines, draw_curves, keep_metrics
 from vla_ros.train.config import ConfigError, TrainConfig, load_config
-from vla_ros.train.data import DemonstrationData, split_episodes
+from vla_ros.train.data import DemonstrationData, check_commands, check_statistics, split_episodes
 
 LOG_EVERY_STEPS = 20
 
@@ -78,7 +78,10 @@ def fit(
         resume: Lightning checkpoint of an interrupted run of the same recipe.
 
     Raises:
-        ConfigError: the recipe cannot be followed: no demonstrations, or a finished run is in the way.
+        ConfigError: the recipe cannot be followed: no demonstrations, demonstrations that do not fit the starting
+            checkpoint, or something is in the run folder already.
+        ContractError: the run to resume had other demonstrations or another recipe.
+        KeyboardInterrupt: the training was interrupted; how to go on is printed.
     """
     started_s = time.monotonic()
     pl.seed_everything(config.seed, verbose=False)
@@ -90,7 +93,10 @@ def fit(
     training, validation = split_episodes(episodes, config.data.validation_fraction, config.seed)
     policy = new_policy(config, training) if config.init_from is None else tuned_policy(config, training)
     _announce(policy, training, validation, rehearsed or ())
-    folder = _prepare_folder(config, resume)
+    retained = config.keep.retain.commands
+    check_commands(policy, [*(episode.command for episode in [*episodes, *(rehearsed or ())]), *retained])
+    if config.init_from is not None:
+        check_statistics(policy.contract, episodes)
     data = DemonstrationData(
         policy,
         training=training,
@@ -100,14 +106,16 @@ def fit(
         rehearsed=rehearsed or (),
         rehearsed_fraction=config.keep.fraction,
     )
+    folder = _prepare_folder(config)
     with _without_advice():
         module = make_module(config, policy)
         trainer = make_trainer(config, folder, validates=bool(validation))
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+        except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
+            raise _interrupted(folder, trainer.global_step) from None
     save_checkpoint(folder / "checkpoint", module.policy.cpu())  # MovingAverage has put its weights in at the end
-    draw_curves(folder / "metrics.csv", folder / "curves.png")
+    draw_curves(folder, folder / "curves.png")
     print(f"trained {trainer.global_step} steps in {(time.monotonic() - started_s) / 60:.1f} min")
     return folder / "checkpoint"
 
@@ -150,11 +158,14 @@ def make_trainer(config: TrainConfig, folder: Path, *, validates: bool) -> pl.Tr
 
 
 def _callbacks(config: TrainConfig, folder: Path, validates: bool) -> list[Callback]:
-    checkpoint = ModelCheckpoint(
-        folder, filename="best", monitor="val_loss" if validates else None, save_last=True, enable_version_counter=False
+    every = min(config.trainer.validate_every_steps, config.trainer.max_steps)
+    last = ModelCheckpoint(
+        folder, filename="last", every_n_train_steps=every, save_on_exception=True, enable_version_counter=False
     )
+    best = [ModelCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False)]
     progress = RichProgressBar() if sys.stdout.isatty() else ProgressLines()
-    return [MovingAverage(config.trainer.ema_decay), checkpoint, LearningRateMonitor("step"), progress]
+    average = MovingAverage(config.trainer.ema_decay)
+    return [average, last, *(best if validates else []), LearningRateMonitor("step"), progress]
 
 
 def _loggers(folder: Path) -> list[Logger]:
@@ -168,18 +179,35 @@ def _loggers(folder: Path) -> list[Logger]:
 
 def _check_folder(config: TrainConfig, resume: Path | None) -> None:
     """Raise ConfigError if the run could not be written, before minutes are spent on reading bags."""
-    if (config.run_folder / "checkpoint").exists():
-        raise ConfigError(f"{config.run_folder} holds a finished run; give another --name or --output, or remove it")
+    folder = config.run_folder
     if resume is not None and not resume.is_file():
         raise ConfigError(f"there is no file {resume} to resume from; it is called last.ckpt in a run folder")
+    others = "give another --name or --output, or remove it"
+    if (folder / "checkpoint").exists():
+        raise ConfigError(f"{folder} holds a finished run; {others}")
+    goes_on = resume is not None and resume.resolve().parent == folder.resolve()
+    if folder.exists() and not goes_on and (not folder.is_dir() or any(folder.iterdir())):
+        last = folder / "last.ckpt"
+        way = f"continue that run with --resume {last}, " if last.is_file() else ""
+        raise ConfigError(f"{folder} exists and is not overwritten; {way}{others}")
 
 
-def _prepare_folder(config: TrainConfig, resume: Path | None) -> Path:
-    """Return the run folder with config.json in it; the remains of a run that never finished go, unless resumed."""
+def _interrupted(folder: Path, step: int) -> KeyboardInterrupt:
+    """Say how to go on after an interrupt at ``step``."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
+    last = folder / "last.ckpt"
+    if last.is_file():
+        print(f"interrupted after {step} steps; go on with the same command and --resume {last}", flush=True)
+    else:
+        print(f"interrupted before anything was saved; remove {folder} before you start again", flush=True)
+    return KeyboardInterrupt()
+
+
+def _prepare_folder(config: TrainConfig) -> Path:
+    """Return the run folder with config.json in it; the metrics of a run that is resumed stay."""
     folder = config.run_folder
-    if resume is None and (folder / "config.json").exists():
-        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_metrics(folder)
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     return folder
 
@@ -222,5 +250,7 @@ def _without_advice() -> Iterator[None]:
             "dataloader is not resumable",
         ):
             warnings.filterwarnings("ignore", f".*{text}.*")
-        yield
-    logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from vla_ros import actions
 from vla_ros.contract import ARM_AXES, ARM_UNITS
 from vla_ros.demos.bag import read_bags
 from vla_ros.demos.episode import Episode
@@ -49,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     figures = compare(episodes, [predict(runner, episode) for episode in episodes])
     _print(figures)
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
@@ -74,7 +74,6 @@ def predict(runner: PolicyRunner, episode: Episode) -> NDArray[np.float64]:
 def compare(episodes: Sequence[Episode], predictions: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
     """Return the mean absolute error per axis, beside that of never moving, and how often the gripper is right."""
     demonstrated = np.concatenate([episode.actions for episode in episodes])
-    opening = np.concatenate([actions.binarize_gripper(episode.actions[:, 6]) for episode in episodes])
     predicted = np.concatenate(predictions)
     error = np.abs(predicted[:, :6] - demonstrated[:, :6]).mean(axis=0)
     still = np.abs(demonstrated[:, :6]).mean(axis=0)
@@ -84,7 +83,7 @@ def compare(episodes: Sequence[Episode], predictions: Sequence[NDArray[np.float6
             axis: {"unit": unit, "error": float(e), "error_of_never_moving": float(s)}
             for axis, unit, e, s in zip(ARM_AXES, ARM_UNITS, error, still, strict=True)
         },
-        "gripper_accuracy": float(((predicted[:, 6] > 0.5) == (opening > 0.5)).mean()),
+        "gripper_accuracy": float(((predicted[:, 6] > 0.5) == (demonstrated[:, 6] > 0.5)).mean()),
     }
 
 

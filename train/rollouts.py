@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.robot import load_robot
@@ -82,7 +83,11 @@ def request_rollouts(
 
 
 def run_rollouts(settings: RolloutSettings, requests: Sequence[RolloutRequest], workers: int) -> list[Outcome]:
-    """Run the requests in ``workers`` processes, each with one checkpoint, one simulator and one thread."""
+    """Run the requests in ``workers`` processes, each with one checkpoint, one simulator and one thread.
+
+    Raises:
+        UserError: the checkpoint or the robot's file can't be loaded, or there is no OpenGL for the cameras.
+    """
     if workers <= 1:
         with closing(_Worker(settings)) as worker:
             return [worker.run(request) for request in requests]
@@ -142,7 +147,7 @@ class _Worker:
         self._runner.warm_up()
         self._period_s = self._runner.contract.timing.period_ns / 1e9
         self._limits = load_robot(settings.robot).limits
-        self._env = _JudgedEnv(TabletopEnv(control_hz=self._runner.contract.timing.control_hz))
+        self._env = _JudgedEnv(_tabletop(self._runner.contract.timing.control_hz))
 
     def run(self, request: RolloutRequest) -> Outcome:
         self._env.judged = request.judged
@@ -163,16 +168,27 @@ class _Worker:
         self._env.env.close()
 
 
-_worker: _Worker | None = None  # of this worker process
+def _tabletop(control_hz: float) -> TabletopEnv:
+    try:
+        return TabletopEnv(control_hz=control_hz)
+    except RuntimeError as error:  # no off-screen OpenGL; it says what to install
+        raise UserError(str(error)) from None
+
+
+_settings: RolloutSettings | None = None  # of this worker process
+_worker: _Worker | None = None
 
 
 def _start_worker(settings: RolloutSettings) -> None:
-    global _worker
+    global _settings
     torch.set_num_threads(1)
-    _worker = _Worker(settings)
-    Finalize(None, _worker.close, exitpriority=1)  # the OpenGL context goes before the interpreter does
+    _settings = settings
 
 
 def _run(request: RolloutRequest) -> Outcome:
-    assert _worker is not None
+    global _worker
+    if _worker is None:  # here, not at the start: what is raised here reaches the caller
+        assert _settings is not None
+        _worker = _Worker(_settings)
+        Finalize(None, _worker.close, exitpriority=1)  # the OpenGL context goes before the interpreter does
     return _worker.run(request)

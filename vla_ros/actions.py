@@ -90,9 +90,10 @@ def rotation_6d(quaternion: ArrayLike) -> Array:
 
 
 def binarize_gripper(opening: ArrayLike, closed: float = 0.05, opened: float = 0.95) -> Array:
-    """Openings (T,) as 0 or 1: above `opened` 1, below `closed` 0, between them as the next decided step (Octo).
+    """Measured openings (T,) as 0 or 1: above `opened` 1, below `closed` 0, else as the next decided step (Octo).
 
-    A tail that is never decided takes its last value's nearer side.
+    For fingers that move slowly from end to end; a command is decided by itself, at one half. A tail that is never
+    decided takes its last value's nearer side.
     """
     opening = np.asarray(opening, dtype=np.float64)
     result = np.empty_like(opening)

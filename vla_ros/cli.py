@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from vla_ros import __version__
@@ -26,8 +28,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("vla_ros.commands.check", "check that this machine has what recording, training and running need"),
 }
 
-# Top-level module -> the extra of setup.py that brings it.
+# Top-level module -> the extra of setup.py that brings it; "" is what every install of vla_ros brings.
 EXTRAS = {
+    **dict.fromkeys(
+        ("numpy", "scipy", "cv2", "yaml", "rosbags", "torch", "pytorch_lightning", "transformers", "tokenizers",
+         "safetensors", "rich", "matplotlib"),
+        "",
+    ),
     **dict.fromkeys(
         ("rclpy", "sensor_msgs", "geometry_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "lifecycle_msgs",
          "rosgraph_msgs", "rcl_interfaces", "builtin_interfaces"),
@@ -37,6 +44,12 @@ EXTRAS = {
     "gymnasium": "sim",
     "tensorboard": "train",
 }  # fmt: skip
+
+
+OPENGL_HELP = (
+    "the simulated cameras need it without a screen: install Mesa's software renderer (Debian, Ubuntu: apt install "
+    "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1), and leave the environment variable MUJOCO_GL unset"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         return _fail(_missing(error))
+    except (ImportError, AttributeError, OSError) as error:  # what PyOpenGL raises without a library to load
+        if not _is_of_opengl(error):
+            raise
+        return _fail(f"OpenGL can't be loaded ({error}); {OPENGL_HELP}")
     except KeyboardInterrupt:
         return 130
 
@@ -90,10 +107,17 @@ def _missing(error: ModuleNotFoundError) -> str:
         raise error
     extra = EXTRAS[name]
     distribution = "source your ROS 2 distribution's setup.bash, or " if extra == "ros" else ""
+    what = f"'.[{extra}]'" if extra else "."
     return (
-        f"the Python package {name!r} is not installed; {distribution}run "
-        f"pip install -e '.[{extra}]' in a checkout of vla_ros"
+        f"the Python package {name!r} is not installed in the environment of {sys.executable}; {distribution}run "
+        f"pip install -e {what} in a checkout of vla_ros"
     )
+
+
+def _is_of_opengl(error: BaseException) -> bool:
+    """Whether the error was raised while MuJoCo loaded OpenGL."""
+    raised_in = {Path(frame.filename).parent for frame in traceback.extract_tb(error.__traceback__)[-2:]}
+    return any({"OpenGL", "mujoco"} & set(folder.parts) for folder in raised_in)
 
 
 def _fail(message: str) -> int:

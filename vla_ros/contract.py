@@ -110,6 +110,12 @@ class Timing:
 
     def __post_init__(self) -> None:
         _require(self.control_hz > 0, "timing.control_hz", self.control_hz, "a positive number")
+        _require(
+            1_000_000_000 % self.control_hz == 0,
+            "timing.control_hz",
+            self.control_hz,
+            "a rate whose period is a whole number of nanoseconds: 5, 10, 12.5, 16, 20, 25, 32, 40 or 50 Hz",
+        )
         _require(self.history > 0, "timing.history", self.history, "a positive number")
         _require(self.chunk > 0, "timing.chunk", self.chunk, "a positive number")
         _require(0 <= self.settle_s < 1 / self.control_hz, "timing.settle_s", self.settle_s, "0 to one control period")
@@ -207,24 +213,28 @@ class PolicyContract:
         """Plain types only, as written to contract.json."""
         return dataclasses.asdict(self)
 
+    def to_json(self) -> str:
+        """The text of contract.json."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PolicyContract:
         """Inverse of `to_dict`. Raises ContractError for a key too many, a key too few or a value of the wrong type."""
         return schema.parse(cls, data, "contract", ContractError, defaults=False)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        path.write_text(self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> PolicyContract:
         """Read contract.json. Raises ContractError that names the file and what is wrong in it."""
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ContractError(
                 f"{path} is missing: a checkpoint folder holds contract.json; export the checkpoint again"
             ) from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # not JSON, or not even text
             raise ContractError(f"{path} is not JSON ({error}); export the checkpoint again") from None
         try:
             return cls.from_dict(data)

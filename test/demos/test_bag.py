@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag import BagError, find_bags, read_bag, read_bags
 from vla_ros.demos.recording import open_bag
 from vla_ros.demos.sampling import observations
@@ -217,13 +217,57 @@ def test_topic_of_another_type_is_refused(demonstration: BagBuilder, read: Read)
         read(demonstration)
 
 
+def without_positions(built: BagBuilder, stamp_ms: int) -> BagBuilder:
+    """A joint state of a driver that publishes velocities only."""
+    built.joints(stamp_ms)
+    built.messages[-1][3].position = np.zeros(0)
+    return built
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda message: setattr(message.pose.position, "x", np.nan),
+        lambda message: setattr(message.pose.orientation, "x", 0.0),  # a quaternion of zeros
+    ],
+)
+def test_a_pose_that_is_none_costs_its_frame_and_not_the_bag(
+    demonstration: BagBuilder, robot: Robot, timing: Timing, tmp_path: Path, spoil: Callable
+) -> None:
+    for receive_ns, topic, _, message in demonstration.messages:
+        if topic == "/ee_pose" and receive_ns == START_NS + 1001 * MS:
+            spoil(message)
+    spec = ObservationSpec((Camera("static", 8, 8), Camera("wrist", 8, 8)), ("ee_x", "ee_r0", "gripper_opening"))
+    episodes, report = read_bag(demonstration.write(tmp_path / "bag"), robot, spec, timing)
+    assert [len(episode) for episode in episodes] == [10, 9]
+    ((why, count),) = report.dropped
+    assert why.startswith("ee_pose: ") and count == 1
+
+
+def test_a_gripper_that_is_not_measured_for_a_while_cuts_what_it_would_have_labelled(
+    demonstration: BagBuilder, robot: Robot, timing: Timing, tmp_path: Path
+) -> None:
+    for receive_ns, topic, _, message in demonstration.without("gripper_command").gripper(9999, 0.0).messages:
+        if topic == "/joint_states" and START_NS + 900 * MS < receive_ns < START_NS + 1150 * MS:
+            message.position[:] = np.nan
+    demonstration.mark(10_000, "start", 1)  # the only gripper command comes after the episode
+    spec = ObservationSpec((Camera("static", 8, 8), Camera("wrist", 8, 8)), ("ee_x",))
+    episodes, report = read_bag(demonstration.write(tmp_path / "bag"), robot, spec, timing)
+    assert [len(episode) for episode in episodes] == [9, 8]
+    assert dict(report.dropped)["no gripper command yet"] == 3
+    assert all((episode.actions[:, 6] == 1).all() for episode in episodes)
+    with pytest.raises(BagError, match=r"bag \S+/other, /joint_states: .*positions"):
+        read_bag(without_positions(demonstration, 500).write(tmp_path / "other"), robot, spec, timing)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda built: built.twist(500, 0.1, frame="tool0"), "frame 'tool0'.* base frame 'base_link'"),
         (lambda built: built.twist(500, np.nan), "not finite"),
         (lambda built: built.gripper(500, np.inf), "one finite number"),
-        (lambda built: built.add("episode", "std_msgs/msg/String", 5, data="go"), "'go' is not JSON"),
+        (lambda built: built.add("episode", "std_msgs/msg/String", 5, data="go"), r"bag \S+/bag: .*'go' is not JSON"),
+        (lambda built: without_positions(built, 500), r"bag \S+/bag, /joint_states: .*positions"),
     ],
 )
 def test_wrong_values_are_refused_by_name(demonstration: BagBuilder, read: Read, spoil: Callable, said: str) -> None:
@@ -255,6 +299,19 @@ def test_bag_whose_index_was_rebuilt_is_not_taken_for_an_empty_one(
     metadata.write_text(metadata.read_text().replace("depth: 0", "depth: 10"))
     with pytest.raises(BagError, match=r"none can be found.*ros2 bag reindex.*ros2 bag convert"):
         read_bag(tmp_path / "bag", robot, spec, timing)
+
+
+def test_a_database_that_is_damaged_in_its_middle_is_named(
+    spec: ObservationSpec, timing: Timing, tmp_path: Path
+) -> None:
+    data = Path(__file__).parents[1] / "data"
+    bag = shutil.copytree(data / "bags" / "sqlite3_zstd_message", tmp_path / "bag")
+    (storage,) = bag.glob("*.db3")
+    content = bytearray(storage.read_bytes())
+    content[len(content) // 2 :] = b"\xff" * (len(content) - len(content) // 2)
+    storage.write_bytes(content)
+    with pytest.raises(BagError, match=f"bag {bag}"):
+        read_bag(bag, load_robot(data / "robots" / "fixture.yaml"), spec, timing)
 
 
 def test_unfinished_and_absent_bags_say_what_to_do(demonstration: BagBuilder, tmp_path: Path) -> None:

@@ -110,12 +110,26 @@ def test_file_cut_off_in_a_record_is_recovered_up_to_there(tmp_path: Path) -> No
     assert storage.read_bytes() == data[: data.index(b"message 6\0")]
 
 
+def test_a_recovery_that_fails_leaves_no_empty_bag_and_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(BagWriter(tmp_path / "bag"), 5)
+
+    def fail(*_: object) -> None:
+        raise BagError("no such type")
+
+    monkeypatch.setattr(BagWriter, "add_topic", fail)
+    with pytest.raises(BagError, match="no such type"):
+        recover(tmp_path / "bag.partial")
+    assert [path.name for path in tmp_path.iterdir()] == ["bag.partial"]
+
+
 def test_nothing_to_recover_says_so(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r"holds no \.mcap or \.db3 file"):
         recover(tmp_path)
     BagWriter(tmp_path / "bag")
-    with pytest.raises(BagError, match="no message had reached the disk"):
-        recover(tmp_path / "bag.partial")
+    for _ in range(2):  # the first try leaves nothing that is in the way of the second
+        with pytest.raises(BagError, match="no message had reached the disk"):
+            recover(tmp_path / "bag.partial")
+    assert [path.name for path in tmp_path.iterdir()] == ["bag.partial"]
     with BagWriter(tmp_path / "whole") as writer:
         record(writer, 1)
     with pytest.raises(BagError, match="finished bag"):

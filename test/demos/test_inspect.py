@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vla_ros import resources
 from vla_ros.cli import main
+from vla_ros.demos.inspect import SETTLE_S
 
 if TYPE_CHECKING:
     from conftest import BagBuilder
@@ -51,6 +53,23 @@ def test_bag_that_training_cannot_use_is_a_problem_and_the_others_are_still_repo
     printed = capsys.readouterr().out
     assert "there is no topic 'language_command'" in printed
     assert "20 frames in 1 episodes" in printed
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "status", "frames"), [("10", 0, 20), ("50", 0, 100), ("0", 2, None), ("30", 2, None)]
+)
+def test_bags_are_sampled_at_the_rate_that_is_asked_for(
+    demonstration: BagBuilder, tmp_path: Path, rate_hz: str, status: int, frames: int | None
+) -> None:
+    demonstration.write(tmp_path / "bag")
+    report = tmp_path / "report.json"
+    assert main(["inspect", str(tmp_path / "bag"), "--control-hz", rate_hz, "--json", str(report)]) == status
+    assert frames is None or json.loads(report.read_text())["frames"] == frames
+
+
+def test_bags_are_read_with_the_shipped_recipe_s_settle_time() -> None:
+    recipe = json.loads(resources.path("config/train/tabletop.json").read_text())
+    assert recipe["contract"]["settle_s"] == SETTLE_S
 
 
 def test_what_a_killed_recorder_left_is_saved_and_reported(

@@ -9,6 +9,7 @@ import dataclasses
 import pytest
 import torch
 
+from vla_ros.contract import ContractError
 from vla_ros.policy import augment
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.module import (
@@ -20,7 +21,7 @@ from vla_ros.policy.module import (
     parameter_groups,
 )
 
-NO_AUGMENT = AugmentConfig(shift_px=0, brightness=0.0, contrast=0.0, proprioception_noise=0.0)
+NO_AUGMENT = AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0)
 
 
 def make_module(policy, **changes) -> VLAModule:
@@ -92,7 +93,10 @@ def test_validation_is_not_augmented(policy, batch, monkeypatch) -> None:
 
 def test_a_window_moves_as_one_and_windows_differ() -> None:
     frame = torch.randint(0, 256, (1, 1, 16, 16, 3), dtype=torch.uint8)
-    moved = augment.shift_pixels(frame.expand(8, 3, 16, 16, 3), AugmentConfig())
+    pixels = frame.expand(8, 3, 16, 16, 3)
+    config = AugmentConfig(shift_px={"static": 3})
+    assert torch.equal(augment.shift_pixels(pixels, "wrist", config), pixels)
+    moved = augment.shift_pixels(pixels, "static", config)
     assert moved.dtype == torch.uint8 and moved.shape == (8, 3, 16, 16, 3)
     assert torch.equal(moved[:, 0], moved[:, 1]) and torch.equal(moved[:, 0], moved[:, 2])
     assert len({tuple(window.flatten().tolist()) for window in moved}) > 3
@@ -177,3 +181,8 @@ def test_retaining_without_commands_is_refused() -> None:
         RetainConfig(weight=1.0)
     with pytest.raises(ValueError, match="fraction is 0"):
         dataclasses.replace(RetainConfig(), fraction=0.0)
+
+
+def test_a_shift_of_a_camera_that_is_not_there_is_refused(policy) -> None:
+    with pytest.raises(ContractError, match=r"'hand'.*static"):
+        make_module(policy, augment=AugmentConfig(shift_px={"hand": 2}))

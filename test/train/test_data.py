@@ -14,6 +14,8 @@ from vla_ros.train.config import ConfigError
 from vla_ros.train.data import (
     DemonstrationData,
     WindowDataset,
+    check_commands,
+    check_statistics,
     data_digest,
     proprioception_statistics,
     split_episodes,
@@ -86,6 +88,35 @@ def test_a_batch_is_what_the_episode_was(config, episodes) -> None:
     assert batch["action_valid"][6].tolist() == [[True, False, False]] * 2
     text = [policy.tokenizer.decode(row[mask]) for row, mask in zip(batch["tokens"], batch["token_mask"], strict=True)]
     assert set(text) == {"open the drawer"}
+
+
+def test_a_gripper_that_is_never_told_to_close_or_open_fully_still_opens(config, episodes) -> None:
+    """Labels are commands: 0.875 means open, whatever is commanded next."""
+    actions = episodes[0].actions.copy()
+    actions[:, 6] = [0.875, 0.875, 0, 0, 0.875, 0]
+    batch = WindowDataset([dataclasses.replace(episodes[0], actions=actions)], new_policy(config, episodes))
+    assert batch._actions[:, 6].tolist() == [1, 1, 0, 0, 1, 0]
+
+
+def test_data_unlike_the_starting_checkpoint_s_is_said_and_then_refused(config, episodes, capsys) -> None:
+    contract = new_policy(config, episodes).contract
+    check_statistics(contract, [dataclasses.replace(e, actions=e.actions * 0.9) for e in episodes])
+    assert not capsys.readouterr().out
+    faster = [dataclasses.replace(e, actions=e.actions * np.array([3, 1, 1, 1, 1, 1, 1])) for e in episodes]
+    check_statistics(contract, [*episodes, *episodes, *episodes, faster[0]])
+    assert "action vx: " in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"action vx: 100%; allowed: 30%.*train from scratch"):
+        check_statistics(contract, faster)
+    elsewhere = [dataclasses.replace(e, proprioception=e.proprioception + np.float32([0, 9])) for e in episodes]
+    with pytest.raises(ConfigError, match=r"state gripper_opening: 100%"):
+        check_statistics(contract, elsewhere)
+
+
+def test_a_command_that_would_be_cut_off_is_refused(config, episodes) -> None:
+    policy = new_policy(config, episodes)
+    check_commands(policy, ["open the drawer"])
+    with pytest.raises(ConfigError, match=r"and then the.*tokens; allowed: max_tokens = 32"):
+        check_commands(policy, ["open the drawer " + "and then the other " * 20])
 
 
 def test_validation_sees_each_frame_once(config, episodes) -> None:

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from vla_ros.contract import Camera
+from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 from vla_ros.train import evaluate
@@ -55,8 +58,8 @@ def test_an_override_is_said_and_the_task_still_counts() -> None:
     assert (request.command, request.judged) == ("open the drawer", "pick_up_red")
 
 
-def test_the_report_counts_by_task_and_writes_json(monkeypatch, tmp_path: Path, capsys) -> None:
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: None)
+def test_the_report_counts_by_task_and_writes_json(config, episodes, monkeypatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(config, episodes))
     outcomes = [Outcome(True, 2.0, (1.0, 3.0), 20, 1), Outcome(False, 12.0, (2.0,), 120, 0)] * 2
     monkeypatch.setattr(evaluate, "run_rollouts", lambda *_: outcomes)
     parser = argparse.ArgumentParser()
@@ -79,6 +82,47 @@ def test_rollouts_run_on_the_simulated_arm_and_are_reproducible(config, episodes
     first, again = run_rollouts(settings, request_rollouts(["open_drawer"], 1, 7) * 2, workers=1)
     assert first.ticks == 5 and not first.success
     assert (first.success, first.time_s, first.ticks) == (again.success, again.time_s, again.ticks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--robot", "tabeltop"], "tabeltop"),
+        (["--rollouts", "0"], "--rollouts is 0; allowed: 1 or more"),
+        (["--max-time", "nan"], "--max-time is nan"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--workers", "0"], "--workers is 0"),
+        (["--blank", "static"], r"blacks out 'static'; the checkpoint sees wrist only"),
+    ],
+)
+def test_what_would_stop_every_rollout_is_refused_before_the_first(
+    config, episodes, monkeypatch, arguments: list[str], message: str
+) -> None:
+    contract = dataclasses.replace(config.contract, cameras=(Camera("wrist", 16, 16),))
+    wrist = dataclasses.replace(config, contract=contract)
+    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(wrist, episodes))
+    monkeypatch.setattr(evaluate, "run_rollouts", lambda *_: pytest.fail("it ran"))
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    with pytest.raises(UserError, match=message):
+        evaluate.run(parser.parse_args(["ckpt", *arguments]))
+
+
+def test_a_checkpoint_of_another_robot_s_cameras_is_refused(config, episodes, monkeypatch) -> None:
+    contract = dataclasses.replace(config.contract, cameras=(Camera("head", 16, 16),))
+    other = dataclasses.replace(config, contract=contract)
+    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(other, episodes))
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    with pytest.raises(ConfigError, match="sees the camera 'head'; the simulated arm has static, wrist"):
+        evaluate.run(parser.parse_args(["ckpt"]))
+
+
+def test_a_worker_that_cannot_start_says_why(config, episodes, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
+    settings = RolloutSettings(str(tmp_path / "checkpoint"), "no_such_robot", max_time_s=0.5, delay_ticks=1)
+    with pytest.raises(UserError, match="no_such_robot"):
+        run_rollouts(settings, request_rollouts(["open_drawer"], 1, 7), workers=2)
 
 
 def test_swapping_the_colour_of_a_drawer_is_refused(tmp_path: Path) -> None:

@@ -6,11 +6,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
+from vla_ros.contract import ContractError
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.train import fit as fit_module
 from vla_ros.train.build import new_policy, tuned_policy
@@ -83,12 +87,20 @@ def test_a_finished_run_is_not_overwritten(config, episodes) -> None:
         fit(config, episodes)
 
 
-def test_an_unfinished_run_makes_way(config, episodes) -> None:
+def test_what_is_in_the_run_folder_stays(config, episodes) -> None:
+    """A checkpoint folder has a config.json too."""
     config.run_folder.mkdir(parents=True)
     (config.run_folder / "config.json").write_text("{}")
-    (config.run_folder / "metrics.csv").write_text("old")
-    assert fit(config, episodes).is_dir()
-    assert "old" not in (config.run_folder / "metrics.csv").read_text()
+    with pytest.raises(ConfigError, match=r"tiny exists and is not overwritten; give another --name or --output"):
+        fit(config, episodes)
+    (config.run_folder / "last.ckpt").write_text("hours")
+    with pytest.raises(ConfigError, match=r"--resume \S+last\.ckpt"):
+        fit(config, episodes)
+    with pytest.raises(ConfigError, match="other exists"):
+        other = dataclasses.replace(config, name="other")
+        (other.run_folder / "photos").mkdir(parents=True)
+        fit(other, episodes, resume=config.run_folder / "last.ckpt")
+    assert (config.run_folder / "last.ckpt").read_text() == "hours"
 
 
 def test_no_bags_is_an_error(config) -> None:
@@ -106,22 +118,76 @@ def test_one_episode_is_enough(config, episodes) -> None:
     assert fit(config, episodes[:1]).is_dir()
 
 
-def test_an_interrupted_run_continues_to_the_same_end(config, episodes, monkeypatch) -> None:
-    class PowerCut(Exception):
-        pass
+def interrupt(config: TrainConfig, episodes, monkeypatch, hook: str, step: int) -> dict:
+    """Press Ctrl-C in a callback at a step, and return what was saved."""
 
-    def stop(self, trainer, module, outputs, batch, batch_idx) -> None:
-        if trainer.global_step == 4:
-            raise PowerCut
+    def press(self, trainer, *_) -> None:
+        if trainer.global_step == step:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module.ProgressLines, "on_train_batch_end", stop)
-        with pytest.raises(PowerCut):
+        patch.setattr(fit_module.ProgressLines, hook, press)
+        with pytest.raises(KeyboardInterrupt):
             fit(config, episodes)
+    return torch.load(config.run_folder / "last.ckpt", weights_only=True)
+
+
+def steps_with(name: str, file: Path) -> set[int]:
+    with file.open() as text:
+        return {int(row["step"]) for row in csv.DictReader(text) if row.get(name)}
+
+
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.34])
+def test_an_interrupted_run_continues_to_the_same_end(
+    config, episodes, monkeypatch, capsys, validation_fraction: float
+) -> None:
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_fraction=validation_fraction))
+    assert interrupt(config, episodes, monkeypatch, "on_train_batch_end", 4)["global_step"] == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     last = config.run_folder / "last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert f"--resume {last}" in capsys.readouterr().out
     assert load_checkpoint(fit(config, episodes, resume=last))
     assert torch.load(last, weights_only=True)["global_step"] == 6
+    assert not list(config.run_folder.glob("last-*"))
+
+
+def test_a_crash_costs_the_steps_since_the_last_validation_at_most(config, episodes, monkeypatch) -> None:
+    monkeypatch.setattr(ModelCheckpoint, "on_exception", lambda *_: None)  # as if the power had gone
+    assert interrupt(config, episodes, monkeypatch, "on_train_batch_end", 5)["global_step"] == 3
+
+
+def test_an_interrupted_validation_saves_weights_as_weights_and_averages_as_averages(
+    config, episodes, monkeypatch
+) -> None:
+    def weight(checkpoint: dict, which: str) -> torch.Tensor:
+        return checkpoint[which]["policy.head.mlp.0.weight"]
+
+    monkeypatch.setattr(ModelCheckpoint, "_last_global_step_saved", property(lambda _: -1, lambda *_: None), False)
+    saved = interrupt(config, episodes, monkeypatch, "on_validation_batch_end", 3)
+    assert saved["global_step"] == 3
+    shutil.rmtree(config.run_folder)
+    again = interrupt(config, episodes, monkeypatch, "on_validation_end", 3)
+    for which in ("state_dict", "current_model_state"):
+        assert torch.equal(weight(saved, which), weight(again, which))
+    assert not torch.equal(weight(saved, "state_dict"), weight(saved, "current_model_state"))
+
+
+def test_a_resumed_run_keeps_what_was_measured_before(config, episodes, monkeypatch) -> None:
+    interrupt(config, episodes, monkeypatch, "on_train_batch_end", 4)
+    fit(config, episodes, resume=config.run_folder / "last.ckpt")
+    assert steps_with("val/loss", config.run_folder / "metrics.before.csv") == {2}
+    assert steps_with("val/loss", config.run_folder / "metrics.csv") == {5}
+
+
+def test_a_run_is_resumed_with_its_own_demonstrations_only(config, episodes, monkeypatch) -> None:
+    """The weights belong to their statistics and their tokenizer."""
+    interrupt(config, episodes, monkeypatch, "on_train_batch_end", 4)
+    last = config.run_folder / "last.ckpt"
+    before = last.read_bytes()
+    faster = [dataclasses.replace(episode, actions=episode.actions * 0.9) for episode in episodes]
+    with pytest.raises(ContractError, match=r"another contract, in action, provenance.*another --name"):
+        fit(config, faster, resume=last)
+    assert last.read_bytes() == before
 
 
 def fine_tuning(config: TrainConfig, start: Path, **changes) -> TrainConfig:

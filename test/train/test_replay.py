@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,14 @@ def test_errors_are_per_axis_in_physical_units(episodes) -> None:
     assert figures["axes"]["vx"]["error"] == 0
     assert figures["axes"]["vx"]["error_of_never_moving"] == pytest.approx(0.1, abs=0.01)
     assert figures["gripper_accuracy"] == pytest.approx(5 / 6)
+
+
+def test_a_gripper_told_to_open_most_of_the_way_is_open(episodes) -> None:
+    """As training takes it."""
+    actions = episodes[0].actions.copy()
+    actions[:, 6] = [0.875, 0, 0.875, 0, 0.875, 0]
+    episode = dataclasses.replace(episodes[0], actions=actions)
+    assert compare([episode], [actions])["gripper_accuracy"] == 1
 
 
 def test_predictions_come_from_the_runner_frame_by_frame(config, episodes) -> None:

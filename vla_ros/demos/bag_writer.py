@@ -53,7 +53,8 @@ class BagWriter:
 
     Until `close` everything lies in `NAME.partial/NAME/`. When the process dies, what was written so far stays there,
     all but the last second; after an exception inside `with`, all of it, as a readable bag. Not thread-safe.
-    `definitions` are those of the message types; by default the common interfaces of ROS 2.
+    `definitions` are those of the message types; by default the common interfaces of ROS 2. `messages` counts what was
+    written.
 
     Raises:
         BagError: `folder` or its `.partial` exists already.
@@ -70,6 +71,7 @@ class BagWriter:
         self._writer = Writer(self.partial / self.folder.name, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._connections: dict[str, Connection] = {}
+        self.messages = 0
         self._saved_ns = 0
         self._closed = False
 
@@ -101,6 +103,7 @@ class BagWriter:
             declared = ", ".join(sorted(self._connections)) or "none"
             raise BagError(f"topic {topic!r} is not declared in the bag {self.folder}; declared: {declared}")
         self._writer.write(connection, receive_ns, data)
+        self.messages += 1
         if receive_ns - self._saved_ns > SAVE_EVERY_NS:
             self._save()
             self._saved_ns = receive_ns

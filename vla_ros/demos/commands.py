@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from vla_ros import messages
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.labels import as_of, hold_average
-from vla_ros.demos.markers import EPISODE_TOPIC, EPISODE_TYPE, parse_marker
+from vla_ros.demos.markers import EPISODE_TOPIC, EPISODE_TYPE, EpisodeMarker, parse_marker
 from vla_ros.demos.recording import Recording
 from vla_ros.demos.segments import Segment, segments_from_commands, segments_from_markers
 from vla_ros.robot import Robot, match_topic
@@ -74,7 +75,7 @@ def read_commands(recording: Recording, robot: Robot) -> Commands:
     gripper = received["gripper command"]
     end_ns = recording.end_ns + 1
     if received.get("episode markers"):
-        markers = [(time_ns, parse_marker(message.data)) for time_ns, message in received["episode markers"]]
+        markers = [(time_ns, _marker(recording, message)) for time_ns, message in received["episode markers"]]
         segments = segments_from_markers(markers, end_ns)
     else:
         commands = [(time_ns, messages.text(message)) for time_ns, message in received["language"]]
@@ -95,18 +96,31 @@ def measured_openings(recording: Recording, robot: Robot, times_ns: NDArray[np.i
     """Return the gripper's measured opening at each time (T,), NaN where the recording does not tell.
 
     A gripper that was not commanded yet stays where it is, so this is its command until the first one.
+
+    Raises:
+        BagError: a message on the gripper's topic has joints without positions.
     """
     state = robot.gripper_state
     topic = match_topic(state.topic, recording.topics) if state is not None else None
     if state is None or topic is None or recording.topics[topic].type != state.type:
         return np.full(len(times_ns), np.nan)
-    samples = [
-        (messages.message_time_ns(message, state.stamp, receive_ns), messages.measured_opening(message, state))
-        for _, receive_ns, message in recording.messages([topic])
-        if set(state.joints) <= set(message.name)
-    ]
+    try:
+        samples = [
+            (messages.message_time_ns(message, state.stamp, receive_ns), messages.measured_opening(message, state))
+            for _, receive_ns, message in recording.messages([topic])
+            if set(state.joints) <= set(message.name)
+        ]
+    except (ValueError, IndexError) as error:
+        raise BagError(f"bag {recording.path}, {topic}: {error}") from None
     sample_ns = np.array([time_ns for time_ns, _ in samples], np.int64)
     return as_of(sample_ns, np.array([opening for _, opening in samples], np.float64), times_ns)
+
+
+def _marker(recording: Recording, message: Any) -> EpisodeMarker:
+    try:
+        return parse_marker(message.data)
+    except BagError as error:
+        raise BagError(f"bag {recording.path}: {error}") from None
 
 
 def _twist(recording: Recording, robot: Robot, message: object) -> NDArray[np.float64]:

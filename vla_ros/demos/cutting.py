@@ -26,10 +26,12 @@ _REFUSALS = {
     "skewed": "{stream}: too far behind the other camera",
     "frozen": "{stream}: picture frozen",
     "undecodable": "{stream}: not decodable",
+    "invalid": "{stream}: not finite, or no rotation",
     "no_command": "no language command",
 }
 
 _Frame = tuple[int, Observation]  # tick, what was seen
+_Labelled = tuple[int, Observation, np.ndarray]  # and what was done (7,)
 
 
 class EpisodeCutter:
@@ -52,10 +54,11 @@ class EpisodeCutter:
             else:
                 self.dropped[f"episode {segment.outcome}"] += len(segment.ticks(self._timing.period_ns))
         for segment, frames in self._frames(wanted):
-            for piece in _pieces(frames):
-                episode = self._episode(segment, piece)
-                if episode is not None:
-                    yield episode
+            for piece in _pieces(self._labelled(frames)):
+                if len(piece) < MIN_FRAMES:
+                    self.dropped[f"piece shorter than {MIN_FRAMES} frames"] += len(piece)
+                else:
+                    yield self._episode(segment, piece)
 
     def _frames(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[_Frame]]]:
         """Yield each segment with its frames, as soon as its last tick has passed."""
@@ -93,22 +96,21 @@ class EpisodeCutter:
             return _REFUSALS[observed.reason].format(stream=observed.stream)
         return ""
 
-    def _episode(self, segment: Segment, frames: list[_Frame]) -> Episode | None:
-        """Label one piece; None where too little of it is left."""
-        ticks = np.array([tick for tick, _ in frames], np.int64)
-        actions = self._actions(ticks)
-        unknown = int(np.isnan(actions[:, 6]).sum())  # always the first ones: what is once known stays known
-        self.dropped["no gripper command yet"] += unknown
-        frames, ticks, actions = frames[unknown:], ticks[unknown:], actions[unknown:]
-        if len(frames) < MIN_FRAMES:
-            self.dropped[f"piece shorter than {MIN_FRAMES} frames"] += len(frames)
-            return None
-        seen = [observed for _, observed in frames]
+    def _labelled(self, frames: Sequence[_Frame]) -> list[_Labelled]:
+        """Return the frames with their labels, without those where nobody knows what the gripper was to do."""
+        actions = self._actions(np.array([tick for tick, _ in frames], np.int64))
+        unknown = np.isnan(actions[:, 6])
+        self.dropped["no gripper command yet"] += int(unknown.sum())
+        return [(*frame, action) for frame, action, drop in zip(frames, actions, unknown, strict=True) if not drop]
+
+    def _episode(self, segment: Segment, frames: Sequence[_Labelled]) -> Episode:
+        ticks = np.array([tick for tick, _, _ in frames], np.int64)
+        seen = [observed for _, observed, _ in frames]
         states = [observed.proprioception for observed in seen if observed.proprioception is not None]
         return Episode(
             images={camera: np.stack([observed.images[camera] for observed in seen]) for camera in seen[0].images},
             proprioception=np.stack(states) if states else np.zeros((len(seen), 0), np.float32),
-            actions=actions,
+            actions=np.stack([action for _, _, action in frames]),
             command=seen[0].command,
             task=segment.task or seen[0].command,
             outcome=segment.outcome,
@@ -127,13 +129,13 @@ class EpisodeCutter:
         return actions
 
 
-def _pieces(frames: Sequence[_Frame]) -> list[list[_Frame]]:
+def _pieces(frames: Sequence[_Labelled]) -> list[list[_Labelled]]:
     """Cut frames where a tick is missing and where the command changes."""
-    pieces: list[list[_Frame]] = []
-    for tick, observed in frames:
+    pieces: list[list[_Labelled]] = []
+    for tick, observed, action in frames:
         follows = pieces and pieces[-1][-1][0] == tick - 1 and pieces[-1][-1][1].command == observed.command
         if follows:
-            pieces[-1].append((tick, observed))
+            pieces[-1].append((tick, observed, action))
         else:
-            pieces.append([(tick, observed)])
+            pieces.append([(tick, observed, action)])
     return pieces

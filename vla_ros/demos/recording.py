@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import apsw
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.rosbag2 import ReaderError
 from rosbags.serde import SerdeError
@@ -20,6 +21,9 @@ from vla_ros.demos.errors import BagError
 from vla_ros.robot import RobotError, match_topic
 
 STORAGE_FILES = ("*.mcap", "*.mcap.zstd", "*.db3", "*.db3.zstd")
+
+# What rosbags raises over a file that it cannot read; for sqlite3, also in the middle of one.
+READ_ERRORS = (AnyReaderError, ReaderError, apsw.Error)
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +123,7 @@ def open_bag(path: str | Path) -> Iterator[Recording]:
             if reader.message_count == 0:
                 raise BagError(f"bag {path} is empty: no message was recorded; were the publishers running?")
             yield Recording(path, reader)
-    except (AnyReaderError, ReaderError) as error:
+    except READ_ERRORS as error:
         raise BagError(f"bag {path} can't be read: {error}") from None
     except struct.error as error:
         raise BagError(f"bag {path} is damaged: {error}; copy it again from where it was recorded") from None

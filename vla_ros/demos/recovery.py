@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import tempfile
 from pathlib import Path
 
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection, ConnectionExtRosbag2
-from rosbags.rosbag2 import ReaderError
 from rosbags.rosbag2.storage_mcap import McapReader
 
 from vla_ros.demos.bag_writer import PARTIAL, BagWriter, TopicQos, typestore
 from vla_ros.demos.errors import BagError
-from vla_ros.demos.recording import storage_files
+from vla_ros.demos.recording import READ_ERRORS, storage_files
 
 # The MCAP format, https://mcap.dev/spec: magic, then records of opcode (1 byte), length (8 bytes), content.
+_CHUNK_BYTES = 1 << 20
 _MAGIC = b"\x89MCAP0\r\n"
 _DATA_END, _FOOTER = 0x0F, 0x02
 # A DataEnd record and a Footer that say: no checksum, no index. Readers then scan the file.
@@ -39,20 +40,29 @@ def recover(path: str | Path) -> Path:
         raise BagError(f"{path} holds no .mcap or .db3 file: nothing can be recovered from it")
     if (path / "metadata.yaml").is_file():
         raise BagError(f"{path} is a finished bag: there is nothing to recover")
-    with tempfile.TemporaryDirectory() as scratch:
+    # Beside the bag, where there is room for recordings; the system's folder for such files may be in memory.
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=path.parent) as scratch:
         whole = [_with_ending(file, Path(scratch)) if file.suffix == ".mcap" else file for file in files]
         target = path.with_name(f"{name}_recovered")
         try:
-            with (
-                AnyReader(whole, default_typestore=typestore()) as reader,
-                BagWriter(target, reader.typestore) as writer,
-            ):
+            with AnyReader(whole, default_typestore=typestore()) as reader:
                 if reader.message_count == 0:
                     raise BagError(f"{path}: no message had reached the disk: nothing can be recovered from it")
-                _copy(reader, writer)
-        except (AnyReaderError, ReaderError) as error:
+                _write(reader, BagWriter(target, reader.typestore))
+        except (*READ_ERRORS, struct.error) as error:
             raise BagError(f"{path} can't be recovered: {error}") from None
     return target
+
+
+def _write(reader: AnyReader, writer: BagWriter) -> None:
+    """Copy everything into `writer` and close it; of a failure, a `.partial` stays only if there is something in it."""
+    try:
+        with writer:
+            _copy(reader, writer)
+    except BaseException:
+        if not writer.messages:
+            shutil.rmtree(writer.partial)
+        raise
 
 
 def _copy(reader: AnyReader, writer: BagWriter) -> None:
@@ -86,6 +96,7 @@ def _with_ending(file: Path, scratch: Path) -> Path:
                 break
             end += 9 + length
         source.seek(0)
-        target.write(source.read(end))
+        while source.tell() < end:
+            target.write(source.read(min(_CHUNK_BYTES, end - source.tell())))
         target.write(_ENDING)
     return copy

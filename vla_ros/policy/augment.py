@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ class AugmentConfig:
     """How much to change; all zero means not at all.
 
     Attributes:
-        shift_px: each camera's images move by up to this many pixels of the network input.
+        shift_px: camera -> up to how many pixels of the network input its images move; 0 where it is not named. Keep it
+            small for a camera from which places are read: a shift is an error of the place.
         brightness: offset, in normalised units.
         contrast: relative.
         camera_dropout: probability that one camera of a window, drawn evenly, gives no features.
@@ -26,7 +27,7 @@ class AugmentConfig:
         token_dropout: probability that a token of the command is hidden.
     """
 
-    shift_px: int = 3
+    shift_px: dict[str, int] = field(default_factory=dict)
     brightness: float = 0.1
     contrast: float = 0.1
     camera_dropout: float = 0.0
@@ -35,9 +36,9 @@ class AugmentConfig:
     token_dropout: float = 0.0
 
 
-def shift_pixels(pixels: Tensor, config: AugmentConfig) -> Tensor:
-    """Return uint8 images (B, W, h, w, 3), moved."""
-    return images.random_shift(pixels.movedim(-1, -3), config.shift_px).movedim(-3, -1)
+def shift_pixels(pixels: Tensor, camera: str, config: AugmentConfig) -> Tensor:
+    """Return uint8 images (B, W, h, w, 3) of ``camera``, moved."""
+    return images.random_shift(pixels.movedim(-1, -3), config.shift_px.get(camera, 0)).movedim(-3, -1)
 
 
 def jitter_colours(frames: Tensor, config: AugmentConfig) -> Tensor:

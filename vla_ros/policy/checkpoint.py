@@ -68,8 +68,8 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> P
         raise CheckpointError(f"{folder / TOKENIZER} is not a tokenizer ({error}); {WAY_OUT}") from None
     try:
         policy = Policy(contract, config, tokenizer)
-    except ContractError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+    except (ContractError, ValueError, KeyError, RuntimeError) as error:  # torch's own for a name or size it can't take
+        raise CheckpointError(f"{folder} describes no network that can be built: {error}; {WAY_OUT}") from None
     _load_weights(policy, folder / WEIGHTS)
     return policy.to(device).eval()
 

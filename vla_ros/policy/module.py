@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -13,7 +14,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from vla_ros import images
-from vla_ros.contract import Camera
+from vla_ros.contract import Camera, ContractError
 from vla_ros.policy.augment import (
     AugmentConfig,
     augment_proprioception,
@@ -93,6 +94,10 @@ class VLAModule(pl.LightningModule):
         teacher: Policy | None = None,
     ) -> None:
         super().__init__()
+        for camera in augment.shift_px:
+            if camera not in policy.contract.camera_names:
+                allowed = ", ".join(policy.contract.camera_names)
+                raise ContractError(f"augment.shift_px names the camera {camera!r}; the policy's cameras are {allowed}")
         self.policy = policy
         self.optimizer_config = optimizer
         self.loss_config = loss
@@ -149,7 +154,7 @@ class VLAModule(pl.LightningModule):
         """Return (B, W, 3, h, w) as the network takes them."""
         if not training:
             return images.to_network(pixels, camera)
-        shifted = shift_pixels(pixels, self.augment_config)
+        shifted = shift_pixels(pixels, camera.name, self.augment_config)
         return jitter_colours(images.to_network(shifted, camera), self.augment_config)
 
     def _retain_loss(self, inputs: dict[str, Any]) -> Tensor:
@@ -172,6 +177,22 @@ class VLAModule(pl.LightningModule):
             huber_delta=self.loss_config.huber_delta,
             gripper_weight=self.loss_config.gripper_weight,
         )["loss"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the contract beside the weights: they mean something with its statistics and tokenizer only."""
+        checkpoint["contract"] = self.policy.contract.to_json()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ContractError when the weights belong to another contract than this policy's."""
+        written = checkpoint.get("contract", "{}")
+        if written != self.policy.contract.to_json():
+            old, new = json.loads(written), json.loads(self.policy.contract.to_json())
+            other = [key for key, value in new.items() if old.get(key) != value]
+            raise ContractError(
+                f"the run to resume has another contract, in {', '.join(other)}: it was started with other "
+                "demonstrations or another recipe. Give the bags and the recipe of its start, or start a new run "
+                "without --resume and with another --name"
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and its schedule, stepped once per optimizer step."""

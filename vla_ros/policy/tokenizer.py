@@ -87,8 +87,8 @@ class CommandTokenizer:
         """Number of token ids, the special ones included."""
         return self._tokenizer.get_vocab_size()
 
-    def encode(self, prompt: str, max_tokens: int) -> list[int]:
-        """Return at most ``max_tokens`` ids; no text is unknown."""
+    def encode(self, prompt: str, max_tokens: int | None = None) -> list[int]:
+        """Return at most ``max_tokens`` ids, all where it is None; no text is unknown."""
         return self._tokenizer.encode(prompt).ids[:max_tokens]
 
     def decode(self, ids: Sequence[int]) -> str:

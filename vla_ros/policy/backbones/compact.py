@@ -111,8 +111,7 @@ class CameraEncoder(nn.Module):
     def __init__(self, image_size: tuple[int, int], config: CompactConfig) -> None:
         super().__init__()
         height, width = image_size
-        if height % 8 or width % 8:
-            raise ValueError(f"a camera image is {height}x{width} (height x width); allowed: multiples of 8")
+        config.check_image_size(height, width)
         first, *others = config.channels
         inputs = config.channels[:-1]
         self.channels: Sequence[int] = config.channels

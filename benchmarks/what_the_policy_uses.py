@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the policy need both cameras, and does it do what it is told? Success with each of them taken away.
+
+The same scenes for every row, in process (one tick of delay, as on the robot), held-out phrasings. "another command"
+says what another kind of task would be told and still counts the scene's own task; "another colour" names another block
+and counts that one, on the tasks that pick a block up.
+
+    python benchmarks/what_the_policy_uses.py --rollouts 10 --json runs/what_the_policy_uses.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from vla_ros import resources
+from vla_ros.bringup import CHECKPOINT
+from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
+from vla_ros.train.evaluate import summarise
+from vla_ros.train.rollouts import RolloutRequest, RolloutSettings, request_rollouts, run_rollouts
+
+FIRST_SEED = 60_000
+BLANKED = {
+    "everything there": (),
+    "static camera black": ("static",),
+    "wrist camera black": ("wrist",),
+    "both cameras black": ("static", "wrist"),
+}
+
+
+def another_kinds_command(request: RolloutRequest, index: int) -> RolloutRequest:
+    """The request, told what belongs to a task of another kind."""
+    others = [TASKS[name] for name in TRAINED_TASKS if TASKS[name].kind != TASKS[request.task].kind]
+    other = others[(7 * index) % len(others)]
+    return dataclasses.replace(request, command=other.held_out[index % len(other.held_out)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="", help="folder (default: the shipped one)")
+    parser.add_argument("--rollouts", type=int, default=10, help="per task and row")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    checkpoint = arguments.checkpoint or str(resources.path(CHECKPOINT))
+    settings = RolloutSettings(checkpoint, "tabletop", max_time_s=12.0, delay_ticks=1)
+    requests = request_rollouts(TRAINED_TASKS, arguments.rollouts, FIRST_SEED)
+    rows = {name: (dataclasses.replace(settings, blank=blank), requests) for name, blank in BLANKED.items()}
+    misled = [another_kinds_command(request, index) for index, request in enumerate(requests)]
+    rows["another command"] = (settings, misled)
+    pick_up = [name for name in TRAINED_TASKS if TASKS[name].kind == "pick_up"]
+    swapped = request_rollouts(pick_up, 4 * arguments.rollouts, FIRST_SEED, swap_colour=True)
+    rows["another colour"] = (settings, swapped)
+    figures = {}
+    for name, (row_settings, row_requests) in rows.items():
+        report = summarise(row_requests, run_rollouts(row_settings, row_requests, arguments.workers))
+        figures[name] = {**report["total"], "tasks": {task: row["successes"] for task, row in report["tasks"].items()}}
+        low, high = report["total"]["interval"]
+        count = f"{report['total']['successes']}/{report['total']['rollouts']}"
+        print(f"{name:20} {count:>8} = {report['success_rate']:6.1%}   (95 %: {low:.0%} to {high:.0%})", flush=True)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
