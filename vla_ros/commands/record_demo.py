@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record demonstrations of the simulated arm: a scripted expert teleoperates it over ROS 2, the recorder writes bags.
 
-vla record-demo --episodes 60 --output bags/tabletop
+vla record-demo --output bags/tabletop
 vla record-demo --task push_away_red --episodes 50 --output bags/novel
 
 Writes one bag for each task, OUTPUT/TASK. Started again after an interruption, it keeps the finished bags and records
@@ -36,13 +36,13 @@ FIRST_EVALUATION_SEED = 10_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla record-demo``."""
     parser.add_argument("--task", nargs="+", default=["all"], metavar="NAME", help="task names, or all (trained tasks)")
-    parser.add_argument("--episodes", type=int, default=60, help="demonstrations of each task (default %(default)s)")
+    parser.add_argument("--episodes", type=int, default=120, help="demonstrations of each task (default %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the bags, one a task")
     parser.add_argument(
         "--speed", type=float, default=10.0, help="simulated seconds a second, as far as the machine can (default 10)"
     )
     parser.add_argument(
-        "--perturbation", type=float, default=0.5, help="noise on the executed twist, 0 to 2 (default %(default)s)"
+        "--perturbation", type=float, default=0.4, help="noise on the executed twist, 0 to 2 (default %(default)s)"
     )
     parser.add_argument(
         "--first-seed", type=int, default=0, help="seed of the first scene; each task has seeds of its own (default 0)"
@@ -68,7 +68,7 @@ def record(
     episodes: int,
     *,
     speed: float = 10.0,
-    perturbation: float = 0.5,
+    perturbation: float = 0.4,
     first_seed: int = 0,
 ) -> list[Path]:
     """Record `episodes` demonstrations of each task into `output`/TASK; returns the bags' folders.
