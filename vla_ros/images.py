@@ -7,7 +7,7 @@ whatever device the tensor is on. torch is imported on use, so that rooms withou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -26,7 +26,7 @@ def decode_image_file(data: bytes) -> Image:
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if len(data) else None
     if decoded is None:
         raise ValueError(f"{len(data)} bytes are not a JPEG or PNG image: the message is cut off or has another format")
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    return cast(Image, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
 def encode_jpeg(rgb: Image, quality: int = 95) -> bytes:
@@ -61,7 +61,7 @@ def _scale(rgb: Image, height: int, width: int) -> Image:
     if rgb.shape[:2] == (height, width):
         return np.ascontiguousarray(rgb)
     shrinks = height <= rgb.shape[0] and width <= rgb.shape[1]
-    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cast(Image, cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
 
 def to_network(pixels: torch.Tensor, camera: Camera) -> torch.Tensor:

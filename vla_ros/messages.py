@@ -44,14 +44,14 @@ def decode_raw(message: Any) -> NDArray[np.uint8]:
 
     try:
         bits, _, _, channels = to_cvtype(message.encoding)
-        compact = SimpleNamespace(
+        compact: Any = SimpleNamespace(
             encoding=message.encoding,
             height=message.height,
             width=message.width,
             is_bigendian=message.is_bigendian,
             data=_without_padding(message, message.width * channels * bits // 8),
         )
-        return np.array(message_to_cvimage(compact, "rgb8"))
+        return np.array(message_to_cvimage(compact, "rgb8"), dtype=np.uint8)
     except ImageError as error:
         raise ValueError(f"an image of encoding {message.encoding!r} can't be decoded: {error}") from None
 

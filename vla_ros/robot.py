@@ -111,9 +111,8 @@ class Robot:
         for name, stream in self.cameras.items():
             if stream.type not in IMAGE_TYPES:
                 raise RobotError(f"camera {name!r} has the type {stream.type!r}; allowed: {', '.join(IMAGE_TYPES)}")
-        gripper = (self.gripper_command, *([self.gripper_state] if self.gripper_state else []))
-        for part in gripper:
-            if part.closed == part.open:
+        for part in (self.gripper_command, self.gripper_state):
+            if part is not None and part.closed == part.open:
                 raise RobotError(
                     f"gripper topic {part.topic!r}: closed and open are both {part.open}; they must differ"
                 )

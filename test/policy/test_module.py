@@ -85,7 +85,7 @@ def test_a_batch_without_any_action_is_finite(policy, batch) -> None:
 
 
 def test_validation_is_not_augmented(policy, batch, monkeypatch) -> None:
-    module = make_module(policy.eval(), augment=AugmentConfig(token_dropout=1.0, camera_dropout=1.0))
+    module = make_module(policy.eval(), augment=AugmentConfig(token_dropout=1.0, camera_dropout={"static": 1.0}))
     losses = {module.model_step(batch, "val").item() for _ in range(3)}
     assert len(losses) == 1
     assert module.model_step(batch, "train").item() not in losses
@@ -109,11 +109,17 @@ def test_colours_change_per_window() -> None:
     assert ((values - 1).abs() <= 0.4).all()
 
 
-def test_camera_dropout_leaves_one_camera_and_hits_both() -> None:
-    keep = augment.draw_cameras_to_keep(500, 2, AugmentConfig(camera_dropout=0.5), torch.device("cpu"))
+def test_camera_dropout_leaves_at_least_one_camera_and_hits_each_as_often_as_it_says() -> None:
+    cameras = ("static", "wrist")
+    config = AugmentConfig(camera_dropout={"wrist": 0.25})
+    keep = augment.draw_cameras_to_keep(1000, cameras, config, torch.device("cpu"))
     assert keep is not None
-    assert keep.sum(dim=1).min() == 1
-    assert ((keep == 0).float().mean(dim=0) - 0.25).abs().max() < 0.08
+    assert keep[:, 0].min() == 1
+    assert abs(keep[:, 1].mean() - 0.75) < 0.06
+    both = AugmentConfig(camera_dropout={"static": 0.5, "wrist": 0.5})
+    keep = augment.draw_cameras_to_keep(1000, cameras, both, torch.device("cpu"))
+    assert keep is not None
+    assert keep.sum(dim=1).min() == 1 and keep.mean(dim=0).max() < 0.85
 
 
 def test_token_dropout_never_touches_padding() -> None:
@@ -186,3 +192,5 @@ def test_retaining_without_commands_is_refused() -> None:
 def test_a_shift_of_a_camera_that_is_not_there_is_refused(policy) -> None:
     with pytest.raises(ContractError, match=r"'hand'.*static"):
         make_module(policy, augment=AugmentConfig(shift_px={"hand": 2}))
+    with pytest.raises(ContractError, match=r"camera_dropout.*'hand'"):
+        make_module(policy, augment=AugmentConfig(camera_dropout={"hand": 0.2}))

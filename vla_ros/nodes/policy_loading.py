@@ -48,12 +48,12 @@ def check(contract: PolicyContract, robot: Robot) -> None:
             f"the checkpoint's actions are in the {contract.action.frame} frame, the node publishes twists in "
             f"{robot.base_frame!r}; train with actions in the base frame"
         )
-    for what, stream, expected in (
-        ("twist_command", robot.twist_command, TWIST_TYPE),
-        ("gripper_command", robot.gripper_command, GRIPPER_TYPE),
+    for what, given, expected in (
+        ("twist_command", robot.twist_command.type, TWIST_TYPE),
+        ("gripper_command", robot.gripper_command.type, GRIPPER_TYPE),
     ):
-        if stream.type != expected:
-            raise ContractError(f"robot {robot.name!r}: {what} has the type {stream.type!r}, the node sends {expected}")
+        if given != expected:
+            raise ContractError(f"robot {robot.name!r}: {what} has the type {given!r}, the node sends {expected}")
 
 
 def load_runner(checkpoint: str, device: str, cpu_threads: int = 1) -> PolicyRunner:

@@ -8,10 +8,10 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from geometry_msgs.msg import TwistStamped
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Bool, Float64MultiArray
@@ -60,7 +60,7 @@ class PolicySession:
         contract = policy_loading.load_contract(checkpoint, self.robot)
         self.control = self._make_control(contract)
         intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
-        clock = RosClock(node.get_clock(), on_set_back=self._on_clock_set_back)
+        clock = RosClock(cast(ROSClock, node.get_clock()), on_set_back=self._on_clock_set_back)
         where = self._value("device"), self._value("cpu_threads")
         make_policy = functools.partial(policy_loading.load_runner, checkpoint, *where)
         self.engine = Engine(make_policy, intake.snapshot, self.control.timeline, clock)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +22,8 @@ class AugmentConfig:
             small for a camera from which places are read: a shift is an error of the place.
         brightness: offset, in normalised units.
         contrast: relative.
-        camera_dropout: probability that one camera of a window, drawn evenly, gives no features.
+        camera_dropout: camera -> probability that it gives no features for a window; 0 where it is not named. Dropping
+            the camera that is easiest to follow makes the others learn; at least one camera is always left.
         proprioception_noise: standard deviation, in standard deviations of the training data.
         proprioception_dropout: probability that a window's proprioception is the training mean.
         token_dropout: probability that a token of the command is hidden.
@@ -30,7 +32,7 @@ class AugmentConfig:
     shift_px: dict[str, int] = field(default_factory=dict)
     brightness: float = 0.1
     contrast: float = 0.1
-    camera_dropout: float = 0.0
+    camera_dropout: dict[str, float] = field(default_factory=dict)
     proprioception_noise: float = 0.05
     proprioception_dropout: float = 0.0
     token_dropout: float = 0.0
@@ -62,11 +64,13 @@ def drop_tokens(tokens: Tensor, token_mask: Tensor, dropped_id: int, config: Aug
     return tokens.masked_fill(hidden, dropped_id)
 
 
-def draw_cameras_to_keep(batch: int, cameras: int, config: AugmentConfig, device: torch.device) -> Tensor | None:
-    """Return (B, cameras) of 0 and 1 with at most one 0 per window, or None when nothing is dropped."""
-    if config.camera_dropout == 0 or cameras < 2:
+def draw_cameras_to_keep(
+    batch: int, cameras: Sequence[str], config: AugmentConfig, device: torch.device
+) -> Tensor | None:
+    """Return (B, cameras) of 0 and 1 with at least one 1 per window, or None when nothing is ever dropped."""
+    probability = torch.tensor([config.camera_dropout.get(name, 0.0) for name in cameras], device=device)
+    if len(cameras) < 2 or not probability.any():
         return None
-    keep = torch.ones((batch, cameras), device=device)
-    rows = torch.nonzero(torch.rand(batch, device=device) < config.camera_dropout)[:, 0]
-    keep[rows, torch.randint(cameras, (len(rows),), device=device)] = 0
-    return keep
+    kept = torch.rand((batch, len(cameras)), device=device) >= probability
+    kept |= ~kept.any(dim=1, keepdim=True)
+    return kept.to(torch.float32)

@@ -94,10 +94,11 @@ class VLAModule(pl.LightningModule):
         teacher: Policy | None = None,
     ) -> None:
         super().__init__()
-        for camera in augment.shift_px:
-            if camera not in policy.contract.camera_names:
-                allowed = ", ".join(policy.contract.camera_names)
-                raise ContractError(f"augment.shift_px names the camera {camera!r}; the policy's cameras are {allowed}")
+        for key in ("shift_px", "camera_dropout"):
+            for camera in getattr(augment, key):
+                if camera not in policy.contract.camera_names:
+                    known = ", ".join(policy.contract.camera_names)
+                    raise ContractError(f"augment.{key} names the camera {camera!r}; the policy's cameras are {known}")
         self.policy = policy
         self.optimizer_config = optimizer
         self.loss_config = loss
@@ -146,7 +147,7 @@ class VLAModule(pl.LightningModule):
             inputs["proprioception"] = augment_proprioception(inputs["proprioception"], contract, config)
             dropped_id = self.policy.tokenizer.dropped_id
             inputs["tokens"] = drop_tokens(inputs["tokens"], batch["token_mask"], dropped_id, config)
-            keep = draw_cameras_to_keep(len(batch["tokens"]), len(contract.cameras), config, self.device)
+            keep = draw_cameras_to_keep(len(batch["tokens"]), contract.camera_names, config, self.device)
             inputs["camera_keep"] = keep
         return inputs
 
