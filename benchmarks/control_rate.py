@@ -10,10 +10,10 @@ many frames a demonstration has (the cost of training), decide the rate. Ratios 
 from __future__ import annotations
 
 import argparse
-import json
 from collections import deque
 from pathlib import Path
 
+import figures
 import numpy as np
 
 from vla_ros.sim.env import TabletopEnv
@@ -63,8 +63,19 @@ def main() -> None:
             print(row, flush=True)
         env.close()
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        figures.write(
+            arguments.json,
+            title="Control rate: the scripted expert, acting late",
+            runs=arguments.seeds * len(TRAINED_TASKS),
+            note="Episodes per row; frames are what a demonstration costs in training.",
+            columns=("control rate [Hz]", "delay [ticks]", "delay [ms]", "success", "frames", "time [s]"),
+            rows=[
+                (f"{row['control_hz']:g}", row["delay_ticks"], f"{1000 * row['delay_ticks'] / row['control_hz']:.0f}",
+                 f"{row['success_rate']:.1%}", row["mean_frames"], row["mean_time_s"])
+                for row in rows
+            ],
+            details=rows,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
