@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of `vla demo` and `vla loop`, as they left them, for docs/figures.md.
+
+vla demo --rollouts 10 && vla loop
+python benchmarks/closed_loop.py --results benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import figures
+
+from vla_ros.train.rollouts import wilson_interval
+
+Tasks = dict[str, dict[str, Any]]
+
+
+def rate(tasks: Tasks) -> str:
+    """Successes of all rollouts, with their 95 % interval."""
+    successes, rollouts = (sum(row[key] for row in tasks.values()) for key in ("successes", "rollouts"))
+    low, high = wilson_interval(successes, rollouts)
+    return f"{successes}/{rollouts} = {successes / rollouts:.1%} ({low:.0%} to {high:.0%})"
+
+
+def demo(results: dict[str, Any], path: Path) -> None:
+    """The table of the shipped policy, through ROS at real time."""
+    tasks: Tasks = results["tasks"]
+    ticks, inference = results["ticks"], results["inference_ms"]
+    figures.write(
+        path,
+        title="The shipped policy on the simulated arm, through ROS at real time",
+        runs=min(row["rollouts"] for row in tasks.values()),
+        note=f"Rollouts per task, in scenes and with phrasings that no demonstration had. Control ticks missed: "
+        f"{ticks['missed']} of {ticks['total']}; inference p50 {inference['p50']} ms, p95 {inference['p95']} ms; "
+        f"{results['wall_s']:.0f} s in all.",
+        columns=("task", "successes", "mean time [s]"),
+        rows=[
+            *(
+                (task, f"{row['successes']}/{row['rollouts']}", row["mean_time_s"] or "-")
+                for task, row in tasks.items()
+            ),
+            ("all", rate(tasks), ""),
+        ],
+        details=results,
+        command="vla demo --rollouts " + str(min(row["rollouts"] for row in tasks.values())),
+    )
+
+
+def loop(folder: Path, path: Path) -> None:
+    """The table of the loop: before and after fine-tuning on a task that is new."""
+    results, before, after = (
+        json.loads((folder / name).read_text()) for name in ("results.json", "before.json", "after.json")
+    )
+    new = results["task"]
+    old = [{task: row for task, row in when["tasks"].items() if task != new} for when in (before, after)]
+    figures.write(
+        path,
+        title="A new task, from demonstrations to the arm",
+        runs=results["rollouts"],
+        note=f"Rollouts of the new task, through ROS at real time, held-out phrasings. Recording took "
+        f"{results['record_s'] / 60:.1f} min, fine-tuning {results['fit_s'] / 60:.1f} min, with both measurements "
+        f"{results['wall_s'] / 60:.1f} min.",
+        columns=("", "before", "after"),
+        rows=[
+            (f"{new} (new)", *(rate({new: when["tasks"][new]}) for when in (before, after))),
+            *([(f"the {len(old[0])} old tasks", *map(rate, old))] if old[0] else []),
+        ],
+        details=results,
+        command="vla loop",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo/results.json"))
+    parser.add_argument("--loop", type=Path, default=Path("runs/loop"))
+    parser.add_argument("--results", type=Path, default=figures.HERE / "results", help="where the tables go")
+    arguments = parser.parse_args()
+    demo(json.loads(arguments.demo.read_text()), arguments.results / "demo.json")
+    loop(arguments.loop, arguments.results / "loop.json")
+
+
+if __name__ == "__main__":
+    main()
