@@ -19,6 +19,9 @@ from vla_ros.sim.tasks import PUSH_DIRECTIONS, Task, push_displacement, success
 OPEN, CLOSED = 1.0, 0.0
 GAIN_PER_S = 4.0  # higher gains overshoot when a command takes effect two periods late (benchmarks/control_rate.py)
 PUSH_MPS = 0.2
+# No picture shows how far a block has come, or a drawer's last millimetres. Demonstrations that end well beyond what
+# counts as success leave it to the policy where to stop; those that end just there teach it to stop just before.
+PUSH_ON_TO_M, SHUT_M = 0.10, 0.002
 
 GRASP_HEIGHT_M = 0.018
 HOVER_M = 0.075  # above the thing to grasp or to get behind
@@ -133,7 +136,7 @@ def _put_in_box(task: Task, start: SceneState, state: SceneState) -> np.ndarray:
 
 def _push_block(task: Task, start: SceneState, state: SceneState) -> np.ndarray:
     along, _ = push_displacement(task, start, state)
-    if success(task, start, state) and along > 0.07:
+    if success(task, start, state) and along > PUSH_ON_TO_M:
         return _hold(CLOSED)
     direction = np.array([*PUSH_DIRECTIONS[task.kind], 0.0])
     block = state.block_positions[task.color]
@@ -151,7 +154,7 @@ def _open_drawer(task: Task, start: SceneState, state: SceneState) -> np.ndarray
 
 
 def _close_drawer(task: Task, start: SceneState, state: SceneState) -> np.ndarray:
-    if success(task, start, state) and state.drawer_m < 0.008:
+    if success(task, start, state) and state.drawer_m < SHUT_M:
         return _hold(CLOSED)
     end = state.knob_position - [KNOB_HALF_LENGTH_M, 0.0, 0.005]
     return _push(state, end, np.array([1.0, 0.0, 0.0]), stand_off_m=0.045)
