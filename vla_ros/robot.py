@@ -7,6 +7,7 @@ One YAML file for each robot (config/robots/), so that what a bag is read with i
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,8 @@ from vla_ros import schema
 from vla_ros.errors import UserError
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+# A stop that takes longer is none; a limit that was written down in the wrong unit would make it so.
+LONGEST_STOP_S = 1.0
 
 
 class RobotError(UserError):
@@ -59,23 +62,46 @@ class GripperCommand:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the arm may do, whatever the policy says. Norms of either part; the box is in the base frame."""
+    """What the arm may do, whatever the policy says: speed, acceleration and jerk of either part, each by its norm.
+
+    The workspace is a box for the tool in the base frame. A stop is shaped by acceleration and jerk as well, so they
+    also say how long it takes: see `stopping_time_s`.
+    """
 
     linear_mps: float
     angular_radps: float
     linear_mps2: float
     angular_radps2: float
+    linear_mps3: float
+    angular_radps3: float
     workspace_min_m: tuple[float, float, float]
     workspace_max_m: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        for name in ("linear_mps", "angular_radps", "linear_mps2", "angular_radps2"):
+        for name in (
+            "linear_mps", "angular_radps", "linear_mps2", "angular_radps2", "linear_mps3", "angular_radps3",
+        ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise RobotError(f"limits: {name} is {getattr(self, name)}; allowed: a positive number")
+        for part, unit in (("linear", "mps"), ("angular", "radps")):
+            if self.stopping_time_s(part) > LONGEST_STOP_S:
+                raise RobotError(
+                    f"limits: a stop from {part}_{unit} takes {self.stopping_time_s(part):.2f} s with this acceleration "
+                    f"and jerk; allowed: {LONGEST_STOP_S} s; lower {part}_{unit}, or raise {part}_{unit}2, {part}_{unit}3"
+                )
         if not all(low < high for low, high in zip(self.workspace_min_m, self.workspace_max_m)):
             raise RobotError(
                 f"limits: workspace {self.workspace_min_m} ... {self.workspace_max_m} m is empty on an axis"
             )
+
+    def stopping_time_s(self, part: str) -> float:
+        """How long the longest stop of the `linear` or `angular` part takes: from full speed, at full acceleration."""
+        unit = {"linear": "mps", "angular": "radps"}[part]
+        speed, acceleration, jerk = (getattr(self, f"{part}_{unit}{power}") for power in ("", "2", "3"))
+        if math.isinf(acceleration) or math.isinf(speed):
+            return 0.0
+        # Worst when it begins at full acceleration: that is let go (a / j), built up the other way, and let go again.
+        return speed / acceleration + 2 * acceleration / jerk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ RUNNING = EngineStatus("go", None, "", Summary(10, 8.0, 12.0, 20.0), 0)
 
 @pytest.fixture
 def control() -> ControlLoop:
-    limits = Limits(1.0, 1.0, 1e6, 1e6, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+    limits = Limits(1.0, 1.0, 1e6, 1e6, 1e9, 1e9, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
     governor = SafetyGovernor(limits, period_s=0.1, stop_ticks=1, armed=True)
     loop = ControlLoop(ActionTimeline(), governor, GripperSwitch(), period_ns=100_000_000)
     loop.timeline.post(0, np.zeros((3, 7)))

@@ -65,6 +65,7 @@ def write_robot(folder: Path) -> Path:
         },
         "limits": {
             "linear_mps": 0.2, "angular_radps": 1.0, "linear_mps2": 100.0, "angular_radps2": 100.0,
+            "linear_mps3": 1e4, "angular_radps3": 1e4,
             "workspace_min_m": [0.0, -0.5, 0.0], "workspace_max_m": [1.0, 0.5, 1.0],
         },
         "observation": {"max_age_s": 0.2, "max_skew_s": 0.15, "frozen_s": None},

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.governor import SafetyGovernor, State, limit_norm, limit_to_box
+from vla_ros.runtime.governor import SafetyGovernor, State
+from vla_ros.runtime.shaping import limit_norm, limit_to_box
 
 CENTRE = (0.5, 0.0, 0.3)
 
 
 def limits(**changes) -> Limits:
-    unlimited = Limits(0.2, 1.0, 1e6, 1e6, workspace_min_m=(0.3, -0.3, 0.0), workspace_max_m=(0.7, 0.3, 0.6))
+    unlimited = Limits(0.2, 1.0, 1e6, 1e6, 1e9, 1e9, workspace_min_m=(0.3, -0.3, 0.0), workspace_max_m=(0.7, 0.3, 0.6))
     return dataclasses.replace(unlimited, **changes)
 
 
@@ -105,12 +106,83 @@ def test_acceleration_is_limited_from_rest_and_on_a_reversal():
     assert second == pytest.approx([0.0, 0, 0, 0.0, 0, 0])
 
 
-def test_after_a_stop_acceleration_starts_from_rest():
-    tested = governor(linear_mps2=0.5, stop_ticks=1)
+def stop(tested: SafetyGovernor, reason: str) -> list[float | None]:
+    """The speeds along x that are sent from the reason on, until the first silence."""
+    sent = []
+    while True:
+        twist = tested.tick(None, reason, CENTRE)
+        sent.append(None if twist is None else float(twist[0]))
+        if twist is None:
+            return sent
+
+
+def test_a_stop_slows_down_within_the_acceleration_and_then_sends_its_zero_twists():
+    tested = governor(linear_mps2=0.5, stop_ticks=2)
     for _ in range(4):
         tested.tick(action(0.2), None, CENTRE)
-    tested.tick(None, None, CENTRE)
+    assert stop(tested, "stale") == pytest.approx([0.15, 0.1, 0.05, 0.0, 0.0, None])
+    assert tested.stops == {"stale": 1}
     assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.05)
+
+
+def test_a_stop_slows_down_within_the_jerk_as_well():
+    tested = governor(linear_mps2=1.0, linear_mps3=5.0, stop_ticks=1)
+    for _ in range(10):
+        tested.tick(action(0.2), None, CENTRE)
+    speeds = [0.2, *stop(tested, "stale")[:-1]]
+    accelerations = np.diff(speeds) / 0.1
+    assert np.abs(np.diff([0.0, *accelerations, 0.0])).max() / 0.1 <= 5.0 + 1e-6
+    assert np.abs(accelerations).max() <= 1.0 + 1e-9 and speeds[-1] == 0.0
+    assert (len(speeds) - 1) * 0.1 <= tested.limits.stopping_time_s("linear") + 0.2
+
+
+def test_an_emergency_stop_does_not_slow_down_first_and_holds_until_it_is_reset():
+    tested = governor(linear_mps2=0.5, stop_ticks=2)
+    for _ in range(4):
+        tested.tick(action(0.2), None, CENTRE)
+    assert stop(tested, "emergency_stop") == [0.0, 0.0, None]
+    assert tested.tick(action(0.2), None, CENTRE) is None
+    assert (tested.state, tested.reason) == (State.FAULT, "emergency_stop")
+    tested.reset()
+    assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.05)
+
+
+def test_an_emergency_stop_cuts_a_stop_short_that_is_under_way():
+    tested = governor(linear_mps2=0.5, stop_ticks=2)
+    for _ in range(4):
+        tested.tick(action(0.2), None, CENTRE)
+    assert tested.tick(None, "stale", CENTRE)[0] == pytest.approx(0.15)
+    assert stop(tested, "emergency_stop") == [0.0, 0.0, None]
+
+
+def test_the_first_run_is_slow_until_the_arm_that_moved_is_disarmed():
+    tested = SafetyGovernor(limits(), period_s=0.1, stop_ticks=1, first_run_scale=0.25, armed=True)
+    tested.arm(False)
+    tested.arm(True)  # it has not moved yet: this was no run
+    assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.05)
+    tested.tick(None, "stale", CENTRE)
+    assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.05)
+    tested.arm(False)
+    tested.tick(None, None, CENTRE)
+    tested.arm(True)
+    assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.2)
+
+
+def test_the_way_to_a_wall_is_slow_enough_that_braking_ends_before_it():
+    tested, position = governor(linear_mps2=0.5), np.array([0.5, 0.0, 0.3])
+    speeds = [0.0]
+    for _ in range(60):
+        speeds.append(tested.tick(action(0.2), None, position)[0])
+        position[0] += speeds[-1] * 0.1
+    assert position[0] == pytest.approx(0.7, abs=1e-3) and position[0] <= 0.7
+    assert np.abs(np.diff(speeds)).max() <= 0.05 + 1e-9
+
+
+def test_ticks_that_the_limits_changed_are_counted():
+    tested = governor()
+    for vx in (0.1, 0.5, 0.1):
+        tested.tick(action(vx), None, CENTRE)
+    assert tested.ticks_limited == 1
 
 
 def test_the_workspace_cuts_only_what_leads_out():
@@ -150,3 +222,5 @@ def test_impossible_settings_are_refused():
         governor(stop_ticks=0)
     with pytest.raises(ValueError, match=r"speed_scale is 1\.5"):
         governor(speed_scale=1.5)
+    with pytest.raises(ValueError, match=r"first_run_scale is -1"):
+        SafetyGovernor(limits(), period_s=0.1, first_run_scale=-1)

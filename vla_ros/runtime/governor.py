@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.runtime.shaping import approach, limit_norm, limit_to_box, limit_to_braking
+
 if TYPE_CHECKING:
     from vla_ros.robot import Limits
 
@@ -19,7 +20,9 @@ Array = NDArray[np.float64]
 Position = Sequence[float] | NDArray[np.float64]
 
 # Reasons that do not go away by themselves: somebody has to look, and reset.
-FAULTS = frozenset({"policy_error", "non_finite"})
+FAULTS = frozenset({"policy_error", "non_finite", "emergency_stop"})
+# Reasons for which the arm is not slowed down within its limits but told to stand still at once.
+AT_ONCE = frozenset({"emergency_stop"})
 
 
 class State(str, Enum):
@@ -28,41 +31,56 @@ class State(str, Enum):
     DISARMED = "disarmed"  # silent until armed
     WAITING = "waiting"  # armed and silent: no action yet, or something is missing
     RUNNING = "running"  # actions reach the arm
-    STOPPING = "stopping"  # zero twists, whatever the policy says
+    STOPPING = "stopping"  # slowing down within the limits, then zero twists, whatever the policy says
     FAULT = "fault"  # silent until the fault is reset
 
 
 class SafetyGovernor:
     """Lets one twist a tick through, limited, as long as nothing speaks against it.
 
-    A stop is `stop_ticks` zero twists, then silence; the consumer's own command timeout is the second line. The state
-    after a tick depends only on the state before and on what that tick was given: no clock, no threads.
+    A stop slows down as fast as acceleration and jerk allow (`Limits.stopping_time_s` at most; at once for an emergency
+    stop), sends `stop_ticks` zero twists, and then is silent; the consumer's own command timeout is the second line.
+    What a tick does depends only on what came before and on what that tick was given: no clock, no threads.
 
     Args:
         limits: of the robot; see `vla_ros.robot.Limits`.
         period_s: between two ticks.
         stop_ticks: how many zero twists make a stop, at least 1.
         speed_scale: factor in [0, 1] on every twist; may be changed while running.
+        first_run_scale: a further factor in [0, 1] until the arm is disarmed for the first time after it has moved.
         armed: whether it starts WAITING instead of DISARMED.
     """
 
     def __init__(
-        self, limits: Limits, *, period_s: float, stop_ticks: int = 5, speed_scale: float = 1.0, armed: bool = False
+        self,
+        limits: Limits,
+        *,
+        period_s: float,
+        stop_ticks: int = 5,
+        speed_scale: float = 1.0,
+        first_run_scale: float = 1.0,
+        armed: bool = False,
     ) -> None:
         if stop_ticks < 1:
             raise ValueError(f"stop_ticks is {stop_ticks}; expected at least 1")
-        if not 0.0 <= speed_scale <= 1.0:
-            raise ValueError(f"speed_scale is {speed_scale}; expected 0 to 1")
+        for name, value in (("speed_scale", speed_scale), ("first_run_scale", first_run_scale)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} is {value}; expected 0 to 1")
         self.limits = limits
         self.speed_scale = speed_scale
         self.stops: Counter[str] = Counter()
+        self.ticks_limited = 0
+        self._first_run_scale = first_run_scale
+        self._has_moved = False
         self._period_s = period_s
         self._stop_ticks = stop_ticks
         self._armed = armed
         self._state = State.WAITING if armed else State.DISARMED
         self._reason: str | None = None if armed else "disarmed"
+        self._fault: str | None = None
         self._zeros_left = 0
         self._last_twist = np.zeros(6)
+        self._last_acceleration = np.zeros(6)
 
     @property
     def state(self) -> State:
@@ -77,9 +95,20 @@ class SafetyGovernor:
     def armed(self) -> bool:
         return self._armed
 
+    @property
+    def scale(self) -> float:
+        """The factor on every twist now."""
+        return self.speed_scale * self._first_run_scale
+
     def arm(self, armed: bool) -> None:
         """Arm or disarm; both take effect with the next tick, disarming as a stop."""
+        if self._armed and not armed and self._has_moved:
+            self._first_run_scale = 1.0
         self._armed = armed
+
+    def reset(self) -> None:
+        """Forget a fault; whoever calls this has looked."""
+        self._fault = None
 
     def tick(self, action: Array | None, reason: str | None, ee_position: Position | None) -> Array | None:
         """Decide on one tick.
@@ -94,23 +123,37 @@ class SafetyGovernor:
         """
         against = self._against(action, reason, ee_position)
         if against is None and self._zeros_left == 0:
-            twist = self._limited(np.asarray(action)[:6], np.asarray(ee_position))
-            if np.isfinite(twist).all():
-                self._state, self._reason, self._last_twist = State.RUNNING, None, twist
-                return twist.copy()
+            wanted = np.asarray(action)[:6] * self.scale
+            if np.isfinite(wanted).all():
+                self._state, self._reason, self._has_moved = State.RUNNING, None, True
+                return self._sent(self._limited(wanted, np.asarray(ee_position)))
             against = "non_finite"
+        if against in FAULTS:
+            self._fault = against
         if self._state is State.RUNNING:
             self.stops[str(against)] += 1
-            self._state, self._zeros_left, self._last_twist = State.STOPPING, self._stop_ticks, np.zeros(6)
+            self._state, self._zeros_left = State.STOPPING, self._stop_ticks
         if against is not None:
             self._reason = against
-        if self._zeros_left > 0:
-            self._zeros_left -= 1
-            return np.zeros(6)
+        if self._state is State.STOPPING:
+            twist = np.zeros(6) if self._reason in AT_ONCE else self._approach(np.zeros(6))
+            if twist.any():
+                return self._sent(twist)
+            if self._zeros_left > 0:
+                self._zeros_left -= 1
+                return self._sent(np.zeros(6))
         self._state = self._resting_state()
         return None
 
+    def _sent(self, twist: Array) -> Array:
+        """Remember `twist` as the one that is sent now; returns a copy for the caller."""
+        self._last_acceleration = (twist - self._last_twist) / self._period_s
+        self._last_twist = twist
+        return twist.copy()
+
     def _against(self, action: Array | None, reason: str | None, ee_position: Position | None) -> str | None:
+        if self._fault is not None:
+            return self._fault
         if not self._armed:
             return "disarmed"
         if reason is not None:
@@ -124,34 +167,37 @@ class SafetyGovernor:
         return None
 
     def _resting_state(self) -> State:
-        if not self._armed:
-            return State.DISARMED
-        return State.FAULT if self._reason in FAULTS else State.WAITING
+        # Whoever enters FAULT or starts anew is at rest.
+        self._last_twist, self._last_acceleration = np.zeros(6), np.zeros(6)
+        if self._fault is not None:
+            return State.FAULT
+        return State.WAITING if self._armed else State.DISARMED
 
-    def _limited(self, twist: Array, ee_position: Array) -> Array:
-        """Scale, speed, acceleration, workspace, in this order: each later one only shortens what the earlier left."""
+    def _limited(self, wanted: Array, ee_position: Array) -> Array:
+        """The twist that is nearest to the one `wanted`: within speed, acceleration, jerk and workspace.
+
+        The way to a wall is slow enough that a stop ends before it; the wall itself is the one limit that may demand
+        more than the acceleration, when the arm comes upon it in another way.
+        """
         limits, dt_s = self.limits, self._period_s
-        twist = twist * self.speed_scale
-        linear = limit_norm(twist[:3], limits.linear_mps)
-        angular = limit_norm(twist[3:], limits.angular_radps)
-        last_linear, last_angular = self._last_twist[:3], self._last_twist[3:]
-        linear = last_linear + limit_norm(linear - last_linear, limits.linear_mps2 * dt_s)
-        angular = last_angular + limit_norm(angular - last_angular, limits.angular_radps2 * dt_s)
-        linear = limit_to_box(linear, ee_position, limits.workspace_min_m, limits.workspace_max_m, dt_s)
-        return np.concatenate([linear, angular])
+        box = limits.workspace_min_m, limits.workspace_max_m
+        linear = limit_norm(wanted[:3], limits.linear_mps)
+        linear = limit_to_braking(linear, ee_position, *box, limits.linear_mps2, dt_s)
+        angular = limit_norm(wanted[3:], limits.angular_radps)
+        shaped = self._approach(np.concatenate([linear, angular]))
+        shaped[:3] = limit_to_box(shaped[:3], ee_position, *box, dt_s)
+        self.ticks_limited += not np.array_equal(shaped, wanted)
+        return shaped
 
-
-def limit_norm(vector: Array, maximum: float) -> Array:
-    """`vector`, shortened to the length `maximum` where it is longer; its direction stays."""
-    length = math.sqrt(float(vector @ vector))
-    return vector if length <= maximum else vector * (maximum / length)
-
-
-def limit_to_box(velocity: Array, position: Array, low: Sequence[float], high: Sequence[float], dt_s: float) -> Array:
-    """Cut the components of `velocity` (3,) [m/s] that would leave the box within `dt_s`.
-
-    From outside, moving back in is free, and nothing is pushed: a component is shortened, at most to zero.
-    """
-    forward = np.maximum(0.0, (np.asarray(high) - position) / dt_s)
-    backward = np.minimum(0.0, (np.asarray(low) - position) / dt_s)
-    return np.clip(velocity, backward, forward)
+    def _approach(self, target: Array) -> Array:
+        """One period towards the twist `target`, within acceleration and jerk, and never beyond the speed limits."""
+        limits, dt_s, last, rate = self.limits, self._period_s, self._last_twist, self._last_acceleration
+        linear = approach(
+            last[:3], rate[:3], target[:3],
+            maximum_acceleration=limits.linear_mps2, jerk=limits.linear_mps3, dt_s=dt_s,
+        )  # fmt: skip
+        angular = approach(
+            last[3:], rate[3:], target[3:],
+            maximum_acceleration=limits.angular_radps2, jerk=limits.angular_radps3, dt_s=dt_s,
+        )  # fmt: skip
+        return np.concatenate([limit_norm(linear, limits.linear_mps), limit_norm(angular, limits.angular_radps)])

@@ -182,4 +182,4 @@ def _check(env: Environment, control_hz: float, blank: Collection[str], cameras:
 
 def _no_limits() -> Limits:
     infinity = math.inf
-    return Limits(infinity, infinity, infinity, infinity, (-infinity,) * 3, (infinity,) * 3)
+    return Limits(*(infinity,) * 6, (-infinity,) * 3, (infinity,) * 3)
