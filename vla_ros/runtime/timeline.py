@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vla_ros.runtime.executors import Executor, FullChunk
+
 
 @dataclass(frozen=True)
 class TimelineStatistics:
@@ -27,18 +29,19 @@ class TimelineStatistics:
 
 
 class ActionTimeline:
-    """Thread-safe plan of actions (7,) keyed by absolute control tick. The newest chunk replaces the whole future."""
+    """Thread-safe plan of actions (7,) keyed by absolute control tick; the executor chooses among the chunks."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor: Executor | None = None) -> None:
         self._lock = threading.Lock()
-        self._actions: dict[int, NDArray[np.float64]] = {}
+        self._executor = executor or FullChunk()
+        self._first_tick: int | None = None
         self._last_popped: int | None = None
         self._observed_from: int | None = None
         self._fed = False
         self._counts = dict.fromkeys(TimelineStatistics.__dataclass_fields__, 0)
 
     def post(self, first_tick: int, actions: ArrayLike) -> bool:
-        """Replace the future by `actions` (N, 7), planned from the observation of `first_tick`, for it and those after.
+        """Plan `actions` (N, 7), made from the observation of `first_tick`, for that tick and those after it.
 
         Returns False, and changes nothing, when all of them are for ticks that are over, or when the observation is
         older than the last `clear` allows.
@@ -51,11 +54,11 @@ class ActionTimeline:
                 self._counts["discarded"] += 1
                 return False
             next_tick = first_tick if self._last_popped is None else self._last_popped + 1
-            future = {first_tick + i: action for i, action in enumerate(chunk) if first_tick + i >= next_tick}
-            if not future:
+            if first_tick + len(chunk) <= next_tick:
                 self._counts["late"] += 1
                 return False
-            self._actions = future
+            self._executor.offer(next_tick, first_tick, chunk)
+            self._first_tick = first_tick
             self._fed = True
             self._counts["posted"] += 1
             return True
@@ -68,9 +71,7 @@ class ActionTimeline:
                     f"tick {tick} was popped after tick {self._last_popped}; call restart() when the clock is set back"
                 )
             self._last_popped = tick
-            action = self._actions.pop(tick, None)
-            for over in [planned for planned in self._actions if planned < tick]:
-                del self._actions[over]
+            action = self._executor.take(tick)
             if self._fed:
                 self._counts["popped"] += 1
                 self._counts["starved"] += action is None
@@ -79,7 +80,8 @@ class ActionTimeline:
     def clear(self, observed_from: int | None = None) -> None:
         """Drop the plan. With `observed_from`, chunks from observations before that tick are refused from now on."""
         with self._lock:
-            self._actions = {}
+            self._executor.clear()
+            self._first_tick = None
             self._fed = False
             if observed_from is not None:
                 self._observed_from = max(observed_from, self._observed_from or observed_from)
@@ -87,9 +89,15 @@ class ActionTimeline:
     def restart(self) -> None:
         """Forget ticks as well: the clock was set back, so ticks that were popped will come again."""
         with self._lock:
-            self._actions = {}
+            self._executor.clear()
+            self._first_tick = None
             self._fed = False
             self._last_popped = self._observed_from = None
+
+    @property
+    def newest_tick(self) -> int | None:
+        """The tick whose observation the newest plan answers; None without a plan."""
+        return self._first_tick
 
     def statistics(self) -> TimelineStatistics:
         with self._lock:

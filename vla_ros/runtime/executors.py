@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of the planned actions is the one for a tick. Chunks are laid out by absolute ticks; no time, no threads.
+
+Twists are velocities for one tick each, so chunks that were planned at different times may replace each other, or be
+averaged, tick by tick; that would not hold for poses relative to where a chunk began.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Executor(Protocol):
+    """Keeps chunks and says what to do at a tick; ticks are asked for in rising order."""
+
+    def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
+        """Take `chunk` (N, 7), whose row i is for `first_tick` + i; it has a row for `next_tick` or later."""
+        ...
+
+    def take(self, tick: int) -> Array | None:
+        """The action (7,) for `tick`, or None."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all chunks."""
+        ...
+
+
+class FullChunk:
+    """Always the newest chunk, to its end: the next one replaces the whole future as soon as it is there."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
+        self._first_tick, self._chunk = first_tick, chunk
+
+    def take(self, tick: int) -> Array | None:
+        return _row(self._first_tick, self._chunk, tick)
+
+    def clear(self) -> None:
+        self._first_tick, self._chunk = 0, np.empty((0, 7))
+
+
+class RecedingHorizon:
+    """At most `horizon` actions of a chunk, from the tick at which it is taken up; then the newest one that is there.
+
+    With a horizon of 1, only ever the first action that is still to come. Actions beyond the horizon are not trusted:
+    where no newer chunk has come in time, there is no action.
+    """
+
+    def __init__(self, horizon: int) -> None:
+        if horizon < 1:
+            raise ValueError(f"horizon is {horizon}; expected at least 1")
+        self._horizon = horizon
+        self.clear()
+
+    def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
+        self._newest = (first_tick, chunk)
+
+    def take(self, tick: int) -> Array | None:
+        if tick >= self._until_tick or self._row_of_current(tick) is None:
+            self._current, self._newest = self._newest, None
+            self._until_tick = tick + self._horizon
+        return self._row_of_current(tick)
+
+    def _row_of_current(self, tick: int) -> Array | None:
+        return None if self._current is None else _row(*self._current, tick)
+
+    def clear(self) -> None:
+        self._current: tuple[int, Array] | None = None
+        self._newest: tuple[int, Array] | None = None
+        self._until_tick = 0
+
+
+class TemporalEnsemble:
+    """The average of what all chunks say about a tick, the i-th oldest weighted by exp(-decay i) (ACT, 2304.13705).
+
+    It damps what changes from chunk to chunk, and averages across what is not meant to be averaged: two ways round an
+    obstacle make one way through it.
+    """
+
+    def __init__(self, decay: float = 0.01) -> None:
+        self._decay = decay
+        self.clear()
+
+    def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
+        self._chunks.append((first_tick, chunk))
+
+    def take(self, tick: int) -> Array | None:
+        self._chunks = [(first, chunk) for first, chunk in self._chunks if tick < first + len(chunk)]
+        rows = [row for first, chunk in self._chunks if (row := _row(first, chunk, tick)) is not None]
+        if not rows:
+            return None
+        weights = np.exp(-self._decay * np.arange(len(rows)))
+        return np.asarray(weights @ np.array(rows) / weights.sum())
+
+    def clear(self) -> None:
+        self._chunks: list[tuple[int, Array]] = []
+
+
+def _row(first_tick: int, chunk: Array, tick: int) -> Array | None:
+    index = tick - first_tick
+    return chunk[index] if 0 <= index < len(chunk) else None
+
+
+def make_executor(name: str, *, horizon: int, decay: float) -> Executor:
+    """The executor called `name`; `horizon` is of receding_horizon, `decay` of temporal_ensemble.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    makers = {
+        "full_chunk": FullChunk,
+        "first_action": lambda: RecedingHorizon(1),
+        "receding_horizon": lambda: RecedingHorizon(horizon),
+        "temporal_ensemble": lambda: TemporalEnsemble(decay),
+    }
+    if name not in makers:
+        raise ValueError(f"executor is {name!r}; allowed: {', '.join(makers)}")
+    return makers[name]()
