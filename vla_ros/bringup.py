@@ -20,6 +20,7 @@ from vla_ros.robot import Robot
 PACKAGE = "vla_ros"
 DEMONSTRATION_HZ = 10.0
 SUCCESS_TOPIC = "task/success"
+INTERVENTION_TOPIC = "intervention"
 CHECKPOINT = "config/checkpoints/tabletop"
 
 
@@ -98,7 +99,7 @@ def recorded_topics(robot: Robot) -> list[str]:
         robot.demonstrated_twist, robot.gripper_command,
     )  # fmt: skip
     topics = [stream.topic for stream in streams if stream is not None]
-    return list(dict.fromkeys([*topics, SUCCESS_TOPIC, EPISODE_TOPIC]))
+    return list(dict.fromkeys([*topics, SUCCESS_TOPIC, EPISODE_TOPIC, INTERVENTION_TOPIC]))
 
 
 def bag_record_command(
@@ -117,7 +118,8 @@ def bag_record_command(
 def bag_record_qos(robot: Robot, namespace: str) -> dict[str, dict[str, Any]]:
     """rosbag2's QoS overrides: what is latched has to be asked for as such, or a late recorder misses it."""
     latched = {"history": "keep_last", "depth": 10, "reliability": "reliable", "durability": "transient_local"}
-    return {_full_name(namespace, topic): latched for topic in (robot.language.topic, EPISODE_TOPIC, SUCCESS_TOPIC)}
+    topics = (robot.language.topic, EPISODE_TOPIC, SUCCESS_TOPIC, INTERVENTION_TOPIC)
+    return {_full_name(namespace, topic): latched for topic in topics}
 
 
 def _full_name(namespace: str, topic: str) -> str:

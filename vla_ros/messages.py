@@ -78,8 +78,9 @@ def pose(message: Any) -> NDArray[np.float64]:
 
 
 def twist(message: Any) -> NDArray[np.float64]:
-    """geometry_msgs/TwistStamped to (6,): m/s, rad/s."""
-    linear, angular = message.twist.linear, message.twist.angular
+    """geometry_msgs/TwistStamped or Twist to (6,): m/s, rad/s."""
+    twist = getattr(message, "twist", message)
+    linear, angular = twist.linear, twist.angular
     return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
 
 

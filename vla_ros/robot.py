@@ -18,6 +18,8 @@ from vla_ros import schema
 from vla_ros.errors import UserError
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+TWIST_STAMPED, TWIST = "geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/Twist"
+GRIPPER_TYPE = "std_msgs/msg/Float64MultiArray"
 # A stop that takes longer is none; a limit that was written down in the wrong unit would make it so.
 LONGEST_STOP_S = 1.0
 
@@ -51,13 +53,51 @@ class GripperState:
 
 
 @dataclasses.dataclass(frozen=True)
+class GripperAction:
+    """The action server that moves the gripper, where no driver listens to the topic.
+
+    `joints`: for ParallelGripperCommand, each gets the value as its position; GripperCommand takes none.
+    `max_effort`: N, or Nm for a gripper that turns.
+    """
+
+    name: str
+    type: Literal["control_msgs/action/ParallelGripperCommand", "control_msgs/action/GripperCommand"]
+    max_effort: float
+    joints: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        needs_joints = self.type.endswith("ParallelGripperCommand")
+        if needs_joints != bool(self.joints):
+            expected = "the joints that it moves" if needs_joints else "none"
+            given = f"joints is {list(self.joints)}"
+            raise RobotError(f"gripper action {self.name!r}: {given}; {self.type} takes {expected}")
+        if not self.max_effort > 0:
+            raise RobotError(f"gripper action {self.name!r}: max_effort is {self.max_effort}; allowed: positive")
+
+
+@dataclasses.dataclass(frozen=True)
 class GripperCommand:
-    """The gripper's command topic and its value, in the actuator's unit, when closed and when open."""
+    """The gripper's command topic and its value, in the actuator's unit, when closed and when open.
+
+    With an `action`, the same value goes there as well; the topic remains, since bags hold topics and not actions.
+    """
 
     topic: str
     type: str
     closed: float
     open: float
+    action: GripperAction | None = None
+
+    def __post_init__(self) -> None:
+        if self.type != GRIPPER_TYPE:
+            raise RobotError(f"gripper_command has the type {self.type!r}; allowed: {GRIPPER_TYPE}, and an action")
+
+
+@dataclasses.dataclass(frozen=True)
+class Servo:
+    """MoveIt Servo carries the twists out; `node` is its name, below which its services and its status are."""
+
+    node: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +125,10 @@ class Limits:
                 raise RobotError(f"limits: {name} is {getattr(self, name)}; allowed: a positive number")
         for part, unit in (("linear", "mps"), ("angular", "radps")):
             if self.stopping_time_s(part) > LONGEST_STOP_S:
+                name, takes = f"{part}_{unit}", f"{self.stopping_time_s(part):.2f} s"
                 raise RobotError(
-                    f"limits: a stop from {part}_{unit} takes {self.stopping_time_s(part):.2f} s with this acceleration "
-                    f"and jerk; allowed: {LONGEST_STOP_S} s; lower {part}_{unit}, or raise {part}_{unit}2, {part}_{unit}3"
+                    f"limits: a stop from {name} takes {takes} with this acceleration and jerk; allowed: "
+                    f"{LONGEST_STOP_S} s; lower {name}, or raise {name}2 and {name}3"
                 )
         if not all(low < high for low, high in zip(self.workspace_min_m, self.workspace_max_m)):
             raise RobotError(
@@ -132,8 +173,16 @@ class Robot:
     observation: ObservationLimits
     ee_pose: Stream | None = None
     gripper_state: GripperState | None = None
+    servo: Servo | None = None
 
     def __post_init__(self) -> None:
+        for what, stream in (("twist_command", self.twist_command), ("demonstrated_twist", self.demonstrated_twist)):
+            if stream.type not in (TWIST_STAMPED, TWIST):
+                raise RobotError(f"{what} has the type {stream.type!r}; allowed: {TWIST_STAMPED}, {TWIST}")
+            if stream.type == TWIST and stream.stamp == "header":
+                raise RobotError(f"{what}: {TWIST} has no header; its stamp must be receive")
+        if self.servo is not None and self.twist_command.type != TWIST_STAMPED:
+            raise RobotError(f"twist_command has the type {self.twist_command.type!r}; Servo takes {TWIST_STAMPED}")
         for name, stream in self.cameras.items():
             if stream.type not in IMAGE_TYPES:
                 raise RobotError(f"camera {name!r} has the type {stream.type!r}; allowed: {', '.join(IMAGE_TYPES)}")

@@ -74,5 +74,6 @@ def test_the_state_is_json_with_what_programs_read(control):
     state = json.loads(policy_diagnostics.state_text(control, RUNNING))
     assert state == {
         "state": "running", "reason": None, "detail": "", "command": "go",
+        "dry_run": False, "taken_over": False, "speed_scale": 1.0, "stops": {},
         "ticks": {"total": 1, "missed": 0}, "inference_ms": {"p50": 8.0, "p95": 12.0},
     }  # fmt: skip

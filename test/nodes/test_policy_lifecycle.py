@@ -55,7 +55,8 @@ class Session(PolicySession):
         self.engine = SimpleNamespace(set_command=lambda _: None)
         self.streams = SimpleNamespace(stop=lambda: None)
         self._timer = SimpleNamespace(destroy=lambda: None)
-        self._twists = SimpleNamespace(wait_for_all_acked=lambda _: True)
+        self._twists = SimpleNamespace(flush=lambda patience_s: None)
+        self._inputs = SimpleNamespace(mark=lambda taken_over: None)
         self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(info=lambda _: None))
         governor.tick(np.zeros(7), None, (0.5, 0.0, 0.3))
         assert self.moving

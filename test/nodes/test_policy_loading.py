@@ -50,12 +50,6 @@ def test_a_robot_without_the_tool_s_pose_is_refused_even_if_the_policy_does_not_
         policy_loading.check(contract, dataclasses.replace(robot, ee_pose=None))
 
 
-def test_a_command_type_that_the_node_does_not_publish_is_refused(robot, contract):
-    other = dataclasses.replace(robot.twist_command, type="geometry_msgs/msg/Twist")
-    with pytest.raises(ContractError, match=r"twist_command has the type 'geometry_msgs/msg/Twist'"):
-        policy_loading.check(contract, dataclasses.replace(robot, twist_command=other))
-
-
 def test_no_checkpoint_and_a_missing_one_are_refused(robot, tmp_path):
     with pytest.raises(ContractError, match="parameter checkpoint is empty"):
         policy_loading.load_contract("", robot)

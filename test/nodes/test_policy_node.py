@@ -270,7 +270,9 @@ def policy_node(
 ) -> Iterator[subprocess.Popen]:
     parameters = {
         "checkpoint": checkpoint, "robot": robot_file, "autostart": autostart, "arm_on_start": True,
-        "stop_ticks": STOP_TICKS, "gripper_debounce_ticks": 1, **parameters,
+        "stop_ticks": STOP_TICKS, "gripper_debounce_ticks": 1,
+        "allow_other_publishers": True,  # the sentinel's
+        **parameters,
     }  # fmt: skip
     assignments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={yaml_value(value)}")]
     command = [sys.executable, str(script), "--ros-args", *assignments]

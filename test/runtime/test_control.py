@@ -95,3 +95,24 @@ def test_a_clock_that_is_set_back_starts_a_new_grid():
     tested.timeline.post(5, chunk())
     tested.tick(4 * PERIOD_NS, None, CENTRE)
     assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE)) == pytest.approx(0.1)
+
+
+def test_whoever_takes_over_moves_the_arm_and_handing_back_is_a_stop_and_a_new_plan():
+    tested, hand = loop(stop_ticks=2), np.array([0.0, 0.3, 0, 0, 0, 0])
+    tested.timeline.post(5, chunk(20))
+    assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE)) == pytest.approx(0.1)
+    taken = tested.tick(6 * PERIOD_NS, None, CENTRE, by_hand=hand)
+    assert taken.twist.tolist() == hand.tolist() and taken.opening is None and tested.taken_over
+    tested.timeline.post(6, chunk(20))
+    assert [vx(tested.tick(tick * PERIOD_NS, None, CENTRE)) for tick in (7, 8, 9)] == [0.0, 0.0, None]
+    assert tested.governor.stops == {"handed_back": 1} and not tested.taken_over
+    tested.timeline.post(9, chunk())
+    assert vx(tested.tick(10 * PERIOD_NS, None, CENTRE)) == pytest.approx(0.1)
+
+
+def test_who_takes_over_is_stopped_by_what_stops_everybody_and_limited_like_the_policy():
+    tested = loop(stop_ticks=1)
+    assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE, by_hand=np.array([9.0, 0, 0, 0, 0, 0]))) == pytest.approx(1.0)
+    assert vx(tested.tick(6 * PERIOD_NS, "emergency_stop", CENTRE, by_hand=np.ones(6))) == 0.0
+    assert tested.governor.stops == {"emergency_stop": 1}
+    assert tested.tick(7 * PERIOD_NS, None, CENTRE, by_hand=np.ones(6)).twist is None

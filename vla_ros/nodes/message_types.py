@@ -31,20 +31,20 @@ LATCHED_QOS = QoSProfile(
 # Lockstep of simulator and recorder: the instant up to which everything is in the bag; 0: nobody records any more.
 RECORDED_TOPIC = "recorded_until"
 
-_NAME = re.compile(r"([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)")
+_NAME = re.compile(r"([a-z][a-z0-9_]*)/(msg|srv|action)/([A-Z][A-Za-z0-9]*)")
 
 
 def message_class(name: str) -> Any:
-    """The message class called `package/msg/Type`.
+    """The class called `package/msg/Type`, or the service or action of that form (`srv`, `action`).
 
     Raises:
-        RobotError: the name has another form, or no such message is installed.
+        RobotError: the name has another form, or nothing of that name is installed.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         raise RobotError(f"message type {name!r} has another form than package/msg/Type; correct the robot's file")
     try:
-        return getattr(importlib.import_module(f"{match[1]}.msg"), match[2])
+        return getattr(importlib.import_module(f"{match[1]}.{match[2]}"), match[3])
     except (ImportError, AttributeError):
         raise RobotError(f"message type {name!r} is not installed; install the ROS package {match[1]!r}") from None
 

@@ -19,14 +19,18 @@ from vla_ros.runtime.stats import StreamRate
 AT_EASE = frozenset({"no_command", "planning", "disarmed", "disabled"})
 
 
-def state_text(control: ControlLoop, engine: EngineStatus) -> str:
+def state_text(control: ControlLoop, engine: EngineStatus, detail: str = "", *, dry_run: bool = False) -> str:
     """The JSON text of ~/state."""
     inference = engine.inference_ms
     state = {
         "state": control.governor.state.value,
         "reason": control.governor.reason,
-        "detail": engine.detail if control.governor.reason == engine.reason else "",
+        "detail": detail,
         "command": engine.command,
+        "dry_run": dry_run,
+        "taken_over": control.taken_over,
+        "speed_scale": control.governor.scale,
+        "stops": dict(sorted(control.governor.stops.items())),
         "ticks": {"total": control.ticks_total, "missed": control.ticks_missed},
         "inference_ms": {
             "p50": round(inference.p50, 3) if inference else None,

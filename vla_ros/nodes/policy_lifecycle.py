@@ -108,7 +108,9 @@ class PolicyNode(LifecycleNode):
         """Publish ~/state."""
         session = self.session
         if session is not None and session.active:
-            text = policy_diagnostics.state_text(session.control, session.engine.status())
+            text = policy_diagnostics.state_text(
+                session.control, session.engine.status(), session.detail(), dry_run=session.dry_run
+            )
         else:
             label = "unconfigured" if session is None else "inactive"
             text = policy_diagnostics.idle_state_text(label, self.last_error)
@@ -117,14 +119,16 @@ class PolicyNode(LifecycleNode):
     def _report_changes(self) -> None:
         """Publish and log the state if it is another one."""
         assert self.session is not None
-        governor, engine = self.session.control.governor, self.session.engine
-        now = (governor.state, governor.reason, engine.command)
+        control, engine = self.session.control, self.session.engine
+        governor = control.governor
+        now = (governor.state, governor.reason, engine.command, control.taken_over)
         if now == self._reported:
             return
         self._reported = now
         self.publish_state()
         text = f"{governor.state.value}: " + (governor.reason or repr(engine.command))
-        detail = engine.status().detail if governor.reason == engine.reason else ""
+        text += " (taken over by hand)" if control.taken_over else ""
+        detail = self.session.detail()
         text += f": {detail}" if detail else ""
         log = self.get_logger()
         if governor.reason in FAULTS:
@@ -162,13 +166,16 @@ class PolicyNode(LifecycleNode):
         if self.session is None:
             response.message = "the node is not configured"
             return response
-        self.session.engine.reset()
-        response.success, response.message = True, "plan, history and fault are forgotten"
+        response.success = self.session.reset()
+        response.message = "plan, history and fault are forgotten"
+        if not response.success:
+            response.message = "the emergency stop is still pressed; publish false on emergency_stop, then reset again"
         return response
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:
-            if self.session is not None and parameter.name in policy_parameters.fixed_names():
+            fixed = policy_parameters.fixed_names() | {"use_sim_time"}  # another clock is another grid
+            if self.session is not None and parameter.name in fixed:
                 reason = f"{parameter.name} is read when the node is configured; clean the node up first"
                 return SetParametersResult(successful=False, reason=reason)
         for parameter in parameters:

@@ -30,6 +30,18 @@ PARAMETERS = (
     ParameterSpec("autostart", False, "Configure and activate at the start, without a lifecycle manager."),
     ParameterSpec("arm_on_start", False, "Be armed on activation. Otherwise the arm stays still until ~/arm."),
     ParameterSpec("require_enable", False, "Move only while the topic enable says true, at least twice a second."),
+    ParameterSpec("dry_run", False, "Infer and publish on ~/preview and ~/preview_gripper only; nothing can move."),
+    ParameterSpec(
+        "allow_other_publishers", False, "Go on although others publish on the command topic (a twist_mux is better)."
+    ),
+    ParameterSpec(
+        "first_run_scale", 1.0, "A further factor, until the arm is disarmed for the first time after moving.", 0.0, 1.0
+    ),
+    ParameterSpec(
+        "executor", "full_chunk", "Which planned action: full_chunk, first_action, receding_horizon, temporal_ensemble."
+    ),
+    ParameterSpec("executor_horizon", 4, "Actions of a chunk that receding_horizon executes [ticks].", 1, 1000),
+    ParameterSpec("ensemble_decay", 0.01, "How much less temporal_ensemble trusts newer chunks (ACT's m).", 0.0, 10.0),
     ParameterSpec("speed_scale", 1.0, "Factor on every commanded twist, 0 to 1.", 0.0, 1.0, dynamic=True),
     ParameterSpec("stop_ticks", 5, "Zero twists that are published to stop, before silence.", 1, 100),
     ParameterSpec("gripper_close_below", 0.4, "Predicted opening (0 closed, 1 open) below which it closes.", 0.0, 1.0),

@@ -3,36 +3,35 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import functools
 import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from geometry_msgs.msg import TwistStamped
 from rclpy.clock import Clock, ClockType, ROSClock
-from rclpy.duration import Duration
 from rclpy.node import Node
-from std_msgs.msg import Bool, Float64MultiArray
 
-from vla_ros import actions
 from vla_ros.contract import PolicyContract
 from vla_ros.errors import UserError
 from vla_ros.nodes import policy_loading
-from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS
 from vla_ros.nodes.observation_streams import ObservationStreams
+from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.ros_clock import GridTimer, RosClock
+from vla_ros.nodes.servo_link import ServoLink
+from vla_ros.nodes.sinks import GripperSink, TwistSink
 from vla_ros.observation import ObservationBuffer
-from vla_ros.robot import Robot, load_robot
+from vla_ros.robot import TWIST_STAMPED, Robot, load_robot
 from vla_ros.runtime.control import Command, ControlLoop
 from vla_ros.runtime.engine import Engine
+from vla_ros.runtime.executors import make_executor
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.intake import ObservationIntake
+from vla_ros.runtime.interlocks import Interlocks
 from vla_ros.runtime.timeline import ActionTimeline
 
-ENABLE_MAX_AGE_S = 0.5
+SINKS_PERIOD_S = 0.1
 # The watchdog acts when the ROS clock, on which the control timer runs, has stood still for this many periods.
 WATCHDOG_PERIODS = 2.5
 
@@ -52,7 +51,8 @@ class PolicySession:
         self._node = node
         self._on_change = on_change
         self._timer: GridTimer | None = None
-        self._enabled_s: float | None = None
+        self.dry_run: bool = self._value("dry_run")
+        self.interlocks = Interlocks(require_enable=self._value("require_enable"))
         # What the ROS clock showed when it last moved, and when that was on the steady clock.
         self._moved_to_ns, self._moved_s = 0, 0.0
         self.robot: Robot = load_robot(self._value("robot"))
@@ -87,6 +87,8 @@ class PolicySession:
     def start(self, *, armed: bool) -> None:
         """Begin to observe, to plan and, if armed, to move."""
         self.control.governor.arm(armed)
+        if self.servo is not None:
+            self.servo.start()
         self._moved_to_ns, self._moved_s = self._now_ns(), time.monotonic()
         self._timer = GridTimer(self._node, self.control.period_ns, self._on_tick)
         self.streams.start()
@@ -101,11 +103,15 @@ class PolicySession:
         self.engine.set_command("")
         moving = self.moving
         while self.moving:
-            self._send(self.control.halt(reason))
+            command = self.control.halt(reason)
+            self._send(command)
+            if command.twist is not None and command.twist.any():
+                time.sleep(self.control.period_ns / 1e9)  # the arm has to follow while it slows down
+        self._inputs.mark(False)
         self.control.governor.arm(False)
         self.control.halt("disarmed")
         if moving:
-            self._twists.wait_for_all_acked(Duration(seconds=0.5))
+            self._twists.flush(patience_s=0.5)
             self._node.get_logger().info(f"the arm was stopped: {reason}")
 
     def close(self) -> None:
@@ -126,31 +132,74 @@ class PolicySession:
             )
         except ValueError as error:
             raise UserError(f"parameters gripper_*: {error}") from None
+        try:
+            horizon, decay = self._value("executor_horizon"), self._value("ensemble_decay")
+            timeline = ActionTimeline(make_executor(self._value("executor"), horizon=horizon, decay=decay))
+        except ValueError as error:
+            raise UserError(f"parameter {error}") from None
         period_ns = contract.timing.period_ns
         governor = SafetyGovernor(
             self.robot.limits,
             period_s=period_ns / 1e9,
             stop_ticks=self._value("stop_ticks"),
             speed_scale=self._value("speed_scale"),
+            first_run_scale=self._value("first_run_scale"),
         )
-        return ControlLoop(ActionTimeline(), governor, gripper, period_ns=period_ns)
+        return ControlLoop(timeline, governor, gripper, period_ns=period_ns)
 
     def _make_entities(self, undo: contextlib.ExitStack) -> None:
-        node, robot = self._node, self.robot
-        self._twists = node.create_publisher(TwistStamped, robot.twist_command.topic, COMMAND_QOS)
-        undo.callback(node.destroy_publisher, self._twists)
-        # Latched: a gripper driver that starts late may ask for what was wanted last; who subscribes volatile does not.
-        self._grippers = node.create_publisher(Float64MultiArray, robot.gripper_command.topic, LATCHED_QOS)
-        undo.callback(node.destroy_publisher, self._grippers)
-        undo.callback(node.destroy_subscription, node.create_subscription(Bool, "enable", self._on_enable, COMMAND_QOS))
+        node = self._node
+        self._make_sinks(undo)
+        self._inputs = OperatorInputs(
+            node, self.interlocks, self.robot.base_frame, self._grippers.send_value, self._on_emergency_stop
+        )
+        undo.callback(self._inputs.destroy)
+        self._check_sinks()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        watchdog = node.create_timer(self.control.period_ns / 1e9, self._on_watchdog, clock=steady)
-        undo.callback(node.destroy_timer, watchdog)
+        for period_s, callback in (
+            (self.control.period_ns / 1e9, self._on_watchdog),
+            (SINKS_PERIOD_S, self._check_sinks),
+        ):
+            undo.callback(node.destroy_timer, node.create_timer(period_s, callback, clock=steady))
+
+    def _make_sinks(self, undo: contextlib.ExitStack) -> None:
+        """Where commands go. A dry run does not even have publishers on the robot's topics."""
+        node, robot, frame = self._node, self.robot, self.robot.base_frame
+        twist, meant, gripper = robot.twist_command, robot.demonstrated_twist, robot.gripper_command
+        self.servo: ServoLink | None = None
+        self._corrections: TwistSink | None = None
+        if self.dry_run:
+            self._twists = TwistSink(node, "~/preview", TWIST_STAMPED, frame)
+            self._grippers = GripperSink(node, gripper, "~/preview_gripper", None)
+        else:
+            self._twists = TwistSink(node, twist.topic, twist.type, frame)
+            self._grippers = GripperSink(node, gripper, gripper.topic, gripper.action)
+            if meant.topic != twist.topic:
+                self._corrections = TwistSink(node, meant.topic, meant.type, frame)
+                undo.callback(self._corrections.destroy)
+            if robot.servo is not None:
+                self.servo = ServoLink(node, robot.servo, self.control.period_ns / 1e9)
+                undo.callback(self.servo.destroy)
+        undo.callback(self._twists.destroy)
+        undo.callback(self._grippers.destroy)
+
+    def _check_sinks(self) -> None:
+        """Whether what carries the commands out is there, and nobody else commands it."""
+        self.interlocks.publishers = 1 if self._value("allow_other_publishers") else self._twists.publishers()
+        servo_reason = None if self.servo is None else self.servo.reason
+        self.interlocks.sink = servo_reason or self._grippers.reason
 
     def _on_tick(self) -> None:
         now_ns = self._now_ns()
-        reason = self.engine.reason if self._enabled() else "disabled"
-        self._send(self.control.tick(now_ns, reason, self.streams.ee_position(now_ns)))
+        by_hand = self._inputs.by_hand()
+        reason = self.interlocks.reason(time.monotonic())
+        if by_hand is None:
+            reason = reason or self.engine.reason
+        command = self.control.tick(now_ns, reason, self.streams.ee_position(now_ns), by_hand)
+        self._send(command)
+        self._inputs.mark(self.control.taken_over)
+        if self.control.taken_over and self._corrections is not None and command.twist is not None:
+            self._corrections.send(command.twist)  # what training takes for what was meant
         self._on_change()
 
     def _on_watchdog(self) -> None:
@@ -171,27 +220,33 @@ class PolicySession:
             self._node.get_logger().warning("the ROS clock was set back: plan and observations are dropped")
             self.streams.restart()
 
-    def _on_enable(self, message: Bool) -> None:
-        self._enabled_s = time.monotonic() if message.data else None
+    def _on_emergency_stop(self) -> None:
+        """At once, and not with the next tick."""
+        if self.active and self.moving:
+            self._send(self.control.halt("emergency_stop"))
+            self._on_change()
 
-    def _enabled(self) -> bool:
-        if not self._value("require_enable"):
-            return True
-        return self._enabled_s is not None and time.monotonic() - self._enabled_s <= ENABLE_MAX_AGE_S
+    def reset(self) -> bool:
+        """Forget plan, history and fault; False: the emergency stop is still pressed."""
+        self.engine.reset()
+        released = self.interlocks.reset()
+        if released:
+            self.control.governor.reset()
+        return released
+
+    def detail(self) -> str:
+        """A sentence about the reason why nothing moves, where there is one."""
+        reason = self.control.governor.reason
+        if self.servo is not None and reason == self.servo.reason:
+            return self.servo.detail
+        engine = self.engine.status()
+        return engine.detail if reason == engine.reason else ""
 
     def _send(self, command: Command) -> None:
         if command.twist is not None:
-            message = TwistStamped()
-            # The receiver judges a command's age by this stamp, so it is the time of publishing.
-            message.header.stamp = self._node.get_clock().now().to_msg()
-            message.header.frame_id = self.robot.base_frame
-            linear, angular = message.twist.linear, message.twist.angular
-            linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, command.twist)
-            self._twists.publish(message)
+            self._twists.send(command.twist)
         if command.opening is not None:
-            gripper = self.robot.gripper_command
-            value = actions.value_from_opening(command.opening, gripper.closed, gripper.open)
-            self._grippers.publish(Float64MultiArray(data=array.array("d", [value])))
+            self._grippers.send(command.opening)
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

@@ -40,10 +40,24 @@ class ControlLoop:
         self.ticks_total = 0
         self.ticks_missed = 0
         self.period_ns = period_ns
+        self.taken_over = False
         self._last_tick: int | None = None
 
-    def tick(self, now_ns: int, reason: str | None, ee_position: Position | None) -> Command:
-        """Act for the grid tick nearest to `now_ns`; see `SafetyGovernor.tick` for the other arguments."""
+    def tick(
+        self,
+        now_ns: int,
+        reason: str | None,
+        ee_position: Position | None,
+        by_hand: NDArray[np.float64] | None = None,
+    ) -> Command:
+        """Act for the grid tick nearest to `now_ns`.
+
+        Args:
+            reason: what speaks against moving, by name, or None.
+            ee_position: (3,) the tool in the base frame [m], or None when it is not known.
+            by_hand: (6,) the twist [m/s, rad/s] of somebody who has taken over; the policy's action is dropped then.
+                The limits hold for both, and when it is handed back the arm stops before the policy moves it again.
+        """
         tick = (now_ns + self.period_ns // 2) // self.period_ns
         if self._last_tick is not None and tick <= self._last_tick:
             if tick >= self._last_tick - 1:
@@ -51,8 +65,14 @@ class ControlLoop:
             self.restart()
         skipped = 0 if self._last_tick is None else tick - self._last_tick - 1
         self._last_tick = tick
-        was_running = self.governor.state is State.RUNNING
+        was_running = self.governor.state is State.RUNNING and not self.taken_over
         action = self.timeline.pop(tick)
+        if by_hand is not None:
+            return self._tick_by_hand(by_hand, reason, ee_position)
+        if self.taken_over:
+            self.taken_over = False
+            self.timeline.clear(observed_from=tick)
+            action, reason = None, reason or "handed_back"
         twist = self.governor.tick(action, reason, ee_position)
         running = self.governor.state is State.RUNNING
         if was_running and not running:
@@ -67,6 +87,13 @@ class ControlLoop:
             # Somebody else may have moved the gripper while the policy did not run.
             self.gripper.reset()
         return Command(twist, self.gripper.update(float(action[6])) if running and action is not None else None)
+
+    def _tick_by_hand(
+        self, by_hand: NDArray[np.float64], reason: str | None, ee_position: Position | None
+    ) -> Command:
+        self.taken_over = True
+        no_opening = 0.5  # whoever takes over has the gripper's command, too
+        return Command(self.governor.tick(np.append(by_hand, no_opening), reason, ee_position), None)
 
     def halt(self, reason: str) -> Command:
         """One tick of stopping without a tick of the grid: the clock stands still, or the node is going down."""

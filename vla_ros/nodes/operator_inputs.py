@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people tell the policy node beside the language command: deadman, emergency stop, taking over by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import TwistStamped
+from numpy.typing import NDArray
+from rclpy.node import Node
+from std_msgs.msg import Bool, Float64MultiArray
+
+from vla_ros import messages
+from vla_ros.bringup import INTERVENTION_TOPIC
+from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS, subscribe_latched
+from vla_ros.runtime.interlocks import Interlocks
+
+
+class OperatorInputs:
+    """Subscribes to enable, emergency_stop, takeover_twist and takeover_gripper, and tells the interlocks.
+
+    Args:
+        base_frame: the frame that a takeover's twists are in.
+        on_gripper: called with the value, in the actuator's unit, that somebody who has taken over commands.
+        on_emergency_stop: called when the emergency stop is pressed.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        interlocks: Interlocks,
+        base_frame: str,
+        on_gripper: Callable[[float], None],
+        on_emergency_stop: Callable[[], None],
+    ) -> None:
+        self._node = node
+        self._interlocks = interlocks
+        self._base_frame = base_frame
+        self._on_gripper = on_gripper
+        self._on_pressed = on_emergency_stop
+        self._by_hand = np.zeros(6)
+        self._marked = False
+        self._subscriptions: list[Any] = [
+            node.create_subscription(Bool, "enable", self._on_enable, COMMAND_QOS),
+            node.create_subscription(TwistStamped, "takeover_twist", self._on_takeover, COMMAND_QOS),
+            node.create_subscription(Float64MultiArray, "takeover_gripper", self._on_takeover_gripper, COMMAND_QOS),
+            *subscribe_latched(node, Bool, "emergency_stop", self._on_emergency_stop),
+        ]
+        self._intervention = node.create_publisher(Bool, INTERVENTION_TOPIC, LATCHED_QOS)
+        self._intervention.publish(Bool(data=False))
+
+    def by_hand(self) -> NDArray[np.float64] | None:
+        """The twist (6,) of somebody who has taken over, or None."""
+        return self._by_hand if self._interlocks.taken_over(time.monotonic()) else None
+
+    def mark(self, taken_over: bool) -> None:
+        """Publish where corrections begin and end, so that the bag of a run tells a person's actions from the policy's."""
+        if taken_over != self._marked:
+            self._marked = taken_over
+            self._intervention.publish(Bool(data=taken_over))
+
+    def destroy(self) -> None:
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._node.destroy_publisher(self._intervention)
+
+    def _on_enable(self, message: Bool) -> None:
+        self._interlocks.enable(message.data, time.monotonic())
+
+    def _on_emergency_stop(self, message: Bool) -> None:
+        self._interlocks.emergency_stop(message.data)
+        if message.data:
+            self._on_pressed()
+
+    def _on_takeover(self, message: TwistStamped) -> None:
+        frame = message.header.frame_id.lstrip("/")
+        if frame not in ("", self._base_frame.lstrip("/")):
+            text = f"takeover_twist is in the frame {frame!r}, expected {self._base_frame!r}: dropped"
+            self._node.get_logger().error(text, throttle_duration_sec=5.0)
+            return
+        self._by_hand = messages.twist(message)
+        self._interlocks.takeover(time.monotonic())
+
+    def _on_takeover_gripper(self, message: Float64MultiArray) -> None:
+        if self._interlocks.taken_over(time.monotonic()) and len(message.data) and np.isfinite(message.data[0]):
+            self._on_gripper(float(message.data[0]))
