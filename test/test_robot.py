@@ -127,3 +127,40 @@ def test_a_pose_in_the_base_frame_or_without_one_is_taken(frame):
 def test_a_pose_in_another_frame_is_an_error_that_names_both():
     with pytest.raises(ValueError, match="ee_pose is in the frame 'world', the robot's base frame is 'base_link'"):
         messages.observation_value(pose_message("world"), load_robot("tabletop"), "ee_pose")
+
+
+@pytest.mark.parametrize("name", ["tabletop", "franka_servo", "ur_servo", "generic"])
+def test_every_shipped_robot_loads_and_stops_within_a_second(name):
+    limits = load_robot(name).limits
+    assert max(limits.stopping_time_s(part) for part in ("linear", "angular")) < 1.0
+
+
+def gripper_action(**changes):
+    action = {"name": "gripper", "type": "control_msgs/action/GripperCommand", "max_effort": 20.0, **changes}
+    return lambda data: data["gripper_command"].update(action=action)
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda data: data["limits"].update(linear_mps3=0), "linear_mps3 is 0"),
+        (lambda data: data["limits"].update(linear_mps2=0.1), r"a stop from linear_mps takes 3\.50 s .* raise linear_mps2"),
+        (lambda data: data["twist_command"].update(type="std_msgs/msg/String"), "twist_command has the type 'std_msgs"),
+        (lambda data: data["twist_command"].update(type="geometry_msgs/msg/Twist"), "its stamp must be receive"),
+        (
+            lambda data: data.update(
+                servo={"node": "servo_node"},
+                twist_command={"topic": "t", "type": "geometry_msgs/msg/Twist", "stamp": "receive"},
+            ),
+            "Servo takes geometry_msgs/msg/TwistStamped",
+        ),
+        (lambda data: data["gripper_command"].update(type="std_msgs/msg/Float64"), "and an action"),
+        (gripper_action(joints=["finger"]), r"joints is \['finger'\]; .*GripperCommand takes none"),
+        (gripper_action(type="control_msgs/action/ParallelGripperCommand"), "takes the joints that it moves"),
+        (gripper_action(type="control_msgs/action/Gripper"), "allowed: 'control_msgs/action/ParallelGripperCommand'"),
+        (gripper_action(max_effort=0.0), "max_effort is 0"),
+    ],
+)
+def test_what_cannot_be_commanded_is_refused_with_what_is_allowed(tmp_path, edit, message):
+    with pytest.raises(RobotError, match=message):
+        load_robot(edited(tmp_path, edit))

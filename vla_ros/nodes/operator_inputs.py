@@ -57,7 +57,7 @@ class OperatorInputs:
         return self._by_hand if self._interlocks.taken_over(time.monotonic()) else None
 
     def mark(self, taken_over: bool) -> None:
-        """Publish where corrections begin and end, so that the bag of a run tells a person's actions from the policy's."""
+        """Publish where corrections begin and end, so that a bag tells a person's actions from the policy's."""
         if taken_over != self._marked:
             self._marked = taken_over
             self._intervention.publish(Bool(data=taken_over))
