@@ -144,7 +144,7 @@ def gripper_action(**changes):
     "edit, message",
     [
         (lambda data: data["limits"].update(linear_mps3=0), "linear_mps3 is 0"),
-        (lambda data: data["limits"].update(linear_mps2=0.1), r"a stop from linear_mps takes 3\.50 s .* raise linear_mps2"),
+        (lambda data: data["limits"].update(linear_mps2=0.1), r"linear_mps takes 3\.50 s .* raise linear_mps2"),
         (lambda data: data["twist_command"].update(type="std_msgs/msg/String"), "twist_command has the type 'std_msgs"),
         (lambda data: data["twist_command"].update(type="geometry_msgs/msg/Twist"), "its stamp must be receive"),
         (

@@ -67,6 +67,8 @@ def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatu
         "ticks missed": control.ticks_missed,
         "ticks starved": timeline.starved,
         "ticks overrun by inference": engine.overruns,
+        "ticks limited": governor.ticks_limited,
+        "speed scale": governor.scale,
         "chunks posted": timeline.posted,
         "chunks too late": timeline.late,
         **{f"stops: {name}": count for name, count in sorted(governor.stops.items())},
@@ -90,6 +92,12 @@ def stream_status(name: str, rate: StreamRate, now_ns: int, max_age_s: float) ->
         "lost by stamps": rate.lost,
     }
     return status(f"stream {name}", level, message, values)
+
+
+def sinks_status(sinks: Mapping[str, str], reason: str | None) -> DiagnosticStatus:
+    """What carries the commands out: Servo's last status, goals of the gripper that failed."""
+    level = DiagnosticStatus.OK if reason is None else DiagnosticStatus.WARN
+    return status("sinks", level, reason or "ready", sinks)
 
 
 def transport_status() -> DiagnosticStatus:

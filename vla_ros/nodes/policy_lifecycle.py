@@ -146,6 +146,7 @@ class PolicyNode(LifecycleNode):
         if session is not None and session.active:
             max_age_s = session.robot.observation.max_age_s
             message.status.append(policy_diagnostics.policy_status(session.control, session.engine.status()))
+            message.status.append(policy_diagnostics.sinks_status(session.sinks(), session.interlocks.sink))
             for name, rate in session.streams.rates.items():
                 message.status.append(policy_diagnostics.stream_status(name, rate, now.nanoseconds, max_age_s))
             self.publish_state()

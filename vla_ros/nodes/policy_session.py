@@ -242,6 +242,12 @@ class PolicySession:
         engine = self.engine.status()
         return engine.detail if reason == engine.reason else ""
 
+    def sinks(self) -> dict[str, str]:
+        """What is to be reported of what carries the commands out."""
+        servo = {} if self.servo is None else {"servo status": self.servo.status, "servo detail": self.servo.detail}
+        others = {"publishers of the command": str(self._twists.publishers())}
+        return {**servo, **others, "gripper goals failed": str(self._grippers.goals_failed)}
+
     def _send(self, command: Command) -> None:
         if command.twist is not None:
             self._twists.send(command.twist)

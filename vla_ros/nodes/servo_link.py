@@ -56,6 +56,7 @@ class ServoLink:
         self._subscription = node.create_subscription(status, f"{servo.node}/status", self._on_status, 1)
         self._timer = node.create_timer(STEP_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._heard_s = 0.0
+        self._switched: frozenset[bytes] = frozenset()
         self._asked_until_s = 0.0
         self._call: Any = None
         self._steps: list[str] = []
@@ -79,9 +80,11 @@ class ServoLink:
     def _on_timer(self) -> None:
         now_s = time.monotonic()
         if not self._steps:
-            if now_s - self._heard_s > SILENT_S:
-                self._refuse("servo_silent", f"no status from {self._servo.node} for {SILENT_S} s: is it paused?")
+            if self._who() != self._switched:
+                self._refuse("servo_not_ready", f"{self._servo.node} was started anew")
                 self._begin(unpause=False)
+            elif now_s - self._heard_s > SILENT_S:
+                self._refuse("servo_silent", f"no status from {self._servo.node} for {SILENT_S} s: is it paused?")
             return
         if self._call is not None and now_s < self._asked_until_s:
             return
@@ -93,6 +96,11 @@ class ServoLink:
         call = self._call = client.call_async(self._request(step))
         self._asked_until_s = now_s + ANSWER_S
         call.add_done_callback(lambda future: self._on_answer(step, future))
+
+    def _who(self) -> frozenset[bytes]:
+        """Who publishes the status: a Servo that was started anew, however quickly, is somebody else."""
+        publishers = self._node.get_publishers_info_by_topic(self._subscription.topic_name)
+        return frozenset(bytes(publisher.endpoint_gid) for publisher in publishers)
 
     def _request(self, step: str) -> Any:
         if step == "get_parameters":
@@ -113,10 +121,8 @@ class ServoLink:
             self._asked_until_s, self._call = time.monotonic() + ANSWER_S, future  # and not at once
             return
         self._steps.pop(0)
-        if not self._steps:
-            self.reason, self.detail = None, ""
-            self._heard_s = time.monotonic()
-            self._node.get_logger().info(f"{self._servo.node} takes twists")
+        if not self._steps:  # from now on the next status says that Servo is at work
+            self._switched, self._heard_s = self._who(), time.monotonic()
 
     def _refused(self, answer: Any) -> str:
         return "" if answer.success else f"refused {getattr(answer, 'message', '')}".strip()
@@ -136,6 +142,9 @@ class ServoLink:
 
     def _on_status(self, message: Any) -> None:
         self._heard_s = time.monotonic()
+        if not self._steps and self.reason is not None:
+            self.reason, self.detail = None, ""
+            self._node.get_logger().info(f"{self._servo.node} takes twists")
         self.status = f"{message.code}: {message.message}" if message.message else str(message.code)
 
     def _refuse(self, reason: str, detail: str) -> None:
