@@ -47,7 +47,7 @@ class LiveNode:
         robot = load_robot("tabletop")
         self._node = node
         self._intake = ObservationIntake(ObservationBuffer(SPEC, robot.observation))
-        self._streams = ObservationStreams(node, robot, SPEC, self._intake, lambda _: None)
+        self._streams = ObservationStreams(node, robot, SPEC, self._intake, lambda _: None, period_ns=100_000_000)
         self._streams.start()
         self.seen: dict[int, object] = {}
         self._stop = threading.Event()

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real policy node in a process of its own, with a policy that does what the command says instead of a network.
 
-Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `nan`, `fail`, `slow S` (S seconds for each chunk).
+Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `slow S` (S seconds for each chunk), `hang`, and
+what a network may do wrong: `nan`, `inf`, `fail`, `memory`, `shape`. What follows the number is ignored.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 
@@ -25,8 +27,9 @@ class ObedientRunner:
     def clear_history(self) -> None: ...
 
     def reset(self, command: str) -> None:
-        self.word, _, value = command.partition(" ")
-        self.value = float(value or 0)
+        self.word = command.split()[0]
+        number = re.search(r"-?[0-9.]+", command)
+        self.value = float(number[0]) if number else 0.0
 
     def step(self, observation) -> np.ndarray:
         assert all(image.shape == (16, 16, 3) for image in observation.images.values())
@@ -36,8 +39,14 @@ class ObedientRunner:
             chunk[:, 0] = self.value
         elif self.word == "grip":
             chunk[:, 6] = self.value
-        elif self.word == "nan":
-            chunk[0, 0] = np.nan
+        elif self.word in ("nan", "inf"):
+            chunk[0, 0] = float(self.word)
+        elif self.word == "shape":
+            return chunk[:, :5]
+        elif self.word == "memory":
+            raise MemoryError("CUDA out of memory")
+        elif self.word == "hang":
+            time.sleep(2.5)
         elif self.word == "slow":
             time.sleep(self.value)
             chunk[:, 0] = 0.05

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import yaml
@@ -109,6 +110,8 @@ class FakeRobot:
         self.clock_ns = clock_ns
         self.silent: set[str] = set()
         self.broken: set[str] = set()
+        # stream -> what becomes of its messages: another message, several, or none
+        self.spoil: dict[str, Callable[[Any], Any]] = {}
         self.twists: list[Twist] = []
         self.openings: list[float] = []
         self.states: list[dict] = []
@@ -224,6 +227,8 @@ class FakeRobot:
         """Back to rest for the next test."""
         self.silent.clear()
         self.broken.clear()
+        self.spoil.clear()
+        self.press(False)
         self.say("")
         self.reset()
         self.arm(True)
@@ -237,26 +242,34 @@ class FakeRobot:
         if "static" not in self.silent:
             message = kinds.compressed(format="jpeg", data=array.array("B", images.encode_jpeg(self._pixels)))
             message.header.stamp = stamp
-            self.static.publish(message)
+            self._send(self.static, message)
         if "wrist" not in self.silent:
             message = kinds.raw(height=16, width=16, encoding="bgr8", step=48)
             message.header.stamp, message.data = stamp, array.array("B", self._pixels.tobytes())
-            self.wrist.publish(message)
+            self._send(self.wrist, message)
         if "ee_pose" not in self.silent:
             message = kinds.pose()
             message.header.stamp, message.header.frame_id = stamp, "base_link"
             message.pose.position.x, message.pose.position.z = 0.5, 0.5
             if "ee_pose" in self.broken:
                 message.pose.position.x = float("nan")
-            self.pose.publish(message)
+            self._send(self.pose, message)
         if "joint_states" not in self.silent:
             message = kinds.joints(name=["elbow", "finger"], position=[1.0, 0.02])
             if "joint_states" in self.broken:
                 message.position = []
             message.header.stamp = stamp
-            self.joints.publish(message)
+            self._send(self.joints, message)
         if "enable" not in self.silent:
             self.enable.publish(kinds.bool(data=True))
+
+    def _send(self, publisher, message) -> None:
+        streams = {self.static: "static", self.wrist: "wrist", self.pose: "ee_pose", self.joints: "joint_states"}
+        spoil = self.spoil.get(streams[publisher])
+        spoiled = message if spoil is None else spoil(message)
+        for each in spoiled if isinstance(spoiled, list) else [spoiled]:
+            if each is not None:
+                publisher.publish(each)
 
     def _stamp(self):
         from rclpy.time import Time

@@ -24,6 +24,7 @@ class ObservationStreams:
     Args:
         node: that subscribes, under relative names.
         on_command: called with the language command whenever one arrives; empty means stop.
+        period_ns: of the control grid.
 
     Raises:
         RobotError: the robot's file lacks a stream that the observation needs, or its message type is not installed.
@@ -36,6 +37,7 @@ class ObservationStreams:
         spec: ObservationSpec,
         intake: ObservationIntake,
         on_command: Callable[[str], None],
+        period_ns: int,
     ) -> None:
         self.feeding = False
         self.command = ""
@@ -47,6 +49,7 @@ class ObservationStreams:
         self._needed = spec.streams
         self._decode = raw_decoder()
         self._command_ns = 0
+        self._max_age_ns = round(robot.observation.max_age_s * 1e9) + period_ns
         self._pose: tuple[int, NDArray] | None = None
         # The governor needs the tool's position whether or not the policy looks at it.
         streams = {name: robot.stream(name) for name in dict.fromkeys((*spec.streams, "ee_pose"))}
@@ -87,6 +90,16 @@ class ObservationStreams:
         if self._pose is None or now_ns - self._pose[0] > self._robot.observation.max_age_s * 1e9:
             return None
         return self._pose[1][:3]
+
+    def stale(self, now_ns: int) -> str | None:
+        """The stream that has been silent for longer than the robot's `max_age_s` and a tick of grace, or None.
+
+        The engine looks closer, but not while the model computes.
+        """
+        for name, rate in self.rates.items():
+            if rate.newest_ns is not None and now_ns - rate.newest_ns > self._max_age_ns:
+                return name
+        return None
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

@@ -179,6 +179,9 @@ class PolicyNode(LifecycleNode):
             if self.session is not None and parameter.name in fixed:
                 reason = f"{parameter.name} is read when the node is configured; clean the node up first"
                 return SetParametersResult(successful=False, reason=reason)
+            if parameter.name == "speed_scale" and not 0.0 <= parameter.value <= 1.0:  # a range lets NaN pass
+                reason = f"speed_scale is {parameter.value}; allowed: 0 to 1"
+                return SetParametersResult(successful=False, reason=reason)
         for parameter in parameters:
             if self.session is not None and parameter.name == "speed_scale":
                 self.session.control.governor.speed_scale = parameter.value

@@ -68,7 +68,7 @@ class PolicySession:
             undo.callback(self._end_engine)
             self.engine.start()
             spec, on_command = contract.observation_spec, self.engine.set_command
-            self.streams = ObservationStreams(node, self.robot, spec, intake, on_command)
+            self.streams = ObservationStreams(node, self.robot, spec, intake, on_command, self.control.period_ns)
             undo.callback(self.streams.destroy)
             self._make_entities(undo)
             self._undo = undo.pop_all()
@@ -194,7 +194,7 @@ class PolicySession:
         by_hand = self._inputs.by_hand()
         reason = self.interlocks.reason(time.monotonic())
         if by_hand is None:
-            reason = reason or self.engine.reason
+            reason = reason or self.engine.reason or ("stale" if self.streams.stale(now_ns) else None)
         command = self.control.tick(now_ns, reason, self.streams.ee_position(now_ns), by_hand)
         self._send(command)
         self._inputs.mark(self.control.taken_over)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fault that we can think of, and how soon the arm stands still. docs/safety.md shows the table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from faults import FAULTS, OBSERVATION, Fault, measure
+from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory) -> Iterator[FakeRobot]:
+    folder = tmp_path_factory.mktemp("faults")
+    robot = FakeRobot(int(os.environ["ROS_DOMAIN_ID"]))
+    try:
+        files = write_checkpoint(folder), write_robot(folder, observation=OBSERVATION)
+        with policy_node(*files, dict(os.environ)):
+            robot.wait_state("waiting", "no_command")
+            yield robot
+    finally:
+        robot.close()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
+def test_the_arm_stops_in_time_and_moves_again_only_on_a_new_plan(robot: FakeRobot, fault: Fault):
+    measured = measure(robot, fault)
+    assert measured.held, measured
+
+
+def test_there_are_at_least_forty_faults():
+    assert len(FAULTS) >= 40

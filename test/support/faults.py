@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults that are injected while the policy moves the arm, and how long it goes on moving. All of it over real DDS.
+
+`FAULTS` happen to one node that survives them; `NODE_FAULTS` end a node, or need one of their own.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+from policy_bench import CONTROL_HZ, FakeRobot
+
+PERIOD_S = 1 / CONTROL_HZ
+MAX_AGE_S, MAX_SKEW_S, FROZEN_S = 0.2, 0.15, 0.3
+OBSERVATION = {"max_age_s": MAX_AGE_S, "max_skew_s": MAX_SKEW_S, "frozen_s": FROZEN_S}
+CHUNK = 8
+SPEED = 0.05
+# Two control periods after what stops the arm could be known.
+COMMAND_S = 2 * PERIOD_S
+SENSOR_S = MAX_AGE_S + 2 * PERIOD_S
+# A model that computes is not interrupted: the arm does what was planned, and no more.
+CHUNK_S = CHUNK * PERIOD_S + PERIOD_S
+# Of the measurement: DDS both ways, and how often a message comes that a camera's fault can show in (30 Hz).
+DELIVERY_S = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """`reasons`: one of them is why the arm stops; none: it does not stop. `bound_s`: how long it may go on moving.
+
+    `resets`: somebody has to reset the node before it moves again.
+    """
+
+    name: str
+    inject: Callable[[FakeRobot], Any]
+    reasons: tuple[str, ...]
+    bound_s: float = SENSOR_S
+    heal: Callable[[FakeRobot], Any] = lambda robot: None
+    resets: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """`moved_s`: from the fault to the last twist that was not zero; None: the arm went on, as it should."""
+
+    fault: str
+    reason: str
+    moved_s: float | None
+    bound_s: float
+
+    @property
+    def held(self) -> bool:
+        return self.moved_s is None or self.moved_s <= self.bound_s + DELIVERY_S
+
+
+def measure(robot: FakeRobot, fault: Fault) -> Measurement:
+    """Move, inject, wait for the stop, see that nothing moves, heal, and see it move again on a new plan.
+
+    Raises:
+        AssertionError: the arm did not stop, moved while it should not, or did not move again.
+    """
+    robot.idle()
+    robot.say(f"move {SPEED}")
+    robot.wait_moving(SPEED)
+    robot.twists.clear()
+    robot.wait(lambda: len(robot.twists) >= 3, "a few twists")
+    start_s = time.monotonic()
+    fault.inject(robot)
+    if not fault.reasons:
+        _assert_goes_on(robot)
+        robot.spoil.clear()
+        return Measurement(fault.name, "", None, fault.bound_s)
+    reason = wait_stopped(robot, fault.reasons)
+    moved_s = max([twist.received_s for twist in robot.twists if twist.linear_x], default=start_s) - start_s
+    time.sleep(3 * PERIOD_S)
+    stopped = len(robot.twists)
+    assert not any(twist.linear_x for twist in robot.twists[-3:]), "it moves again before the fault is over"
+    robot.spoil.clear()
+    robot.silent.clear()
+    fault.heal(robot)
+    if fault.resets:
+        robot.say(f"move {SPEED}")
+        assert robot.reset().success
+    robot.wait(lambda: any(twist.linear_x for twist in robot.twists[stopped:]), "moving again")
+    return Measurement(fault.name, reason, max(0.0, moved_s), fault.bound_s)
+
+
+def wait_stopped(robot: FakeRobot, reasons: tuple[str, ...]) -> str:
+    """Until the node rests for one of `reasons`; returns which."""
+
+    def resting() -> bool:
+        last = robot.states[-1] if robot.states else {}
+        return last.get("state") in ("waiting", "fault", "disarmed") and last.get("reason") in reasons
+
+    robot.wait(resting, f"a stop for {' or '.join(reasons)}")
+    return robot.states[-1]["reason"]
+
+
+def _assert_goes_on(robot: FakeRobot) -> None:
+    count = len(robot.twists)
+    robot.wait(lambda: len(robot.twists) >= count + 10, "ten more twists")
+    speeds = {twist.linear_x for twist in robot.twists[count:]}
+    assert 0.0 not in speeds and max(map(abs, speeds)) <= 0.2, speeds
+
+
+def _all_silent(robot: FakeRobot) -> None:
+    robot.silent |= {"static", "wrist", "ee_pose", "joint_states"}
+
+
+def _shift(seconds: float) -> Callable[[Any], Any]:
+    def shifted(message):
+        stamp = message.header.stamp
+        total_ns = stamp.sec * 10**9 + stamp.nanosec + round(seconds * 1e9)
+        stamp.sec, stamp.nanosec = total_ns // 10**9, total_ns % 10**9
+        return message
+
+    return shifted
+
+
+def _frozen_picture() -> Callable[[Any], Any]:
+    first: list = []
+
+    def frozen(message):
+        first.append(message.data)
+        message.data = first[0]
+        return message
+
+    return frozen
+
+
+def _frozen_stamp() -> Callable[[Any], Any]:
+    first: list = []
+
+    def frozen(message):
+        first.append(message.header.stamp)
+        message.header.stamp = first[0]
+        return message
+
+    return frozen
+
+
+def _swapped() -> Callable[[Any], Any]:
+    """Each second message before the first: out of order by one."""
+    held: list = []
+
+    def swap(message):
+        held.append(message)
+        if len(held) < 2:
+            return None
+        pair = [held[1], held[0]]
+        held.clear()
+        return pair
+
+    return swap
+
+
+def _set(**fields: Any) -> Callable[[Any], Any]:
+    def changed(message):
+        for name, value in fields.items():
+            setattr(message, name, value)
+        return message
+
+    return changed
+
+
+def _truncated(message: Any) -> Any:
+    message.data = message.data[: len(message.data) // 3]
+    return message
+
+
+def _pose(x: float, frame: str = "base_link") -> Callable[[Any], Any]:
+    def changed(message):
+        message.pose.position.x, message.header.frame_id = x, frame
+        return message
+
+    return changed
+
+
+def _spoil(stream: str, make: Callable[[], Callable[[Any], Any]]) -> Callable[[FakeRobot], None]:
+    return lambda robot: robot.spoil.__setitem__(stream, make())
+
+
+def _silence(stream: str) -> Callable[[FakeRobot], None]:
+    return lambda robot: robot.silent.add(stream)
+
+
+def _camera(name: str) -> list[Fault]:
+    undecodable = {
+        "static": {
+            "a corrupt JPEG": lambda: _set(data=array.array("B", b"\xff\xd8\xff\xe0 no picture")),
+            "a JPEG cut short": lambda: lambda message: _set(data=message.data[:20])(message),
+            "no bytes at all": lambda: _set(data=array.array("B")),
+        },
+        "wrist": {
+            "an unknown encoding": lambda: _set(encoding="yuv9"),
+            "more rows than bytes": lambda: _set(height=480),
+            "bytes cut short": lambda: _truncated,
+        },
+    }[name]
+    return [
+        Fault(f"camera {name}: silent", _silence(name), ("stale",)),
+        Fault(f"camera {name}: the same picture", _spoil(name, _frozen_picture), ("frozen",), FROZEN_S + COMMAND_S),
+        Fault(f"camera {name}: the same stamp", _spoil(name, _frozen_stamp), ("stale",)),
+        Fault(f"camera {name}: delayed by 0.5 s", _spoil(name, lambda: _shift(-0.5)), ("stale", "skewed")),
+        Fault(f"camera {name}: 0.17 s behind the other", _spoil(name, lambda: _shift(-0.17)), ("skewed", "stale")),
+        Fault(f"camera {name}: stamps 1 s in the future", _spoil(name, lambda: _shift(1.0)), ("stale", "missing")),
+        Fault(f"camera {name}: out of order by one", _spoil(name, _swapped), ()),
+        *(
+            Fault(f"camera {name}: {what}", _spoil(name, make), ("undecodable",))
+            for what, make in undecodable.items()
+        ),
+    ]  # fmt: skip
+
+
+def _say(text: str) -> Callable[[FakeRobot], None]:
+    return lambda robot: robot.say(text)
+
+
+def _say_raw(data: bytes) -> Callable[[FakeRobot], None]:
+    """A std_msgs/String of any bytes, as CDR."""
+    return lambda robot: robot.language.publish(b"\0\1\0\0" + struct.pack("<I", len(data) + 1) + data + b"\0")
+
+
+def _flood(robot: FakeRobot) -> None:
+    for number in range(500):
+        robot.say(f"move {SPEED} {number}")
+
+
+def _refused(name: str, value: Any) -> Callable[[FakeRobot], None]:
+    def inject(robot: FakeRobot) -> None:
+        assert not robot.set_parameter(name, value).successful, f"{name} = {value} was accepted"
+
+    return inject
+
+
+def _press(robot: FakeRobot) -> None:
+    robot.press(True)
+
+
+def _release(robot: FakeRobot) -> None:
+    robot.press(False)
+
+
+STATES = [
+    Fault("pose: silent", _silence("ee_pose"), ("stale", "no_ee_position")),
+    Fault("pose: NaN", _spoil("ee_pose", lambda: _pose(float("nan"))), ("invalid", "no_ee_position")),
+    Fault("pose: in another frame", _spoil("ee_pose", lambda: _pose(0.5, "tool0")), ("stale", "no_ee_position")),
+    Fault("pose: the same stamp", _spoil("ee_pose", _frozen_stamp), ("stale", "no_ee_position")),
+    Fault("joint states: silent", _silence("joint_states"), ("stale",)),
+    Fault("joint states: without positions", _spoil("joint_states", lambda: _set(position=[])), ("stale",)),
+    Fault(
+        "joint states: without the gripper's joint",
+        _spoil("joint_states", lambda: _set(name=["elbow", "wrist"])), ("stale",),
+    ),
+    Fault("joint states: NaN", _spoil("joint_states", lambda: _set(position=[1.0, float("nan")])), ("invalid",)),
+    Fault("all sensors silent: the robot's computer is gone", _all_silent, ("stale", "no_ee_position")),
+]  # fmt: skip
+
+MODEL = [
+    Fault("model: NaN", _say("nan"), ("non_finite",), COMMAND_S, resets=True),
+    Fault("model: infinity", _say("inf"), ("non_finite",), COMMAND_S, resets=True),
+    Fault("model: ten times the speed limit", _say("move 2.0"), ()),
+    Fault("model: an exception", _say("fail"), ("policy_error",), COMMAND_S, resets=True),
+    Fault("model: out of memory", _say("memory"), ("policy_error",), COMMAND_S, resets=True),
+    Fault("model: a chunk of the wrong shape", _say("shape"), ("policy_error",), COMMAND_S, resets=True),
+    Fault("model: hangs for 2.5 s", _say("hang"), ("starved",), CHUNK_S, heal=_say(f"move {SPEED}")),
+    Fault("model: slower than its chunk", _say("slow 0.6"), ("starved",), CHUNK_S, heal=_say(f"move {SPEED}")),
+]
+
+OPERATOR = [
+    Fault("command: empty", _say(""), ("no_command",), COMMAND_S, heal=_say(f"move {SPEED}")),
+    Fault("command: spaces only", _say("  \n "), ("no_command",), COMMAND_S, heal=_say(f"move {SPEED}")),
+    Fault("command: 100 kB of text", _say(f"move {SPEED} " + "x" * 100_000), ()),
+    Fault("command: no UTF-8", _say_raw(f"move {SPEED} ".encode() + b"\xff\xfe\x80"), ()),
+    Fault("command: 500 at once", _flood, ()),
+    Fault("emergency stop", _press, ("emergency_stop",), COMMAND_S, heal=_release, resets=True),
+    Fault(
+        "disarmed", lambda robot: robot.arm(False), ("disarmed",), COMMAND_S, heal=lambda robot: robot.arm(True)
+    ),
+    Fault("parameter: speed_scale NaN", _refused("speed_scale", float("nan")), ()),
+    Fault("parameter: speed_scale 2", _refused("speed_scale", 2.0), ()),
+    Fault("parameter: speed_scale a text", _refused("speed_scale", "fast"), ()),
+    Fault("parameter: another robot while armed", _refused("robot", "generic"), ()),
+    Fault("parameter: use_sim_time while armed", _refused("use_sim_time", True), ()),
+]
+
+FAULTS = [*_camera("static"), *_camera("wrist"), *STATES, *MODEL, *OPERATOR]
