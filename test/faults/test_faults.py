@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from faults import FAULTS, OBSERVATION, Fault, measure
+from node_faults import NODE_FAULTS
 from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
 
 pytestmark = pytest.mark.ros
@@ -34,3 +35,10 @@ def test_the_arm_stops_in_time_and_moves_again_only_on_a_new_plan(robot: FakeRob
 
 def test_there_are_at_least_forty_faults():
     assert len(FAULTS) >= 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NODE_FAULTS)
+def test_whatever_ends_the_node_or_confuses_it_the_arm_stands_still_in_time(name, ros_environment, tmp_path):
+    for measured in NODE_FAULTS[name](tmp_path, ros_environment):
+        assert measured.held, measured

@@ -211,6 +211,28 @@ def test_an_exception_is_a_fault_with_its_traceback_and_the_thread_stays_answera
     assert engine.reason is None
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (7,), (0, 7)])
+def test_a_chunk_of_another_shape_is_a_fault_that_names_it(engine, clock, policy, shape):
+    engine.set_command("go")
+    policy.spoil = lambda chunk: np.zeros(shape)
+    run_ticks(engine, clock, 1)
+    status = engine.status()
+    assert status.reason == "policy_error" and f"shape {shape}" in status.detail
+
+
+def test_a_thread_that_crashes_says_so_and_no_reset_hides_it(engine, clock, policy, monkeypatch):
+    engine.set_command("go")
+    run_ticks(engine, clock, 1)
+    monkeypatch.setattr(engine, "_settle", lambda *_: 1 / 0)
+    clock.wait_for_sleeper()
+    clock.set_ns(at(2, late_ms=50))
+    engine._thread.join(10.0)
+    engine.reset()
+    status = engine.status()
+    assert status.reason == "policy_error" and "ZeroDivisionError" in status.detail
+    assert timeline(engine).pop(2) is None
+
+
 def test_a_policy_that_cannot_be_built_says_why_in_start(clock, world):
     def make():
         raise ValueError("model.safetensors is missing")

@@ -64,6 +64,7 @@ class Engine:
         self._reason: str | None = "no_command"
         self._detail = ""
         self._overruns = 0
+        self._crashed = False
         self._inference_ms = RecentValues()
         # Of the engine's thread alone: the epoch of the last tick.
         self._planned_epoch: int | None = None
@@ -101,10 +102,15 @@ class Engine:
             self._epoch += 1
 
     def reset(self) -> None:
-        """Drop the plan and what is being planned, and leave a fault; the command stays."""
+        """Drop the plan and what is being planned, and leave a fault; the command stays.
+
+        A thread that has crashed stays in its fault: only configuring anew makes another one.
+        """
         with self._lock:
             self._timeline.clear()
             self._epoch += 1
+            if self._crashed:
+                return
             self._reason, self._detail = ("planning" if self._command else "no_command"), ""
 
     def status(self) -> EngineStatus:
@@ -141,6 +147,15 @@ class Engine:
             self._ready.set()
             return
         self._ready.set()
+        try:
+            self._work(policy)
+        except Exception:  # nobody plans any more, and nobody else would say so
+            with self._lock:
+                self._timeline.clear()
+                self._crashed = True
+                self._reason, self._detail = "policy_error", traceback.format_exc()
+
+    def _work(self, policy: ChunkPolicy) -> None:
         planner = Planner(policy, self._snapshot)
         timing = policy.contract.timing
         last_tick: int | None = None

@@ -85,6 +85,8 @@ class Planner:
             self._command = observation.command
         actions = np.asarray(self._policy.step(observation), dtype=np.float64)
         inference_ms = 1e3 * (time.perf_counter() - started)
+        if actions.ndim != 2 or actions.shape[1] != 7 or not len(actions):
+            raise ValueError(f"the policy's chunk has shape {actions.shape}; expected (N, 7)")
         if not np.isfinite(actions).all():
             self._policy.clear_history()
             detail = f"the policy's chunk for the command {observation.command!r} holds NaN or infinity"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inject every fault of test/faults while the policy moves the arm, over real DDS, and measure how long it goes on.
+
+    python benchmarks/faults.py --json benchmarks/results/faults.json --docs docs/safety.md
+
+The time is from the fault to the last twist that is not zero, as a subscriber in another process receives it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import figures
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "test/support"))
+BEGIN, END = "<!-- faults: made by benchmarks/faults.py -->", "<!-- end of faults -->"
+COLUMNS = ("fault", "stop", "last motion after, ms (median)", "worst", "allowed")
+
+
+def run(times: int) -> list[list]:
+    """Each fault `times` times; returns for each fault its measurements."""
+    from faults import FAULTS, OBSERVATION, measure
+    from node_faults import NODE_FAULTS
+    from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
+
+    environment = dict(os.environ)
+    results: dict[str, list] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]))
+        try:
+            files = write_checkpoint(folder), write_robot(folder, observation=OBSERVATION)
+            with policy_node(*files, environment):
+                robot.wait_state("waiting", "no_command")
+                for fault in FAULTS * times:
+                    _note(results, measure(robot, fault))
+        finally:
+            robot.close()
+        for scenario in list(NODE_FAULTS.values()) * times:
+            for measured in scenario(folder, environment):
+                _note(results, measured)
+    return list(results.values())
+
+
+def _note(results: dict[str, list], measured) -> None:
+    results.setdefault(measured.fault, []).append(measured)
+    moved = "goes on" if measured.moved_s is None else f"{1e3 * measured.moved_s:.0f} ms"
+    print(f"{measured.fault:<60} {measured.reason:<18} {moved}", flush=True)
+
+
+def row(measurements: list) -> list[str]:
+    """One line of the table."""
+    first = measurements[0]
+    if first.moved_s is None:
+        return [first.fault, "goes on, within its limits", "", "", ""]
+    moved_ms = [1e3 * measured.moved_s for measured in measurements]
+    figures_ms = (statistics.median(moved_ms), max(moved_ms), 1e3 * first.bound_s)
+    return [first.fault, first.reason or "ends", *(f"{value:.0f}" for value in figures_ms)]
+
+
+def insert(document: Path, rows: list[list[str]]) -> None:
+    """Put the table between the two marks of `document`."""
+    text = document.read_text()
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    lines = ["| " + " | ".join(line) + " |" for line in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+    document.write_text(before + "\n\n" + "\n".join(lines) + "\n\n" + after)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=1, help="how often each fault is injected (default 1)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--docs", type=Path, help="also put the table into this document, between its marks")
+    arguments = parser.parse_args()
+    from vla_ros import transport
+    from vla_ros.commands.isolation import isolate
+
+    isolate()
+    os.environ.update(transport.environment(), OMP_NUM_THREADS="1")
+    measured = run(arguments.times)
+    rows = [row(measurements) for measurements in measured]
+    late = [each.fault for measurements in measured for each in measurements if not each.held]
+    print(f"{len(rows)} faults; too late: {', '.join(late) or 'none'}")
+    if arguments.json:
+        figures.write(
+            arguments.json, title="Faults: how long the arm goes on moving", runs=arguments.times, columns=COLUMNS,
+            rows=rows, note="At 20 Hz, max_age_s 0.2, chunks of 0.4 s; each fault over DDS, once a run.",
+        )  # fmt: skip
+    if arguments.docs:
+        insert(arguments.docs, rows)
+    return 1 if late else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults for which a node of its own is started: those that end it, its clock, its peers."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from faults import COMMAND_S, MAX_AGE_S, OBSERVATION, PERIOD_S, SPEED, Measurement, wait_stopped
+from policy_bench import TIMEOUT_S, FakeRobot, policy_node, write_checkpoint, write_robot
+
+Environment = dict[str, str]
+
+
+@contextlib.contextmanager
+def _started(folder: Path, environment: Environment, *, clock_ns: int | None = None, **parameters) -> Iterator:
+    """A robot and a policy node on it."""
+    robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]), clock_ns)
+    files = write_checkpoint(folder), write_robot(folder, observation=OBSERVATION)
+    try:
+        with policy_node(*files, environment, **parameters) as process:
+            yield robot, process
+    finally:
+        robot.close()
+
+
+def _move(robot: FakeRobot) -> float:
+    """Wait until the arm moves; returns the time on the steady clock."""
+    robot.say(f"move {SPEED}")
+    robot.wait_moving(SPEED)
+    robot.twists.clear()
+    robot.wait(lambda: len(robot.twists) >= 3, "a few twists")
+    return time.monotonic()
+
+
+def _moved_s(robot: FakeRobot, start_s: float) -> float:
+    return max([0.0, *(twist.received_s - start_s for twist in robot.twists if twist.linear_x)])
+
+
+def _after_a_stop(robot: FakeRobot, start_s: float, name: str, reason: str, bound_s: float) -> Measurement:
+    wait_stopped(robot, (reason,))
+    time.sleep(3 * PERIOD_S)
+    assert not any(twist.linear_x for twist in robot.twists[-3:]), "it moves again before the fault is over"
+    return Measurement(name, reason, _moved_s(robot, start_s), bound_s)
+
+
+def killed(folder: Path, environment: Environment) -> list[Measurement]:
+    """kill -9, and a new node in its place: which moves on a plan of its own."""
+    with _started(folder, environment) as (robot, process):
+        start_s = _move(robot)
+        process.kill()
+        process.wait(TIMEOUT_S)
+        time.sleep(3 * PERIOD_S)
+        name = "node: kill -9 (no zero twist: the receiver's timeout)"
+        measured = Measurement(name, "", _moved_s(robot, start_s), COMMAND_S)
+        robot.states.clear()
+        robot.twists.clear()
+        files = folder / "checkpoint", folder / "robot.yaml"
+        with policy_node(*files, environment):
+            robot.wait_state("running")
+            robot.wait(lambda: bool(robot.twists), "moving again")
+    return [measured]
+
+
+def suspended(folder: Path, environment: Environment) -> list[Measurement]:
+    """The process stands still for a second, as under a debugger or in swap; then it must not go on where it was."""
+    with _started(folder, environment) as (robot, process):
+        start_s = _move(robot)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)
+        moved_s = _moved_s(robot, start_s)
+        resumed = len(robot.twists)
+        process.send_signal(signal.SIGCONT)
+        robot.wait(lambda: len(robot.twists) > resumed, "a twist")
+        # The first one may have been decided before the stop, and waited in the kernel; the plan itself is over.
+        robot.wait(lambda: any(twist.linear_x == 0.0 for twist in robot.twists[resumed : resumed + 3]), "a stop")
+        robot.wait_moving(SPEED)
+    return [Measurement("node: suspended for 1 s (no zero twist meanwhile)", "starved", moved_s, COMMAND_S)]
+
+
+def ended(folder: Path, environment: Environment) -> list[Measurement]:
+    """SIGTERM and SIGINT while moving, SIGTERM in each other state of the lifecycle."""
+    results = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with _started(folder, environment) as (robot, process):
+            start_s = _move(robot)
+            process.send_signal(number)
+            assert process.wait(TIMEOUT_S) == 0
+            robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
+            results.append(Measurement(f"node: {number.name} while moving", "", _moved_s(robot, start_s), COMMAND_S))
+    for state in ("unconfigured", "inactive", "active"):
+        with _started(folder, environment, autostart=state == "active", arm_on_start=False) as (robot, process):
+            robot.wait_state("disarmed" if state == "active" else "unconfigured")
+            if state == "inactive":
+                _configure(robot)
+                robot.wait_state("inactive")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT_S) == 0, state
+            assert not any(twist.linear_x for twist in robot.twists)
+            results.append(Measurement(f"node: SIGTERM while {state}", "", 0.0, COMMAND_S))
+    return results
+
+
+def _configure(robot: FakeRobot) -> None:
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    request = ChangeState.Request()
+    request.transition.id = Transition.TRANSITION_CONFIGURE
+    assert robot.call(robot.node.create_client(ChangeState, "policy/change_state"), request).success
+
+
+def simulated_time(folder: Path, environment: Environment) -> list[Measurement]:
+    """/clock stops, jumps back, jumps ahead."""
+    results = []
+    with _started(folder, environment, clock_ns=10**12, use_sim_time=True) as (robot, _):
+        start_s = _move(robot)
+        robot.silent.add("clock")
+        bound_s = 4.5 * PERIOD_S  # the watchdog's 2.5 periods on the steady clock, and two to act
+        results.append(_after_a_stop(robot, start_s, "clock: /clock stops", "clock_stopped", bound_s))
+        robot.silent.clear()
+        for name, jump_ns in (("back by 100 s", -(10**11)), ("ahead by 100 s", 10**11)):
+            start_s = _move(robot)
+            robot.clock_ns += jump_ns
+            robot.wait(lambda: robot.twists[-1].linear_x == 0.0, f"a stop after a jump {name}")
+            results.append(Measurement(f"clock: jumps {name}", "", _moved_s(robot, start_s), MAX_AGE_S + COMMAND_S))
+            robot.wait_moving(SPEED)
+    return results
+
+
+def peers(folder: Path, environment: Environment) -> list[Measurement]:
+    """Another publisher on the command topic; a deadman that is let go, or whose sender is gone."""
+    results = []
+    with _started(folder, environment, allow_other_publishers=False, require_enable=True) as (robot, _):
+        robot.node.destroy_publisher(robot.sentinel)
+        start_s = _move(robot)
+        second = robot.node.create_publisher(robot._messages.twist, "twist_command", 1)
+        bound_s = 0.2 + COMMAND_S  # discovery, and a look at the graph each 0.1 s
+        name = "peers: a second publisher on the command topic"
+        results.append(_after_a_stop(robot, start_s, name, "second_publisher", bound_s))
+        robot.node.destroy_publisher(second)
+        start_s = _move(robot)
+        robot.silent.add("enable")
+        robot.enable.publish(robot._messages.bool(data=False))
+        results.append(_after_a_stop(robot, start_s, "peers: the deadman is let go", "disabled", COMMAND_S))
+        robot.silent.clear()
+        start_s = _move(robot)
+        robot.silent.add("enable")
+        results.append(_after_a_stop(robot, start_s, "peers: the deadman falls silent", "disabled", 0.5 + COMMAND_S))
+    return results
+
+
+NODE_FAULTS: Mapping[str, Callable[[Path, Environment], list[Measurement]]] = {
+    "killed": killed,
+    "suspended": suspended,
+    "ended": ended,
+    "simulated_time": simulated_time,
+    "peers": peers,
+}
