@@ -24,6 +24,7 @@ def generate_launch_description() -> LaunchDescription:
             launching.argument("params_file", "", "Parameters (YAML), for instance config/policy.yaml"),
             launching.argument("autostart", "", "Configure and activate at once", ["", "true", "false"]),
             launching.argument("arm_on_start", "", "Move as soon as there is a command", ["", "true", "false"]),
+            launching.argument("dry_run", "", "Publish on policy/preview only; nothing moves", ["", "true", "false"]),
             *launching.shared_arguments(),
             OpaqueFunction(function=_policy),
         ]
@@ -35,7 +36,7 @@ def _policy(context: LaunchContext) -> list:
     for name in ("robot", "device"):
         if text := launching.value(context, name):
             given[name] = text
-    for name in ("autostart", "arm_on_start"):
+    for name in ("autostart", "arm_on_start", "dry_run"):
         if launching.value(context, name):
             given[name] = launching.truth(context, name)
     checkpoint, params_file = launching.value(context, "checkpoint"), launching.value(context, "params_file")

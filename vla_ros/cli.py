@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
     "replay": ("vla_ros.train.replay", "compare a checkpoint's actions with the ones in recorded bags"),
     "say": ("vla_ros.commands.say", "send a language command to the running policy"),
+    "monitor": ("vla_ros.commands.monitor", "watch a running policy: state, rates, latencies, what has stopped it"),
     "check": ("vla_ros.commands.check", "check that this machine has what recording, training and running need"),
 }
 

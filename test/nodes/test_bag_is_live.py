@@ -47,7 +47,9 @@ class LiveNode:
         robot = load_robot("tabletop")
         self._node = node
         self._intake = ObservationIntake(ObservationBuffer(SPEC, robot.observation))
-        self._streams = ObservationStreams(node, robot, SPEC, self._intake, lambda _: None, period_ns=100_000_000)
+        self._streams = ObservationStreams(
+            node, robot, SPEC, self._intake, lambda _: None, lambda text: self._streams.follow(text), TIMING.period_ns
+        )
         self._streams.start()
         self.seen: dict[int, object] = {}
         self._stop = threading.Event()

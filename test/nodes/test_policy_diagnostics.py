@@ -20,7 +20,7 @@ from vla_ros.runtime.stats import StreamRate, Summary  # noqa: E402
 from vla_ros.runtime.timeline import ActionTimeline  # noqa: E402
 
 OK, WARN, ERROR = b"\0", b"\1", b"\2"
-RUNNING = EngineStatus("go", None, "", Summary(10, 8.0, 12.0, 20.0), 0)
+RUNNING = EngineStatus("go", None, "", Summary(10, 8.0, 12.0, 15.0, 20.0), 0)
 
 
 @pytest.fixture
@@ -63,6 +63,20 @@ def test_a_stream_that_is_silent_or_was_never_heard_is_an_error():
     assert late.level == ERROR and "silent for 1.00 s" in late.message
 
 
+def test_a_publisher_with_another_qos_is_counted_and_named_when_nothing_arrives():
+    found = policy_diagnostics.stream_status("wrist", StreamRate(), 10**9, 0.2, incompatible_qos=1)
+    assert "QoS is incompatible" in found.message and values(found)["incompatible QoS"] == "1"
+
+
+def test_cameras_that_drift_apart_are_an_error():
+    rates = {"static": StreamRate(), "wrist": StreamRate()}
+    rates["static"].add(10**9)
+    assert policy_diagnostics.skew_status(rates, ("static", "wrist"), 0.1).level == OK
+    rates["wrist"].add(10**9 + 2 * 10**8)
+    apart = policy_diagnostics.skew_status(rates, ("static", "wrist"), 0.1)
+    assert apart.level == ERROR and values(apart)["skew s"] == "0.200"
+
+
 def test_missing_transport_settings_are_a_warning_that_says_what_to_set(monkeypatch):
     for name in transport.environment({}):
         monkeypatch.delenv(name, raising=False)
@@ -75,5 +89,6 @@ def test_the_state_is_json_with_what_programs_read(control):
     assert state == {
         "state": "running", "reason": None, "detail": "", "command": "go",
         "dry_run": False, "taken_over": False, "speed_scale": 1.0, "stops": {},
-        "ticks": {"total": 1, "missed": 0}, "inference_ms": {"p50": 8.0, "p95": 12.0},
+        "ticks": {"total": 1, "missed": 0}, "inference_ms": {"p50": 8.0, "p95": 12.0, "p99": 15.0},
+        "waiting_commands": [],
     }  # fmt: skip

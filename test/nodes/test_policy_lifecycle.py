@@ -18,6 +18,7 @@ from vla_ros.nodes import policy_lifecycle, policy_session
 from vla_ros.nodes.policy_session import PolicySession
 from vla_ros.robot import load_robot
 from vla_ros.runtime.control import ControlLoop
+from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.timeline import ActionTimeline
@@ -52,7 +53,9 @@ class Session(PolicySession):
         self.clock_ns, self.sent = 1_000_000_000, []
         self._on_change = lambda: None
         self._moved_to_ns, self._moved_s = 0, 0.0
-        self.engine = SimpleNamespace(set_command=lambda _: None)
+        status = EngineStatus("", None, "", None, 0)
+        self.engine = SimpleNamespace(set_command=lambda _: None, status=lambda: status)
+        self._started_s = 0.0
         self.streams = SimpleNamespace(stop=lambda: None)
         self._timer = SimpleNamespace(destroy=lambda: None)
         self._twists = SimpleNamespace(flush=lambda patience_s: None)

@@ -266,7 +266,7 @@ def test_diagnostics_name_every_stream_with_its_rate_and_the_policy_s_latency(ro
     statuses = {status.name: status for status in robot.diagnostics[-1].status}
     assert set(statuses) == {
         f"/policy: {name}"
-        for name in ("transport", "policy", "sinks", *(f"stream {stream}" for stream in STREAMS))
+        for name in ("transport", "policy", "sinks", "camera skew", *(f"stream {stream}" for stream in STREAMS))
     }
     camera = {pair.key: pair.value for pair in statuses["/policy: stream wrist"].values}
     assert float(camera["rate Hz"]) == pytest.approx(30, rel=0.2) and float(camera["age s"]) < 0.2

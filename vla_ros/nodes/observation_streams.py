@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,12 @@ from rclpy.node import Node
 from vla_ros import messages
 from vla_ros.contract import ObservationSpec
 from vla_ros.nodes.image_decoding import raw_decoder
-from vla_ros.nodes.message_types import SENSOR_QOS, message_class, subscribe_latched
+from vla_ros.nodes.message_types import (
+    SENSOR_QOS,
+    SubscriptionEventCallbacks,
+    message_class,
+    subscribe_latched,
+)
 from vla_ros.robot import Robot
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.stats import StreamRate
@@ -23,7 +30,8 @@ class ObservationStreams:
 
     Args:
         node: that subscribes, under relative names.
-        on_command: called with the language command whenever one arrives; empty means stop.
+        on_command: called with the language command that is followed from now on; empty means stop.
+        on_text: called with every text that arrives on the language topic; it says `follow` or does not.
         period_ns: of the control grid.
 
     Raises:
@@ -37,15 +45,19 @@ class ObservationStreams:
         spec: ObservationSpec,
         intake: ObservationIntake,
         on_command: Callable[[str], None],
+        on_text: Callable[[str], None],
         period_ns: int,
     ) -> None:
         self.feeding = False
         self.command = ""
         self.rates = {name: StreamRate() for name in spec.streams if name != "language"}
+        self.incompatible_qos: Counter[str] = Counter()
         self._node = node
         self._robot = robot
         self._intake = intake
         self._on_command = on_command
+        self._on_text = on_text
+        self._heard: str | None = None
         self._needed = spec.streams
         self._decode = raw_decoder()
         self._command_ns = 0
@@ -60,7 +72,10 @@ class ObservationStreams:
             if name == "language":
                 self._subscriptions += subscribe_latched(node, kinds[name], stream.topic, on_message)
             else:
-                subscription = node.create_subscription(kinds[name], stream.topic, on_message, SENSOR_QOS)
+                events = SubscriptionEventCallbacks(incompatible_qos=functools.partial(self._on_incompatible_qos, name))
+                subscription = node.create_subscription(
+                    kinds[name], stream.topic, on_message, SENSOR_QOS, event_callbacks=events
+                )
                 self._subscriptions.append(subscription)
 
     def start(self) -> None:
@@ -101,6 +116,11 @@ class ObservationStreams:
                 return name
         return None
 
+    def _on_incompatible_qos(self, stream: str, event: Any) -> None:
+        self.incompatible_qos[stream] = event.total_count
+        text = f"a publisher offers another QoS than sensor data needs (policy {event.last_policy_kind})"
+        self._node.get_logger().warning(f"stream {stream!r}: {text}")
+
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
 
@@ -111,10 +131,10 @@ class ObservationStreams:
 
     def _receiver(self, name: str, stamp: str) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
-            time_ns = messages.message_time_ns(message, stamp, self._now_ns())
             if name == "language":
-                self._receive_command(message, time_ns)
+                self._receive_command(message)
             elif self.feeding:
+                time_ns = messages.message_time_ns(message, stamp, self._now_ns())
                 value = self._value(name, message)
                 if value is not None:
                     self._receive(name, time_ns, value)
@@ -136,11 +156,17 @@ class ObservationStreams:
             self._intake.push(name, time_ns, value)
             self.rates[name].add(time_ns)
 
-    def _receive_command(self, message: Any, time_ns: int) -> None:
-        command = messages.text(message)
+    def follow(self, command: str) -> None:
+        """The command of the observations from now on; empty means stop."""
         if command == self.command:
             return
-        self.command, self._command_ns = command, time_ns
+        self.command, self._command_ns = command, self._now_ns()
         if self.feeding:
-            self._intake.push("language", time_ns, self.command)
-            self._on_command(self.command)
+            self._intake.push("language", self._command_ns, command)
+            self._on_command(command)
+
+    def _receive_command(self, message: Any) -> None:
+        text = messages.text(message)
+        if text != self._heard:  # what is latched arrives twice
+            self._heard = text
+            self._on_text(text)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import resource
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
@@ -19,7 +21,9 @@ from vla_ros.runtime.stats import StreamRate
 AT_EASE = frozenset({"no_command", "planning", "disarmed", "disabled"})
 
 
-def state_text(control: ControlLoop, engine: EngineStatus, detail: str = "", *, dry_run: bool = False) -> str:
+def state_text(
+    control: ControlLoop, engine: EngineStatus, detail: str = "", waiting: Sequence[str] = (), dry_run: bool = False
+) -> str:
     """The JSON text of ~/state."""
     inference = engine.inference_ms
     state = {
@@ -27,6 +31,7 @@ def state_text(control: ControlLoop, engine: EngineStatus, detail: str = "", *, 
         "reason": control.governor.reason,
         "detail": detail,
         "command": engine.command,
+        "waiting_commands": [text[:80] for text in waiting],
         "dry_run": dry_run,
         "taken_over": control.taken_over,
         "speed_scale": control.governor.scale,
@@ -35,6 +40,7 @@ def state_text(control: ControlLoop, engine: EngineStatus, detail: str = "", *, 
         "inference_ms": {
             "p50": round(inference.p50, 3) if inference else None,
             "p95": round(inference.p95, 3) if inference else None,
+            "p99": round(inference.p99, 3) if inference else None,
         },
     }
     return json.dumps(state)
@@ -42,7 +48,7 @@ def state_text(control: ControlLoop, engine: EngineStatus, detail: str = "", *, 
 
 def idle_state_text(state: str, error: str) -> str:
     """The JSON text of ~/state while there is no policy running; `error`: why the last transition failed, or empty."""
-    latency, ticks = {"p50": None, "p95": None}, {"total": 0, "missed": 0}
+    latency, ticks = {"p50": None, "p95": None, "p99": None}, {"total": 0, "missed": 0}
     reason = "error" if error else None
     idle = {"state": state, "reason": reason, "detail": error, "command": "", "ticks": ticks, "inference_ms": latency}
     return json.dumps(idle)
@@ -51,7 +57,7 @@ def idle_state_text(state: str, error: str) -> str:
 def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatus:
     """State, latencies and counts."""
     governor, timeline, inference = control.governor, control.timeline.statistics(), engine.inference_ms
-    level, reason = DiagnosticStatus.OK, governor.reason
+    level, reason, age = DiagnosticStatus.OK, governor.reason, control.plan_age_ms.summary()
     if governor.state is State.FAULT:
         level = DiagnosticStatus.ERROR
     elif reason is not None and reason not in AT_EASE:
@@ -63,6 +69,9 @@ def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatu
         "command": engine.command,
         "inference p50 ms": f"{inference.p50:.2f}" if inference else "",
         "inference p95 ms": f"{inference.p95:.2f}" if inference else "",
+        "inference p99 ms": f"{inference.p99:.2f}" if inference else "",
+        "plan age p50 ms": f"{age.p50:.1f}" if age else "",
+        "plan age p99 ms": f"{age.p99:.1f}" if age else "",
         "ticks total": control.ticks_total,
         "ticks missed": control.ticks_missed,
         "ticks starved": timeline.starved,
@@ -71,27 +80,49 @@ def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatu
         "speed scale": governor.scale,
         "chunks posted": timeline.posted,
         "chunks too late": timeline.late,
+        "memory MB": f"{memory_mb():.0f}",
         **{f"stops: {name}": count for name, count in sorted(governor.stops.items())},
     }
     message = governor.state.value if reason is None else f"{governor.state.value}: {reason}"
     return status("policy", level, message, values)
 
 
-def stream_status(name: str, rate: StreamRate, now_ns: int, max_age_s: float) -> DiagnosticStatus:
-    """Rate, age and losses of one stream, by its stamps."""
+def memory_mb() -> float:
+    """The memory that this process occupies (Linux), in 10^6 bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def stream_status(
+    name: str, rate: StreamRate, now_ns: int, max_age_s: float, incompatible_qos: int = 0
+) -> DiagnosticStatus:
+    """Rate, age and losses of one stream, by its stamps; publishers whose QoS keeps their messages from arriving."""
     age_s = None if rate.newest_ns is None else (now_ns - rate.newest_ns) / 1e9
     level, message = DiagnosticStatus.OK, "arriving"
     if age_s is None:
         level, message = DiagnosticStatus.ERROR, "nothing has arrived"
     elif age_s > max_age_s:
         level, message = DiagnosticStatus.ERROR, f"silent for {age_s:.2f} s"
+    if incompatible_qos and level != DiagnosticStatus.OK:
+        message += "; a publisher's QoS is incompatible"
     values = {
         "rate Hz": f"{rate.rate_hz:.1f}" if rate.rate_hz else "",
         "age s": "" if age_s is None else f"{age_s:.3f}",
         "received": rate.received,
         "lost by stamps": rate.lost,
+        "incompatible QoS": incompatible_qos,
     }
     return status(f"stream {name}", level, message, values)
+
+
+def skew_status(rates: Mapping[str, StreamRate], cameras: Iterable[str], max_skew_s: float) -> DiagnosticStatus:
+    """How far the cameras' newest pictures are apart."""
+    stamps_ns = [stamp_ns for camera in cameras if (stamp_ns := rates[camera].newest_ns) is not None]
+    skew_s = (max(stamps_ns) - min(stamps_ns)) / 1e9 if stamps_ns else 0.0
+    values = {"skew s": f"{skew_s:.3f}", "max_skew_s": max_skew_s}
+    if skew_s > max_skew_s:
+        return status("camera skew", DiagnosticStatus.ERROR, f"the cameras are {skew_s:.3f} s apart", values)
+    return status("camera skew", DiagnosticStatus.OK, "together", values)
 
 
 def sinks_status(sinks: Mapping[str, str], reason: str | None) -> DiagnosticStatus:

@@ -109,7 +109,7 @@ class PolicyNode(LifecycleNode):
         session = self.session
         if session is not None and session.active:
             text = policy_diagnostics.state_text(
-                session.control, session.engine.status(), session.detail(), dry_run=session.dry_run
+                session.control, session.engine.status(), session.detail(), session.commands.waiting, session.dry_run
             )
         else:
             label = "unconfigured" if session is None else "inactive"
@@ -144,11 +144,17 @@ class PolicyNode(LifecycleNode):
         message.header.stamp = now.to_msg()
         session = self.session
         if session is not None and session.active:
-            max_age_s = session.robot.observation.max_age_s
+            limits, rates = session.robot.observation, session.streams.rates
             message.status.append(policy_diagnostics.policy_status(session.control, session.engine.status()))
             message.status.append(policy_diagnostics.sinks_status(session.sinks(), session.interlocks.sink))
-            for name, rate in session.streams.rates.items():
-                message.status.append(policy_diagnostics.stream_status(name, rate, now.nanoseconds, max_age_s))
+            message.status.append(
+                policy_diagnostics.skew_status(rates, session.robot.cameras, limits.max_skew_s)
+            )
+            for name, rate in rates.items():
+                qos = session.streams.incompatible_qos[name]
+                message.status.append(
+                    policy_diagnostics.stream_status(name, rate, now.nanoseconds, limits.max_age_s, qos)
+                )
             self.publish_state()
         for status in message.status:
             status.name = f"{self.get_fully_qualified_name()}: {status.name}"

@@ -5,9 +5,11 @@ A lifecycle node. Topic names and types come from the robot's file and are relat
 
   subscribes  camera/static/..., camera/wrist/... (Image or CompressedImage), ee_pose, joint_states,
               language_command (std_msgs/String, latched; empty text means stop),
-              enable (std_msgs/Bool, with require_enable)
+              enable (std_msgs/Bool, with require_enable), emergency_stop (std_msgs/Bool),
+              takeover_twist (TwistStamped) and takeover_gripper: somebody moves the arm by hand
   publishes   twist_command (TwistStamped at the control rate), gripper_command (Float64MultiArray, on change),
-              ~/state (std_msgs/String, latched: JSON), /diagnostics
+              ~/state (std_msgs/String, latched: JSON), /diagnostics, intervention (std_msgs/Bool, latched);
+              with dry_run ~/preview and ~/preview_gripper instead of the commands
   services    ~/arm (std_srvs/SetBool), ~/reset (std_srvs/Trigger: forget plan, history and fault), lifecycle
 
 Whatever is missing, stale or wrong: zero twists for a few ticks, then silence, until new observations give a new plan.

@@ -30,6 +30,8 @@ PARAMETERS = (
     ParameterSpec("autostart", False, "Configure and activate at the start, without a lifecycle manager."),
     ParameterSpec("arm_on_start", False, "Be armed on activation. Otherwise the arm stays still until ~/arm."),
     ParameterSpec("require_enable", False, "Move only while the topic enable says true, at least twice a second."),
+    ParameterSpec("stop_words", ["stop", "halt", "freeze"], "Commands that mean stop, beside the empty one."),
+    ParameterSpec("on_new_command", "replace", "When to follow a new command: replace, after_chunk, after_success."),
     ParameterSpec("dry_run", False, "Infer and publish on ~/preview and ~/preview_gripper only; nothing can move."),
     ParameterSpec(
         "allow_other_publishers", False, "Go on although others publish on the command topic (a twist_mux is better)."

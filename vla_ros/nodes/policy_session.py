@@ -11,10 +11,13 @@ from typing import Any, cast
 
 from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.node import Node
+from std_msgs.msg import Bool
 
+from vla_ros.bringup import SUCCESS_TOPIC
 from vla_ros.contract import PolicyContract
 from vla_ros.errors import UserError
 from vla_ros.nodes import policy_loading
+from vla_ros.nodes.message_types import COMMAND_QOS
 from vla_ros.nodes.observation_streams import ObservationStreams
 from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.ros_clock import GridTimer, RosClock
@@ -22,6 +25,7 @@ from vla_ros.nodes.servo_link import ServoLink
 from vla_ros.nodes.sinks import GripperSink, TwistSink
 from vla_ros.observation import ObservationBuffer
 from vla_ros.robot import TWIST_STAMPED, Robot, load_robot
+from vla_ros.runtime.commands import AFTER_SUCCESS, CommandQueue
 from vla_ros.runtime.control import Command, ControlLoop
 from vla_ros.runtime.engine import Engine
 from vla_ros.runtime.executors import make_executor
@@ -29,6 +33,7 @@ from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.interlocks import Interlocks
+from vla_ros.runtime.summary import run_summary
 from vla_ros.runtime.timeline import ActionTimeline
 
 SINKS_PERIOD_S = 0.1
@@ -59,6 +64,7 @@ class PolicySession:
         checkpoint = self._value("checkpoint")
         contract = policy_loading.load_contract(checkpoint, self.robot)
         self.control = self._make_control(contract)
+        self._chunk_ticks, self._succeeded = contract.timing.chunk, False
         intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
         clock = RosClock(cast(ROSClock, node.get_clock()), on_set_back=self._on_clock_set_back)
         where = self._value("device"), self._value("cpu_threads")
@@ -68,7 +74,9 @@ class PolicySession:
             undo.callback(self._end_engine)
             self.engine.start()
             spec, on_command = contract.observation_spec, self.engine.set_command
-            self.streams = ObservationStreams(node, self.robot, spec, intake, on_command, self.control.period_ns)
+            self.streams = ObservationStreams(
+                node, self.robot, spec, intake, on_command, self._on_text, self.control.period_ns
+            )
             undo.callback(self.streams.destroy)
             self._make_entities(undo)
             self._undo = undo.pop_all()
@@ -89,7 +97,8 @@ class PolicySession:
         self.control.governor.arm(armed)
         if self.servo is not None:
             self.servo.start()
-        self._moved_to_ns, self._moved_s = self._now_ns(), time.monotonic()
+        self._started_s = time.monotonic()
+        self._moved_to_ns, self._moved_s = self._now_ns(), self._started_s
         self._timer = GridTimer(self._node, self.control.period_ns, self._on_tick)
         self.streams.start()
 
@@ -110,6 +119,10 @@ class PolicySession:
         self._inputs.mark(False)
         self.control.governor.arm(False)
         self.control.halt("disarmed")
+        engine = self.engine.status()
+        active_s = time.monotonic() - self._started_s
+        summary = run_summary(self.control, engine.inference_ms, engine.overruns, active_s)
+        self._node.get_logger().info(f"run summary:\n{summary}")
         if moving:
             self._twists.flush(patience_s=0.5)
             self._node.get_logger().info(f"the arm was stopped: {reason}")
@@ -135,6 +148,7 @@ class PolicySession:
         try:
             horizon, decay = self._value("executor_horizon"), self._value("ensemble_decay")
             timeline = ActionTimeline(make_executor(self._value("executor"), horizon=horizon, decay=decay))
+            self.commands = CommandQueue(self._value("on_new_command"), self._value("stop_words"))
         except ValueError as error:
             raise UserError(f"parameter {error}") from None
         period_ns = contract.timing.period_ns
@@ -155,6 +169,9 @@ class PolicySession:
         )
         undo.callback(self._inputs.destroy)
         self._check_sinks()
+        if self._value("on_new_command") == AFTER_SUCCESS:
+            success = node.create_subscription(Bool, SUCCESS_TOPIC, self._on_success, COMMAND_QOS)
+            undo.callback(node.destroy_subscription, success)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         for period_s, callback in (
             (self.control.period_ns / 1e9, self._on_watchdog),
@@ -189,8 +206,25 @@ class PolicySession:
         servo_reason = None if self.servo is None else self.servo.reason
         self.interlocks.sink = servo_reason or self._grippers.reason
 
+    def _on_text(self, text: str) -> None:
+        plan_tick = self.control.timeline.newest_tick
+        try:
+            self._follow(self.commands.offer(text, None if plan_tick is None else plan_tick + self._chunk_ticks))
+        except OverflowError as error:
+            self._node.get_logger().error(f"command {text[:80]!r} dropped: {error}", throttle_duration_sec=1.0)
+
+    def _on_success(self, message: Bool) -> None:
+        if message.data and not self._succeeded:
+            self._follow(self.commands.succeeded())
+        self._succeeded = message.data
+
+    def _follow(self, command: str | None) -> None:
+        if command is not None:
+            self.streams.follow(command)
+
     def _on_tick(self) -> None:
         now_ns = self._now_ns()
+        self._follow(self.commands.tick(now_ns // self.control.period_ns))
         by_hand = self._inputs.by_hand()
         reason = self.interlocks.reason(time.monotonic())
         if by_hand is None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vla_ros.runtime.governor import Position, SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.runtime.stats import RecentValues
 from vla_ros.runtime.timeline import ActionTimeline
 
 
@@ -41,6 +42,8 @@ class ControlLoop:
         self.ticks_missed = 0
         self.period_ns = period_ns
         self.taken_over = False
+        # From the tick of the observation that a twist answers to that twist.
+        self.plan_age_ms = RecentValues()
         self._last_tick: int | None = None
 
     def tick(
@@ -75,6 +78,8 @@ class ControlLoop:
             action, reason = None, reason or "handed_back"
         twist = self.governor.tick(action, reason, ee_position)
         running = self.governor.state is State.RUNNING
+        if running and (planned_tick := self.timeline.newest_tick) is not None:
+            self.plan_age_ms.add((now_ns - planned_tick * self.period_ns) / 1e6)
         if was_running and not running:
             # What was planned from before the stop must not move the arm after it.
             self.timeline.clear(observed_from=tick)

@@ -12,11 +12,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Summary:
-    """Of the last values: how many were taken in all, the median, the 95th percentile and the largest."""
+    """Of the last values: how many were taken in all, the median, the 95th and 99th percentile and the largest."""
 
     count: int
     p50: float
     p95: float
+    p99: float
     maximum: float
 
 
@@ -39,8 +40,8 @@ class RecentValues:
             values, count = list(self._values), self._count
         if not values:
             return None
-        p50, p95 = np.percentile(values, [50, 95])
-        return Summary(count, float(p50), float(p95), max(values))
+        p50, p95, p99 = np.percentile(values, [50, 95, 99])
+        return Summary(count, float(p50), float(p95), float(p99), max(values))
 
 
 class StreamRate:
