@@ -29,7 +29,7 @@ class LazyImage:
 
     def fingerprint(self) -> bytes:
         """Bytes that two different pictures practically never share: the encoded data itself."""
-        return memoryview(self._message.data).cast("B").tobytes()
+        return memoryview(self._message.data).tobytes()
 
 
 def decode_compressed(message: Any) -> NDArray[np.uint8]:

@@ -33,8 +33,11 @@ def test_it_shows_the_state_its_last_line_of_detail_and_what_has_stopped_the_arm
     view = View("policy")
     view.on_state(STATE)
     shown = text(view)
-    for part in ("STOPPING", "stale", "'open the drawer'", "DRY RUN", "camera 'wrist' [/red] is 0.4 s old", "close the drawer",
-                 "120, missed 3", "p50 8.2 ms", "stale 2", "0.5"):  # fmt: skip
+    expected = (
+        "STOPPING", "stale", "'open the drawer'", "DRY RUN", "camera 'wrist' [/red] is 0.4 s old", "close the drawer",
+        "120, missed 3", "p50 8.2 ms", "stale 2", "0.5",
+    )  # fmt: skip
+    for part in expected:
         assert part in shown, part
     assert "Traceback" not in shown and "taken over" not in shown
 

@@ -230,7 +230,7 @@ class FakeRobot:
         self.spoil.clear()
         self.press(False)
         self.say("")
-        self.reset()
+        self.wait_value(lambda: self.reset().success, "a reset")  # the release may arrive after the call
         self.arm(True)
         self.wait_state("waiting", "no_command")
         self.twists.clear()

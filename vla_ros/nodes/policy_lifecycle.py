@@ -28,6 +28,8 @@ from vla_ros.nodes.policy_session import PolicySession
 from vla_ros.runtime.governor import FAULTS, State
 
 DIAGNOSTICS_PERIOD_S = 1.0
+# A command may be of any length; a line of the log may not.
+LOGGED_CHARACTERS = 200
 
 Transition = Callable[["PolicyNode", LifecycleState], None]
 
@@ -126,7 +128,7 @@ class PolicyNode(LifecycleNode):
             return
         self._reported = now
         self.publish_state()
-        text = f"{governor.state.value}: " + (governor.reason or repr(engine.command))
+        text = f"{governor.state.value}: " + (governor.reason or repr(engine.command[:LOGGED_CHARACTERS]))
         text += " (taken over by hand)" if control.taken_over else ""
         detail = self.session.detail()
         text += f": {detail}" if detail else ""
