@@ -52,7 +52,7 @@ def decode_raw(message: Any) -> NDArray[np.uint8]:
             data=_without_padding(message, message.width * channels * bits // 8),
         )
         return np.array(message_to_cvimage(compact, "rgb8"), dtype=np.uint8)
-    except ImageError as error:
+    except (ImageError, TypeError) as error:  # a TypeError of numpy's: fewer bytes than height and width say
         raise ValueError(f"an image of encoding {message.encoding!r} can't be decoded: {error}") from None
 
 

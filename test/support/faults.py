@@ -87,6 +87,7 @@ def measure(robot: FakeRobot, fault: Fault) -> Measurement:
     fault.heal(robot)
     if fault.resets:
         robot.say(f"move {SPEED}")
+        robot.wait(lambda: robot.states[-1]["command"] == f"move {SPEED}", "the command")
         robot.wait_value(lambda: robot.reset().success, "a reset")  # a release may arrive after the call
     robot.wait(lambda: any(twist.linear_x for twist in robot.twists[stopped:]), "moving again")
     return Measurement(fault.name, reason, max(0.0, moved_s), fault.bound_s)
@@ -209,7 +210,7 @@ def _camera(name: str) -> list[Fault]:
         Fault(f"camera {name}: the same picture", _spoil(name, _frozen_picture), ("frozen",), FROZEN_PICTURE_S),
         Fault(f"camera {name}: the same stamp", _spoil(name, _frozen_stamp), ("stale",)),
         Fault(f"camera {name}: delayed by 0.5 s", _spoil(name, lambda: _shift(-0.5)), ("stale", "skewed")),
-        Fault(f"camera {name}: 0.17 s behind the other", _spoil(name, lambda: _shift(-0.17)), ("skewed", "stale")),
+        Fault(f"camera {name}: 0.19 s behind the other", _spoil(name, lambda: _shift(-0.19)), ("skewed", "stale")),
         Fault(f"camera {name}: stamps 1 s in the future", _spoil(name, lambda: _shift(1.0)), ("stale", "missing")),
         Fault(f"camera {name}: out of order by one", _spoil(name, _swapped), ()),
         *(
