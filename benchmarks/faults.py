@@ -36,10 +36,10 @@ def run(times: int) -> list[list]:
         robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]))
         try:
             files = write_checkpoint(folder), write_robot(folder, observation=OBSERVATION)
-            with policy_node(*files, environment):
+            with policy_node(*files, environment) as process:
                 robot.wait_state("waiting", "no_command")
                 for fault in FAULTS * times:
-                    _note(results, measure(robot, fault))
+                    _note(results, measure(robot, fault, process.pid))
         finally:
             robot.close()
         for scenario in list(NODE_FAULTS.values()) * times:

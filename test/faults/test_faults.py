@@ -15,21 +15,23 @@ pytestmark = pytest.mark.ros
 
 
 @pytest.fixture(scope="module")
-def robot(tmp_path_factory) -> Iterator[FakeRobot]:
+def running(tmp_path_factory) -> Iterator[tuple[FakeRobot, int]]:
+    """The robot, and the process id of the policy node on it."""
     folder = tmp_path_factory.mktemp("faults")
     robot = FakeRobot(int(os.environ["ROS_DOMAIN_ID"]))
     try:
         files = write_checkpoint(folder), write_robot(folder, observation=OBSERVATION)
-        with policy_node(*files, dict(os.environ)):
+        with policy_node(*files, dict(os.environ)) as process:
             robot.wait_state("waiting", "no_command")
-            yield robot
+            yield robot, process.pid
     finally:
         robot.close()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
-def test_the_arm_stops_in_time_and_moves_again_only_on_a_new_plan(robot: FakeRobot, fault: Fault):
-    measured = measure(robot, fault)
+def test_the_arm_stops_in_time_and_moves_again_only_on_a_new_plan(running: tuple[FakeRobot, int], fault: Fault):
+    robot, node_pid = running
+    measured = measure(robot, fault, node_pid)
     assert measured.held, measured
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import os
 import struct
 import time
 from collections.abc import Callable
 from typing import Any
 
-from policy_bench import CONTROL_HZ, FakeRobot
+from policy_bench import CONTROL_HZ, FakeRobot, waited_s
 
 PERIOD_S = 1 / CONTROL_HZ
 MAX_AGE_S, MAX_SKEW_S, FROZEN_S = 0.2, 0.15, 0.3
@@ -29,6 +30,8 @@ CHUNK_S = CHUNK * PERIOD_S + PERIOD_S
 FROZEN_PICTURE_S = FROZEN_S + 2 / 30 + COMMAND_S
 # Of the measurement: DDS both ways.
 DELIVERY_S = 0.05
+# A measurement in which the processes have waited longer than this for a core is one of the machine.
+WAITED_S = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,28 @@ class Measurement:
         return self.moved_s is None or self.moved_s <= self.bound_s + DELIVERY_S
 
 
-def measure(robot: FakeRobot, fault: Fault) -> Measurement:
+def measure(robot: FakeRobot, fault: Fault, node_pid: int, attempts: int = 5) -> Measurement:
+    """See `_measure`; once more where a busy machine has kept either process waiting meanwhile: that stops the arm, too.
+
+    Raises:
+        AssertionError: as `_measure`.
+    """
+    for attempt in range(1, attempts + 1):
+        before_s = waited_s(os.getpid(), node_pid)
+        try:
+            measured = _measure(robot, fault)
+            if measured.held:
+                return measured
+        except AssertionError:
+            if attempt == attempts or waited_s(os.getpid(), node_pid) - before_s < WAITED_S:
+                raise
+        else:
+            if attempt == attempts or waited_s(os.getpid(), node_pid) - before_s < WAITED_S:
+                return measured
+    raise AssertionError("attempts is at least 1")
+
+
+def _measure(robot: FakeRobot, fault: Fault) -> Measurement:
     """Move, inject, wait for the stop, see that nothing moves, heal, and see it move again on a new plan.
 
     Raises:
