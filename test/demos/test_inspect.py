@@ -72,11 +72,16 @@ def test_bags_are_read_with_the_shipped_recipe_s_settle_time() -> None:
     assert recipe["contract"]["settle_s"] == SETTLE_S
 
 
-def test_what_a_killed_recorder_left_is_saved_and_reported(
+def test_what_a_killed_recorder_left_is_used_and_the_loss_is_told(
     demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (demonstration.write(tmp_path / "bag") / "metadata.yaml").unlink()
-    assert main(["inspect", str(tmp_path / "bag")]) == 2
-    assert "--recover" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "bag")]) == 0
+    printed = capsys.readouterr().out
+    assert "it has no metadata.yaml" in printed and "20 frames in 1 episodes" in printed
+
+
+def test_what_a_killed_recorder_left_is_made_a_whole_bag_on_request(demonstration: BagBuilder, tmp_path: Path) -> None:
+    (demonstration.write(tmp_path / "bag") / "metadata.yaml").unlink()
     assert main(["inspect", "--recover", str(tmp_path / "bag")]) == 0
     assert (tmp_path / "bag_recovered" / "metadata.yaml").is_file()

@@ -11,9 +11,8 @@ from rclpy.node import Node
 
 from vla_ros import messages
 from vla_ros.contract import ObservationSpec
-from vla_ros.nodes.image_decoding import raw_decoder
 from vla_ros.nodes.message_types import SENSOR_QOS, message_class, subscribe_latched
-from vla_ros.robot import Robot
+from vla_ros.robot import GripperState, Robot, Stream
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.stats import StreamRate
 
@@ -45,7 +44,6 @@ class ObservationStreams:
         self._intake = intake
         self._on_command = on_command
         self._needed = spec.streams
-        self._decode = raw_decoder()
         self._command_ns = 0
         self._pose: tuple[int, NDArray] | None = None
         # The governor needs the tool's position whether or not the policy looks at it.
@@ -53,7 +51,7 @@ class ObservationStreams:
         kinds = {name: message_class(stream.type) for name, stream in streams.items()}
         self._subscriptions: list[Any] = []
         for name, stream in streams.items():
-            on_message = self._receiver(name, stream.stamp)
+            on_message = self._receiver(name, stream)
             if name == "language":
                 self._subscriptions += subscribe_latched(node, kinds[name], stream.topic, on_message)
             else:
@@ -96,9 +94,9 @@ class ObservationStreams:
         for rate in self.rates.values():
             rate.clear()
 
-    def _receiver(self, name: str, stamp: str) -> Callable[[Any], None]:
+    def _receiver(self, name: str, stream: Stream | GripperState) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
-            time_ns = messages.message_time_ns(message, stamp, self._now_ns())
+            time_ns = messages.message_time_ns(message, stream, self._now_ns())
             if name == "language":
                 self._receive_command(message, time_ns)
             elif self.feeding:
@@ -111,7 +109,7 @@ class ObservationStreams:
     def _value(self, name: str, message: Any) -> Any:
         """What the message says, or None: it is not for us, or no such value, as the log says then."""
         try:
-            return messages.observation_value(message, self._robot, name, self._decode)
+            return messages.observation_value(message, self._robot, name)
         except (ValueError, IndexError) as error:
             self._node.get_logger().error(f"stream {name!r}: dropped: {error}", throttle_duration_sec=5.0)
             return None
