@@ -242,7 +242,7 @@ def test_a_cut_off_mcap_file_is_read_up_to_the_cut(
 
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.8])
 def test_a_cut_off_database_is_read_up_to_the_cut(demonstration: BagBuilder, tmp_path: Path, part: float) -> None:
-    written = write(demonstration, tmp_path / "bag", StoragePlugin.SQLITE3)
+    written = write(demonstration.noise("/static_noise", 40), tmp_path / "bag", StoragePlugin.SQLITE3)
     storage = tmp_path / "bag" / "bag.db3"
     storage.write_bytes(storage.read_bytes()[: int(part * storage.stat().st_size)])
     found = contents(tmp_path / "bag")

@@ -87,7 +87,8 @@ def action_figures(actions: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
     columns = zip((*ARM_AXES, "gripper"), (*ARM_UNITS, "0 closed, 1 open"), actions.T, bounds, strict=True)
     figures = {}
     for axis, unit, values, (lower, upper) in columns:
-        counts, edges = np.histogram(values, BINS)
+        # Never narrower than the bounds: of an axis that does not move there is nothing to divide.
+        counts, edges = np.histogram(values, BINS, (min(values.min(), lower), max(values.max(), upper)))
         figures[axis] = {
             "unit": unit, "min": float(values.min()), "mean": float(values.mean()), "max": float(values.max()),
             "low": lower, "high": upper,
@@ -157,7 +158,7 @@ def _samples(
     for number, (_, receive_ns, message) in enumerate(recording.messages([topic])):
         stamped = hasattr(message, "header")
         delay_s = (receive_ns - messages.stamp_ns(message)) / 1e9 if stamped else None
-        value = None
+        value: Any = None
         if name == "ee_pose":
             value = messages.pose(message)
         elif name in robot.cameras and number < _MOTION_FRAMES:
