@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,8 @@ def attempt(bag: Path, recorded: Messages, kind: str, read_with: Robot) -> str:
         return "error"
     except TimeoutError:
         return "hang"
-    except Exception as error:
-        print(f"{bag}: {type(error).__name__}: {error}", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
         return "crash"
 
 

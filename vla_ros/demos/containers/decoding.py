@@ -27,6 +27,7 @@ def decoder(topic: StoredTopic) -> Callable[[bytes], Any]:
     if topic.encoding != "cdr":
         raise Damage(f"its messages are serialised as {topic.encoding!r}; only ROS 2's 'cdr' can be read")
     types = _types(topic.type, topic.definition_format, topic.definition)
+    _check_fields(types)
 
     def decode(data: bytes) -> Any:
         try:
@@ -52,15 +53,23 @@ def _types(kind: str, definition_format: str, definition: str) -> Typestore:
         if kind not in typestore().types:
             raise Damage(f"the bag lacks the definition of {kind}; `ros2 bag convert` on a machine that has it adds it")
         return typestore()
+    types = get_typestore(Stores.EMPTY)
     try:
-        parsed = _parse(kind, definition_format, definition)
+        types.register(_parse(kind, definition_format, definition))
     except Exception as error:  # a parser over foreign text
         raise Damage(f"the definition of {kind} in the bag can't be read ({type(error).__name__}: {error})") from None
-    types = get_typestore(Stores.EMPTY)
-    types.register(parsed)
     if kind not in types.fielddefs:
         raise Damage(f"the definition of {kind} in the bag is of another type")
     return types
+
+
+def _check_fields(types: Typestore) -> None:
+    """Raise Damage where one of ROS 2's common interfaces lacks a field that it has: the text is damaged."""
+    for name, (_, fields) in types.fielddefs.items():
+        known = typestore().fielddefs.get(name, ((), ()))[1]
+        missing = {field for field, _ in known} - {field for field, _ in fields}
+        if missing:
+            raise Damage(f"the definition of {name} in the bag lacks {', '.join(sorted(missing))}")
 
 
 def _parse(kind: str, definition_format: str, definition: str) -> dict:

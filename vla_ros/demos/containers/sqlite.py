@@ -19,6 +19,8 @@ import numpy as np
 from vla_ros.demos.containers.entries import MAX_TIME_NS, Damage, Entries, StoredTopic
 
 _JOURNALS = ("-wal", "-journal")
+# Text columns come decoded; a damaged one may hold anything.
+_ERRORS = (apsw.Error, UnicodeDecodeError)
 _number = itertools.count()
 
 
@@ -45,7 +47,7 @@ class SqliteFile:
         except BaseException as error:
             if database is not None:
                 database.close()
-            if isinstance(error, apsw.Error):
+            if isinstance(error, _ERRORS):
                 raise Damage(f"it is no sqlite3 bag, or its beginning is damaged ({error})") from None
             raise
 
@@ -57,7 +59,7 @@ class SqliteFile:
         row_id = int(self.entries.offset[number])
         try:
             row = self._database.execute("SELECT data FROM messages WHERE rowid = ?", (row_id,)).fetchone()
-        except (apsw.Error, MemoryError) as error:
+        except (*_ERRORS, MemoryError) as error:
             raise Damage(f"its row is damaged ({error})") from None
         if row is None or not isinstance(row[0], bytes):
             raise Damage("its row holds no message")
@@ -123,7 +125,7 @@ class SqliteFile:
         """The last row of the messages, or the last that there can be where that is not known."""
         try:
             found = self._database.execute("SELECT max(rowid) FROM messages").fetchone()
-        except apsw.Error:
+        except _ERRORS:
             return MAX_TIME_NS
         return found[0] or 0 if found else 0
 
@@ -142,7 +144,7 @@ class SqliteFile:
                     else:
                         strange += 1
                 break
-            except apsw.Error as error:
+            except _ERRORS as error:
                 if step == 1:
                     self.damage.append(f"it is damaged behind {len(rows)} messages ({error})")
                 last, step = min(last + step, self._last_row), 2 * step
