@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -150,7 +151,5 @@ def test_any_message_is_a_picture_of_its_size_or_an_error(
     encoding: str, height: int, width: int, step: int, data: bytes
 ) -> None:
     image = SimpleNamespace(encoding=encoding, height=height, width=width, step=step, is_bigendian=0, data=data)
-    try:
+    with contextlib.suppress(ValueError):
         assert decode_raw(image).shape == (height, width, 3)
-    except ValueError:
-        pass

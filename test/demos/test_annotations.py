@@ -68,7 +68,7 @@ def test_a_bag_that_nobody_commanded_is_read_by_its_table_alone(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
 ) -> None:
     bag = demonstration.without("episode").without("language_command").write(tmp_path / "bag")
-    with pytest.raises(BagError, match="does not say what was done in it.*vla annotate"):
+    with pytest.raises(BagError, match=r"does not say what was done in it.*vla annotate"):
         read_bag(bag, robot, spec, timing)
     table(tmp_path, f"{HEADER}bag,0.039,1.039,open the drawer,yes,,\n")
     (episode,), _ = read_bag(bag, robot, spec, timing)

@@ -84,7 +84,7 @@ def test_twists_in_the_tool_s_frame_are_turned_into_the_base_frame(demonstration
     (episode,), _ = read(demonstration, tool_frame="tool0")
     expected = np.concatenate([rotation.apply([0.1, 0, 0]), rotation.apply([0, 0, -0.1])])
     np.testing.assert_allclose(episode.actions[:, :6], np.tile(expected, (20, 1)), atol=1e-9)
-    with pytest.raises(BagError, match="frame 'tool0'.*tool_frame is not set"):
+    with pytest.raises(BagError, match=r"frame 'tool0'.*tool_frame is not set"):
         read(demonstration)
 
 

@@ -31,6 +31,7 @@ def of(report: dict[str, Any]) -> list[tuple[str, Sequence[str], Rows]]:
             ("stream", "delay [ms]", "95 % [ms]", "out of order", "repeated", "lag behind the arm [ms]", "latency_s"),
             _streams(report),
         ),
+        ("skew between cameras", ("median [ms]", "95 % [ms]", "max [ms]"), _skew(report)),
         ("episodes", ("episode", "from", "task", "command", "outcome", "frames", "duration [s]"), _episodes(report)),
         ("commands", ("command", "frames"), list(report["language"].items())),
         ("actions", ("axis", "unit", "min", "low", "mean", "high", "max"), _actions(report)),
@@ -92,6 +93,11 @@ def _streams(report: dict[str, Any]) -> Rows:
         )
         for name, row in report["streams"].items()
     ]  # fmt: skip
+
+
+def _skew(report: dict[str, Any]) -> Rows:
+    skew = report["skew_s"]
+    return [tuple(_milliseconds(skew[key]) for key in ("median", "q95", "max"))] if skew else []
 
 
 def _episodes(report: dict[str, Any]) -> Rows:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vla_ros.demos.containers.entries import MAX_TIME_NS, Damage, Entries, StoredTopic
 from vla_ros.demos.containers.inflate import MAX_BYTES, inflate
+from vla_ros.demos.containers.mcap_fields import read_map, read_text
 
 MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
@@ -215,8 +216,8 @@ class McapFile:
         self._indices[-1].append(table)
 
     def _add_metadata(self, content: bytes) -> None:
-        name, at = _text(content, 0)
-        values = _map(content, at)
+        name, at = read_text(content, 0)
+        values = read_map(content, at)
         if name == "rosbag2":
             self.metadata = values.get("serialized_metadata", self.metadata)
 
@@ -224,15 +225,15 @@ class McapFile:
         """Take a schema or a channel; both come in chunks and again at the end of the file."""
         (number,) = struct.unpack_from("<H", content)
         if opcode == _SCHEMA:
-            name, at = _text(content, 2)
-            encoding, at = _text(content, at)
-            self._schemas[number] = (name, encoding, _text(content, at)[0])
+            name, at = read_text(content, 2)
+            encoding, at = read_text(content, at)
+            self._schemas[number] = (name, encoding, read_text(content, at)[0])
             return
         (schema,) = struct.unpack_from("<H", content, 2)
-        topic, at = _text(content, 4)
-        encoding, at = _text(content, at)
+        topic, at = read_text(content, 4)
+        encoding, at = read_text(content, at)
         kind, definition_format, definition = self._schemas.get(schema, ("", "", ""))
-        qos = _map(content, at).get("offered_qos_profiles", "")
+        qos = read_map(content, at).get("offered_qos_profiles", "")
         self.topics[number] = StoredTopic(topic, kind, encoding, definition_format, definition, qos)
 
     def _block(self, number: int) -> bytes:
@@ -283,22 +284,3 @@ def _records(data: bytes) -> Iterator[tuple[int, int, int]]:
             return
         yield opcode, at, content
         at = content + length
-
-
-def _text(data: bytes, at: int) -> tuple[str, int]:
-    """Read a string with its length before it; return it and where the next value begins."""
-    (length,) = struct.unpack_from("<I", data, at)
-    stop = at + 4 + length
-    if stop > len(data):
-        raise ValueError("a text reaches beyond its record")
-    return data[at + 4 : stop].decode(errors="replace"), stop
-
-
-def _map(data: bytes, at: int) -> dict[str, str]:
-    (length,) = struct.unpack_from("<I", data, at)
-    at, stop = at + 4, min(at + 4 + length, len(data))
-    values = {}
-    while at < stop:
-        key, at = _text(data, at)
-        values[key], at = _text(data, at)
-    return values
