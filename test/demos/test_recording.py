@@ -353,6 +353,20 @@ def test_messages_come_in_the_order_in_which_they_were_received(
     assert times_ns == sorted(time_ns for time_ns, *_ in built.messages)
 
 
+def test_an_episode_is_cut_in_two_passes_over_the_chunks(
+    demonstration: BagBuilder, robot, spec, timing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for what was done, one for what was seen: decompressing is what costs time."""
+    write(demonstration.noise("/static_noise", 120), tmp_path / "bag", compression=CompressionMode.STORAGE)
+    inflated: list[mcap._Chunk] = []
+    inflate = mcap.McapFile._inflate
+    monkeypatch.setattr(mcap.McapFile, "_inflate", lambda self, chunk: inflated.append(chunk) or inflate(self, chunk))
+    (episode,), _ = read_bag(tmp_path / "bag", robot, spec, timing)
+    assert len(episode) == 20
+    assert len(set(inflated)) >= 5
+    assert len(inflated) <= 2 * len(set(inflated))
+
+
 def test_a_storage_file_alone_is_a_bag(demonstration: BagBuilder, tmp_path: Path) -> None:
     written = write(demonstration, tmp_path / "bag")
     assert find_bags([tmp_path / "bag" / "bag.mcap"]) == [tmp_path / "bag" / "bag.mcap"]

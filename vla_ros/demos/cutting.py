@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,12 +13,13 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.filters import idle_frames, outlier_frames
 from vla_ros.demos.labelling import Labelling
+from vla_ros.demos.markers import EPISODE_TOPIC
 from vla_ros.demos.recording import Recording
 from vla_ros.demos.sampling import observations
 from vla_ros.demos.segmentation import find_segments
 from vla_ros.demos.segments import Segment, usable
 from vla_ros.observation import Observation, Refusal
-from vla_ros.robot import Robot
+from vla_ros.robot import Robot, RobotError, match_topic
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2
@@ -50,8 +52,9 @@ class EpisodeCutter:
         self._robot = robot
         self._spec = spec
         self._timing = timing
-        self.segmentation = find_segments(recording, robot)
-        self.labelling = Labelling(recording, robot)
+        with recording.kept(_topics_of_labels(recording, robot)):
+            self.segmentation = find_segments(recording, robot)
+            self.labelling = Labelling(recording, robot)
         self.dropped: collections.Counter[str] = collections.Counter()
 
     def episodes(self, include_failures: bool) -> Iterator[Episode]:
@@ -149,6 +152,20 @@ class EpisodeCutter:
             ticks=ticks,
             phrasings=segment.texts,
         )
+
+
+def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
+    """Return the topics that say where episodes are and what was done, as far as the recording has them."""
+    measured = [
+        robot.ee_pose if robot.labels.arm == "motion" or robot.tool_frame else None,
+        robot.gripper_state if robot.labels.gripper == "state" else None,
+    ]
+    streams = [robot.language, robot.demonstrated_twist, robot.gripper_command, *filter(None, measured)]
+    found = []
+    for topic in (EPISODE_TOPIC, *(stream.topic for stream in streams)):
+        with contextlib.suppress(RobotError):  # several topics of that name: told by whoever needs it
+            found.append(match_topic(topic, recording.topics))
+    return [topic for topic in found if topic is not None]
 
 
 def _pieces(frames: Sequence[_Labelled]) -> list[list[_Labelled]]:

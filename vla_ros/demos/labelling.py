@@ -60,6 +60,8 @@ class Labelling:
         self._commands: Samples | None = None
         if labels.gripper == "command":
             self._commands = self._read(robot.gripper_command, self._commanded_opening)
+        else:
+            self._openings()
 
     @property
     def delay_s(self) -> float:

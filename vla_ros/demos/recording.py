@@ -49,6 +49,7 @@ class Recording:
         self._damage = list(damage)
         # Messages that could not be read: topic -> where they are, and why the first could not.
         self._unread: dict[str, tuple[set[tuple[int, int]], str]] = {}
+        self._kept: dict[tuple[int, int], bytes] = {}
         self.topics = _topics(files)
         times_ns = [file.entries.time_ns for file in files if len(file.entries)]
         self.start_ns = int(min(times[0] for times in times_ns)) if times_ns else 0
@@ -120,6 +121,18 @@ class Recording:
                     "from where it was recorded"
                 )
 
+    @contextlib.contextmanager
+    def kept(self, topics: Collection[str]) -> Iterator[None]:
+        """Read `topics` once for several passes over them: within the context their messages stay in memory.
+
+        A pass decompresses every chunk that has one of the messages, however small they are.
+        """
+        self._kept = {where: data for where, _, _, data in self._read(topics)}
+        try:
+            yield
+        finally:
+            self._kept = {}
+
     def serialized(self) -> Iterator[tuple[StoredTopic, int, bytes]]:
         """Yield (topic, receive time, serialised message) of all messages, as received."""
         for _, topic, receive_ns, data in self._read(None):
@@ -144,7 +157,7 @@ class Recording:
             file = self._files[number]
             topic = file.topics[int(file.entries.topic[entry])]
             try:
-                data = inflate_message(file.read(entry))
+                data = self._kept.get((number, entry)) or inflate_message(file.read(entry))
             except Damage as error:
                 self._note(topic.name, (number, entry), str(error))
                 continue
