@@ -156,13 +156,13 @@ class EpisodeCutter:
 
 def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
     """Return the topics that say where episodes are and what was done, as far as the recording has them."""
-    measured = [
-        robot.ee_pose if robot.labels.arm == "motion" or robot.tool_frame else None,
-        robot.gripper_state if robot.labels.gripper == "state" else None,
-    ]
-    streams = [robot.language, robot.demonstrated_twist, robot.gripper_command, *filter(None, measured)]
+    wanted = [EPISODE_TOPIC, robot.language.topic, robot.demonstrated_twist.topic, robot.gripper_command.topic]
+    if robot.ee_pose is not None and (robot.labels.arm == "motion" or robot.tool_frame):
+        wanted.append(robot.ee_pose.topic)
+    if robot.gripper_state is not None and robot.labels.gripper == "state":
+        wanted.append(robot.gripper_state.topic)
     found = []
-    for topic in (EPISODE_TOPIC, *(stream.topic for stream in streams)):
+    for topic in wanted:
         with contextlib.suppress(RobotError):  # several topics of that name: told by whoever needs it
             found.append(match_topic(topic, recording.topics))
     return [topic for topic in found if topic is not None]
