@@ -225,7 +225,8 @@ def run(count: int, first: int, limit_s: float, batch: int = 500) -> tuple[list[
         if number < stop:  # the child died over this one
             rows.append({"number": number, "container": "?", "kind": "?", "outcome": "crash", "seconds": 0.0})
             number += 1
-        print(f"{number - first}/{count}", file=sys.stderr, flush=True)
+        so_far = collections.Counter(row["outcome"] for row in rows)
+        print(f"{number - first}/{count}: {dict(so_far)}", file=sys.stderr, flush=True)
     return rows, peak_mib
 
 
