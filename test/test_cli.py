@@ -57,7 +57,7 @@ def test_bug_keeps_its_traceback(command: ModuleType) -> None:
         ("mujoco", "-e '.[sim]'"),
         ("tensorboard", "-e '.[train]'"),
         ("torch", "-e . in a checkout"),
-        ("rosbags.image", "-e . in a checkout"),
+        ("rosbags.highlevel", "-e . in a checkout"),
     ],
 )
 def test_missing_package_names_the_extra_that_brings_it(
@@ -75,7 +75,7 @@ def test_every_package_that_setup_py_asks_for_has_its_extra() -> None:
     """Else its absence would be a traceback."""
     setup = (Path(cli.__file__).parents[1] / "setup.py").read_text()
     required = re.findall(r'"([\w-]+)', setup.partition("install_requires=[")[2].partition("]")[0])
-    modules = {"opencv-python": "cv2", "pyyaml": "yaml", "rosbags-image": "rosbags"}
+    modules = {"opencv-python": "cv2", "pyyaml": "yaml"}
     names = {modules.get(name, name.replace("-", "_")) for name in required if name != "setuptools"}
     assert names == {name for name, extra in cli.EXTRAS.items() if not extra}
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,27 @@ def test_jpeg_keeps_the_order_of_the_colours():
 def test_bytes_that_are_no_image_are_refused(data):
     with pytest.raises(ValueError, match="not a JPEG or PNG"):
         images.decode_image_file(data)
+
+
+@pytest.mark.parametrize("encode", [".jpg", ".png"])
+def test_a_picture_of_impossible_size_is_refused_before_memory_is_taken_for_it(encode: str) -> None:
+    data = bytearray(cv2.imencode(encode, np.zeros((240, 320, 3), np.uint8))[1].tobytes())
+    size = (240).to_bytes(4 if encode == ".png" else 2, "big")
+    at = data.index(size) if encode == ".jpg" else 20
+    data[at : at + len(size)] = b"\xff" * len(size)
+    if encode == ".png":
+        data[16:20] = (60_000).to_bytes(4, "big")
+    else:
+        data[at + 2 : at + 4] = (60_000).to_bytes(2, "big")
+    with pytest.raises(ValueError, match=r"60000 x \d+ pixels; allowed"):
+        images.decode_image_file(bytes(data))
+
+
+@pytest.mark.parametrize("encode", [".jpg", ".png"])
+@pytest.mark.parametrize("shape", [(48, 64, 3), (48, 64)])
+def test_jpeg_and_png_of_colour_and_grey_are_decoded(encode: str, shape: tuple) -> None:
+    decoded = images.decode_image_file(cv2.imencode(encode, np.full(shape, 90, np.uint8))[1].tobytes())
+    assert decoded.shape == (48, 64, 3) and abs(int(decoded.mean()) - 90) <= 1
 
 
 def test_halving_averages_neighbours():

@@ -63,10 +63,10 @@ def undiscretize(indices: ArrayLike, bins: int = 256) -> Array:
 def twist_between(
     position0: ArrayLike, quaternion0: ArrayLike, position1: ArrayLike, quaternion1: ArrayLike, dt_s: float
 ) -> Array:
-    """The constant twist (6,) in the base frame that takes pose 0 to pose 1 in `dt_s` seconds."""
+    """The constant twist (6,) in the base frame that takes pose 0 to pose 1 in `dt_s` seconds; or (T, 6) of T pairs."""
     linear = (np.asarray(position1, dtype=np.float64) - np.asarray(position0, dtype=np.float64)) / dt_s
     rotation = Rotation.from_quat(np.asarray(quaternion1)) * Rotation.from_quat(np.asarray(quaternion0)).inv()
-    return np.concatenate([linear, rotation.as_rotvec() / dt_s])
+    return np.concatenate([linear, rotation.as_rotvec() / dt_s], axis=-1)
 
 
 def integrate_twist(position: ArrayLike, quaternion: ArrayLike, twist: ArrayLike, dt_s: float) -> tuple[Array, Array]:
@@ -77,10 +77,13 @@ def integrate_twist(position: ArrayLike, quaternion: ArrayLike, twist: ArrayLike
 
 
 def rotate_twist(twist: ArrayLike, quaternion: ArrayLike) -> Array:
-    """Express a tool-frame twist (6,) in the base frame, given the tool's orientation there; both parts are rotated."""
+    """Express a tool-frame twist (6,) in the base frame, given the tool's orientation there (4,); or T of both.
+
+    Both parts are rotated: the twist is of the tool's own point, seen in either frame.
+    """
     rotation = Rotation.from_quat(np.asarray(quaternion))
     twist = np.asarray(twist, dtype=np.float64)
-    return np.concatenate([rotation.apply(twist[:3]), rotation.apply(twist[3:6])])
+    return np.concatenate([rotation.apply(twist[..., :3]), rotation.apply(twist[..., 3:6])], axis=-1)
 
 
 def rotation_6d(quaternion: ArrayLike) -> Array:

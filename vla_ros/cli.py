@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "loop": ("vla_ros.commands.loop", "teach the policy a new task: record bags, fine-tune, evaluate before and after"),
     "record-demo": ("vla_ros.commands.record_demo", "record demonstrations of the simulated arm as rosbag2 bags"),
     "inspect": ("vla_ros.demos.inspect", "say what is in recorded bags, and what training would leave out"),
+    "annotate": ("vla_ros.demos.annotate", "write a table of the episodes in bags, for a person to correct"),
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
     "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
     "replay": ("vla_ros.train.replay", "compare a checkpoint's actions with the ones in recorded bags"),
@@ -32,8 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # Top-level module -> the extra of setup.py that brings it; "" is what every install of vla_ros brings.
 EXTRAS = {
     **dict.fromkeys(
-        ("numpy", "scipy", "cv2", "yaml", "rosbags", "torch", "pytorch_lightning", "transformers", "tokenizers",
-         "safetensors", "rich", "matplotlib"),
+        ("numpy", "scipy", "cv2", "yaml", "rosbags", "apsw", "backports", "lz4", "torch", "pytorch_lightning",
+         "transformers", "tokenizers", "safetensors", "rich", "matplotlib"),
         "",
     ),
     **dict.fromkeys(

@@ -21,12 +21,42 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 
 
+# 8192 x 8192: more than any camera of a robot has, and 200 MB. A damaged file may announce anything.
+MAX_PIXELS = 1 << 26
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+# The markers of JPEG frames, which hold the size (ISO/IEC 10918-1, table B.1), and those without a length.
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_JPEG_BARE = {0x01, *range(0xD0, 0xD9)}
+
+
 def decode_image_file(data: bytes) -> Image:
-    """Decode the bytes of a JPEG or PNG into (H, W, 3) uint8 RGB. Raises ValueError when they are not an image."""
+    """Decode the bytes of a JPEG or PNG into (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: they are no such image, or one of more than `MAX_PIXELS`.
+    """
+    height, width = _announced_size(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"an image of {width} x {height} pixels; allowed: {MAX_PIXELS} in all")
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if len(data) else None
     if decoded is None:
         raise ValueError(f"{len(data)} bytes are not a JPEG or PNG image: the message is cut off or has another format")
     return cast(Image, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
+
+
+def _announced_size(data: bytes) -> tuple[int, int]:
+    """Return height and width as the head of a JPEG or PNG says, (0, 0) where it does not."""
+    if data.startswith(_PNG) and len(data) >= 24:
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    at = 2 if data.startswith(_JPEG) else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _JPEG_FRAMES:
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        bare = marker in _JPEG_BARE or marker == 0xFF
+        at += (1 if marker == 0xFF else 2) if bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0, 0
 
 
 def encode_jpeg(rgb: Image, quality: int = 95) -> bytes:

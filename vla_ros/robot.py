@@ -18,8 +18,17 @@ from vla_ros import schema
 from vla_ros.errors import UserError
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+POSE_TYPES = ("geometry_msgs/msg/PoseStamped",)
 TWIST_STAMPED, TWIST = "geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/Twist"
-GRIPPER_TYPE = "std_msgs/msg/Float64MultiArray"
+TEXT_TYPES = ("std_msgs/msg/String",)
+JOINT_TYPE = "sensor_msgs/msg/JointState"
+NUMBER_TYPES = (
+    "std_msgs/msg/Float64MultiArray", "std_msgs/msg/Float32MultiArray", "std_msgs/msg/Float64", "std_msgs/msg/Float32"
+)  # fmt: skip
+# Their messages have no header, so only the time of receipt is known.
+_WITHOUT_HEADER = (TWIST, *TEXT_TYPES, *NUMBER_TYPES)
+
+MAX_LATENCY_S = 1.0
 # A stop that takes longer is none; a limit that was written down in the wrong unit would make it so.
 LONGEST_STOP_S = 1.0
 
@@ -30,26 +39,33 @@ class RobotError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A topic, its message type, and which time counts: the message's header stamp or the time it was received."""
+    """A topic, its message type, and which time counts: the message's header stamp or the time it was received.
 
-    topic: str
-    type: str
-    stamp: Literal["header", "receive"]
-
-
-@dataclasses.dataclass(frozen=True)
-class GripperState:
-    """Where the gripper's measured opening comes from: the sum of the positions of `joints` in a JointState.
-
-    `closed` and `open` are that sum (m or rad) at the two ends.
+    latency_s: how long after the event that time is (exposure and transfer of a camera, say). It is subtracted, live
+    and in bags alike, so that streams of different latency are compared at the times of their events.
     """
 
     topic: str
     type: str
     stamp: Literal["header", "receive"]
-    joints: tuple[str, ...]
+    latency_s: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GripperState:
+    """Where the gripper's measured opening comes from.
+
+    A JointState: the sum of the positions of `joints`. A number (`NUMBER_TYPES`): the width itself, without `joints`.
+    `closed` and `open` are that value (m or rad) at the two ends.
+    """
+
+    topic: str
+    type: str
+    stamp: Literal["header", "receive"]
     closed: float
     open: float
+    joints: tuple[str, ...] = ()
+    latency_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +96,15 @@ class GripperCommand:
     """The gripper's command topic and its value, in the actuator's unit, when closed and when open.
 
     With an `action`, the same value goes there as well; the topic remains, since bags hold topics and not actions.
+    The messages are numbers without a header: they count from when they were received, less `latency_s`.
     """
 
     topic: str
     type: str
     closed: float
     open: float
+    latency_s: float = 0.0
     action: GripperAction | None = None
-
-    def __post_init__(self) -> None:
-        if self.type != GRIPPER_TYPE:
-            raise RobotError(f"gripper_command has the type {self.type!r}; allowed: {GRIPPER_TYPE}, and an action")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +112,57 @@ class Servo:
     """MoveIt Servo carries the twists out; `node` is its name, below which its services and its status are."""
 
     node: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Where the actions that training learns come from.
+
+    arm: "command": the recorded `demonstrated_twist`; "motion": how `ee_pose` moved, where nobody recorded commands.
+    gripper: "command": the recorded `gripper_command`; "state": the measured opening, decided in hindsight: above
+        `open_above` it is open, below `closed_below` closed, and in between it is on its way to what it is next (Octo,
+        arXiv:2405.12213). Where an object keeps the fingers apart, `closed_below` must lie above that opening.
+    """
+
+    arm: Literal["command", "motion"] = "command"
+    gripper: Literal["command", "state"] = "command"
+    closed_below: float = 0.05
+    open_above: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 < self.closed_below < self.open_above < 1:
+            raise RobotError(
+                f"labels: closed_below is {self.closed_below}, open_above {self.open_above}; allowed: openings between "
+                "0 (closed) and 1 (open), closed_below the smaller"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """A demonstrator who pauses: slower than both speeds, gripper unchanged. What is `longer_than_s` is left out.
+
+    A policy that has learned pauses may never end one.
+    """
+
+    linear_mps: float
+    angular_radps: float
+    longer_than_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Outliers:
+    """Actions faster than this are errors of measurement or jumps of the clock, and their frames are left out."""
+
+    linear_mps: float
+    angular_radps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Which frames are left out of training although they could be used; null: none."""
+
+    idle: Idle | None = None
+    outliers: Outliers | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +225,10 @@ class ObservationLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Robot:
-    """A robot's file as data. Topics are relative names: they live in the namespace of the node or the bag."""
+    """A robot's file as data. Topics are relative names: they live in the namespace of the node or the bag.
+
+    tool_frame: the frame_id of twists that are given in the tool's frame; they are turned into the base frame.
+    """
 
     name: str
     base_frame: str
@@ -173,23 +241,51 @@ class Robot:
     observation: ObservationLimits
     ee_pose: Stream | None = None
     gripper_state: GripperState | None = None
+    tool_frame: str | None = None
+    labels: Labels = dataclasses.field(default_factory=Labels)
+    filters: Filters = dataclasses.field(default_factory=Filters)
     servo: Servo | None = None
 
     def __post_init__(self) -> None:
-        for what, stream in (("twist_command", self.twist_command), ("demonstrated_twist", self.demonstrated_twist)):
-            if stream.type not in (TWIST_STAMPED, TWIST):
-                raise RobotError(f"{what} has the type {stream.type!r}; allowed: {TWIST_STAMPED}, {TWIST}")
-            if stream.type == TWIST and stream.stamp == "header":
-                raise RobotError(f"{what}: {TWIST} has no header; its stamp must be receive")
+        self._check_streams()
         if self.servo is not None and self.twist_command.type != TWIST_STAMPED:
             raise RobotError(f"twist_command has the type {self.twist_command.type!r}; Servo takes {TWIST_STAMPED}")
-        for name, stream in self.cameras.items():
-            if stream.type not in IMAGE_TYPES:
-                raise RobotError(f"camera {name!r} has the type {stream.type!r}; allowed: {', '.join(IMAGE_TYPES)}")
+        state = self.gripper_state
+        if state is not None and (state.type == JOINT_TYPE) != bool(state.joints):
+            raise RobotError(
+                f"gripper_state has the type {state.type!r} and the joints {list(state.joints)}; {JOINT_TYPE} needs "
+                "the joints whose positions add up to the opening, other types have none"
+            )
+        for section, source, needed in (("arm", "motion", "ee_pose"), ("gripper", "state", "gripper_state")):
+            if getattr(self.labels, section) == source and getattr(self, needed) is None:
+                raise RobotError(f"labels: {section} is {source!r}, which comes from {needed}: add it to the file")
         for part in (self.gripper_command, self.gripper_state):
             if part is not None and part.closed == part.open:
                 raise RobotError(
                     f"gripper topic {part.topic!r}: closed and open are both {part.open}; they must differ"
+                )
+
+    def _check_streams(self) -> None:
+        """Raise RobotError for a stream of a type that is not known, or without a header to take stamps from."""
+        kinds: list[tuple[str, Stream | GripperState | GripperCommand | None, tuple[str, ...]]] = [
+            *((f"cameras: {name}", stream, IMAGE_TYPES) for name, stream in self.cameras.items()),
+            ("language", self.language, TEXT_TYPES),
+            ("ee_pose", self.ee_pose, POSE_TYPES),
+            ("twist_command", self.twist_command, (TWIST_STAMPED, TWIST)),
+            ("demonstrated_twist", self.demonstrated_twist, (TWIST_STAMPED, TWIST)),
+            ("gripper_state", self.gripper_state, (JOINT_TYPE, *NUMBER_TYPES)),
+            ("gripper_command", self.gripper_command, NUMBER_TYPES),
+        ]
+        for where, stream, types in kinds:
+            if stream is None:
+                continue
+            if stream.type not in types:
+                raise RobotError(f"{where} has the type {stream.type!r}; allowed: {', '.join(types)}")
+            if getattr(stream, "stamp", "receive") == "header" and stream.type in _WITHOUT_HEADER:
+                raise RobotError(f"{where}: {stream.type} has no header to take a stamp from; write stamp: receive")
+            if abs(stream.latency_s) > MAX_LATENCY_S:
+                raise RobotError(
+                    f"{where}: latency_s is {stream.latency_s}; allowed: {-MAX_LATENCY_S:g} to {MAX_LATENCY_S:g} s"
                 )
 
     def stream(self, name: str) -> Stream | GripperState:

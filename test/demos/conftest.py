@@ -76,6 +76,14 @@ class BagBuilder:
         stamp = header(START_NS + round(stamp_ms * MS), frame)
         return self.add(topic, "geometry_msgs/msg/TwistStamped", stamp_ms + 1, header=stamp, twist=twist)
 
+    def twist_without_header(self, receive_ms: float, vx: float) -> BagBuilder:
+        types = typestore().types
+        linear, angular = (types["geometry_msgs/msg/Vector3"](x=x, y=0.0, z=0.0) for x in (vx, 0.0))
+        return self.add("teleop", "geometry_msgs/msg/Twist", receive_ms, linear=linear, angular=angular)
+
+    def width(self, receive_ms: float, width_m: float) -> BagBuilder:
+        return self.add("width", "std_msgs/msg/Float64", receive_ms, data=width_m)
+
     def gripper(self, receive_ms: float, width_m: float) -> BagBuilder:
         layout = typestore().types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
         data = np.array([width_m])
@@ -97,6 +105,16 @@ class BagBuilder:
             self.pose(stamp_ms, x_m=stamp_ms / 1e4).joints(stamp_ms)
         for stamp_ms in range(from_ms, to_ms, 100):
             self.twist(stamp_ms, vx)
+        return self
+
+    def noise(self, topic: str, images: int) -> BagBuilder:
+        """Raw images of noise, 50 kB each, that no robot's file names: what does not compress, in several chunks."""
+        pixels = np.random.default_rng(1).integers(0, 256, (images, 50_000), dtype=np.uint8)
+        for number, data in enumerate(pixels):
+            self.add(
+                topic.lstrip("/"), "sensor_msgs/msg/Image", 2000 * number / images, header=header(START_NS),
+                height=100, width=500, encoding="mono8", is_bigendian=0, step=500, data=data,
+            )  # fmt: skip
         return self
 
     def without(self, topic: str) -> BagBuilder:

@@ -127,7 +127,7 @@ def test_nothing_to_recover_says_so(tmp_path: Path) -> None:
         recover(tmp_path)
     BagWriter(tmp_path / "bag")
     for _ in range(2):  # the first try leaves nothing that is in the way of the second
-        with pytest.raises(BagError, match="no message had reached the disk"):
+        with pytest.raises(BagError, match="none reached the disk"):
             recover(tmp_path / "bag.partial")
     assert [path.name for path in tmp_path.iterdir()] == ["bag.partial"]
     with BagWriter(tmp_path / "whole") as writer:

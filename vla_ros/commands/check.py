@@ -31,7 +31,6 @@ PACKAGES = {
 }
 OPTIONAL = {
     "launch_ros": "without it `vla demo` starts the processes that the launch files describe",
-    "cv_bridge": "without it rosbags-image converts sensor_msgs/Image",
     "rosbag2_py": "without it the recorder node writes the same bags itself",
 }
 # Two cameras of 640x480 with the segment size of config/fastdds.xml, for the processes of one demonstration.

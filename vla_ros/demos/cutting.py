@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos.commands import measured_openings, read_commands
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.filters import idle_frames, outlier_frames
+from vla_ros.demos.labelling import Labelling
+from vla_ros.demos.markers import EPISODE_TOPIC
 from vla_ros.demos.recording import Recording
 from vla_ros.demos.sampling import observations
+from vla_ros.demos.segmentation import find_segments
 from vla_ros.demos.segments import Segment, usable
 from vla_ros.observation import Observation, Refusal
-from vla_ros.robot import Robot
+from vla_ros.robot import Robot, RobotError, match_topic
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2
@@ -35,26 +39,34 @@ _Labelled = tuple[int, Observation, np.ndarray]  # and what was done (7,)
 
 
 class EpisodeCutter:
-    """Cuts a recording into episodes. `dropped` counts the frames that were left out, by reason."""
+    """Cuts a recording into episodes.
+
+    segmentation: where they are; labelling: what was done; dropped: counts the frames that were left out, by reason.
+
+    Raises:
+        BagError: the recording lacks a topic, or holds values that can't be right.
+    """
 
     def __init__(self, recording: Recording, robot: Robot, spec: ObservationSpec, timing: Timing) -> None:
         self._recording = recording
         self._robot = robot
         self._spec = spec
         self._timing = timing
-        self.commands = read_commands(recording, robot)
+        with recording.kept(_topics_of_labels(recording, robot)):
+            self.segmentation = find_segments(recording, robot)
+            self.labelling = Labelling(recording, robot)
         self.dropped: collections.Counter[str] = collections.Counter()
 
     def episodes(self, include_failures: bool) -> Iterator[Episode]:
         """Yield the episodes in time order; one that was cut comes as several with the same `source`."""
         wanted = []
-        for segment in self.commands.segments:
+        for segment in self.segmentation.segments:
             if usable(segment, include_failures):
                 wanted.append(segment)
             else:
                 self.dropped[f"episode {segment.outcome}"] += len(segment.ticks(self._timing.period_ns))
         for segment, frames in self._frames(wanted):
-            for piece in _pieces(self._labelled(frames)):
+            for piece in _pieces(self._filtered(self._labelled(segment, frames))):
                 if len(piece) < MIN_FRAMES:
                     self.dropped[f"piece shorter than {MIN_FRAMES} frames"] += len(piece)
                 else:
@@ -66,7 +78,8 @@ class EpisodeCutter:
         period_ns = self._timing.period_ns
         frames: list[_Frame] = []
         seen = 0
-        for tick, observed in observations(self._recording, self._robot, self._spec, self._timing):
+        commands = self.segmentation.commands
+        for tick, observed in observations(self._recording, self._robot, self._spec, self._timing, commands):
             while waiting and tick >= waiting[0].ticks(period_ns).stop:
                 self.dropped["nothing recorded"] += len(waiting[0].ticks(period_ns)) - seen
                 yield waiting.popleft(), frames
@@ -87,7 +100,7 @@ class EpisodeCutter:
             frames, seen = [], 0
 
     def _why_not(self, segment: Segment, tick: int, observed: Observation | Refusal) -> str:
-        first_ns = self.commands.first_twist_ns(segment)
+        first_ns = self.labelling.first_ns(segment)
         if first_ns is None:
             return "episode without a twist command"
         if tick * self._timing.period_ns < first_ns:
@@ -96,12 +109,32 @@ class EpisodeCutter:
             return _REFUSALS[observed.reason].format(stream=observed.stream)
         return ""
 
-    def _labelled(self, frames: Sequence[_Frame]) -> list[_Labelled]:
-        """Return the frames with their labels, without those where nobody knows what the gripper was to do."""
-        actions = self._actions(np.array([tick for tick, _ in frames], np.int64))
-        unknown = np.isnan(actions[:, 6])
-        self.dropped["no gripper command yet"] += int(unknown.sum())
-        return [(*frame, action) for frame, action, drop in zip(frames, actions, unknown, strict=True) if not drop]
+    def _labelled(self, segment: Segment, frames: Sequence[_Frame]) -> list[_Labelled]:
+        """Return the frames with their labels, without those where nobody knows what was done."""
+        ticks = np.array([tick for tick, _ in frames], np.int64)
+        actions = self.labelling.actions(segment, ticks, self._timing.period_ns)
+        without_arm = np.isnan(actions[:, :6]).any(axis=1)
+        without_gripper = ~without_arm & np.isnan(actions[:, 6])
+        gripper = "measured" if self._robot.labels.gripper == "state" else "command yet"
+        self.dropped["ee_pose: not known well enough for the arm's motion"] += int(without_arm.sum())
+        self.dropped[f"no gripper {gripper}"] += int(without_gripper.sum())
+        labelled = zip(frames, actions, without_arm | without_gripper, strict=True)
+        return [(*frame, action) for frame, action, drop in labelled if not drop]
+
+    def _filtered(self, frames: list[_Labelled]) -> list[_Labelled]:
+        """Leave out what the robot's file filters."""
+        filters = self._robot.filters
+        if filters.outliers is not None and frames:
+            impossible = outlier_frames(np.stack([action for _, _, action in frames]), filters.outliers)
+            self.dropped["action faster than filters.outliers allows"] += int(impossible.sum())
+            frames = [frame for frame, drop in zip(frames, impossible, strict=True) if not drop]
+        if filters.idle is not None and frames:
+            ticks = np.array([tick for tick, _, _ in frames], np.int64)
+            actions = np.stack([action for _, _, action in frames])
+            idle = idle_frames(actions, ticks, self._timing.period_ns, filters.idle)
+            self.dropped["idle, in a pause longer than filters.idle allows"] += int(idle.sum())
+            frames = [frame for frame, drop in zip(frames, idle, strict=True) if not drop]
+        return frames
 
     def _episode(self, segment: Segment, frames: Sequence[_Labelled]) -> Episode:
         ticks = np.array([tick for tick, _, _ in frames], np.int64)
@@ -117,16 +150,22 @@ class EpisodeCutter:
             source=f"{self._recording.path.name}#{segment.number}",
             start_ns=int(ticks[0]) * self._timing.period_ns,
             ticks=ticks,
+            phrasings=segment.texts,
         )
 
-    def _actions(self, ticks: np.ndarray) -> np.ndarray:
-        """Labels (T, 7); a gripper without a command yet is taken to be told to stay as it is measured."""
-        actions = self.commands.actions(ticks, self._timing.period_ns)
-        unknown = np.isnan(actions[:, 6])
-        if unknown.any():
-            times_ns = ticks[unknown] * self._timing.period_ns
-            actions[unknown, 6] = measured_openings(self._recording, self._robot, times_ns)
-        return actions
+
+def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
+    """Return the topics that say where episodes are and what was done, as far as the recording has them."""
+    wanted = [EPISODE_TOPIC, robot.language.topic, robot.demonstrated_twist.topic, robot.gripper_command.topic]
+    if robot.ee_pose is not None and (robot.labels.arm == "motion" or robot.tool_frame):
+        wanted.append(robot.ee_pose.topic)
+    if robot.gripper_state is not None and robot.labels.gripper == "state":
+        wanted.append(robot.gripper_state.topic)
+    found = []
+    for topic in wanted:
+        with contextlib.suppress(RobotError):  # several topics of that name: told by whoever needs it
+            found.append(match_topic(topic, recording.topics))
+    return [topic for topic in found if topic is not None]
 
 
 def _pieces(frames: Sequence[_Labelled]) -> list[list[_Labelled]]:

@@ -24,6 +24,7 @@ class Episode:
     outcome: "success", "failure" or "unknown" (nobody said)
     source: the recording and the episode in it; pieces of one recorded episode share it, so split by it
     start_ns: time of the first tick; ticks: (T,) int64, absolute numbers of the control grid
+    phrasings: ways to say the command, itself among them; empty where there is only the one
 
     Raises:
         ValueError: an array has the wrong shape, type or length, a number is not finite, or the ticks have a gap.
@@ -38,6 +39,7 @@ class Episode:
     source: str
     start_ns: int
     ticks: NDArray[np.int64]
+    phrasings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.ticks)
@@ -51,6 +53,8 @@ class Episode:
         opening = self.actions[:, 6]
         _require(bool(((opening >= 0) & (opening <= 1)).all()), "gripper opening", opening, "0 (closed) to 1 (open)")
         _require(bool((np.diff(self.ticks) == 1).all()), "ticks", self.ticks, "consecutive numbers")
+        known = not self.phrasings or self.command in self.phrasings
+        _require(known, "phrasings", self.phrasings, f"none, or {self.command!r} among them")
         _require(self.outcome in OUTCOMES, "outcome", self.outcome, OUTCOMES)
 
     def __len__(self) -> int:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what is in recorded bags: topics and rates, episodes, what training would leave out and why, and action ranges.
+"""Say what is in recorded bags: streams, episodes, what training would leave out and why, and how good the rest is.
 
   vla inspect bags/open_drawer                     one bag, of the simulated arm
   vla inspect bags --robot config/robots/mine.yaml all bags in a folder, of your robot
+  vla inspect bags --html report.html              with pictures and histograms, one file to look at or to send
   vla inspect bags --json report.json              the same for programs
-  vla inspect --recover bags/open_drawer.partial   save what a killed recorder left
+  vla inspect --recover bags/open_drawer.partial   write what a killed recorder left as a whole bag
 
 Exit status: 0, or 1 when training could not use a bag.
 """
@@ -13,41 +14,46 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from vla_ros.contract import ARM_AXES, ARM_UNITS, PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
+from vla_ros.demos import tables
 from vla_ros.demos.cutting import EpisodeCutter
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import BagError
-from vla_ros.demos.recording import Recording, find_bags, open_bag
+from vla_ros.demos.finding import find_bags
+from vla_ros.demos.html import page
+from vla_ros.demos.quality import StreamFigures, action_figures, motion_figures, picture_figures, topic_figures
+from vla_ros.demos.recording import Recording, open_bag
 from vla_ros.demos.recovery import recover
 from vla_ros.robot import Robot, load_robot
 
-# Counts do not depend on the size of the pictures.
-PIXELS = 64
+# Counts do not depend on the size of the pictures; thumbnails are this big.
+PIXELS = 96
 # As the shipped recipe reads bags (config/train/tabletop.json); less where the control period is shorter.
 SETTLE_S = 0.04
+# Episodes whose pictures are shown.
+SHOWN_EPISODES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vla inspect`."""
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="a bag's folder, or a folder of bags")
+    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="a bag, or a folder of bags")
     parser.add_argument(
         "--robot", default="tabletop", help="name in config/robots, or a YAML file (default: %(default)s)"
     )
     parser.add_argument("--control-hz", type=float, default=10.0, help="rate to sample at (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report with pictures as one HTML file")
     parser.add_argument(
-        "--recover", action="store_true", help="save each unfinished BAG.partial as BAG_recovered, then inspect it"
+        "--recover", action="store_true", help="write each unfinished bag as the whole bag BAG_recovered, inspect it"
     )
 
 
@@ -55,70 +61,109 @@ def run(args: argparse.Namespace) -> int:
     """Print the report on `args.bags`; return 1 when one of them could not be used."""
     robot = load_robot(args.robot)
     paths = [recover(path) for path in args.bags] if args.recover else args.bags
-    report = inspect(find_bags(paths), robot, args.control_hz)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-    show(report, Console())
+    inspection = Inspection(robot, args.control_hz)
+    for bag in find_bags(paths):
+        inspection.add(bag)
+    report = inspection.report()
+    for path, text in (
+        (args.json, json.dumps(report, indent=2) + "\n"),
+        (args.html, page(tables.of(report), report, inspection.thumbnails)),
+    ):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    tables.show(report, Console())
     return 1 if report["problems"] else 0
 
 
-def inspect(bags: Sequence[Path], robot: Robot, control_hz: float) -> dict[str, Any]:
-    """Return what is in `bags` as plain data: topics, episodes, frames, dropped, actions, problems."""
-    timing = Timing(control_hz, 1, 1, min(SETTLE_S, 0.8 / control_hz if control_hz > 0 else SETTLE_S))
-    times_ns: dict[str, tuple[str, list[list[int]]]] = {}
-    rows: list[dict[str, Any]] = []
-    episodes: list[Episode] = []
-    dropped: Counter[str] = Counter()
-    problems: list[dict[str, str]] = []
-    for bag in bags:
+class Inspection:
+    """Collects figures bag by bag; pictures are kept only as thumbnails.
+
+    thumbnails: (name and command, camera -> first, middle and last picture) of the first episodes.
+    """
+
+    def __init__(self, robot: Robot, control_hz: float) -> None:
+        self._robot = robot
+        self._timing = Timing(control_hz, 1, 1, min(SETTLE_S, 0.8 / control_hz if control_hz > 0 else SETTLE_S))
+        self.thumbnails: list[tuple[str, dict[str, list[NDArray]]]] = []
+        self._received: dict[str, tuple[str, list[NDArray[np.int64]]]] = {}
+        self._streams: list[StreamFigures] = []
+        self._rows: list[dict[str, Any]] = []
+        self._actions: list[NDArray[np.float64]] = []
+        self._commands: Counter[str] = Counter()
+        self._pictures: dict[str, Counter[str]] = {name: Counter() for name in robot.cameras}
+        self._dropped: Counter[str] = Counter()
+        self._damage: list[str] = []
+        self._problems: list[dict[str, str]] = []
+
+    def add(self, bag: Path) -> None:
+        """Inspect one bag; one that training could not use is a problem in the report."""
         try:
             with open_bag(bag) as recording:
-                for topic, received in recording.receive_times_ns().items():
-                    times_ns.setdefault(topic, (recording.topics[topic].type, []))[1].append(received)
-                cutter = EpisodeCutter(recording, robot, _everything(robot), timing)
-                found = list(cutter.episodes(include_failures=True))
+                try:
+                    self._add(recording)
+                finally:
+                    self._damage += [f"{bag}: {text}" for text in recording.damage]
         except BagError as error:
-            problems.append({"bag": str(bag), "problem": str(error)})
-            continue
-        rows += _episode_rows(recording, cutter, found)
-        episodes += found
-        dropped += cutter.dropped
+            self._problems.append({"bag": str(bag), "problem": str(error)})
+
+    def _add(self, recording: Recording) -> None:
+        for topic, times_ns in recording.receive_times_ns().items():
+            self._received.setdefault(topic, (recording.topics[topic].type, []))[1].append(times_ns)
+        cutter = EpisodeCutter(recording, self._robot, _everything(self._robot), self._timing)
+        found = list(cutter.episodes(include_failures=True))
+        self._streams.append(StreamFigures(recording, self._robot))
+        self._rows += _episode_rows(recording, cutter, found)
+        self._dropped += cutter.dropped
+        for episode in found:
+            self._add_episode(episode)
         if not found:
-            problems.append({"bag": str(bag), "problem": "no episode is left of it"})
-    return {
-        "topics": {topic: _topic_row(kind, received) for topic, (kind, received) in sorted(times_ns.items())},
-        "episodes": rows,
-        "frames": sum(map(len, episodes)),
-        "dropped": [{"why": why, "count": count} for why, count in dropped.most_common() if count],
-        "actions": _action_ranges(episodes),
-        "problems": problems,
-    }
+            self._problems.append({"bag": str(recording.path), "problem": "no episode is left of it"})
 
+    def _add_episode(self, episode: Episode) -> None:
+        self._actions.append(episode.actions)
+        self._commands[episode.command] += len(episode)
+        for camera, pictures in episode.images.items():
+            self._pictures[camera].update(picture_figures(pictures))
+        if len(self.thumbnails) < SHOWN_EPISODES:
+            shown = dict.fromkeys((0, len(episode) // 2, len(episode) - 1))
+            pictures_of = {name: [pictures[index] for index in shown] for name, pictures in episode.images.items()}
+            self.thumbnails.append((f"{episode.source}: {episode.command}", pictures_of))
 
-def show(report: dict[str, Any], console: Console) -> None:
-    """Print a report of `inspect` as tables."""
-    topics = [
-        (topic, row["type"], row["messages"], "-" if row["rate_hz"] is None else f"{row['rate_hz']:.1f}")
-        for topic, row in report["topics"].items()
-    ]
-    _table(console, "topics", ("topic", "type", "messages", "rate [Hz]"), topics)
-    episodes = [
-        (row["source"], row["task"], row["command"], row["outcome"], row["frames"], f"{row['duration_s']:.1f}")
-        for row in report["episodes"]
-    ]
-    _table(console, "episodes", ("episode", "task", "command", "outcome", "frames", "duration [s]"), episodes)
-    ranges = [
-        (axis, row["unit"], f"{row['min']:.3f}", f"{row['mean']:.3f}", f"{row['max']:.3f}")
-        for axis, row in report["actions"].items()
-    ]
-    _table(console, "actions", ("axis", "unit", "min", "mean", "max"), ranges)
-    _table(console, "left out", ("why", "frames"), [(row["why"], row["count"]) for row in report["dropped"]])
-    usable = Counter(row["outcome"] for row in report["episodes"] if row["frames"])
-    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in usable.most_common()) or "none"
-    console.print(f"{report['frames']} frames in {sum(usable.values())} episodes ({outcomes})")
-    for row in report["problems"]:
-        console.print(f"[bold red]problem[/] {escape(row['bag'])}: {escape(row['problem'])}")
+    def report(self) -> dict[str, Any]:
+        """Return what is in the bags as plain data."""
+        actions = np.concatenate([np.zeros((0, 7)), *self._actions])
+        return {
+            "topics": {name: topic_figures(kind, times) for name, (kind, times) in sorted(self._received.items())},
+            "streams": {name: self._stream(name) for name in _names(self._streams)},
+            "skew_s": _quantiles(np.concatenate([np.zeros(0), *(figures.skews_s for figures in self._streams)])),
+            "episodes": self._rows,
+            "frames": len(actions),
+            "dropped": [{"why": why, "count": count} for why, count in self._dropped.most_common() if count],
+            "damage": self._damage,
+            "actions": action_figures(actions),
+            "motion": motion_figures(self._actions, self._robot, self._timing.period_ns / 1e9),
+            "cameras": {name: dict(figures) for name, figures in self._pictures.items()},
+            "language": dict(self._commands.most_common()),
+            "problems": self._problems,
+        }
+
+    def _stream(self, name: str) -> dict[str, Any]:
+        """Figures of one stream over all bags: medians of delays and lags, sums of what is wrong with stamps."""
+        delays = [figures.delays[name] for figures in self._streams if name in figures.delays]
+        lags = [lag for figures in self._streams if (lag := figures.lags.get(name)) is not None]
+        lag_s = float(np.median([lag.lag_s for lag in lags])) if lags else None
+        configured = _latency_s(self._robot, name)
+        return {
+            "delay_s": float(np.median([median for median, _ in delays])) if delays else None,
+            "delay_95_s": float(np.max([high for _, high in delays])) if delays else None,
+            "out_of_order": sum(figures.out_of_order.get(name, 0) for figures in self._streams),
+            "repeated_stamps": sum(figures.repeated.get(name, 0) for figures in self._streams),
+            "latency_s": configured,
+            "lag_behind_ee_pose_s": lag_s,
+            "lag_correlation": float(np.median([lag.correlation for lag in lags])) if lags else None,
+            "suggested_latency_s": configured + lag_s if lag_s is not None else None,
+        }
 
 
 def _everything(robot: Robot) -> ObservationSpec:
@@ -127,19 +172,21 @@ def _everything(robot: Robot) -> ObservationSpec:
         name for name in PROPRIOCEPTION_UNITS
         if (robot.ee_pose if name.startswith("ee_") else robot.gripper_state) is not None
     )  # fmt: skip
-    return ObservationSpec(tuple(Camera(name, PIXELS, PIXELS) for name in robot.cameras), names)
+    return ObservationSpec(tuple(Camera(name, PIXELS, PIXELS, "pad") for name in robot.cameras), names)
 
 
 def _episode_rows(recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
     """One row for each episode of the recording, usable or not, whether it was cut or not."""
     rows = []
-    for segment in cutter.commands.segments:
+    for segment in cutter.segmentation.segments:
         pieces = [episode for episode in episodes if segment.start_ns <= episode.start_ns < segment.stop_ns]
         rows.append({
             "bag": str(recording.path),
             "source": f"{recording.path.name}#{segment.number}",
+            "from": cutter.segmentation.origin,
             "task": segment.task,
             "command": pieces[0].command if pieces else "",
+            "phrasings": list(segment.texts),
             "outcome": segment.outcome,
             "frames": sum(map(len, pieces)),
             "pieces": len(pieces),
@@ -148,32 +195,17 @@ def _episode_rows(recording: Recording, cutter: EpisodeCutter, episodes: Sequenc
     return rows
 
 
-def _topic_row(kind: str, received: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Type, number and rate of a topic's messages; the rate is of the median interval, so pauses do not count."""
-    intervals_s = [gap / 1e9 for times_ns in received for gap in np.diff(sorted(times_ns)).tolist()]
-    interval_s = statistics.median(intervals_s) if len(intervals_s) > 1 else 0.0
-    messages = sum(map(len, received))
-    return {"type": kind, "messages": messages, "rate_hz": 1 / interval_s if interval_s > 0 else None}
+def _names(streams: Sequence[StreamFigures]) -> list[str]:
+    return list(dict.fromkeys(name for figures in streams for name in figures.out_of_order))
 
 
-def _action_ranges(episodes: Sequence[Episode]) -> dict[str, dict[str, Any]]:
-    if not episodes:
-        return {}
-    actions = np.concatenate([episode.actions for episode in episodes])
-    columns = zip((*ARM_AXES, "gripper"), (*ARM_UNITS, "0 closed, 1 open"), actions.T, strict=True)
-    return {
-        axis: {"unit": unit, "min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
-        for axis, unit, values in columns
-    }
+def _latency_s(robot: Robot, name: str) -> float:
+    if name in robot.cameras:
+        return robot.cameras[name].latency_s
+    return float(getattr(robot, name).latency_s)
 
 
-def _table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left")
-    for name, value in zip(header, rows[0], strict=True):
-        numeric = isinstance(value, int) or name.endswith("]") or name in ("min", "mean", "max")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(str(value)) for value in row))
-    console.print(table)
+def _quantiles(values: NDArray[np.float64]) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {"median": float(np.median(values)), "q95": float(np.quantile(values, 0.95)), "max": float(values.max())}

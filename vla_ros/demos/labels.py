@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Action labels: what was commanded during each control period, from commands that came at their own times.
+"""Action labels: what was commanded, or what was measured, during each control period, from samples at their own times.
 
 A command holds until the next one, as it does in the robot's controller; and as there, it holds for a limited time
-only: a controller that hears nothing stops the arm.
+only: a controller that hears nothing stops the arm. A measured pose lies on the way between its neighbours.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from vla_ros import actions
 
 Times = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -42,14 +45,62 @@ def hold_average(sample_ns: Times, values: Floats, start_ns: Times, period_ns: i
     return (integral(start_ns + period_ns) - integral(start_ns)) / (period_ns / 1e9)
 
 
-def as_of(sample_ns: Times, values: Floats, time_ns: Times) -> Floats:
+def as_of(sample_ns: Times, values: Floats, time_ns: Times, max_age_ns: int | None = None) -> Floats:
     """Return the newest of `values` (S,) at each of `time_ns` (T,), the sample at that very time included.
 
-    NaN where there is none yet.
+    NaN where there is none yet, or none that is at most `max_age_ns` old.
     """
     sample_ns, values = in_order(sample_ns, values)
     last = np.searchsorted(sample_ns, time_ns, side="right") - 1
-    return np.where(last < 0, np.nan, np.append(values, np.nan)[last])
+    unknown = last < 0
+    if max_age_ns is not None:
+        unknown |= time_ns - np.append(sample_ns, 0)[last] > max_age_ns
+    return np.where(unknown, np.nan, np.append(values, np.nan)[last])
+
+
+def poses_at(sample_ns: Times, poses: Floats, time_ns: Times, max_gap_ns: int) -> Floats:
+    """Interpolate poses (S, 7), position and quaternion x y z w, at each of `time_ns` (T,): (T, 7).
+
+    Straight lines and shortest rotations between neighbours. NaN outside the samples, and between two that are more
+    than `max_gap_ns` apart. Samples may come in any order; those that are no pose are passed over, and of equal times
+    the first counts: a sensor that repeats a stamp repeats itself.
+    """
+    valid = np.isfinite(poses).all(axis=1) & (np.linalg.norm(poses[:, 3:], axis=1) > 1e-6)
+    sample_ns, first = np.unique(sample_ns[valid], return_index=True)
+    poses = poses[valid][first]
+    result = np.full((len(time_ns), 7), np.nan)
+    if len(sample_ns) == 0:
+        return result
+    right = np.searchsorted(sample_ns, time_ns, side="left")
+    left = np.where(np.append(sample_ns, -1)[right] == time_ns, right, right - 1)
+    inside = (left >= 0) & (right < len(sample_ns))
+    left, right = left[inside], right[inside]
+    gap_ns = sample_ns[right] - sample_ns[left]
+    near = gap_ns <= max_gap_ns
+    fraction = ((time_ns[inside] - sample_ns[left]) / np.maximum(gap_ns, 1))[:, None]
+    between = np.full((len(left), 7), np.nan)
+    if near.any():
+        start, end, part = poses[left][near], poses[right][near], fraction[near]
+        turn = (Rotation.from_quat(end[:, 3:]) * Rotation.from_quat(start[:, 3:]).inv()).as_rotvec()
+        rotation = Rotation.from_rotvec(turn * part) * Rotation.from_quat(start[:, 3:])
+        between[near] = np.concatenate([start[:, :3] + (end[:, :3] - start[:, :3]) * part, rotation.as_quat()], axis=1)
+    result[inside] = between
+    return result
+
+
+def motion(sample_ns: Times, poses: Floats, start_ns: Times, period_ns: int, max_gap_ns: int) -> Floats:
+    """Return the constant twists (T, 6) that lead from the measured pose at each of `start_ns` to that a period later.
+
+    In the frame of the poses; NaN where either pose is not known (see `poses_at`).
+    """
+    before = poses_at(sample_ns, poses, start_ns, max_gap_ns)
+    after = poses_at(sample_ns, poses, start_ns + period_ns, max_gap_ns)
+    known = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
+    result = np.full((len(start_ns), 6), np.nan)
+    if known.any():
+        b, a = before[known], after[known]
+        result[known] = actions.twist_between(b[:, :3], b[:, 3:], a[:, :3], a[:, 3:], period_ns / 1e9)
+    return result
 
 
 def in_order(sample_ns: Times, values: Floats) -> tuple[Times, Floats]:

@@ -1,52 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a recorded bag, whoever wrote it, and iterate its messages; what is wrong with it is said in words."""
+"""Open a recorded bag, whoever wrote it and however it ended, and iterate its messages.
+
+What can't be read is left out and said in words: `Recording.damage`.
+"""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
-import logging
-import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import apsw
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.rosbag2 import ReaderError
-from rosbags.serde import SerdeError
+import numpy as np
+from numpy.typing import NDArray
 
-from vla_ros.demos.bag_writer import PARTIAL, typestore
+from vla_ros.demos.bag_writer import PARTIAL
+from vla_ros.demos.containers.decoding import decoder
+from vla_ros.demos.containers.entries import Container, Damage, StoredTopic
+from vla_ros.demos.containers.files import METADATA, Metadata, listed_files, open_file, parse_metadata, storage_files
+from vla_ros.demos.containers.inflate import inflate_message
 from vla_ros.demos.errors import BagError
 from vla_ros.robot import RobotError, match_topic
-
-STORAGE_FILES = ("*.mcap", "*.mcap.zstd", "*.db3", "*.db3.zstd")
-
-# What rosbags raises over a file that it cannot read; for sqlite3, also in the middle of one.
-READ_ERRORS = (AnyReaderError, ReaderError, apsw.Error)
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Topic:
-    """A topic of a bag: its message type and how many messages it has, as the bag's index says."""
+    """A topic of a bag: its message type and how many messages the bag has."""
 
     type: str
     messages: int
 
 
 class Recording:
-    """An open bag. Times are receive times in ns: when the recorder got a message."""
+    """An open bag. Times are receive times in ns: when the recorder got a message.
 
-    def __init__(self, path: Path, reader: AnyReader) -> None:
+    custom_data: what `ros2 bag record --custom-data` noted.
+    """
+
+    def __init__(
+        self, path: Path, files: Sequence[Container], custom_data: Mapping[str, str], damage: Sequence[str]
+    ) -> None:
         self.path = path
-        self._reader = reader
-        self.topics = {
-            name: Topic(info.msgtype or "several types", info.msgcount) for name, info in reader.topics.items()
-        }
-        self.start_ns = reader.start_time
-        self.end_ns = reader.end_time - 1  # of the last message; rosbags counts to the nanosecond after it
+        self.custom_data = dict(custom_data)
+        self._files = files
+        self._damage = list(damage)
+        # Messages that could not be read: topic -> where they are, and why the first could not.
+        self._unread: dict[str, tuple[set[tuple[int, int]], str]] = {}
+        self._kept: dict[tuple[int, int], bytes] = {}
+        self.topics = _topics(files)
+        times_ns = [file.entries.time_ns for file in files if len(file.entries)]
+        self.start_ns = int(min(times[0] for times in times_ns)) if times_ns else 0
+        self.end_ns = int(max(times[-1] for times in times_ns)) if times_ns else 0
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What of the bag is lost, in sentences; messages that are damaged are known once they were asked for."""
+        unread = (
+            f"{len(where)} of {self.topics[topic].messages} messages on {topic} are damaged and left out ({why})"
+            for topic, (where, why) in sorted(self._unread.items())
+        )
+        return (*self._damage, *unread)
 
     def find(self, wanted: Mapping[str, tuple[str, str]]) -> dict[str, str]:
         """Look up topics by what they are needed for: purpose -> (relative topic, type) to purpose -> name in the bag.
@@ -78,110 +94,175 @@ class Recording:
     def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
         """Yield (topic, receive time, message) of `topics`, in the order in which they were received.
 
-        Raises:
-            BagError: the index counts messages that can't be found, or one can't be read.
-        """
-        connections = [connection for connection in self._reader.connections if connection.topic in topics]
-        if not connections:
-            return
-        count = 0
-        for connection, receive_ns, data in self._reader.messages(connections):
-            count += 1
-            try:
-                message = self._reader.deserialize(data, connection.msgtype)
-            except (AnyReaderError, SerdeError, ValueError, IndexError, struct.error) as error:
-                raise BagError(f"bag {self.path}: a message on {connection.topic} is damaged: {error}") from None
-            yield connection.topic, receive_ns, message
-        expected = sum(self.topics[topic].messages for topic in topics)
-        if count == 0 and expected > 0:
-            names = ", ".join(sorted(topics))
-            raise BagError(
-                f"bag {self.path}: metadata.yaml counts {expected} messages on {names}, but none can be found in the "
-                "storage. `ros2 bag reindex` leaves bags like this: its QoS profiles differ from the storage's. Write "
-                "it anew with `ros2 bag convert`"
-            )
+        Messages of other topics are neither read nor decoded. Damaged ones are left out and told by `damage`.
 
-    def receive_times_ns(self) -> dict[str, list[int]]:
-        """Return the receive times of all messages by topic, without decoding any."""
-        times_ns: dict[str, list[int]] = {name: [] for name in self.topics}
-        for connection, receive_ns, _ in self._reader.messages():
-            times_ns[connection.topic].append(receive_ns)
-        return times_ns
+        Raises:
+            BagError: no message of one of the topics can be decoded.
+        """
+        decoders: dict[StoredTopic, Any] = {}
+        good: collections.Counter[str] = collections.Counter()
+        for where, topic, receive_ns, data in self._read(topics):
+            if topic not in decoders:
+                try:
+                    decoders[topic] = decoder(topic)
+                except Damage as error:
+                    raise BagError(f"bag {self.path}, topic {topic.name}: {error}") from None
+            try:
+                message = decoders[topic](data)
+            except Damage as error:
+                self._note(topic.name, where, str(error))
+                continue
+            good[topic.name] += 1
+            yield topic.name, receive_ns, message
+        for name in topics:
+            if name in self._unread and not good[name]:
+                raise BagError(
+                    f"bag {self.path}: no message on {name} can be read ({self._unread[name][1]}); copy the bag again "
+                    "from where it was recorded"
+                )
+
+    @contextlib.contextmanager
+    def kept(self, topics: Collection[str]) -> Iterator[None]:
+        """Read `topics` once for several passes over them: within the context their messages stay in memory.
+
+        A pass decompresses every chunk that has one of the messages, however small they are.
+        """
+        self._kept = {where: data for where, _, _, data in self._read(topics)}
+        try:
+            yield
+        finally:
+            self._kept = {}
+
+    def serialized(self) -> Iterator[tuple[StoredTopic, int, bytes]]:
+        """Yield (topic, receive time, serialised message) of all messages, as received."""
+        for _, topic, receive_ns, data in self._read(None):
+            yield topic, receive_ns, data
+
+    def receive_times_ns(self) -> dict[str, NDArray[np.int64]]:
+        """Return the receive times of all messages by topic, without reading any."""
+        times_ns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self.topics}
+        for file in self._files:
+            for key, topic in file.topics.items():
+                times_ns[topic.name].append(file.entries.time_ns[file.entries.topic == key])
+        return {name: np.sort(np.concatenate(parts)) for name, parts in times_ns.items()}
+
+    def stored_topics(self) -> dict[str, StoredTopic]:
+        """Return the topics that have messages, as the first file that has one declares them."""
+        return {topic.name: topic for file in reversed(self._files) for topic in file.topics.values()
+                if topic.name in self.topics}  # fmt: skip
+
+    def _read(self, topics: Collection[str] | None) -> Iterator[tuple[tuple[int, int], StoredTopic, int, bytes]]:
+        """Yield (where it is, topic, receive time, serialised message) of `topics`, None for all, as received."""
+        for number, entry in self._order(topics):
+            file = self._files[number]
+            topic = file.topics[int(file.entries.topic[entry])]
+            try:
+                data = self._kept.get((number, entry)) or inflate_message(file.read(entry))
+            except Damage as error:
+                self._note(topic.name, (number, entry), str(error))
+                continue
+            yield (number, entry), topic, int(file.entries.time_ns[entry]), data
+
+    def _order(self, topics: Collection[str] | None) -> Iterator[tuple[int, int]]:
+        """Yield (file, entry) of the messages of `topics` in the order of their receive times."""
+        numbers, entries, times_ns = [], [], []
+        for number, file in enumerate(self._files):
+            keys = [key for key, topic in file.topics.items() if topics is None or topic.name in topics]
+            chosen = np.flatnonzero(np.isin(file.entries.topic, keys))
+            numbers.append(np.full(len(chosen), number))
+            entries.append(chosen)
+            times_ns.append(file.entries.time_ns[chosen])
+        order = np.argsort(np.concatenate(times_ns), kind="stable")
+        yield from zip(np.concatenate(numbers)[order].tolist(), np.concatenate(entries)[order].tolist(), strict=True)
+
+    def _note(self, topic: str, where: tuple[int, int], why: str) -> None:
+        self._unread.setdefault(topic, (set(), why))[0].add(where)
 
 
 @contextlib.contextmanager
 def open_bag(path: str | Path) -> Iterator[Recording]:
-    """Open a finished rosbag2 folder (MCAP or sqlite3, compressed or not, split or not).
+    """Open a rosbag2 bag: its folder (MCAP or sqlite3, compressed or not, split or not), or one storage file.
+
+    A folder without metadata.yaml, or files that are cut off, are read up to where they are whole; `damage` tells.
 
     Raises:
-        BagError: it is not there, unfinished, empty or damaged.
+        BagError: it is not there, empty, or nothing of it can be read.
     """
     path = Path(path)
-    _require_finished(path)
-    try:
-        with AnyReader([path], default_typestore=typestore()) as reader:
-            if reader.message_count == 0:
-                raise BagError(f"bag {path} is empty: no message was recorded; were the publishers running?")
-            yield Recording(path, reader)
-    except READ_ERRORS as error:
-        raise BagError(f"bag {path} can't be read: {error}") from None
-    except struct.error as error:
-        raise BagError(f"bag {path} is damaged: {error}; copy it again from where it was recorded") from None
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vla_bag_")))
+        paths, metadata, damage = _contents(path)
+        files = []
+        for number, file_path in enumerate(paths):
+            (scratch / str(number)).mkdir()
+            try:
+                file = open_file(file_path, scratch / str(number))
+            except Damage as error:
+                damage.append(f"{file_path.name}: {error}")
+                continue
+            stack.callback(file.close)
+            files.append(file)
+            damage += [f"{file_path.name}: {text}" for text in file.damage]
+        metadata = metadata or _own_metadata(files)
+        count = sum(len(file.entries) for file in files)
+        if count == 0:
+            lost = f" ({'; '.join(damage)})" if damage else "; were the publishers running?"
+            raise BagError(f"bag {path} is empty: no message was recorded, or none reached the disk{lost}")
+        if metadata is not None and (metadata.messages or 0) > count:
+            damage.append(f"{METADATA} counts {metadata.messages} messages, {count} are there")
+        yield Recording(path, files, metadata.custom_data if metadata else {}, damage)
 
 
-def find_bags(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the bags that `paths` mean: each a bag's folder (it has a metadata.yaml) or a folder of such, by name.
-
-    Unfinished recordings inside a folder of bags are left out with a warning.
-
-    Raises:
-        BagError: a path does not exist, is no folder, is an unfinished bag, or holds no bag.
-    """
-    bags: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir() or _is_bag(path) or path.name.endswith(PARTIAL) or storage_files(path):
-            _require_finished(path)
-            bags.append(path)
-            continue
-        inside = [child for child in sorted(path.iterdir()) if child.is_dir()]
-        for child in inside:
-            if not _is_bag(child) and (child.name.endswith(PARTIAL) or storage_files(child)):
-                logger.warning("%s is an unfinished recording and is left out", child)
-        found = [child for child in inside if _is_bag(child) and not child.name.endswith(PARTIAL)]
-        if not found:
-            raise BagError(f"{path} is no bag and holds none: a bag is a folder with a metadata.yaml")
-        bags += found
-    return _without_repeats(bags)
+def _topics(files: Sequence[Container]) -> dict[str, Topic]:
+    """All topics that have a message."""
+    types: dict[str, set[str]] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    for file in files:
+        for key, topic in file.topics.items():
+            count = int((file.entries.topic == key).sum())
+            if count:
+                types.setdefault(topic.name, set()).add(topic.type)
+                counts[topic.name] += count
+    return {
+        name: Topic(next(iter(kinds)) if len(kinds) == 1 else "several types", counts[name])
+        for name, kinds in types.items()
+    }
 
 
-def _require_finished(path: Path) -> None:
+def _contents(path: Path) -> tuple[list[Path], Metadata | None, list[str]]:
+    """Return the storage files of a bag, its metadata where it has any, and what is wrong so far."""
     if not path.exists():
         raise BagError(f"bag {path} does not exist")
-    if not path.is_dir():
-        raise BagError(f"{path} is a file; a bag is the folder around it, with its metadata.yaml: give {path.parent}")
-    inner = path / path.name.removesuffix(PARTIAL)
-    if path.name.endswith(PARTIAL) and _is_bag(inner):
-        raise BagError(
-            f"{path} is the recording of a program that failed before it was done, but whole up to there: look at it "
-            f"with `vla inspect {inner}`, and keep it with `mv {inner} {path.with_name(inner.name)}`"
-        )
-    if path.name.endswith(PARTIAL) or (not _is_bag(path) and storage_files(path)):
-        raise BagError(
-            f"{path} is an unfinished bag: there is no metadata.yaml, its recorder is still running or was killed. Let "
-            f"the recorder finish, or save what is there with `vla inspect --recover {path}`"
-        )
-    if not _is_bag(path):
-        raise BagError(f"{path} is no bag: it has no metadata.yaml")
+    if path.is_file():
+        return [path], None, []
+    inner = path / path.name.removesuffix(PARTIAL)  # of a recorder of ours that was killed
+    if path.name.endswith(PARTIAL) and inner.is_dir():
+        path = inner
+    damage: list[str] = []
+    missing: list[str] = []
+    metadata = None
+    if (path / METADATA).is_file():
+        try:
+            metadata = parse_metadata((path / METADATA).read_text(errors="replace"))
+        except Damage as error:
+            damage.append(f"{METADATA} is damaged ({error}); it is not needed")
+    else:
+        damage.append(f"it has no {METADATA}: its recorder was killed or is still running; what is on the disk is used")
+    if metadata is None or not metadata.files:
+        files = storage_files(path)
+    else:
+        files, missing = listed_files(path, metadata)
+    damage += [f"{name}, which {METADATA} lists, is not there" for name in missing]
+    if not files:
+        listed = f"; {METADATA} lists {', '.join(missing)}. Are the files renamed? Then delete {METADATA}"
+        raise BagError(f"{path} is no bag: it holds no .mcap or .db3 file{listed if missing else ''}")
+    return files, metadata, damage
 
 
-def _is_bag(path: Path) -> bool:
-    return (path / "metadata.yaml").is_file()
-
-
-def storage_files(path: Path) -> list[Path]:
-    """Return the files in a folder that hold messages, in the order in which they were recorded."""
-    return sorted(file for pattern in STORAGE_FILES for file in path.glob(pattern))
-
-
-def _without_repeats(paths: Iterable[Path]) -> list[Path]:
-    return list({path.resolve(): path for path in paths}.values())
+def _own_metadata(files: Sequence[Container]) -> Metadata | None:
+    """Metadata of a bag without metadata.yaml: some recorders write it into the storage, too, before anything else."""
+    for file in files:
+        if file.metadata:
+            with contextlib.suppress(Damage):
+                return dataclasses.replace(parse_metadata(file.metadata), messages=None)
+    return None

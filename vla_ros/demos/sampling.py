@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import collections
+from collections.abc import Iterator, Sequence
 
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.errors import BagError
@@ -17,40 +18,63 @@ SILENCE_NS = 10_000_000_000
 
 
 def observations(
-    recording: Recording, robot: Robot, spec: ObservationSpec, timing: Timing
+    recording: Recording,
+    robot: Robot,
+    spec: ObservationSpec,
+    timing: Timing,
+    commands: Sequence[tuple[int, str]] | None = None,
 ) -> Iterator[tuple[int, Observation | Refusal]]:
     """Yield (absolute tick, what the live node saw at that tick), for the ticks that the recording covers.
 
     As on the robot, the snapshot of a tick is taken `timing.settle_s` after it, from the messages received until then;
-    so a message that came too late for the node comes too late here.
+    so a message that came too late for the node comes too late here. `commands`, (time, text) ascending, replace the
+    language topic where the recording's episodes are described elsewhere.
 
     Raises:
         BagError: a topic of the spec is missing in the bag, or a message is not what the robot's file says.
     """
-    streams = {name: robot.stream(name) for name in spec.streams}
+    heard = [name for name in spec.streams if name != "language" or commands is None]
+    streams = {name: robot.stream(name) for name in heard}
     topics = recording.find({name: (stream.topic, stream.type) for name, stream in streams.items()})
     readers: dict[str, list[str]] = {}
     for name, topic in topics.items():
         readers.setdefault(topic, []).append(name)
-    buffer = ObservationBuffer(spec, robot.observation)
-    period_ns, settle_ns = timing.period_ns, timing.settle_ns
-    tick = -(-recording.start_ns // period_ns)
+    sampler = _Sampler(ObservationBuffer(spec, robot.observation), timing, recording.start_ns, commands or ())
+    last_ns = recording.start_ns
     for topic, receive_ns, message in recording.messages(readers):
-        silence_ns = receive_ns - settle_ns - tick * period_ns
-        pause_tick = tick + SILENCE_NS // period_ns if silence_ns > SILENCE_NS else None
-        while tick * period_ns + settle_ns < receive_ns:
-            if tick == pause_tick:
-                tick = -(-(receive_ns - settle_ns) // period_ns)
-                break
-            yield tick, buffer.snapshot(tick * period_ns)
-            tick += 1
+        yield from sampler.until(receive_ns)
+        last_ns = receive_ns
         for name in readers[topic]:
             try:
                 value = observation_value(message, robot, name)
             except (ValueError, IndexError) as error:
                 raise BagError(f"bag {recording.path}, {topic}: {error}") from None
             if value is not None:
-                buffer.push(name, message_time_ns(message, streams[name].stamp, receive_ns), value)
-    while tick * period_ns + settle_ns <= recording.end_ns:
-        yield tick, buffer.snapshot(tick * period_ns)
-        tick += 1
+                sampler.buffer.push(name, message_time_ns(message, streams[name], receive_ns), value)
+    yield from sampler.until(min(recording.end_ns, last_ns + SILENCE_NS) + 1)
+
+
+class _Sampler:
+    """Takes the snapshots of the ticks in passing, as the recording's time goes on."""
+
+    def __init__(
+        self, buffer: ObservationBuffer, timing: Timing, start_ns: int, commands: Sequence[tuple[int, str]]
+    ) -> None:
+        self.buffer = buffer
+        self._period_ns, self._settle_ns = timing.period_ns, timing.settle_ns
+        self._tick = -(-start_ns // self._period_ns)
+        self._commands = collections.deque(commands)
+
+    def until(self, time_ns: int) -> Iterator[tuple[int, Observation | Refusal]]:
+        """Yield the ticks whose settle time is over before `time_ns`; those deep in a silence are passed over."""
+        silence_ns = time_ns - self._settle_ns - self._tick * self._period_ns
+        pause_tick = self._tick + SILENCE_NS // self._period_ns if silence_ns > SILENCE_NS else None
+        while self._tick * self._period_ns + self._settle_ns < time_ns:
+            if self._tick == pause_tick:
+                self._tick = -(-(time_ns - self._settle_ns) // self._period_ns)
+                break
+            tick_ns = self._tick * self._period_ns
+            while self._commands and self._commands[0][0] <= tick_ns:
+                self.buffer.push("language", *self._commands.popleft())
+            yield self._tick, self.buffer.snapshot(tick_ns)
+            self._tick += 1

@@ -18,6 +18,7 @@ class Segment:
 
     outcome: "success", "failure", "unknown" (a recording without markers), "discarded", or "unfinished" (the recording
     ended, or the next episode began, before the end marker).
+    texts: the command, in one phrasing or several, where it is not the recording's language topic that says it.
     """
 
     start_ns: int
@@ -25,6 +26,7 @@ class Segment:
     number: int
     task: str
     outcome: str
+    texts: tuple[str, ...] = ()
 
     def ticks(self, period_ns: int) -> range:
         """Ticks of the control grid whose whole period lies in the segment, so that no label reaches beyond it."""
@@ -64,6 +66,11 @@ def segments_from_commands(commands: Sequence[tuple[int, str]], end_ns: int) -> 
             segments.append(Segment(running[0], time_ns, len(segments), running[1], "unknown"))
         running = (time_ns, text) if text else None
     return segments
+
+
+def phrasings(text: str) -> tuple[str, ...]:
+    """Split "open the drawer | pull the drawer open" into the ways to say it, without repeats."""
+    return tuple(dict.fromkeys(part for part in map(str.strip, text.split("|")) if part))
 
 
 def usable(segment: Segment, include_failures: bool) -> bool:

@@ -13,14 +13,13 @@ from rclpy.node import Node
 
 from vla_ros import messages
 from vla_ros.contract import ObservationSpec
-from vla_ros.nodes.image_decoding import raw_decoder
 from vla_ros.nodes.message_types import (
     SENSOR_QOS,
     SubscriptionEventCallbacks,
     message_class,
     subscribe_latched,
 )
-from vla_ros.robot import Robot
+from vla_ros.robot import GripperState, Robot, Stream
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.stats import StreamRate
 
@@ -59,7 +58,6 @@ class ObservationStreams:
         self._on_text = on_text
         self._heard: str | None = None
         self._needed = spec.streams
-        self._decode = raw_decoder()
         self._command_ns = 0
         self._max_age_ns = round(robot.observation.max_age_s * 1e9) + period_ns
         self._pose: tuple[int, NDArray] | None = None
@@ -68,7 +66,7 @@ class ObservationStreams:
         kinds = {name: message_class(stream.type) for name, stream in streams.items()}
         self._subscriptions: list[Any] = []
         for name, stream in streams.items():
-            on_message = self._receiver(name, stream.stamp)
+            on_message = self._receiver(name, stream)
             if name == "language":
                 self._subscriptions += subscribe_latched(node, kinds[name], stream.topic, on_message)
             else:
@@ -129,12 +127,12 @@ class ObservationStreams:
         for rate in self.rates.values():
             rate.clear()
 
-    def _receiver(self, name: str, stamp: str) -> Callable[[Any], None]:
+    def _receiver(self, name: str, stream: Stream | GripperState) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
             if name == "language":
                 self._receive_command(message)
             elif self.feeding:
-                time_ns = messages.message_time_ns(message, stamp, self._now_ns())
+                time_ns = messages.message_time_ns(message, stream, self._now_ns())
                 value = self._value(name, message)
                 if value is not None:
                     self._receive(name, time_ns, value)
@@ -144,7 +142,7 @@ class ObservationStreams:
     def _value(self, name: str, message: Any) -> Any:
         """What the message says, or None: it is not for us, or no such value, as the log says then."""
         try:
-            return messages.observation_value(message, self._robot, name, self._decode)
+            return messages.observation_value(message, self._robot, name)
         except (ValueError, IndexError) as error:
             self._node.get_logger().error(f"stream {name!r}: dropped: {error}", throttle_duration_sec=5.0)
             return None

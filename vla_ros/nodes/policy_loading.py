@@ -12,6 +12,8 @@ from vla_ros.robot import Robot
 if TYPE_CHECKING:
     from vla_ros.policy.runner import PolicyRunner
 
+GRIPPER_TYPE = "std_msgs/msg/Float64MultiArray"
+
 
 def load_contract(checkpoint: str, robot: Robot) -> PolicyContract:
     """Read the checkpoint's contract and check it against the robot.
@@ -44,6 +46,11 @@ def check(contract: PolicyContract, robot: Robot) -> None:
         raise ContractError(
             f"the checkpoint's actions are in the {contract.action.frame} frame, the node publishes twists in "
             f"{robot.base_frame!r}; train with actions in the base frame"
+        )
+    given = robot.gripper_command.type  # bags may hold other ones
+    if given != GRIPPER_TYPE:
+        raise ContractError(
+            f"robot {robot.name!r}: gripper_command has the type {given!r}; allowed for the node: {GRIPPER_TYPE}"
         )
 
 

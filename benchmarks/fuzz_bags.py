@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of damaged bags? Each of many mutated ones is read as training reads it: an error in words or a part.
+
+Whole bags of every container (MCAP plain, zstd chunks, zstd messages, zstd file; sqlite3 plain and zstd messages) are
+mutated at random: bits flipped, bytes overwritten, cut out, doubled, zeroed, numbers made extreme, files cut off,
+metadata.yaml damaged or removed. Each try has a time and a memory limit, in processes of their own, so that a crash of
+the interpreter is seen, too. A cut-off file must give nothing but messages that were recorded.
+
+    python benchmarks/fuzz_bags.py --count 10000 --json benchmarks/results/fuzz_bags.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import json
+import logging
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import figures
+import numpy as np
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from vla_ros import images
+from vla_ros.contract import Camera, ObservationSpec, Timing
+from vla_ros.demos.bag import read_bag
+from vla_ros.demos.bag_writer import typestore
+from vla_ros.demos.errors import BagError
+from vla_ros.demos.recording import open_bag
+from vla_ros.robot import Robot, Stream, load_robot
+
+CONTAINERS = {
+    "mcap": (StoragePlugin.MCAP, CompressionMode.NONE),
+    "mcap, zstd chunks": (StoragePlugin.MCAP, CompressionMode.STORAGE),
+    "mcap, zstd messages": (StoragePlugin.MCAP, CompressionMode.MESSAGE),
+    "mcap, zstd file": (StoragePlugin.MCAP, CompressionMode.FILE),
+    "sqlite3": (StoragePlugin.SQLITE3, CompressionMode.NONE),
+    "sqlite3, zstd messages": (StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
+}
+MUTATIONS = ("bits", "bytes", "extreme", "cut out", "doubled", "zeros", "cut off")
+OUTCOMES = ("whole", "part", "error", "wrong", "crash", "hang")
+SPEC = ObservationSpec((Camera("static", 8, 8), Camera("wrist", 8, 8)), ("ee_x", "ee_r0", "gripper_opening"))
+TIMING = Timing(10.0, 4, 8)
+START_NS = 1_700_000_000_000_000_000
+TICKS = 8
+MEMORY_BYTES = 3 << 30
+Messages = list[tuple[str, int, bytes]]
+
+
+def robot() -> Robot:
+    """The table-top arm with a camera of raw pictures beside the compressed one."""
+    plain = load_robot("tabletop")
+    wrist = Stream("camera/wrist/image_raw", "sensor_msgs/msg/Image", "header")
+    return dataclasses.replace(plain, cameras={**plain.cameras, "wrist": wrist})
+
+
+def seeds(folder: Path) -> dict[str, Path]:
+    """Write one small demonstration in each container."""
+    bags = {}
+    for number, (name, (storage, compression)) in enumerate(CONTAINERS.items()):
+        bags[name] = folder / f"bag{number}"
+        writer = Writer(bags[name], version=9, storage_plugin=storage)
+        if compression is not CompressionMode.NONE:
+            writer.set_compression(compression, CompressionFormat.ZSTD)
+        writer.set_custom_data("task", "pick up the red block")
+        with writer:
+            topics: dict[str, Any] = {}
+            for time_ns, topic, kind, message in _demonstration():
+                if topic not in topics:
+                    topics[topic] = writer.add_connection(topic, kind, typestore=typestore())
+                writer.write(topics[topic], time_ns, typestore().serialize_cdr(message, kind))
+    return bags
+
+
+def _demonstration() -> list[tuple[int, str, str, Any]]:
+    """Messages (receive time, topic, type, message) of a fraction of a second of a demonstration."""
+    types, rng = typestore().types, np.random.default_rng(0)
+    messages: list[tuple[int, str, str, Any]] = []
+
+    def add(time_ns: int, topic: str, kind: str, **values: Any) -> None:
+        messages.append((time_ns + 1_000_000, f"/{topic}", kind, types[kind](**values)))
+
+    def header(time_ns: int) -> Any:
+        stamp = types["builtin_interfaces/msg/Time"](sec=time_ns // 10**9, nanosec=time_ns % 10**9)
+        return types["std_msgs/msg/Header"](stamp=stamp, frame_id="base_link")
+
+    def vector(kind: str, **values: float) -> Any:
+        return types[f"geometry_msgs/msg/{kind}"](**values)
+
+    add(START_NS - 2_000_000, "language_command", "std_msgs/msg/String", data="pick up the red block")
+    layout = types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
+    add(START_NS - 1_500_000, "gripper_command", "std_msgs/msg/Float64MultiArray", layout=layout, data=np.array([0.08]))
+    for time_ns in range(START_NS, START_NS + TICKS * 100_000_000 + 1, 50_000_000):
+        picture = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        stamp = header(time_ns)
+        add(time_ns, "camera/static/image_raw/compressed", "sensor_msgs/msg/CompressedImage", header=stamp,
+            format="jpeg", data=np.frombuffer(images.encode_jpeg(picture), np.uint8))  # fmt: skip
+        add(time_ns, "camera/wrist/image_raw", "sensor_msgs/msg/Image", header=stamp, height=12, width=16,
+            encoding="rgb8", is_bigendian=0, step=48, data=picture.reshape(-1))  # fmt: skip
+        pose = vector("Pose", position=vector("Point", x=0.4, y=0.0, z=0.3),
+                      orientation=vector("Quaternion", x=1.0, y=0.0, z=0.0, w=0.0))  # fmt: skip
+        add(time_ns, "ee_pose", "geometry_msgs/msg/PoseStamped", header=stamp, pose=pose)
+        add(time_ns, "joint_states", "sensor_msgs/msg/JointState", header=stamp, effort=np.zeros(0),
+            name=["panda_finger_joint1", "panda_finger_joint2"], position=np.array([0.04, 0.04]), velocity=np.zeros(0))
+        twist = vector("Twist", linear=vector("Vector3", x=0.1, y=0.0, z=0.0),
+                       angular=vector("Vector3", x=0.0, y=0.0, z=0.1))  # fmt: skip
+        add(time_ns, "demonstrated_twist", "geometry_msgs/msg/TwistStamped", header=stamp, twist=twist)
+    return sorted(messages, key=lambda entry: entry[0])
+
+
+def mutate(data: bytes, kind: str, rng: np.random.Generator) -> bytes:
+    """Return damaged `data`; not empty."""
+    result = bytearray(data)
+    at = int(rng.integers(len(result)))
+    length = int(min(rng.geometric(0.01), len(result) - at))
+    if kind == "bits":
+        for place in rng.integers(len(result), size=int(rng.integers(1, 9))):
+            result[place] ^= 1 << int(rng.integers(8))
+    elif kind == "bytes":
+        result[at : at + length] = rng.bytes(length)
+    elif kind == "extreme":
+        number = int(rng.choice(np.array([0, 1, 2**31 - 1, 2**32 - 1, 2**62, 2**63 - 1], np.uint64)))
+        width = int(rng.choice([2, 4, 8]))
+        piece = (number & (256**width - 1)).to_bytes(width, str(rng.choice(["little", "big"])))
+        result[at : at + width] = piece[: len(result) - at]
+    elif kind == "cut out":
+        del result[at : at + length]
+    elif kind == "doubled":
+        result[at:at] = result[at : at + length]
+    elif kind == "zeros":
+        result[at:] = bytes(len(result) - at)
+    else:
+        del result[at:]
+    return bytes(result)
+
+
+def damaged(number: int, bags: dict[str, Path], target: Path) -> tuple[str, str]:
+    """Write the mutated bag `number` to `target`; return its container and what was done to it."""
+    rng = np.random.default_rng(number)
+    container, kind = str(rng.choice(list(bags))), str(rng.choice(MUTATIONS))
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(bags[container], target)
+    metadata = target / "metadata.yaml"
+    (storage,) = (path for path in target.iterdir() if path != metadata)
+    where = rng.random()
+    if where < 0.1:
+        metadata.write_bytes(mutate(metadata.read_bytes(), kind, rng))
+        return container, f"metadata.yaml: {kind}"
+    storage.write_bytes(mutate(storage.read_bytes(), kind, rng))
+    if where < 0.4:
+        metadata.unlink()
+    return container, kind
+
+
+def contents(bag: Path) -> Messages:
+    """All messages that can be read."""
+    with open_bag(bag) as recording:
+        return [(topic.name, time_ns, data) for topic, time_ns, data in recording.serialized()]
+
+
+def attempt(bag: Path, recorded: Messages, kind: str, read_with: Robot) -> str:
+    """Read a damaged bag; return one of OUTCOMES, never raising for what is in it."""
+    try:
+        found = contents(bag)
+        if kind == "cut off" and not set(found) <= set(recorded):
+            return "wrong"
+        episodes, _ = read_bag(bag, read_with, SPEC, TIMING)
+        return "whole" if found == recorded and sum(map(len, episodes)) == TICKS else "part"
+    except BagError:
+        return "error"
+    except TimeoutError:
+        return "hang"
+    except Exception:
+        traceback.print_exc()
+        return "crash"
+
+
+def _work(first: int, stop: int, limit_s: float) -> None:
+    """Try the bags [first, stop) and print a line of JSON for each; the parent sees by the last line where it died."""
+    logging.disable(logging.WARNING)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+    def ring(*_: Any) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, ring)
+    with tempfile.TemporaryDirectory() as scratch:
+        bags = seeds(Path(scratch))
+        recorded, read_with = {name: contents(bag) for name, bag in bags.items()}, robot()
+        for number in range(first, stop):
+            container, kind = damaged(number, bags, Path(scratch) / "damaged")
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+            started_s = time.monotonic()
+            outcome = attempt(Path(scratch) / "damaged", recorded[container], kind, read_with)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            row = {"number": number, "container": container, "kind": kind, "outcome": outcome,
+                   "seconds": time.monotonic() - started_s}  # fmt: skip
+            print(json.dumps(row), flush=True)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"peak_mib": peak_mib}), flush=True)
+
+
+def run(count: int, first: int, limit_s: float, batch: int = 500) -> tuple[list[dict[str, Any]], int]:
+    """Try the bags [first, first + count) in child processes; return their rows and the largest memory [MiB]."""
+    rows: list[dict[str, Any]] = []
+    peak_mib, number = 0, first
+    while number < first + count:
+        stop = min(number + batch, first + count)
+        command = [sys.executable, __file__, "--worker", str(number), str(stop), "--limit", str(limit_s)]
+        child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        lines = [json.loads(line) for line in child.stdout.splitlines()]
+        rows += [line for line in lines if "number" in line]
+        peak_mib = max([peak_mib, *(line["peak_mib"] for line in lines if "peak_mib" in line)])
+        number = rows[-1]["number"] + 1 if rows else number
+        if number < stop:  # the child died over this one
+            rows.append({"number": number, "container": "?", "kind": "?", "outcome": "crash", "seconds": 0.0})
+            number += 1
+        so_far = collections.Counter(row["outcome"] for row in rows)
+        print(f"{number - first}/{count}: {dict(so_far)}", file=sys.stderr, flush=True)
+    return rows, peak_mib
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000, help="mutated bags (default: 10000)")
+    parser.add_argument("--first", type=int, default=0, help="number, which is the seed, of the first (default: 0)")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds for each (default: 20)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        _work(*args.worker, args.limit)
+        return
+    rows, peak_mib = run(args.count, args.first, args.limit)
+    counts = {name: collections.Counter(row["outcome"] for row in rows if row["container"] == name)
+              for name in dict.fromkeys([*CONTAINERS, *(row["container"] for row in rows)])}  # fmt: skip
+    table = [[name, sum(count.values()), *(count[outcome] for outcome in OUTCOMES)] for name, count in counts.items()]
+    for row in table:
+        print("  ".join(map(str, row)))
+    bad = [row for row in rows if row["outcome"] in ("wrong", "crash", "hang")]
+    slowest_s = max(row["seconds"] for row in rows)
+    print(f"slowest {slowest_s:.2f} s, at most {peak_mib} MiB; bad: {bad}")
+    if args.json:
+        figures.write(
+            args.json,
+            title="Damaged bags",
+            runs=len(rows),
+            columns=["container", "mutated bags", *OUTCOMES],
+            rows=table,
+            note=f"whole: nothing is hit that training needs. Slowest {slowest_s:.2f} s, at most {peak_mib} MiB.",
+            details={"bad": bad, "slowest_s": slowest_s, "peak_mib": peak_mib},
+        )
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How late a stream tells of a motion, compared with another stream that saw the same motion.
+
+Both are reduced to how much moves at each time (speed of the tool, change of the picture); the shift at which the two
+curves agree best is the lag (their normalised cross-correlation).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+Times = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+GRID_S = 0.01
+MAX_LAG_S = 0.5
+# Less agreement than this, or a shorter recording, says nothing about a lag.
+MIN_CORRELATION = 0.5
+MIN_OVERLAP_S = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Lag:
+    """`lag_s`: how much later the stream is than the reference (negative: earlier); `correlation`: how well it fits."""
+
+    lag_s: float
+    correlation: float
+
+
+def estimate_lag(reference_ns: Times, reference: Floats, times_ns: Times, values: Floats) -> Lag | None:
+    """Estimate how much later `values` (S,) at `times_ns` are than `reference` (R,) at `reference_ns`.
+
+    Up to `MAX_LAG_S` either way. None where they have too little in common: no motion, too short, another motion.
+    """
+    if min(len(reference_ns), len(times_ns)) < 3:
+        return None
+    reference_ns, reference = _ascending(reference_ns, reference)
+    times_ns, values = _ascending(times_ns, values)
+    margin = round(MAX_LAG_S / GRID_S)
+    start_ns = max(reference_ns[0], times_ns[0])
+    count = int((min(reference_ns[-1], times_ns[-1]) - start_ns) / 1e9 / GRID_S)
+    if count < MIN_OVERLAP_S / GRID_S + 2 * margin:
+        return None
+    grid = start_ns + np.arange(count) * round(GRID_S * 1e9)
+    fixed = np.interp(grid, reference_ns, reference)[margin:-margin]
+    moved = np.interp(grid, times_ns, values)
+    shifts = np.arange(-margin, margin + 1)
+    correlations = np.array([_correlation(fixed, moved[margin + s : margin + s + len(fixed)]) for s in shifts])
+    best = int(correlations.argmax())
+    if not correlations[best] >= MIN_CORRELATION:
+        return None
+    return Lag(float((shifts[best] + _between(correlations, best)) * GRID_S), float(correlations[best]))
+
+
+def tool_motion(times_ns: Times, poses: Floats) -> tuple[Times, Floats]:
+    """Return the speed of the tool [m/s] midway between successive poses (S, 7), and those times."""
+    order = np.unique(times_ns, return_index=True)[1]
+    times_ns, positions = times_ns[order], poses[order, :3]
+    speed = np.linalg.norm(np.diff(positions, axis=0), axis=1) / np.maximum(np.diff(times_ns) / 1e9, 1e-9)
+    finite = np.isfinite(speed)
+    return _midway(times_ns)[finite], speed[finite]
+
+
+def picture_motion(times_ns: Times, pictures: NDArray[np.uint8]) -> tuple[Times, Floats]:
+    """Return how fast pictures (S, h, w) change [grey levels per second], midway between them, and those times."""
+    order = np.unique(times_ns, return_index=True)[1]
+    times_ns, pictures = times_ns[order], pictures[order]
+    change = np.abs(np.diff(pictures.astype(np.float32), axis=0)).mean(axis=(1, 2))
+    return _midway(times_ns), change / np.maximum(np.diff(times_ns) / 1e9, 1e-9)
+
+
+def _midway(times_ns: Times) -> Times:
+    return times_ns[:-1] + np.diff(times_ns) // 2
+
+
+def _ascending(times_ns: Times, values: Floats) -> tuple[Times, Floats]:
+    times_ns, first = np.unique(times_ns, return_index=True)
+    return times_ns, values[first]
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norm if norm > 1e-9 else 0.0
+
+
+def _between(correlations: Floats, best: int) -> float:
+    """Offset of the peak of the parabola through the best shift and its neighbours, in shifts."""
+    if not 0 < best < len(correlations) - 1:
+        return 0.0
+    left, middle, right = correlations[best - 1 : best + 2]
+    bend = left - 2 * middle + right
+    return float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend < 0 else 0.0
