@@ -103,16 +103,14 @@ def store_folder(part: Part, folder: Path | None) -> Path:
 def _decode_all(
     parts: Sequence[Part], folder: Path | None, workers: int, progress: Progress | None
 ) -> list[Path]:  # fmt: skip
-    """Return the entry of each part. Those that another process is at are waited for at the end."""
+    """Return the entry of each part."""
     there = _present(parts, folder)
     entries = [_unread_entry(part, store_folder(part, folder), there) for part in parts]
-    missing = [index for index, entry in enumerate(entries) if entry is None]
-    if not missing:
+    order = [index for index, entry in enumerate(entries) if entry is None]
+    if not order:
         return [entry for entry in entries if entry is not None]
-    # Runs that start together begin at different parts, so that they share the work from the first on.
-    start = os.getpid() % len(missing)
-    order = missing[start:] + missing[:start]
-    with _pool(workers or _cores(), len(missing)) as pool:
+    with _pool(workers or _cores(), len(order)) as pool:
+        # Runs that start together share the work: each takes what no other has begun, and waits for the rest at the end.
         for wait in (False, True):
             futures = {pool.submit(ensure, parts[index], folder, wait): index for index in order}
             try:
