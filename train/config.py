@@ -33,7 +33,7 @@ class SourceConfig:
             where none has: all windows of all sources count alike.
     """
 
-    format: Literal["bags", "calvin"]
+    format: Literal["bags", "calvin", "rlds"]
     path: str
     weight: float | None = None
 

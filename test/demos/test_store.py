@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import multiprocessing
 import os
 import shutil
-import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import slow_part
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos import store
@@ -24,7 +24,7 @@ from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import BagError, StoreError
 from vla_ros.demos.frames import mapping_of
-from vla_ros.demos.parts import Decoded, Part
+from vla_ros.demos.parts import Part
 from vla_ros.demos.store import load_parts
 from vla_ros.robot import Robot
 
@@ -168,66 +168,29 @@ def test_a_folder_that_cannot_be_written_names_the_way_out(load, bags, robot, sp
     assert len(list((tmp_path / "elsewhere").iterdir())) == 2
 
 
-# What follows runs in other processes, so it is at the top of the module.
-
-
-def slow_episodes(log: Path, pause_s: float, add: Callable[[Episode], None]) -> Decoded:
-    """Two episodes with a pause between; every call leaves a line in `log`."""
-    with log.open("a") as file:
-        file.write("decoding\n")
-    for index in range(2):
-        add(an_episode(index))
-        time.sleep(pause_s)
-    return Decoded({})
-
-
-def an_episode(index: int) -> Episode:
-    return Episode(
-        images={"static": np.full((4, 3, 5, 3), index, np.uint8)},
-        proprioception=np.zeros((4, 0), np.float32),
-        actions=np.full((4, 7), 0.5 * index),
-        command="go", task="go", outcome="unknown", source="one#0", start_ns=0, ticks=np.arange(4, dtype=np.int64),
-    )  # fmt: skip
-
-
-def slow_part(folder: Path, pause_s: float) -> Part:
-    (folder / "file").write_text("content")
-    decode = functools.partial(slow_episodes, folder / "log", pause_s)
-    return Part("slow", folder, (folder / "file",), {}, decode)
-
-
-def load_in_process(part: Part, queue) -> None:
-    queue.put(len(load_parts([part], workers=1)[0]))
+def start(folder: Path, pause_s: float) -> subprocess.Popen:
+    """Load a slow part in a process of its own, which prints the number of episodes."""
+    command = [sys.executable, slow_part.__file__, str(folder), str(pause_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def test_runs_at_the_same_time_share_the_work(tmp_path: Path) -> None:
-    part = slow_part(tmp_path, 0.3)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    runs = [context.Process(target=load_in_process, args=(part, queue)) for _ in range(3)]
-    for run in runs:
-        run.start()
-    assert [queue.get(timeout=30) for _ in runs] == [2, 2, 2]
-    for run in runs:
-        run.join()
+    runs = [start(tmp_path, 0.3) for _ in range(3)]
+    assert [run.communicate(timeout=60)[0] for run in runs] == ["2\n"] * 3
     assert (tmp_path / "log").read_text().count("decoding") == 1
     assert len(entries(tmp_path)) == 1  # no lock, nothing partial
 
 
 def test_a_killed_run_leaves_no_half_entry_and_the_next_goes_on(tmp_path: Path) -> None:
-    part = slow_part(tmp_path, 60)
-    context = multiprocessing.get_context("fork")
-    run = context.Process(target=load_in_process, args=(part, context.Queue()))
-    run.start()
-    deadline = time.monotonic() + 30
+    run = start(tmp_path, 60)
+    deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".vla_store/*.partial/images.static")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert run.pid
-    os.kill(run.pid, signal.SIGKILL)
-    run.join()
+    run.kill()
+    run.communicate()
     assert [name.rpartition(".")[2] for name in entries(tmp_path)] == ["lock", "partial"]
-    episodes, *_ = load_parts([slow_part(tmp_path, 0)], workers=1)
+    episodes, *_ = load_parts([slow_part.slow_part(tmp_path, 0)], workers=1)
     assert [episode.images["static"].max() for episode in episodes] == [0, 1]
     assert len(entries(tmp_path)) == 1
 

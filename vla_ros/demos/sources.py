@@ -12,10 +12,14 @@ from vla_ros.demos.calvin import calvin_parts
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import SourceError
 from vla_ros.demos.parts import Part
+from vla_ros.demos.rlds import rlds_parts
 from vla_ros.demos.store import Progress, load_parts
 
 # What is there beside bags: (path, spec, timing) -> parts. Bags also need the robot's file.
-PARTS: dict[str, Callable[[Path, ObservationSpec, Timing], list[Part]]] = {"calvin": calvin_parts}
+PARTS: dict[str, Callable[[Path, ObservationSpec, Timing], list[Part]]] = {
+    "calvin": calvin_parts,
+    "rlds": rlds_parts,
+}
 FORMATS = ("bags", *PARTS)
 
 

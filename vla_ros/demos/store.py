@@ -110,7 +110,7 @@ def _decode_all(
     if not order:
         return [entry for entry in entries if entry is not None]
     with _pool(workers or _cores(), len(order)) as pool:
-        # Runs that start together share the work: each takes what no other has begun, and waits for the rest at the end.
+        # Runs that start together share the work: each takes what no other has begun, and waits for the rest then.
         for wait in (False, True):
             futures = {pool.submit(ensure, parts[index], folder, wait): index for index in order}
             try:
