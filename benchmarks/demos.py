@@ -69,7 +69,7 @@ def main() -> None:
         print(watch_training(bags[: int(count)], robot, Path(store), args.steps))
         return
     spec, timing = recipe()
-    with tempfile.TemporaryDirectory(prefix=".vla_benchmark_", dir=bags[0].parent) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         figures: dict[str, Any] = {
             "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
             "versions": {name: version(name) for name in ("rosbags", "numpy", "torch")} | {"cv2": cv2.__version__},
@@ -135,7 +135,7 @@ def images_used(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timin
 
     images.decode_image_file = noted
     try:
-        with tempfile.TemporaryDirectory(dir=bags[0].parent, prefix=".vla_benchmark_") as scratch:
+        with tempfile.TemporaryDirectory() as scratch:
             load_parts(bag_parts(bags, robot, spec, timing), Path(scratch), workers=1)
     finally:
         images.decode_image_file = decode

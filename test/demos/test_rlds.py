@@ -109,7 +109,7 @@ def read(folder: Path, spec: ObservationSpec, timing: Timing, workers: int = 1) 
 
 
 def timing_of(name: str) -> Timing:
-    """The data set's own rate where the control grid has it; fractal's 3 Hz is not one, DROID's and TACO's 15 neither."""
+    """The data set's own rate where the control grid has it: not for fractal's 3 Hz, nor for 15 Hz."""
     rate = float(LAYOUTS[name].rate_hz)
     return Timing({3.0: 2.5, 15.0: 5.0}.get(rate, rate), 4, 8)
 
