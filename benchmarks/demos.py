@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,12 +25,12 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from figures import write
 from rosbags.highlevel import AnyReader
 
 from vla_ros import images, resources
@@ -70,22 +69,54 @@ def main() -> None:
         return
     spec, timing = recipe()
     with tempfile.TemporaryDirectory() as scratch:
-        figures: dict[str, Any] = {
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-            "versions": {name: version(name) for name in ("rosbags", "numpy", "torch")} | {"cv2": cv2.__version__},
-            "rounds": args.rounds,
-            "bags": len(bags),
-        }
+        figures: dict[str, Any] = {"bags": len(bags)}
         figures |= decoding(bags, robot, spec, timing, Path(scratch), args.rounds)
         episodes, *_ = load_parts(bag_parts(bags, robot, spec, timing), Path(scratch) / "kept", workers=1)
         figures["frames"] = sum(map(len, episodes))
         figures["windows"] = window_access(episodes, timing, args.rounds)
         figures["encodings"] = encodings(episodes, args.rounds)
         figures["memory"] = memory(args, len(bags), Path(scratch) / "kept")
-    print(json.dumps(figures, indent=2))
+    rows = table(figures)
+    for what, value in rows:
+        print(f"{what}: {value}")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write(
+            args.json,
+            title="Demonstrations: the store",
+            runs=args.rounds,
+            columns=("what", "ratio"),
+            rows=rows,
+            note=f"{figures['bags']} bags, {figures['frames']} frames, as config/train/tabletop.json samples them; "
+            "medians of the rounds, in one run on the same episodes",
+            details=figures,
+        )
+
+
+def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures as rows of what and ratio."""
+    store, memory_used, encoded = figures["store"], figures["memory"], figures["encodings"]
+    rows = [
+        ("bag to store, one process: speed against rosbags + cv2", f"{store['speed_of_bare_decoding']:.2f}"),
+        ("the same by CPU time", f"{store['speed_of_bare_decoding_by_cpu_time']:.2f}"),
+        (
+            f"bag to store, {figures['cores']['processes']} processes: speed against one",
+            f"{figures['cores']['speed_of_one_process']:.2f}",
+        ),
+        (
+            "random windows: speed against decoding JPEGs in memory",
+            f"{figures['windows']['speed_of_jpeg_decoding']:.1f}",
+        ),
+        (
+            f"peak memory of training: {memory_used['all']['data_mb']:.0f} MB of frames against "
+            f"{memory_used['tenth']['data_mb']:.0f} MB",
+            f"{memory_used['all_of_tenth']:.3f}",
+        ),
+    ]
+    for name, one in encoded.items():
+        exact = "exact" if not one["largest_error"] else f"off by up to {one['largest_error']} of 255"
+        size, time_ = f"{one['size_of_raw']:.2f}", f"{one['time_of_raw']:.1f}"
+        rows.append((f"frames as {name} ({exact}): size, and time to get one back, of raw", f"{size}, {time_}"))
+    return rows
 
 
 def recipe() -> tuple[ObservationSpec, Timing]:
