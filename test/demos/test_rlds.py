@@ -25,7 +25,8 @@ NAMES = [name for name in LAYOUTS if " " not in name]
 
 def quaternions(rate_hz: float) -> np.ndarray:
     """A tool that points down and turns about the base's z at 0.5 rad/s."""
-    return (Rotation.from_euler("z", 0.5 * np.arange(STEPS) / rate_hz) * Rotation.from_euler("x", np.pi)).as_quat()
+    turns = Rotation.from_rotvec(np.outer(0.5 * np.arange(STEPS) / rate_hz, [0, 0, 1]))
+    return (turns * Rotation.from_rotvec([np.pi, 0, 0])).as_quat()
 
 
 def positions(rate_hz: float) -> np.ndarray:
