@@ -6,7 +6,7 @@ Every figure is a ratio of two things measured in one run on the same episodes, 
   store      bag -> store on one core, against reading the bag's images with rosbags and decoding the same ones with cv2
   cores      bag -> store with one process for each core, against one process
   windows    random windows from the store, against decoding JPEGs of the same frames that are in memory
-  memory     peak resident memory of training on all bags, against a tenth of them
+  memory     peak resident memory of training on all episodes, against a tenth of them
   encodings  size and speed of frames kept raw, as PNG, compressed with zlib, as JPEG
 
     vla record-demo --episodes 40 --bags bags/
@@ -58,14 +58,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=40, help="bags to use at most (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="training steps to watch (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--watch-training", nargs=2, metavar=("STORE", "BAGS"), help=argparse.SUPPRESS)
+    parser.add_argument("--watch-training", nargs=2, metavar=("STORE", "EPISODES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     robot = load_robot(args.robot)
     bags = find_bags(args.bags)[: args.limit]
     if args.watch_training:
         store, count = args.watch_training
-        print(watch_training(bags[: int(count)], robot, Path(store), args.steps))
+        print(watch_training(bags, int(count), robot, Path(store), args.steps))
         return
     spec, timing = recipe()
     with tempfile.TemporaryDirectory() as scratch:
@@ -75,7 +75,7 @@ def main() -> None:
         figures["frames"] = sum(map(len, episodes))
         figures["windows"] = window_access(episodes, timing, args.rounds)
         figures["encodings"] = encodings(episodes, args.rounds)
-        figures["memory"] = memory(args, len(bags), Path(scratch) / "kept")
+        figures["memory"] = memory(args, len(episodes), Path(scratch) / "kept")
     rows = table(figures)
     for what, value in rows:
         print(f"{what}: {value}")
@@ -259,15 +259,15 @@ def encodings(episodes: Sequence[Episode], rounds: int) -> dict[str, dict[str, A
     }
 
 
-def memory(args: argparse.Namespace, bags: int, store: Path) -> dict[str, Any]:
-    """Peak resident memory in MB of a process that trains, on a tenth of the bags and on all."""
+def memory(args: argparse.Namespace, episodes: int, store: Path) -> dict[str, Any]:
+    """Peak resident memory in MB of a process that trains, on a tenth of the episodes and on all."""
 
     def peak(count: int) -> dict[str, float]:
         command = [sys.executable, __file__, "--bags", *map(str, args.bags), "--robot", args.robot]
         command += ["--limit", str(args.limit), "--steps", str(args.steps), "--watch-training", str(store), str(count)]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
-    few, all_of_them = peak(max(1, bags // 10)), peak(bags)
+    few, all_of_them = peak(max(1, episodes // 10)), peak(episodes)
     return {
         "tenth": few,
         "all": all_of_them,
@@ -276,8 +276,8 @@ def memory(args: argparse.Namespace, bags: int, store: Path) -> dict[str, Any]:
     }
 
 
-def watch_training(bags: Sequence[Path], robot: Robot, store: Path, steps: int) -> str:
-    """Train on `bags` and return the peak of the resident memory, as JSON."""
+def watch_training(bags: Sequence[Path], count: int, robot: Robot, store: Path, steps: int) -> str:
+    """Train on the first `count` episodes of `bags` and return the peak of the resident memory, as JSON."""
     import torch
 
     from vla_ros.policy.module import VLAModule
@@ -288,7 +288,7 @@ def watch_training(bags: Sequence[Path], robot: Robot, store: Path, steps: int) 
     torch.set_num_threads(1)
     config = load_config(resources.path("config/train") / "tabletop.json")
     spec, timing = observation_spec(config)
-    episodes, *_ = load_parts(bag_parts(bags, robot, spec, timing), store, workers=1)
+    episodes = load_parts(bag_parts(bags, robot, spec, timing), store, workers=1)[0][:count]
     policy = new_policy(config, episodes)
     module = VLAModule(policy, max_steps=steps, optimizer=config.optimizer, loss=config.loss, augment=config.augment)
     data = DemonstrationData(policy, training=episodes, validation=(), batch_windows=BATCH, max_steps=steps)

@@ -170,6 +170,8 @@ def test_a_folder_that_cannot_be_written_names_the_way_out(load, bags, robot, sp
 
 def start(folder: Path, pause_s: float) -> subprocess.Popen:
     """Load a slow part in a process of its own, which prints the number of episodes."""
+    if not (folder / "file").exists():
+        (folder / "file").write_text("content")
     command = [sys.executable, slow_part.__file__, str(folder), str(pause_s)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 

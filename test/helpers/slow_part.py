@@ -17,8 +17,7 @@ from vla_ros.demos.store import load_parts
 
 
 def slow_part(folder: Path, pause_s: float) -> Part:
-    """Two episodes with a pause after each; every decoding leaves a line in `folder`/log."""
-    (folder / "file").write_text("content")
+    """Two episodes made of `folder`/file, with a pause after each; every decoding leaves a line in `folder`/log."""
     return Part("slow", folder, (folder / "file",), {}, functools.partial(_decode, folder / "log", pause_s))
 
 

@@ -55,7 +55,7 @@ def reader_digest() -> str:
     for file in [*sorted(package.glob("*.py")), *sorted(package.glob("demos/*.py"))]:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     versions = [cv2.__version__, np.__version__, scipy.__version__]
-    versions += [_version(name) for name in ("rosbags", "rosbags-image", "av", "pyarrow")]
+    versions += [_version(name) for name in ("rosbags", "rosbags-image")]
     digest.update(" ".join(versions).encode())
     return digest.hexdigest()
 

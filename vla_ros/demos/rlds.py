@@ -101,7 +101,8 @@ def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source:
     """Return the steps of a record that have a label: all but the last, which no motion follows."""
     numbers = {name: _numbers(example, name, size) for name, size in layout.numbers.items()}
     pictures = {camera.name: example.bytes_list(f"steps/{layout.cameras[camera.name]}") for camera in spec.cameras}
-    lengths = {name: len(values) for name, values in [*numbers.items(), *pictures.items()]}
+    lengths = {name: len(values) for name, values in numbers.items()}
+    lengths |= {name: len(values) for name, values in pictures.items()}
     steps = next(iter(lengths.values()))
     if set(lengths.values()) != {steps}:
         raise ValueError(f"lists of different lengths: {lengths}")
