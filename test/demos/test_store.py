@@ -24,7 +24,7 @@ from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import BagError, StoreError
 from vla_ros.demos.frames import mapping_of
-from vla_ros.demos.parts import Part
+from vla_ros.demos.parts import Decoded, Part
 from vla_ros.demos.store import load_parts
 from vla_ros.robot import Robot
 
@@ -135,6 +135,15 @@ def test_frames_are_mapped_not_loaded(load) -> None:
     assert all(mapping_of(images) is not None for images in episode.images.values())
     with pytest.raises(ValueError, match="read-only"):
         episode.images["static"][0, 0, 0, 0] = 1
+
+
+def test_what_could_not_be_read_is_said_each_time(tmp_path: Path, caplog) -> None:
+    (tmp_path / "file").write_text("content")
+    part = Part("one", tmp_path, (tmp_path / "file",), {}, lambda add: Decoded({}, damage=("one: cut off at 3 s",)))
+    for _ in range(2):
+        caplog.clear()
+        load_parts([part], workers=1)
+        assert "one: cut off at 3 s" in caplog.text
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "manifest"])

@@ -18,10 +18,15 @@ from vla_ros.demos.episode import Episode
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """What became of a part beside its episodes: frames left out by reason, and what to check where nothing is left."""
+    """What became of a part beside its episodes.
+
+    dropped: frames left out, by reason; hint: what to check where nothing is left; damage: what could not be read, in
+    sentences
+    """
 
     dropped: Mapping[str, int]
     hint: str = ""
+    damage: tuple[str, ...] = ()
 
 
 # Hands each episode over as soon as it is decoded, so that none waits in memory.

@@ -64,6 +64,8 @@ def load_parts(
         episodes += open_entry(entry, manifest)
         dropped.update(manifest["dropped"])
         hint = hint or manifest["hint"]
+        for text in manifest["damage"]:  # each time: whoever trains on the rest should know
+            logger.warning("%s", text)
     return episodes, dropped, hint
 
 

@@ -76,6 +76,7 @@ class EntryWriter:
             "arrays": {name: {"type": self._types[name], "shape": shape} for name, shape in self._shapes.items()},
             "dropped": dict(decoded.dropped),
             "hint": decoded.hint,
+            "damage": list(decoded.damage),
             "episodes": self._episodes,
         }
         write_manifest(self.folder, manifest)
