@@ -52,7 +52,7 @@ def reader_digest() -> str:
     """Return the digest of the code that decodes, ours and the libraries': another JPEG decoder, another picture."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for file in [*sorted(package.glob("*.py")), *sorted(package.glob("demos/*.py"))]:
+    for file in [*sorted(package.glob("*.py")), *sorted(package.glob("demos/**/*.py"))]:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     versions = [cv2.__version__, np.__version__, scipy.__version__]
     versions += [_version(name) for name in ("rosbags", "rosbags-image")]
