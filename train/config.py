@@ -25,26 +25,61 @@ class ConfigError(UserError):
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """Demonstrations of one format at one place; docs/data.md says what the path is for each format.
+
+    Attributes:
+        weight: how many windows are drawn from it, relative to the other sources, which then all have a weight; null
+            where none has: all windows of all sources count alike.
+    """
+
+    format: Literal["bags", "calvin", "rlds"]
+    path: str
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not self.weight > 0:
+            raise ConfigError(f"weight is {self.weight} for {self.path}; allowed: a positive number, or null")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which demonstrations.
 
     Attributes:
-        bags: bag folders, or folders of them, relative to the working directory.
-        robot: the robot's YAML file, or the name of a shipped one.
-        validation_fraction: part of the recorded episodes that is held out.
+        bags: bag folders, or folders of them, relative to the working directory: short for a list of ``sources``.
+        sources: any mixture of formats.
+        robot: the robot's YAML file, or the name of a shipped one, for bags.
+        validation_fraction: part of the recorded episodes that is held out, of each source.
         include_failures: also learn from episodes that were marked as failed.
-        workers: processes that read bags.
+        store: folder for decoded demonstrations; null: ``.vla_store`` beside each source.
+        workers: processes that decode; 0: one for each core.
     """
 
     bags: tuple[str, ...] = ()
+    sources: tuple[SourceConfig, ...] = ()
     robot: str = "tabletop"
     validation_fraction: float = 0.05
     include_failures: bool = False
-    workers: int = 2
+    store: str | None = None
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; allowed: 0 up to, without, 1")
+        if self.workers < 0:
+            raise ConfigError(f"data.workers is {self.workers}; allowed: 0 (one for each core) or more")
+        if self.bags and self.sources:
+            raise ConfigError(
+                "data.bags (or --bags) and data.sources are both set; list the bags in data.sources too, as "
+                '{"format": "bags", "path": "FOLDER"}'
+            )
+        unweighted = [source.path for source in self.sources if source.weight is None]
+        if unweighted and len(unweighted) < len(self.sources):
+            raise ConfigError(f"data.sources: {unweighted[0]} has no weight, others have; give all one, or none")
+        paths = [source.path for source in self.sources]
+        if len(set(paths)) < len(paths):
+            raise ConfigError(f"data.sources names a path twice: {', '.join(paths)}; use weights instead")
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from vla_ros import actions
 from vla_ros.contract import ARM_AXES, PROPRIOCEPTION_UNITS, PolicyContract, Proprioception
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.frames import Frames
 from vla_ros.demos.windows import chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError
+from vla_ros.train.sampling import MixtureSampler
 
 MINIMUM_STD = 0.01  # m or 1: a state that the demonstrations hardly vary must not become a magnifying glass
 
@@ -127,7 +129,9 @@ def check_commands(policy: Policy, commands: Iterable[str]) -> None:
 
 
 class WindowDataset(Dataset):
-    """All windows of some episodes in memory, images as uint8; fetched a whole batch at a time.
+    """All windows of some episodes, images as uint8; fetched a whole batch at a time.
+
+    Images stay where the episodes have them, mapped from the store for instance; the rest is in memory.
 
     Args:
         policy: its contract and tokenizer say how episodes become inputs and targets.
@@ -142,8 +146,7 @@ class WindowDataset(Dataset):
         self._offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._windows = windows(lengths.tolist(), self._history)[::stride]
         self._images = {
-            name: torch.from_numpy(np.concatenate([episode.images[name] for episode in episodes]))
-            for name in contract.camera_names
+            name: Frames([episode.images[name] for episode in episodes]) for name in contract.camera_names
         }
         self._proprioception = torch.from_numpy(_state(episodes, contract.proprioception is not None))
         self._actions = torch.from_numpy(_targets(episodes, contract.action.low, contract.action.high))
@@ -162,7 +165,9 @@ class WindowDataset(Dataset):
         mask = self._token_mask[episode]
         length = max(1, int(mask.sum(dim=1).max()))
         return {
-            "images": {name: pixels[rows] for name, pixels in self._images.items()},
+            "images": {
+                name: torch.from_numpy(pictures.gather(episode, frames)) for name, pictures in self._images.items()
+            },
             "proprioception": self._proprioception[rows],
             "tokens": self._tokens[episode][:, :length],
             "token_mask": mask[:, :length],
@@ -173,9 +178,11 @@ class WindowDataset(Dataset):
 
 
 class DemonstrationData(pl.LightningDataModule):
-    """Train and validation loaders over episodes that are in memory.
+    """Train and validation loaders over episodes.
 
     Args:
+        shares: where the sources in ``training`` have weights: for each in turn, its number of episodes and its weight.
+            Windows are drawn from the sources as the weights say, whatever the sizes; without it, all count alike.
         rehearsed: episodes of old tasks; ``rehearsed_fraction`` of the training windows are drawn from them.
     """
 
@@ -187,6 +194,7 @@ class DemonstrationData(pl.LightningDataModule):
         validation: Sequence[Episode],
         batch_windows: int,
         max_steps: int,
+        shares: Sequence[tuple[int, float]] = (),
         rehearsed: Sequence[Episode] = (),
         rehearsed_fraction: float = 0.0,
     ) -> None:
@@ -195,19 +203,21 @@ class DemonstrationData(pl.LightningDataModule):
         self.train_windows = WindowDataset([*training, *rehearsed], policy)
         history = policy.contract.timing.history
         self.val_windows = WindowDataset(validation, policy, stride=history) if validation else None
-        new = len(windows([len(episode) for episode in training], history))
-        self._sampler = self._make_sampler(new, rehearsed_fraction, max_steps * batch_windows)
+        groups = [(count, weight * (1 - rehearsed_fraction)) for count, weight in _normalised(shares, len(training))]
+        if rehearsed:
+            groups.append((len(rehearsed), rehearsed_fraction))
+        lengths = [len(episode) for episode in [*training, *rehearsed]]
+        self._sampler = self._make_sampler(groups, lengths, history, max_steps * batch_windows)
 
-    def _make_sampler(self, new: int, rehearsed_fraction: float, count: int) -> Sampler:
+    def _make_sampler(
+        self, groups: Sequence[tuple[int, float]], lengths: Sequence[int], history: int, count: int
+    ) -> Sampler:
         """Return a sampler of ``count`` windows: the whole training is one epoch, in as many shuffles as it takes."""
-        old = len(self.train_windows) - new
-        if not old:
+        if len(groups) == 1:
             return RandomSampler(self.train_windows, num_samples=count)
-        weights = torch.cat([
-            torch.full((new,), (1 - rehearsed_fraction) / new),
-            torch.full((old,), rehearsed_fraction / old),
-        ])  # fmt: skip
-        return WeightedRandomSampler(weights.tolist(), num_samples=count)
+        ends = np.cumsum([episodes for episodes, _ in groups])
+        sizes = [sum(part) + (history - 1) * len(part) for part in np.split(np.array(lengths), ends[:-1])]
+        return MixtureSampler(sizes, [share for _, share in groups], count)
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(
@@ -218,6 +228,12 @@ class DemonstrationData(pl.LightningDataModule):
         if self.val_windows is None:
             return []
         return DataLoader(self.val_windows, batch_size=self.batch_windows, collate_fn=_as_is)
+
+
+def _normalised(shares: Sequence[tuple[int, float]], episodes: int) -> list[tuple[int, float]]:
+    """Return the shares with a sum of 1; without any, all episodes together have it all."""
+    total = sum(weight for _, weight in shares)
+    return [(count, weight / total) for count, weight in shares] or [(episodes, 1.0)]
 
 
 def _as_is(batch: Any) -> Any:

@@ -26,16 +26,15 @@ import torch
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from vla_ros.demos.bag import read_bags
 from vla_ros.demos.episode import Episode
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
-from vla_ros.robot import load_robot
 from vla_ros.train.build import new_policy, observation_spec, tuned_policy
 from vla_ros.train.callbacks import MovingAverage, ProgressLines, draw_curves, keep_metrics
 from vla_ros.train.config import ConfigError, TrainConfig, load_config
-from vla_ros.train.data import DemonstrationData, check_commands, check_statistics, split_episodes
+from vla_ros.train.data import DemonstrationData, check_commands, check_statistics
+from vla_ros.train.demonstrations import Demonstrations, read_bags, read_demonstrations, split_demonstrations
 
 LOG_EVERY_STEPS = 20
 
@@ -73,7 +72,7 @@ def fit(
     """Train as ``config`` says and return the checkpoint folder, which holds the averaged weights.
 
     Args:
-        episodes: demonstrations that are already in memory; None reads ``config.data.bags``.
+        episodes: demonstrations that are already in memory; None reads what ``config.data`` names.
         rehearsed: the same for ``config.keep.bags``.
         resume: Lightning checkpoint of an interrupted run of the same recipe.
 
@@ -88,9 +87,12 @@ def fit(
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     _check_folder(config, resume)
-    episodes = _read(config, config.data.bags, "data.bags") if episodes is None else episodes
-    rehearsed = _read(config, config.keep.bags, "keep.bags") if rehearsed is None and config.keep.bags else rehearsed
-    training, validation = split_episodes(episodes, config.data.validation_fraction, config.seed)
+    sampled = observation_spec(config)
+    sources = read_demonstrations(config, *sampled) if episodes is None else [Demonstrations(episodes)]
+    if rehearsed is None and config.keep.bags:
+        rehearsed = read_bags(config.data, config.keep.bags, "keep.bags", *sampled)
+    episodes = [episode for source in sources for episode in source.episodes]
+    training, validation, shares = split_demonstrations(sources, config.data.validation_fraction, config.seed)
     policy = new_policy(config, training) if config.init_from is None else tuned_policy(config, training)
     _announce(policy, training, validation, rehearsed or ())
     retained = config.keep.retain.commands
@@ -103,6 +105,7 @@ def fit(
         validation=validation,
         batch_windows=config.trainer.batch_windows,
         max_steps=config.trainer.max_steps,
+        shares=shares,
         rehearsed=rehearsed or (),
         rehearsed_fraction=config.keep.fraction,
     )
@@ -210,19 +213,6 @@ def _prepare_folder(config: TrainConfig) -> Path:
     keep_metrics(folder)
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     return folder
-
-
-def _read(config: TrainConfig, bags: Sequence[str], key: str) -> list[Episode]:
-    """Read the demonstrations of ``bags`` and say what was left out."""
-    if not bags:
-        raise ConfigError(f"{key} is empty; list bag folders there, or give --bags PATH")
-    spec, timing = observation_spec(config)
-    robot = load_robot(config.data.robot)
-    episodes, report = read_bags(
-        bags, robot, spec, timing, include_failures=config.data.include_failures, workers=config.data.workers
-    )
-    print(f"{key}: {report.episodes} episodes, {report.frames} frames; left out: {report.dropped_text()}")
-    return episodes
 
 
 def _announce(

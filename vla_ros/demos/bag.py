@@ -99,10 +99,10 @@ def _read(path: Path, robot: Robot, spec: ObservationSpec, timing: Timing, inclu
         cutter = EpisodeCutter(recording, robot, spec, timing)
         episodes = list(cutter.episodes(include_failures))
         damage = tuple(f"{path}: {text}" for text in recording.damage)
-    return _Read(episodes, cutter.dropped, _hint(cutter), damage)
+    return _Read(episodes, cutter.dropped, hint(cutter), damage)
 
 
-def _hint(cutter: EpisodeCutter) -> str:
+def hint(cutter: EpisodeCutter) -> str:
     """What to check where no episode came out."""
     if not cutter.segmentation.segments:
         return (

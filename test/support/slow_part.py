@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A part that takes its time, for other processes: here because a new process finds this folder on its path."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.parts import Decoded, Part
+from vla_ros.demos.store import load_parts
+
+
+def slow_part(folder: Path, pause_s: float) -> Part:
+    """Two episodes made of `folder`/file, with a pause after each; every decoding leaves a line in `folder`/log."""
+    return Part("slow", folder, (folder / "file",), {}, functools.partial(_decode, folder / "log", pause_s))
+
+
+def _decode(log: Path, pause_s: float, add: Callable[[Episode], None]) -> Decoded:
+    with log.open("a") as file:
+        file.write("decoding\n")
+    for index in range(2):
+        add(_episode(index))
+        time.sleep(pause_s)
+    return Decoded({})
+
+
+def _episode(index: int) -> Episode:
+    return Episode(
+        images={"static": np.full((4, 3, 5, 3), index, np.uint8)},
+        proprioception=np.zeros((4, 0), np.float32),
+        actions=np.full((4, 7), 0.5 * index),
+        command="go", task="go", outcome="unknown", source="one#0", start_ns=0, ticks=np.arange(4, dtype=np.int64),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(len(load_parts([slow_part(Path(sys.argv[1]), float(sys.argv[2]))], workers=1)[0]))

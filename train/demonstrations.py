@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demonstrations that a recipe names, from whatever format, out of the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+
+from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.demos.bag_source import bag_parts
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.parts import Part
+from vla_ros.demos.sources import PARTS, load_demonstrations
+from vla_ros.robot import load_robot
+from vla_ros.train.config import ConfigError, DataConfig, SourceConfig, TrainConfig
+from vla_ros.train.data import split_episodes
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstrations:
+    """The episodes of one source, and its weight among the sources (None: no source has one)."""
+
+    episodes: Sequence[Episode]
+    weight: float | None = None
+
+
+def read_demonstrations(config: TrainConfig, spec: ObservationSpec, timing: Timing) -> list[Demonstrations]:
+    """Read what ``config.data`` names, and say what was left out.
+
+    Raises:
+        ConfigError: it names nothing.
+        UserError: a source can't be read.
+    """
+    data = config.data
+    if data.bags:
+        return [Demonstrations(read_bags(data, data.bags, "data.bags", spec, timing))]
+    if not data.sources:
+        raise ConfigError("data.bags is empty; list bag folders there, or give --bags PATH, or list data.sources")
+    return [
+        Demonstrations(_load(data, _parts(data, source, spec, timing), f"data.sources[{index}]"), source.weight)
+        for index, source in enumerate(data.sources)
+    ]
+
+
+def read_bags(
+    data: DataConfig, bags: Sequence[str], key: str, spec: ObservationSpec, timing: Timing
+) -> list[Episode]:  # fmt: skip
+    """Read the demonstrations in ``bags``, which the recipe lists under ``key``, and say what was left out."""
+    return _load(data, bag_parts(bags, load_robot(data.robot), spec, timing, data.include_failures), key)
+
+
+def split_demonstrations(
+    sources: Sequence[Demonstrations], validation_fraction: float, seed: int
+) -> tuple[list[Episode], list[Episode], list[tuple[int, float]]]:
+    """Return (training, validation, shares): each source is split by itself, so that both parts have all of them.
+
+    ``shares`` is (training episodes, weight) for each source, empty where sources have no weights.
+    """
+    training: list[Episode] = []
+    validation: list[Episode] = []
+    shares: list[tuple[int, float]] = []
+    for source in sources:
+        kept, held_out = split_episodes(source.episodes, validation_fraction, seed)
+        training += kept
+        validation += held_out
+        if source.weight is not None:
+            shares.append((len(kept), source.weight))
+    return training, validation, shares
+
+
+def _parts(data: DataConfig, source: SourceConfig, spec: ObservationSpec, timing: Timing) -> list[Part]:
+    if source.format == "bags":
+        return bag_parts([source.path], load_robot(data.robot), spec, timing, data.include_failures)
+    return PARTS[source.format](Path(source.path), spec, timing)
+
+
+def _load(data: DataConfig, parts: Sequence[Part], key: str) -> list[Episode]:
+    label = f"the {len(parts)} parts of {key}, {', '.join(part.name for part in parts[:5])}"
+    folder = Path(data.store) if data.store else None
+    with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
+        task = bar.add_task(f"decoding {key}", total=len(parts), start=False)
+
+        def show(done: int, total: int) -> None:
+            bar.start_task(task)
+            bar.update(task, completed=done, total=total)
+            if not sys.stdout.isatty() and (done == total or done % max(1, total // 10) == 0):
+                print(f"{key}: decoded {done} of {total}", flush=True)
+
+        episodes, report = load_demonstrations(parts, label, folder, data.workers, show)
+    print(f"{key}: {report.episodes} episodes, {report.frames} frames; left out: {report.dropped_text()}")
+    return episodes

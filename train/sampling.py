@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which windows a training step sees, where sources of demonstrations have weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+_DRAWN_AT_ONCE = 4096
+
+
+class MixtureSampler(Sampler[int]):
+    """Draws ``count`` of the windows 0 .. sum(sizes) - 1; group g, the next ``sizes[g]``, gets ``shares[g]`` of them.
+
+    Shares are relative. Within a group every window comes once before any comes again. Draws follow torch's seed.
+    """
+
+    def __init__(self, sizes: Sequence[int], shares: Sequence[float], count: int) -> None:
+        self._sizes, self._shares, self._count = sizes, shares, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+        starts = [sum(self._sizes[:group]) for group in range(len(self._sizes))]
+        groups = [_endless(start, size, generator) for start, size in zip(starts, self._sizes, strict=True)]
+        shares = torch.tensor(self._shares, dtype=torch.float64)
+        for done in range(0, self._count, _DRAWN_AT_ONCE):
+            number = min(_DRAWN_AT_ONCE, self._count - done)
+            for group in torch.multinomial(shares, number, replacement=True, generator=generator).tolist():
+                yield next(groups[group])
+
+
+def _endless(start: int, size: int, generator: torch.Generator) -> Iterator[int]:
+    """Yield start .. start + size - 1 in one shuffle after another."""
+    while True:
+        for index in torch.randperm(size, generator=generator):
+            yield start + int(index)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RLDS data sets (arXiv:2111.02767) as TensorFlow Datasets writes them, read without TensorFlow: one part a shard.
+
+The folder is the one of a version, such as fractal20220817_data/0.1.0: it holds features.json and the shards of its
+training split, NAME-train.tfrecord-00000-of-01024. NAME says how to read them (`rlds_datasets.LAYOUTS`).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from vla_ros import images
+from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.errors import SourceError
+from vla_ros.demos.parts import Decoded, Part, sampling_settings
+from vla_ros.demos.rlds_datasets import FIRST_BRIDGE, LAYOUTS, Floats, Layout
+from vla_ros.demos.tfrecord import Example, records
+from vla_ros.demos.trajectory import TOO_SHORT, Trajectory, require_rate, to_episode
+from vla_ros.schema import suggestion
+
+_SHARD = re.compile(r"(?P<name>.+)-train\.tfrecord-\d+-of-(?P<shards>\d+)")
+WITHOUT_TEXT = "episode without a language instruction"
+FAILED = "episode failure"
+
+
+def rlds_parts(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Part]:
+    """Return a part for each shard of the training split in `folder`, in their order.
+
+    Raises:
+        SourceError: there are no shards or some are missing, the data set is not known, or it has not what the contract
+            wants.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is no folder; give a version's, with features.json: fractal20220817_data/0.1.0")
+    shards = {file: match for file in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(file.name))}
+    names = sorted({match["name"] for match in shards.values()})
+    if len(names) != 1:
+        found = f"the shards of {', '.join(names)}" if names else "no NAME-train.tfrecord-00000-of-00001"
+        raise SourceError(f"{folder} holds {found}; give the folder of one data set's version, with features.json")
+    expected = int(next(iter(shards.values()))["shards"])
+    if len(shards) != expected:
+        raise SourceError(f"{folder} holds {len(shards)} of {expected} shards of {names[0]}; copy the others too")
+    if names[0] not in LAYOUTS:
+        raise SourceError(
+            f"{folder}: the data set {names[0]!r} is not known here; {suggestion(names[0], LAYOUTS)}. docs/data.md "
+            "says how to add one"
+        )
+    _check(names[0], spec, timing)
+    settings = {"format": "rlds", "dataset": names[0], **sampling_settings(spec, timing)}
+    return [
+        Part(
+            name=shard.name,
+            home=folder,
+            files=(shard,),
+            settings={**settings, "name": shard.name},
+            decode=functools.partial(_decode, shard, names[0], spec, timing),
+        )
+        for shard in shards
+    ]
+
+
+def _check(name: str, spec: ObservationSpec, timing: Timing) -> None:
+    layout = LAYOUTS[name]
+    require_rate(layout.rate_hz, timing, name)
+    for camera in spec.cameras:
+        if camera.name not in layout.cameras:
+            raise SourceError(f"{name} has no camera {camera.name!r}; it has {', '.join(layout.cameras)}")
+
+
+def _decode(shard: Path, name: str, spec: ObservationSpec, timing: Timing, add: Callable[[Episode], None]) -> Decoded:
+    dropped: Counter[str] = Counter()
+    for index, record in enumerate(records(shard)):
+        source = f"{shard.name}#{index}"
+        try:
+            example = Example(record)
+            first_release = name == "bridge" and "steps/action/open_gripper" in example
+            trajectory = _trajectory(example, LAYOUTS[FIRST_BRIDGE if first_release else name], spec, source)
+            why = FAILED if _failed(example) else "" if trajectory.command else WITHOUT_TEXT
+            episode = None if why else to_episode(trajectory, spec, timing)
+        except KeyError as error:
+            raise SourceError(f"{shard}, record {index}: there is no feature {error}; it is not {name!r}") from None
+        except ValueError as error:
+            raise SourceError(f"{shard}, record {index} is damaged: {error}") from None
+        if episode is not None:
+            add(episode)
+        else:
+            dropped[why or TOO_SHORT] += len(trajectory)
+    return Decoded(dropped)
+
+
+def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source: str) -> Trajectory:
+    """Return the steps of a record that have a label: all but the last, which no motion follows."""
+    numbers = {name: _numbers(example, name, size) for name, size in layout.numbers.items()}
+    pictures = {camera.name: example.bytes_list(f"steps/{layout.cameras[camera.name]}") for camera in spec.cameras}
+    lengths = {name: len(values) for name, values in numbers.items()}
+    lengths |= {name: len(values) for name, values in pictures.items()}
+    steps = next(iter(lengths.values()))
+    if set(lengths.values()) != {steps}:
+        raise ValueError(f"lists of different lengths: {lengths}")
+    kept = slice(layout.first_step, max(layout.first_step, steps - 1))
+    poses = layout.poses(numbers)
+    if not np.isfinite(poses).all() or (len(poses) and np.linalg.norm(poses[:, 3:], axis=1).min() < 0.5):
+        raise ValueError("a pose that is not finite, or no rotation")
+
+    def picture(camera: str, step: int) -> NDArray[np.uint8]:
+        return images.decode_image_file(bytes(pictures[camera][layout.first_step + step]))
+
+    openings = None if layout.openings is None else layout.openings(numbers)[kept]
+    return Trajectory(
+        rate_hz=layout.rate_hz,
+        picture=picture,
+        twists=_motion(poses, float(layout.rate_hz))[layout.first_step :],
+        grippers=layout.grippers(numbers)[kept],
+        poses=poses[kept],
+        openings=openings,
+        command=(command := _command(example, layout)),
+        task=command,
+        outcome="unknown",
+        source=source,
+    )
+
+
+def _motion(poses: Floats, rate_hz: float) -> Floats:
+    """Return the twists (S - 1, 6) between consecutive poses (S, 7)."""
+    if len(poses) < 2:
+        return np.zeros((0, 6))
+    rotations = Rotation.from_quat(poses[:, 3:])
+    turned = (rotations[1:] * rotations[:-1].inv()).as_rotvec()
+    return np.concatenate([np.diff(poses[:, :3], axis=0), turned], axis=1) * rate_hz
+
+
+def _numbers(example: Example, name: str, size: int) -> Floats:
+    values = example.numbers(f"steps/{name}")
+    if len(values) % size:
+        raise ValueError(f"steps/{name} has {len(values)} numbers, not a multiple of {size}")
+    return values.reshape(-1, size)
+
+
+def _command(example: Example, layout: Layout) -> str:
+    """Return the first text that says something."""
+    for name in layout.commands:
+        texts = example.bytes_list(f"steps/{name}") if f"steps/{name}" in example else []
+        for text in texts:
+            if words := bytes(text).decode("utf-8", errors="replace").strip():
+                return words
+    return ""
+
+
+def _failed(example: Example) -> bool:
+    """Whether the episode is one of DROID's that were recorded as failures; the others do not say."""
+    name = "episode_metadata/file_path"
+    return name in example and any(b"/failure/" in bytes(path) for path in example.bytes_list(name))

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store: parts decoded once, in a folder beside them, for all runs, ranks and processes that read them.
+
+`.vla_store/NAME-KEY/` is an entry; it appears whole, by a rename. While one is being made, its lock file is held and
+its files are in `NAME-KEY.partial`: what a killed process leaves there is removed by the next that wants the entry.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.errors import SourceError, StoreError
+from vla_ros.demos.identity import Stamps, content_digest, entry_key, reader_digest, stamps
+from vla_ros.demos.locking import exclusive
+from vla_ros.demos.parts import Part
+from vla_ros.demos.store_entry import EntryWriter, open_entry, read_manifest, write_manifest
+
+STORE_NAME = ".vla_store"
+PARTIAL = ".partial"
+LOCK = ".lock"
+
+# How many characters of the key are in a folder's name; the manifest has all of them.
+_KEY_CHARACTERS = 20
+
+Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
+
+
+def load_parts(
+    parts: Sequence[Part], folder: Path | None = None, workers: int = 0, progress: Progress | None = None
+) -> tuple[list[Episode], Counter[str], str]:
+    """Return the episodes of `parts` in their order, frames dropped by reason, and a hint where nothing came out.
+
+    Parts that are not in the store yet are decoded by `workers` processes (0: one for each core), and by whichever
+    other run or rank wants the same: each part by one of them. The episodes' arrays are mapped, not loaded.
+
+    Args:
+        folder: where the store is; None: in `.vla_store` beside each part's home.
+        progress: is told (parts done, parts in all).
+
+    Raises:
+        StoreError: the store can't be written or locked.
+        UserError: a part can't be read.
+    """
+    entries = _decode_all(parts, folder, workers, progress)
+    episodes: list[Episode] = []
+    dropped: Counter[str] = Counter()
+    hint = ""
+    for entry in entries:
+        manifest = read_manifest(entry)
+        if manifest is None:
+            raise StoreError(f"{entry} was removed or damaged while it was read; run the same command again")
+        episodes += open_entry(entry, manifest)
+        dropped.update(manifest["dropped"])
+        hint = hint or manifest["hint"]
+        for text in manifest["damage"]:  # each time: whoever trains on the rest should know
+            logger.warning("%s", text)
+    return episodes, dropped, hint
+
+
+def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
+    """Return the entry of `part`, decoding it if need be; None where another process is at it and not to `wait` for."""
+    store = store_folder(part, folder)
+    seen = stamps(part.files, store)
+    content = _content(part, store, seen)
+    key = entry_key(content, part.settings)
+    name = f"{_safe(part.name)}-{key[:_KEY_CHARACTERS]}"
+    entry = store / name
+    if read_manifest(entry) is not None:
+        return entry
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"the folder {store} for decoded demonstrations can't be made ({error.strerror}); name another one with "
+            "--set data.store=FOLDER"
+        ) from None
+    with exclusive(store / f"{name}{LOCK}", wait) as mine:
+        if not mine:
+            return None
+        if read_manifest(entry) is None:
+            if entry.exists():
+                logger.warning("%s is damaged and is decoded again", entry)
+                shutil.rmtree(entry)
+            _decode(part, store, entry, content, seen)
+    return entry
+
+
+def store_folder(part: Part, folder: Path | None) -> Path:
+    """Return where the store of a part is."""
+    return part.home / STORE_NAME if folder is None else folder
+
+
+def _decode_all(
+    parts: Sequence[Part], folder: Path | None, workers: int, progress: Progress | None
+) -> list[Path]:  # fmt: skip
+    """Return the entry of each part."""
+    there = _present(parts, folder)
+    entries = [_unread_entry(part, store_folder(part, folder), there) for part in parts]
+    order = [index for index, entry in enumerate(entries) if entry is None]
+    if not order:
+        return [entry for entry in entries if entry is not None]
+    with _pool(workers or _cores(), len(order)) as pool:
+        # Runs that start together share the work: each takes what no other has begun, and waits for the rest then.
+        for wait in (False, True):
+            futures = {pool.submit(ensure, parts[index], folder, wait): index for index in order}
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    entries[futures[future]] = future.result()
+                    if progress and future.result() is not None:
+                        progress(sum(entry is not None for entry in entries), len(parts))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            order = [index for index in order if entries[index] is None]
+    return [entry for entry in entries if entry is not None]
+
+
+def _present(parts: Sequence[Part], folder: Path | None) -> dict[Path, dict[str, list[Path]]]:
+    """List the entries of each store by the part's name, so that no store is searched once for each part."""
+    found: dict[Path, dict[str, list[Path]]] = {}
+    for store in {store_folder(part, folder) for part in parts}:
+        found[store] = {}
+        for entry in sorted(store.iterdir()) if store.is_dir() else ():
+            name, _, key = entry.name.rpartition("-")
+            if len(key) == _KEY_CHARACTERS:
+                found[store].setdefault(name, []).append(entry)
+    return found
+
+
+def _unread_entry(part: Part, store: Path, there: dict[Path, dict[str, list[Path]]]) -> Path | None:
+    """Return the part's entry if that can be told without reading the part's files."""
+    candidates = there[store].get(_safe(part.name))
+    if not candidates:
+        return None
+    seen = stamps(part.files, store)
+    for entry in candidates:
+        manifest = read_manifest(entry)
+        if manifest is None or manifest["files"] != seen:
+            continue
+        if manifest["key"] == entry_key(manifest["content"], part.settings):
+            return entry
+    return None
+
+
+def _pool(workers: int, parts: int) -> concurrent.futures.Executor:
+    if workers == 1 or parts == 1:
+        return concurrent.futures.ThreadPoolExecutor(1)
+    # Not forked: the caller may have threads, and a fork copies their locks as they are.
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(min(workers, max(1, parts)), mp_context=context)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) -> None:
+    """Decode `part` into `entry`; the caller holds its lock."""
+    partial = entry.with_name(entry.name + PARTIAL)
+    if partial.exists():
+        shutil.rmtree(partial)
+    writer = EntryWriter(partial)
+    try:
+        decoded = part.decode(writer.add)
+        if stamps(part.files, store) != seen:
+            raise SourceError(f"{part.name} was changed while it was read; run again when it is complete")
+        settings = dict(part.settings)
+        writer.finish(
+            decoded,
+            {
+                "name": part.name,
+                "key": entry_key(content, settings),
+                "content": content,
+                "files": seen,
+                "settings": settings,
+                "reader": reader_digest(),
+            },
+        )
+        partial.rename(entry)
+    except BaseException:
+        writer.close()
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _content(part: Part, store: Path, seen: Stamps) -> str:
+    """Return the digest of a part's files; they are read only where no entry was made of files that look the same."""
+    for entry in sorted(store.glob(f"{_safe(part.name)}-{'?' * _KEY_CHARACTERS}")):
+        manifest = read_manifest(entry)
+        if manifest is not None and manifest["files"] == seen:
+            return str(manifest["content"])
+    content = content_digest(part.files)
+    for entry in sorted(store.glob(f"{_safe(part.name)}-{'?' * _KEY_CHARACTERS}")):
+        manifest = read_manifest(entry)
+        if manifest is not None and manifest["content"] == content:  # copied or touched, but the same
+            _note(entry, {**manifest, "files": seen})
+    return content
+
+
+def _note(entry: Path, manifest: dict[str, Any]) -> None:
+    """Write down how the files look now; where that is not possible, they are read again next time."""
+    try:
+        write_manifest(entry, manifest)
+    except OSError:
+        logger.debug("%s can't be updated", entry)
+
+
+def _safe(name: str) -> str:
+    """The part's name as a file name without characters that mean something to `glob`."""
+    return re.sub(r"[^\w.-]", "_", name)[:80]

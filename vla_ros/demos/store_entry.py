@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An entry of the store: the episodes of one part, as flat files that are mapped and never loaded.
+
+A folder with one file for each camera and each array, frames one after the other, all episodes in a row, and
+manifest.json, which says where each episode begins. Frames are raw bytes, so that any window is a copy out of the
+page cache: docs/data.md has the measurement that this choice comes from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.parts import Decoded
+
+MANIFEST = "manifest.json"
+ENTRY_VERSION = 1
+
+_ARRAYS = ("proprioception", "actions")
+_TEXTS = tuple(
+    field.name for field in dataclasses.fields(Episode) if field.name not in ("images", "ticks", *_ARRAYS)
+)  # fmt: skip
+
+
+class EntryWriter:
+    """Writes episodes into `folder`, which must not exist yet. Nothing is kept in memory but the manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        self._shapes: dict[str, list[int]] = {}
+        self._types: dict[str, str] = {}
+        self._episodes: list[dict[str, Any]] = []
+        self._frames = 0
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode.
+
+        Raises:
+            ValueError: its cameras or the sizes of its arrays are not those of the episodes before.
+        """
+        arrays = {f"images.{camera}": images for camera, images in episode.images.items()}
+        arrays |= {name: getattr(episode, name) for name in _ARRAYS}
+        shapes = {name: list(array.shape[1:]) for name, array in arrays.items()}
+        if self._episodes and shapes != self._shapes:
+            raise ValueError(f"{episode.source}: arrays of shape {shapes}, but the episodes before had {self._shapes}")
+        for name, array in arrays.items():
+            if name not in self._files:
+                self._files[name] = (self.folder / name).open("xb")
+                self._shapes[name], self._types[name] = shapes[name], array.dtype.str
+            self._files[name].write(np.ascontiguousarray(array).data)
+        row = {name: getattr(episode, name) for name in _TEXTS}
+        place = {"first_tick": int(episode.ticks[0]), "frame": self._frames, "frames": len(episode)}
+        self._episodes.append({**row, **place})
+        self._frames += len(episode)
+
+    def finish(self, decoded: Decoded, about: Mapping[str, Any]) -> None:
+        """Write the manifest, with `about` in it, and make sure that all of it is on the disk."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        manifest = {
+            "version": ENTRY_VERSION,
+            **about,
+            "frames": self._frames,
+            "arrays": {name: {"type": self._types[name], "shape": shape} for name, shape in self._shapes.items()},
+            "dropped": dict(decoded.dropped),
+            "hint": decoded.hint,
+            "damage": list(decoded.damage),
+            "episodes": self._episodes,
+        }
+        write_manifest(self.folder, manifest)
+
+    def close(self) -> None:
+        """Close the files of an entry that was not finished."""
+        for file in self._files.values():
+            file.close()
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json whole or not at all."""
+    scratch = folder / f".{MANIFEST}.{os.getpid()}"
+    with scratch.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a whole entry; None for anything else: no entry, of another version, a file cut off."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["version"] != ENTRY_VERSION:
+            return None
+        for name, array in manifest["arrays"].items():
+            expected = manifest["frames"] * _row_bytes(array)
+            if (folder / name).stat().st_size != expected:
+                return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return manifest
+
+
+def open_entry(folder: Path, manifest: Mapping[str, Any]) -> list[Episode]:
+    """Return the episodes of an entry. Their arrays are read-only views of mapped files."""
+    arrays = {name: _map(folder / name, array, manifest["frames"]) for name, array in manifest["arrays"].items()}
+    episodes = []
+    for row in manifest["episodes"]:
+        part = slice(row["frame"], row["frame"] + row["frames"])
+        images = {name.partition(".")[2]: array[part] for name, array in arrays.items() if name.startswith("images.")}
+        fields: dict[str, Any] = {name: arrays[name][part] for name in _ARRAYS}
+        fields |= {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _TEXTS}
+        ticks = np.arange(row["first_tick"], row["first_tick"] + row["frames"], dtype=np.int64)
+        episodes.append(Episode(images=images, ticks=ticks, **fields))
+    return episodes
+
+
+def _map(path: Path, array: Mapping[str, Any], frames: int) -> NDArray[Any]:
+    shape = (frames, *array["shape"])
+    if frames * _row_bytes(array) == 0:  # nothing to map: no proprioception
+        return np.zeros(shape, array["type"])
+    return np.memmap(path, dtype=array["type"], mode="r", shape=shape)
+
+
+def _row_bytes(array: Mapping[str, Any]) -> int:
+    return int(np.prod(array["shape"], dtype=np.int64)) * np.dtype(array["type"]).itemsize
