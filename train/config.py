@@ -17,7 +17,8 @@ from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.heads import HEADS
-from vla_ros.policy.module import LossConfig, OptimizerConfig, RetainConfig
+from vla_ros.policy.losses import LossConfig
+from vla_ros.policy.module import OptimizerConfig, RetainConfig
 
 
 class ConfigError(UserError):

@@ -12,8 +12,8 @@ import torch
 from vla_ros.contract import ContractError
 from vla_ros.policy import augment
 from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.module import (
-    LossConfig,
     OptimizerConfig,
     RetainConfig,
     VLAModule,

@@ -23,9 +23,9 @@ from vla_ros.policy.augment import (
     jitter_colours,
     shift_pixels,
 )
-from vla_ros.policy.heads.lstm import ActionPrediction
-from vla_ros.policy.losses import action_loss
+from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.policy import Policy
+from vla_ros.policy.prediction import ActionPrediction
 
 
 class Batch(TypedDict):
@@ -48,14 +48,6 @@ class OptimizerConfig:
     weight_decay: float = 1e-3
     warmup_steps: int = 100
     min_lr_scale: float = 0.01
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """``huber_delta`` in normalised units; ``gripper_weight`` is the weight of the cross-entropy of the gripper."""
-
-    huber_delta: float = 0.1
-    gripper_weight: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -117,14 +109,9 @@ class VLAModule(pl.LightningModule):
         """Return the loss of a batch and log every term of it as ``{phase}/{name}``."""
         inputs = self._inputs(batch, training=phase == "train")
         text = self.policy.encode_text(inputs.pop("tokens"), batch["token_mask"])
-        prediction = self.policy(**inputs, text=text)
-        terms = action_loss(
-            prediction,
-            batch["actions"],
-            batch["action_valid"] & batch["valid"][..., None],
-            huber_delta=self.loss_config.huber_delta,
-            gripper_weight=self.loss_config.gripper_weight,
-        )
+        readout = self.policy.read(**inputs, text=text)
+        mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
+        terms = self.policy.head.losses(readout.features, readout.pick(batch["actions"]), mask, self.loss_config)
         if phase == "train" and self._teacher and self.retain_config.weight:
             terms["retain_loss"] = self._retain_loss(inputs)
             terms["loss"] = terms["loss"] + self.retain_config.weight * terms["retain_loss"]
@@ -168,16 +155,10 @@ class VLAModule(pl.LightningModule):
         teacher = self._teacher[0].to(self.device)
         with torch.no_grad():
             target: ActionPrediction = teacher(**part, text=teacher.encode_text(tokens, token_mask))
-        prediction = self.policy(**part, text=self.policy.encode_text(tokens, token_mask))
+        readout = self.policy.read(**part, text=self.policy.encode_text(tokens, token_mask))
         actions = torch.cat([target.arm, target.gripper_logit.sigmoid()[..., None]], dim=-1)
-        mask = part["valid"][..., None].expand(prediction.gripper_logit.shape)
-        return action_loss(
-            prediction,
-            actions,
-            mask,
-            huber_delta=self.loss_config.huber_delta,
-            gripper_weight=self.loss_config.gripper_weight,
-        )["loss"]
+        mask = readout.valid[..., None].expand(target.gripper_logit.shape)
+        return self.policy.head.losses(readout.features, actions, mask, self.loss_config)["loss"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the contract beside the weights: they mean something with its statistics and tokenizer only."""
