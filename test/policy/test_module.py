@@ -18,8 +18,8 @@ from vla_ros.policy.module import (
     RetainConfig,
     VLAModule,
     learning_rate_scale,
-    parameter_groups,
 )
+from vla_ros.policy.tuning import parameter_groups
 
 NO_AUGMENT = AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0)
 

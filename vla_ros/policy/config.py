@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from vla_ros import schema
 from vla_ros.errors import UserError
@@ -42,6 +42,40 @@ class CompactConfig:
         """Raise ValueError if the backbone can't take images of height x width."""
         if height % 8 or width % 8:
             raise ValueError(f"a camera image is {height}x{width} (height x width); allowed: multiples of 8")
+
+
+@dataclass(frozen=True)
+class VlmConfig:
+    """A vision-language model of transformers as backbone (``policy/backbones/vlm.py``).
+
+    Attributes:
+        pretrained: in a recipe, a folder or hub id with the weights to start from; None in a checkpoint, which has its
+            own weights.
+        model: the model's own configuration, as transformers writes it, with its ``model_type``; empty in a recipe that
+            names ``pretrained``. Without ``pretrained`` the weights start at random.
+        history_mode: how the W frames of the history are seen. "policy_head": each alone, the head fuses time (its
+            history of 1 frame is the one-step policy). "interleaved": all in one sequence, a feature after each.
+            "video": all in one sequence, one feature at its end.
+        around_image: the tokens before and after the tokens of each image, or none; with ``pretrained`` they are those
+            that the model was trained with.
+
+    Raises:
+        ValueError: both ``pretrained`` and ``model`` are given, or another number of tokens around an image.
+    """
+
+    pretrained: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    history_mode: Literal["policy_head", "interleaved", "video"] = "policy_head"
+    around_image: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pretrained is not None and self.model:
+            raise ValueError(
+                "vlm.pretrained and vlm.model are both set; the weights of vlm.pretrained come with their own "
+                "configuration: remove vlm.model, or remove vlm.pretrained to start from random weights"
+            )
+        if len(self.around_image) not in (0, 2):
+            raise ValueError(f"vlm.around_image is {self.around_image}; allowed: none, or the token before and after")
 
 
 @dataclass(frozen=True)
@@ -140,6 +174,7 @@ class PolicyConfig:
     backbone: str = "compact"
     head: str = "lstm"
     compact: CompactConfig = field(default_factory=CompactConfig)
+    vlm: VlmConfig = field(default_factory=VlmConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
     lstm: LstmConfig = field(default_factory=LstmConfig)
     gpt: GptConfig = field(default_factory=GptConfig)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -12,16 +13,59 @@ from vla_ros.policy.prediction import ARM_DIMENSIONS, ActionPrediction
 
 
 @dataclass(frozen=True)
+class ForwardPredictionConfig:
+    """Predicting the cameras' future pictures as a second task (``policy/forward_prediction.py``).
+
+    Attributes:
+        weight: of the mean squared error, in normalised pixels, in the loss.
+        steps_ahead: how many control periods later the predicted frame is.
+        patch_px: edge of a patch; divides the height and width of every camera.
+        width, layers, attention_heads: of the network that decodes the patches.
+
+    Raises:
+        ValueError: a value is not possible.
+    """
+
+    weight: float = 0.1
+    steps_ahead: int = 4
+    patch_px: int = 16
+    width: int = 192
+    layers: int = 2
+    attention_heads: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("steps_ahead", "patch_px", "width", "layers", "attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"loss.forward_prediction.{name} is {getattr(self, name)}; allowed: 1 or more")
+        if self.width % self.attention_heads:
+            raise ValueError(
+                f"loss.forward_prediction.width is {self.width}; "
+                f"allowed: multiples of attention_heads = {self.attention_heads}"
+            )
+
+    def check_image_sizes(self, camera_sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Raise ValueError if the patches do not tile the images (height, width) of a camera."""
+        for name, (height, width) in camera_sizes.items():
+            if height % self.patch_px or width % self.patch_px:
+                raise ValueError(
+                    f"loss.forward_prediction.patch_px is {self.patch_px}, but the camera {name} is {height}x{width}; "
+                    "allowed: a number that divides the height and width of every camera"
+                )
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """How terms are measured and added up.
 
     Attributes:
         huber_delta: of the arm's Huber loss, in normalised units (heads that predict numbers).
         gripper_weight: weight of the gripper's term beside the arm's.
+        forward_prediction: of future pictures, or None for not at all.
     """
 
     huber_delta: float = 0.1
     gripper_weight: float = 0.1
+    forward_prediction: ForwardPredictionConfig | None = None
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -12,5 +12,6 @@ A backbone is an ``nn.Module`` with ``feature_size`` D, ``fuses_time`` and three
 from __future__ import annotations
 
 from vla_ros.policy.backbones.compact import CompactBackbone
+from vla_ros.policy.backbones.vlm import VlmBackbone
 
-BACKBONES = {"compact": CompactBackbone}
+BACKBONES = {"compact": CompactBackbone, "vlm": VlmBackbone}

@@ -27,6 +27,7 @@ class FlowHead(Head):
     """
 
     noise: Tensor
+    frequencies: Tensor
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: FlowConfig) -> None:
         super().__init__(chunk=chunk, history=history)
