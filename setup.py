@@ -72,8 +72,9 @@ setup(
         ],
         "sim": ["mujoco>=3.3.7,<4", "gymnasium"],
         "train": ["tensorboard"],
+        "vlm": ["peft>=0.17"],
         "test": TEST,  # colcon test looks for pytest here
-        "dev": [*TEST, "ruff", "mypy"],
+        "dev": [*TEST, "peft>=0.17", "ruff", "mypy"],
     },
     entry_points={
         "console_scripts": ["vla = vla_ros.cli:main", *(f"{node} = vla_ros.nodes.{node}:main" for node in NODES)],

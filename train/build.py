@@ -7,13 +7,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from vla_ros import __version__
-from vla_ros.contract import ActionSpace, ObservationSpec, PolicyContract, Provenance, Timing
+from vla_ros.contract import ActionSpace, Camera, ObservationSpec, PolicyContract, Provenance, Timing
 from vla_ros.demos.episode import Episode
+from vla_ros.policy.backbones.pretrained import Pretrained, load_pretrained
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
-from vla_ros.train.config import TrainConfig
+from vla_ros.train.config import ConfigError, TrainConfig
 from vla_ros.train.data import action_bounds, data_digest, proprioception_statistics
 
 
@@ -31,9 +32,16 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
     """Return an untrained policy whose statistics, tokenizer and provenance are of the ``training`` episodes only."""
     chosen, network = config.contract, config.policy or PolicyConfig()
     assert chosen is not None  # as TrainConfig demands without init_from
-    template = chosen.language("not trained yet")
-    prompts = [template.prompt(episode.command) for episode in training]
-    tokenizer = CommandTokenizer.train(prompts, chosen.vocabulary_size)
+    pretrained = None
+    if network.backbone == "vlm" and network.vlm.pretrained is not None:
+        pretrained = load_pretrained(network.vlm)
+        _check_normalisation(chosen.cameras, pretrained)
+        network = dataclasses.replace(network, vlm=pretrained.config)
+        tokenizer = pretrained.tokenizer
+    else:
+        template = chosen.language("not trained yet")
+        prompts = [template.prompt(episode.command) for episode in training]
+        tokenizer = CommandTokenizer.train(prompts, chosen.vocabulary_size)
     low, high = action_bounds(training)
     contract = PolicyContract(
         cameras=chosen.cameras,
@@ -43,13 +51,30 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
         action=ActionSpace(low=low, high=high),
         provenance=Provenance(
             backbone=network.backbone,
-            backbone_revision="from scratch",
+            backbone_revision=pretrained.revision if pretrained else "from scratch",
             head=network.head,
             data_digest=data_digest(training),
             package_version=__version__,
         ),
     )
-    return Policy(contract, network, tokenizer)
+    policy = Policy(contract, network, tokenizer)
+    if pretrained:
+        policy.backbone.adopt(pretrained.model)
+    return policy
+
+
+def _check_normalisation(cameras: Sequence[Camera], pretrained: Pretrained) -> None:
+    """Raise ConfigError if a camera is normalised in another way than the pretrained model's images were."""
+    for camera in cameras:
+        for key, given, needed in (
+            ("mean", camera.mean, pretrained.image_mean),
+            ("std", camera.std, pretrained.image_std),
+        ):
+            if needed is not None and any(abs(a - b) > 1e-4 for a, b in zip(given, needed, strict=True)):
+                raise ConfigError(
+                    f"contract.cameras: {camera.name} has the {key} {list(given)}, but {pretrained.revision} was "
+                    f"trained with {list(needed)}; give that"
+                )
 
 
 def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:

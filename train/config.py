@@ -17,7 +17,8 @@ from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.heads import HEADS
-from vla_ros.policy.module import LossConfig, OptimizerConfig, RetainConfig
+from vla_ros.policy.losses import LossConfig
+from vla_ros.policy.module import OptimizerConfig, RetainConfig
 
 
 class ConfigError(UserError):
@@ -147,6 +148,8 @@ class TrainerConfig:
         gradient_clip_norm: largest norm of a step's gradient.
         ema_decay: of the moving average of the weights that is validated and kept.
         validate_every_steps: how often the held-out episodes are looked at.
+        patience_validations: stop after so many validations without a better loss; 0 trains all steps.
+        gradient_checkpointing: recompute the vision-language model's activations instead of keeping them.
         threads: CPU threads of torch; 0 leaves torch's own choice.
         accelerator: "auto" takes a GPU where there is one.
         precision: as Lightning names them.
@@ -157,6 +160,8 @@ class TrainerConfig:
     gradient_clip_norm: float = 1.0
     ema_decay: float = 0.998
     validate_every_steps: int = 1000
+    patience_validations: int = 0
+    gradient_checkpointing: bool = False
     threads: int = 0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -165,6 +170,8 @@ class TrainerConfig:
         for name in ("max_steps", "batch_windows", "validate_every_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name} is {getattr(self, name)}; allowed: 1 or more")
+        if self.patience_validations < 0:
+            raise ConfigError(f"trainer.patience_validations is {self.patience_validations}; allowed: 0 or more")
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,9 @@ class TrainConfig:
             )
         if self.contract is not None:
             _check_network(self.policy or PolicyConfig(), self.contract.cameras)
+            if self.loss.forward_prediction is not None:
+                sizes = {camera.name: (camera.height, camera.width) for camera in self.contract.cameras}
+                self.loss.forward_prediction.check_image_sizes(sizes)
         elif self.init_from is None:
             raise ConfigError(
                 "neither init_from nor contract is set; name the checkpoint to start from with --set init_from=FOLDER, "
@@ -234,14 +244,53 @@ def _check_network(network: PolicyConfig, cameras: Sequence[Camera]) -> None:
     if network.backbone == "compact":
         for camera in cameras:
             network.compact.check_image_size(camera.height, camera.width)
+    if network.backbone == "vlm" and network.vlm.pretrained is None and not network.vlm.model:
+        raise ConfigError(
+            "policy.vlm has neither pretrained nor model; name a folder or hub id in policy.vlm.pretrained, or give a "
+            "model's configuration in policy.vlm.model to start from random weights"
+        )
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe and apply ``overrides`` of the form ``section.key=value``, the value in JSON or bare text.
 
+    The key ``parent`` names another recipe, relative to the folder of this one, whose values are there where this one
+    gives none. Sections are merged, lists are replaced.
+
     Raises:
-        ConfigError: the file is missing or not JSON, or a key or value is not allowed.
+        ConfigError: a file is missing or not JSON, recipes are each other's parents, or a key or value is not allowed.
     """
+    values = _read(path, ())
+    for override in overrides:
+        _apply(values, override)
+    return TrainConfig.from_dict(values, str(path))
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the values of a recipe over those of its ``parent``, which is named relative to the recipe's folder."""
+    path = path.resolve() if children else path
+    if path.resolve() in children:
+        chain = " -> ".join(str(file) for file in (*children, path.resolve()))
+        raise ConfigError(f"{path} is its own parent: {chain}; remove one of the keys 'parent'")
+    values = _read_file(path)
+    parent = values.pop("parent", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: parent is {parent!r}; expected a recipe's file, relative to this one's folder")
+    return _merge(_read((path.parent / parent), (*children, path.resolve())), values)
+
+
+def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """Return ``parent`` with the values of ``child`` put in: sections are merged, all else (lists too) is replaced."""
+    both = {
+        key: _merge(parent[key], value) if isinstance(value, dict) and isinstance(parent.get(key), dict) else value
+        for key, value in child.items()
+    }
+    return {**parent, **both}
+
+
+def _read_file(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -253,9 +302,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}; expected an object with the keys of TrainConfig")
-    for override in overrides:
-        _apply(values, override)
-    return TrainConfig.from_dict(values, str(path))
+    return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -136,13 +136,15 @@ class WindowDataset(Dataset):
     Args:
         policy: its contract and tokenizer say how episodes become inputs and targets.
         stride: every how many windows; with ``stride = history`` each frame is in one window only.
+        steps_ahead: also give the images that many frames later (forward prediction); 0 for not.
     """
 
-    def __init__(self, episodes: Sequence[Episode], policy: Policy, stride: int = 1) -> None:
+    def __init__(self, episodes: Sequence[Episode], policy: Policy, stride: int = 1, steps_ahead: int = 0) -> None:
         contract = policy.contract
         lengths = np.array([len(episode) for episode in episodes], dtype=np.int64)
         self._history, self._chunk = contract.timing.history, contract.timing.chunk
         self._lengths = lengths
+        self._steps_ahead = steps_ahead
         self._offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._windows = windows(lengths.tolist(), self._history)[::stride]
         self._images = {
@@ -164,7 +166,7 @@ class WindowDataset(Dataset):
         action_rows = torch.from_numpy(chunk + self._offsets[episode][:, None, None])
         mask = self._token_mask[episode]
         length = max(1, int(mask.sum(dim=1).max()))
-        return {
+        batch: Batch = {
             "images": {
                 name: torch.from_numpy(pictures.gather(episode, frames)) for name, pictures in self._images.items()
             },
@@ -175,6 +177,14 @@ class WindowDataset(Dataset):
             "action_valid": torch.from_numpy(action_valid),
             "valid": torch.from_numpy(valid),
         }
+        if self._steps_ahead:
+            last = self._lengths[episode][:, None] - 1
+            later = np.minimum(frames + self._steps_ahead, last)
+            batch["future_images"] = {
+                name: torch.from_numpy(pictures.gather(episode, later)) for name, pictures in self._images.items()
+            }
+            batch["future_valid"] = torch.from_numpy(valid & (frames + self._steps_ahead <= last))
+        return batch
 
 
 class DemonstrationData(pl.LightningDataModule):
@@ -197,12 +207,15 @@ class DemonstrationData(pl.LightningDataModule):
         shares: Sequence[tuple[int, float]] = (),
         rehearsed: Sequence[Episode] = (),
         rehearsed_fraction: float = 0.0,
+        steps_ahead: int = 0,
     ) -> None:
         super().__init__()
         self.batch_windows = batch_windows
-        self.train_windows = WindowDataset([*training, *rehearsed], policy)
+        self.train_windows = WindowDataset([*training, *rehearsed], policy, steps_ahead=steps_ahead)
         history = policy.contract.timing.history
-        self.val_windows = WindowDataset(validation, policy, stride=history) if validation else None
+        self.val_windows: WindowDataset | None = None
+        if validation:
+            self.val_windows = WindowDataset(validation, policy, stride=history, steps_ahead=steps_ahead)
         groups = [(count, weight * (1 - rehearsed_fraction)) for count, weight in _normalised(shares, len(training))]
         if rehearsed:
             groups.append((len(rehearsed), rehearsed_fraction))

@@ -23,10 +23,17 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from vla_ros.demos.episode import Episode
+from vla_ros.policy import summary
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
@@ -94,7 +101,7 @@ def fit(
     episodes = [episode for source in sources for episode in source.episodes]
     training, validation, shares = split_demonstrations(sources, config.data.validation_fraction, config.seed)
     policy = new_policy(config, training) if config.init_from is None else tuned_policy(config, training)
-    _announce(policy, training, validation, rehearsed or ())
+    _announce(training, validation, rehearsed or ())
     retained = config.keep.retain.commands
     check_commands(policy, [*(episode.command for episode in [*episodes, *(rehearsed or ())]), *retained])
     if config.init_from is not None:
@@ -108,16 +115,18 @@ def fit(
         shares=shares,
         rehearsed=rehearsed or (),
         rehearsed_fraction=config.keep.fraction,
+        steps_ahead=config.loss.forward_prediction.steps_ahead if config.loss.forward_prediction else 0,
     )
     folder = _prepare_folder(config)
     with _without_advice():
         module = make_module(config, policy)
+        _announce_network(policy)
         trainer = make_trainer(config, folder, validates=bool(validation))
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
             raise _interrupted(folder, trainer.global_step) from None
-    save_checkpoint(folder / "checkpoint", module.policy.cpu())  # MovingAverage has put its weights in at the end
+    save_checkpoint(folder / "checkpoint", module.deployable().cpu())  # MovingAverage has put its weights in at the end
     draw_curves(folder, folder / "curves.png")
     print(f"trained {trainer.global_step} steps in {(time.monotonic() - started_s) / 60:.1f} min")
     return folder / "checkpoint"
@@ -126,6 +135,12 @@ def fit(
 def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
     """Return the LightningModule of a recipe, with the frozen starting policy where self-distillation is on."""
     retain = config.keep.retain
+    if config.trainer.gradient_checkpointing:
+        if policy.config.backbone != "vlm":
+            raise ConfigError(
+                f"trainer.gradient_checkpointing is set, but the backbone is {policy.config.backbone!r}; allowed: 'vlm'"
+            )
+        policy.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
     return VLAModule(
         policy,
         max_steps=config.trainer.max_steps,
@@ -168,7 +183,10 @@ def _callbacks(config: TrainConfig, folder: Path, validates: bool) -> list[Callb
     best = [ModelCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False)]
     progress = RichProgressBar() if sys.stdout.isatty() else ProgressLines()
     average = MovingAverage(config.trainer.ema_decay)
-    return [average, last, *(best if validates else []), LearningRateMonitor("step"), progress]
+    held_out: list[Callback] = list(best) if validates else []
+    if validates and config.trainer.patience_validations:
+        held_out.append(EarlyStopping("val_loss", patience=config.trainer.patience_validations))
+    return [average, last, *held_out, LearningRateMonitor("step"), progress]
 
 
 def _loggers(folder: Path) -> list[Logger]:
@@ -215,15 +233,21 @@ def _prepare_folder(config: TrainConfig) -> Path:
     return folder
 
 
-def _announce(
-    policy: Policy, training: Sequence[Episode], validation: Sequence[Episode], rehearsed: Sequence[Episode]
-) -> None:
-    parameters = sum(parameter.numel() for parameter in policy.parameters())
+def _announce(training: Sequence[Episode], validation: Sequence[Episode], rehearsed: Sequence[Episode]) -> None:
     for name, episodes in (("training", training), ("validation", validation), ("rehearsed", rehearsed)):
         if episodes:
             tasks = {episode.task for episode in episodes}
             print(f"{name}: {len(episodes)} episodes, {sum(map(len, episodes))} frames, {len(tasks)} tasks")
-    print(f"policy: {parameters / 1e6:.2f} M parameters", flush=True)
+
+
+def _announce_network(policy: Policy) -> None:
+    """Say how much of each part of the policy is trained."""
+    parts = summary.parts(policy, depth=1)
+    each = ", ".join(f"{part.name} {part.parameters / 1e6:.2f} M" for part in parts)
+    frozen = sum(part.parameters - part.trainable for part in parts)
+    note = f"; {frozen / 1e6:.2f} M are frozen" if frozen else ""
+    memory = summary.training_bytes(policy) / 2**20
+    print(f"policy: {each} parameters{note}; {memory:.0f} MiB without activations", flush=True)
 
 
 @contextlib.contextmanager

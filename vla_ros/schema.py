@@ -51,6 +51,8 @@ def suggestion(name: str, allowed: typing.Iterable[str]) -> str:
 
 def _value(expected: Any, value: Any, where: str, error: MakeError, defaults: bool) -> Any:
     origin = typing.get_origin(expected)
+    if expected is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(expected) if option is not type(None)]
         return None if value is None else _value(options[0], value, where, error, defaults)

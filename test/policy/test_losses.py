@@ -6,12 +6,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vla_ros.policy.heads.lstm import ActionPrediction
-from vla_ros.policy.losses import action_loss
+from vla_ros.policy.losses import LossConfig, action_loss
+from vla_ros.policy.prediction import ActionPrediction
 
 
 def loss(arm: torch.Tensor, logit: torch.Tensor, actions: torch.Tensor, mask: torch.Tensor, delta: float = 1.0):
-    return action_loss(ActionPrediction(arm, logit), actions, mask, huber_delta=delta, gripper_weight=0.1)
+    return action_loss(ActionPrediction(arm, logit), actions, mask, LossConfig(huber_delta=delta, gripper_weight=0.1))
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

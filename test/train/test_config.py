@@ -49,6 +49,15 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("contract.prompt_template=do it", r"prompt_template is 'do it'"),
         ('contract.cameras=[{"name": "static", "height": 60, "width": 64}]', r"60x64.*multiples of 8"),
         ("policy.backbone=huge", r"policy\.backbone is 'huge'; allowed: compact"),
+        ("policy.backbone=vlm", r"policy\.vlm has neither pretrained nor model"),
+        ('policy.vlm={"pretrained": "a", "model": {"model_type": "llava"}}', r"pretrained and vlm\.model are both set"),
+        ("policy.vlm.history_mode=movie", r"history_mode is 'movie'; allowed: 'policy_head', 'interleaved', 'video'"),
+        ("policy.gpt.width=30", r"gpt\.width is 30; allowed: multiples of attention_heads = 8"),
+        ("policy.discrete.bins=255", r"bins is 255; allowed: even"),
+        ("policy.flow.integration_steps=0", r"integration_steps is 0"),
+        ('loss.forward_prediction={"patch_px": 12}', r"patch_px is 12, but the camera static is 16x16"),
+        ("optimizer.lora.rank=0", r"rank is 0"),
+        ("trainer.patience_validations=-1", r"patience_validations is -1"),
         ("policy.compact.channels=[8, 8, 12, 8]", r"channels is \(8, 8, 12, 8\); allowed: multiples of 8"),
         ("policy.compact.dropout=1", r"dropout is 1\.0"),
         ("policy.lstm.layers=0", r"lstm\.layers is 0"),
@@ -91,3 +100,28 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_a_recipe_without_a_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="lacks the key 'name'"):
         TrainConfig.from_dict({})
+
+
+def test_a_recipe_has_the_values_of_its_parent_where_it_gives_none(file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    child = {"parent": "../recipe.json", "name": "child", "trainer": {"max_steps": 9}, "policy": {"head": "gpt"}}
+    (folder / "child.json").write_text(json.dumps(child))
+    (folder / "grandchild.json").write_text(json.dumps({"parent": "child.json", "optimizer": {"warmup_steps": 4}}))
+    parent, config = load_config(file), load_config(folder / "grandchild.json", ["trainer.batch_windows=2"])
+    assert (config.name, config.trainer.max_steps, config.trainer.batch_windows) == ("child", 9, 2)
+    assert config.policy is not None and parent.policy is not None
+    assert (config.policy.head, config.policy.compact) == ("gpt", parent.policy.compact)
+    assert (config.optimizer.warmup_steps, config.optimizer.learning_rate) == (4, parent.optimizer.learning_rate)
+    assert config.contract == parent.contract
+
+
+def test_parents_that_are_missing_circular_or_no_files_are_named(tmp_path: Path) -> None:
+    for name, parent in (("a", "b.json"), ("b", "a.json"), ("lost", "nowhere.json"), ("odd", 3)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"parent": parent}))
+    with pytest.raises(ConfigError, match=r"own parent: .*a\.json -> .*b\.json -> .*a\.json"):
+        load_config(tmp_path / "a.json")
+    with pytest.raises(ConfigError, match=r"no training config .*nowhere\.json"):
+        load_config(tmp_path / "lost.json")
+    with pytest.raises(ConfigError, match="parent is 3"):
+        load_config(tmp_path / "odd.json")

@@ -155,3 +155,21 @@ def test_the_digest_is_of_the_data_not_of_its_order(episodes) -> None:
     assert data_digest(episodes) == data_digest(episodes[::-1])
     changed = [dataclasses.replace(episodes[0], command="dance"), *episodes[1:]]
     assert data_digest(changed) != data_digest(episodes)
+
+
+def test_future_frames_are_those_so_many_steps_later_and_end_with_the_episode(config, episodes) -> None:
+    policy = new_policy(config, episodes)
+    windows = WindowDataset(episodes[:2], policy, steps_ahead=2)
+    batch = windows.__getitems__(range(len(windows)))
+    length = len(episodes[0])
+    pictures = torch.from_numpy(np.concatenate([episode.images["static"] for episode in episodes[:2]]))
+    for row in range(len(windows)):
+        for position in torch.nonzero(batch["valid"][row]).flatten().tolist():
+            now = batch["images"]["static"][row, position]
+            frame = next(index for index, picture in enumerate(pictures) if torch.equal(picture, now))
+            has_future = frame % length + 2 < length
+            assert bool(batch["future_valid"][row, position]) == has_future
+            if has_future:
+                assert torch.equal(batch["future_images"]["static"][row, position], pictures[frame + 2])
+    assert not batch["future_valid"][~batch["valid"]].any()
+    assert "future_images" not in WindowDataset(episodes[:2], policy).__getitems__([0])

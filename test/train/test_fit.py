@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +16,12 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from vla_ros.contract import ContractError
+from vla_ros.policy.backbones.tiny import TINY_MODELS
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
+from vla_ros.policy.config import PolicyConfig, VlmConfig
+from vla_ros.policy.losses import ForwardPredictionConfig
+from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.tuning import LoraConfig
 from vla_ros.train import fit as fit_module
 from vla_ros.train.build import new_policy, tuned_policy
 from vla_ros.train.callbacks import MovingAverage
@@ -151,6 +157,23 @@ def test_an_interrupted_run_continues_to_the_same_end(
     assert not list(config.run_folder.glob("last-*"))
 
 
+def test_a_run_that_is_preempted_saves_and_says_how_to_go_on(config, episodes, monkeypatch, capsys) -> None:
+    def preempt(self, trainer, *_) -> None:
+        if trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module.ProgressLines, "on_train_batch_end", preempt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, episodes)
+    last = config.run_folder / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    assert f"--resume {last}" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert fit(config, episodes, resume=last).is_dir()
+
+
 def test_a_crash_costs_the_steps_since_the_last_validation_at_most(config, episodes, monkeypatch) -> None:
     monkeypatch.setattr(ModelCheckpoint, "on_exception", lambda *_: None)  # as if the power had gone
     assert interrupt(config, episodes, monkeypatch, "on_train_batch_end", 5)["global_step"] == 3
@@ -224,3 +247,47 @@ def test_fine_tuning_with_rehearsal_and_self_distillation_runs(config, recipe, e
     tuned = TrainConfig.from_dict(values)
     fit(tuned, episodes[::2], rehearsed=episodes[1::2])
     assert "train/retain_loss" in (tuned.run_folder / "metrics.csv").read_text()
+
+
+def test_training_stops_when_the_held_out_loss_no_longer_falls(config, episodes, monkeypatch, capsys) -> None:
+    trainer = dataclasses.replace(config.trainer, max_steps=12, validate_every_steps=1, patience_validations=2)
+    frozen = dataclasses.replace(config.optimizer, learning_rate=0.0)
+    fit(dataclasses.replace(config, trainer=trainer, optimizer=frozen), episodes)
+    assert "trained 3 steps" in capsys.readouterr().out
+
+
+def test_forward_prediction_is_trained_and_its_terms_are_in_the_log(config, episodes) -> None:
+    forward = ForwardPredictionConfig(steps_ahead=2, patch_px=8, width=16, layers=1, attention_heads=2)
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, forward_prediction=forward))
+    checkpoint = fit(config, episodes)
+    header = (config.run_folder / "metrics.csv").read_text().splitlines()[0]
+    assert {"train/forward_loss", "val/forward_static_of_repeating", "val/forward_wrist_loss"} <= {*header.split(",")}
+    assert load_checkpoint(checkpoint).config == config.policy
+
+
+def test_gradient_checkpointing_of_a_small_network_is_refused(config, episodes) -> None:
+    trainer = dataclasses.replace(config.trainer, gradient_checkpointing=True)
+    with pytest.raises(ConfigError, match="'compact'; allowed: 'vlm'"):
+        fit(dataclasses.replace(config, trainer=trainer), episodes)
+
+
+def test_a_vision_language_model_is_tuned_with_adapters_and_deployed_without_them(config, episodes) -> None:
+    pytest.importorskip("peft")
+    cameras = tuple(dataclasses.replace(camera, height=32, width=32) for camera in config.contract.cameras)
+    larger = [
+        dataclasses.replace(
+            episode, images={name: x.repeat(2, axis=1).repeat(2, axis=2) for name, x in episode.images.items()}
+        )
+        for episode in episodes
+    ]
+    config = dataclasses.replace(
+        config,
+        contract=dataclasses.replace(config.contract, cameras=cameras),
+        policy=PolicyConfig(backbone="vlm", vlm=VlmConfig(model=TINY_MODELS["paligemma"])),
+        optimizer=dataclasses.replace(config.optimizer, lora=LoraConfig(rank=2), backbone_learning_rate=1e-3),
+        trainer=dataclasses.replace(config.trainer, gradient_checkpointing=True),
+    )
+    loaded = load_checkpoint(fit(config, larger))
+    assert not any("lora" in name for name in loaded.state_dict())
+    runs = PolicyRunner(loaded)
+    runs.warm_up()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from vla_ros import schema
 from vla_ros.errors import UserError
@@ -44,6 +45,51 @@ class CompactConfig:
 
 
 @dataclass(frozen=True)
+class VlmConfig:
+    """A vision-language model of transformers as backbone (``policy/backbones/vlm.py``).
+
+    Attributes:
+        pretrained: in a recipe, a folder or hub id with the weights to start from; None in a checkpoint, which has its
+            own weights.
+        model: the model's own configuration, as transformers writes it, with its ``model_type``; empty in a recipe that
+            names ``pretrained``. Without ``pretrained`` the weights start at random.
+        history_mode: how the W frames of the history are seen. "policy_head": each alone, the head fuses time (its
+            history of 1 frame is the one-step policy). "interleaved": all in one sequence, a feature after each.
+            "video": all in one sequence, one feature at its end.
+        around_image: the tokens before and after the tokens of each image, or none; with ``pretrained`` they are those
+            that the model was trained with.
+
+    Raises:
+        ValueError: both ``pretrained`` and ``model`` are given, or another number of tokens around an image.
+    """
+
+    pretrained: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    history_mode: Literal["policy_head", "interleaved", "video"] = "policy_head"
+    around_image: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pretrained is not None and self.model:
+            raise ValueError(
+                "vlm.pretrained and vlm.model are both set; the weights of vlm.pretrained come with their own "
+                "configuration: remove vlm.model, or remove vlm.pretrained to start from random weights"
+            )
+        if len(self.around_image) not in (0, 2):
+            raise ValueError(f"vlm.around_image is {self.around_image}; allowed: none, or the token before and after")
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    """Sizes of the MLP head (``policy/heads/mlp.py``); raises ValueError for one that is not positive."""
+
+    mlp_size: int = 384
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "mlp", "mlp_size", "layers")
+
+
+@dataclass(frozen=True)
 class LstmConfig:
     """Sizes of the LSTM head (``policy/heads/lstm.py``); raises ValueError for one that is not positive."""
 
@@ -56,21 +102,99 @@ class LstmConfig:
 
 
 @dataclass(frozen=True)
+class GptConfig:
+    """Sizes of the causal transformer head (``policy/heads/gpt.py``); raises ValueError for one that can't be."""
+
+    width: int = 256
+    layers: int = 4
+    attention_heads: int = 8
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "gpt", "width", "layers", "attention_heads")
+        if self.width % self.attention_heads:
+            raise ValueError(
+                f"gpt.width is {self.width}; allowed: multiples of attention_heads = {self.attention_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class DiscreteConfig:
+    """Sizes of the discrete head (``policy/heads/discrete.py``).
+
+    Attributes:
+        bins: of each number of an action, even, so that one half of the gripper's is "open".
+        hidden_size: of the LSTM.
+        mlp_size: of the layer between the LSTM and the tokens.
+        token_size: size of the feature that each token is classified from.
+
+    Raises:
+        ValueError: a size is not possible.
+    """
+
+    bins: int = 256
+    hidden_size: int = 256
+    mlp_size: int = 384
+    token_size: int = 32
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "discrete", "bins", "hidden_size", "mlp_size", "token_size")
+        if self.bins % 2:
+            raise ValueError(f"discrete.bins is {self.bins}; allowed: even numbers")
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Sizes of the flow-matching head (``policy/heads/flow.py``).
+
+    Attributes:
+        hidden_size: of the LSTM.
+        width: of the velocity network, even.
+        blocks: of the velocity network.
+        integration_steps: Euler steps from noise to actions; each is a pass of the velocity network.
+
+    Raises:
+        ValueError: a size is not possible.
+    """
+
+    hidden_size: int = 256
+    width: int = 256
+    blocks: int = 3
+    integration_steps: int = 8
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "flow", "hidden_size", "width", "blocks", "integration_steps")
+        if self.width % 2:
+            raise ValueError(f"flow.width is {self.width}; allowed: even numbers")
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
-    """Which backbone and head, and their sizes."""
+    """Which backbone and head, and their sizes; the other sections are not used and not written."""
 
     backbone: str = "compact"
     head: str = "lstm"
     compact: CompactConfig = field(default_factory=CompactConfig)
+    vlm: VlmConfig = field(default_factory=VlmConfig)
+    mlp: MlpConfig = field(default_factory=MlpConfig)
     lstm: LstmConfig = field(default_factory=LstmConfig)
+    gpt: GptConfig = field(default_factory=GptConfig)
+    discrete: DiscreteConfig = field(default_factory=DiscreteConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
 
-    def to_dict(self) -> dict:
-        """Return plain types for JSON."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON: the two names and the sections that they stand for."""
+        values = asdict(self)
+        return {key: values[key] for key in ("backbone", "head", self.backbone, self.head)}
 
     @classmethod
-    def from_dict(cls, values: dict, where: str, error: type[UserError]) -> PolicyConfig:
+    def from_dict(cls, values: dict[str, Any], where: str, error: type[UserError]) -> PolicyConfig:
         """Inverse of ``to_dict``; raises ``error`` that names the missing, unknown or wrong key of ``where``."""
+        if isinstance(values, dict):
+            used = ["backbone", "head", values.get("backbone"), values.get("head")]
+            unused = {name: section for name, section in asdict(cls()).items() if name not in used}
+            for name in unused.keys() & values.keys():
+                raise error(f"{where} has the key {name!r}, but its backbone and head are {used[2]!r} and {used[3]!r}")
+            values = {**unused, **values}
         try:
             return schema.parse(cls, values, where, error, defaults=False)
         except ValueError as wrong:  # a size that is not possible

@@ -11,10 +11,10 @@ from typing import Any, TypedDict
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from vla_ros import images
-from vla_ros.contract import Camera, ContractError
+from vla_ros.contract import ContractError
 from vla_ros.policy.augment import (
     AugmentConfig,
     augment_proprioception,
@@ -23,12 +23,14 @@ from vla_ros.policy.augment import (
     jitter_colours,
     shift_pixels,
 )
-from vla_ros.policy.heads.lstm import ActionPrediction
-from vla_ros.policy.losses import action_loss
+from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
+from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.policy import Policy
+from vla_ros.policy.prediction import ActionPrediction, Readout
+from vla_ros.policy.tuning import LoraConfig, TuningError, add_adapters, freeze, merge_adapters, parameter_groups
 
 
-class Batch(TypedDict):
+class Windows(TypedDict):
     """B windows of W frames, N actions each; padding is on the right."""
 
     images: dict[str, Tensor]  # camera -> (B, W, h, w, 3) uint8
@@ -40,22 +42,30 @@ class Batch(TypedDict):
     valid: Tensor  # (B, W) bool
 
 
+class Batch(Windows, total=False):
+    """The same, with the frames some steps later where forward prediction wants them."""
+
+    future_images: dict[str, Tensor]  # camera -> (B, W, h, w, 3) uint8
+    future_valid: Tensor  # (B, W) bool
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine to ``learning_rate * min_lr_scale``, per step."""
+    """AdamW with linear warm-up and a cosine to ``learning_rate * min_lr_scale``, per step.
+
+    Attributes:
+        backbone_learning_rate: of the backbone's parameters, where it is another one.
+        freeze: patterns of the names of parameters that are not trained (``backbone.model.vision_tower.*``).
+        lora: adapters in the vision-language model, whose own weights are then frozen; None trains these.
+    """
 
     learning_rate: float = 8e-4
     weight_decay: float = 1e-3
     warmup_steps: int = 100
     min_lr_scale: float = 0.01
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """``huber_delta`` in normalised units; ``gripper_weight`` is the weight of the cross-entropy of the gripper."""
-
-    huber_delta: float = 0.1
-    gripper_weight: float = 0.1
+    backbone_learning_rate: float | None = None
+    freeze: tuple[str, ...] = ()
+    lora: LoraConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +109,26 @@ class VLAModule(pl.LightningModule):
                 if camera not in policy.contract.camera_names:
                     known = ", ".join(policy.contract.camera_names)
                     raise ContractError(f"augment.{key} names the camera {camera!r}; the policy's cameras are {known}")
+        if optimizer.lora is not None:
+            if policy.config.backbone != "vlm":
+                raise TuningError(
+                    f"optimizer.lora is set, but the backbone is {policy.config.backbone!r}; allowed: 'vlm'"
+                )
+            add_adapters(policy.backbone.model, optimizer.lora)
+        freeze(policy, optimizer.freeze)
         self.policy = policy
         self.optimizer_config = optimizer
         self.loss_config = loss
         self.augment_config = augment
         self.retain_config = retain or RetainConfig()
         self.max_steps = max_steps
+        self.forward_prediction: ForwardPrediction | None = None  # outside the policy: the robot does not need it
+        if loss.forward_prediction is not None:
+            self.forward_prediction = ForwardPrediction(
+                camera_sizes={camera.name: (camera.height, camera.width) for camera in policy.contract.cameras},
+                feature_size=policy.backbone.feature_size,
+                config=loss.forward_prediction,
+            )
         self._teacher = [] if teacher is None else [teacher.eval().requires_grad_(False)]  # a list: not a submodule
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
@@ -115,16 +139,14 @@ class VLAModule(pl.LightningModule):
 
     def model_step(self, batch: Batch, phase: str) -> Tensor:
         """Return the loss of a batch and log every term of it as ``{phase}/{name}``."""
-        inputs = self._inputs(batch, training=phase == "train")
+        inputs, future = self._inputs(batch, training=phase == "train")
         text = self.policy.encode_text(inputs.pop("tokens"), batch["token_mask"])
-        prediction = self.policy(**inputs, text=text)
-        terms = action_loss(
-            prediction,
-            batch["actions"],
-            batch["action_valid"] & batch["valid"][..., None],
-            huber_delta=self.loss_config.huber_delta,
-            gripper_weight=self.loss_config.gripper_weight,
-        )
+        readout = self.policy.read(**inputs, text=text)
+        mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
+        terms = self.policy.head.losses(readout.features, readout.pick(batch["actions"]), mask, self.loss_config)
+        if self.loss_config.forward_prediction is not None:
+            terms |= self._forward_losses(readout, inputs["images"], future, batch["future_valid"])
+            terms["loss"] = terms["loss"] + self.loss_config.forward_prediction.weight * terms["forward_loss"]
         if phase == "train" and self._teacher and self.retain_config.weight:
             terms["retain_loss"] = self._retain_loss(inputs)
             terms["loss"] = terms["loss"] + self.retain_config.weight * terms["retain_loss"]
@@ -134,11 +156,21 @@ class VLAModule(pl.LightningModule):
                  batch_size=len(text))  # fmt: skip
         return terms["loss"]
 
-    def _inputs(self, batch: Batch, *, training: bool) -> dict[str, Any]:
-        """Return what the policy is called with (and the tokens), augmented in training."""
+    def _forward_losses(
+        self, readout: Readout, images: dict[str, Tensor], future: dict[str, Tensor], future_valid: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the terms of forward prediction at the frames that features were read out of."""
+        assert self.forward_prediction is not None
+        now, later = ({name: readout.pick(part).flatten(0, 1) for name, part in x.items()} for x in (images, future))
+        mask = (readout.pick(future_valid) & readout.valid).flatten()
+        return forward_losses(self.forward_prediction(now, readout.features.flatten(0, 1)), now, later, mask)
+
+    def _inputs(self, batch: Batch, *, training: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what the policy is called with (and the tokens) and the future images, augmented in training."""
         contract, config = self.policy.contract, self.augment_config
+        images, future = self._network_images(batch, training)
         inputs: dict[str, Any] = {
-            "images": {c.name: self._network_images(batch["images"][c.name], c, training) for c in contract.cameras},
+            "images": images,
             "proprioception": batch["proprioception"],
             "tokens": batch["tokens"],
             "valid": batch["valid"],
@@ -149,14 +181,24 @@ class VLAModule(pl.LightningModule):
             inputs["tokens"] = drop_tokens(inputs["tokens"], batch["token_mask"], dropped_id, config)
             keep = draw_cameras_to_keep(len(batch["tokens"]), contract.camera_names, config, self.device)
             inputs["camera_keep"] = keep
-        return inputs
+        return inputs, future
 
-    def _network_images(self, pixels: Tensor, camera: Camera, training: bool) -> Tensor:
-        """Return (B, W, 3, h, w) as the network takes them."""
-        if not training:
-            return images.to_network(pixels, camera)
-        shifted = shift_pixels(pixels, camera.name, self.augment_config)
-        return jitter_colours(images.to_network(shifted, camera), self.augment_config)
+    def _network_images(self, batch: Batch, training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the images and the future ones, (B, W, 3, h, w) by camera, as the network takes them."""
+        now: dict[str, Tensor] = {}
+        future: dict[str, Tensor] = {}
+        for camera in self.policy.contract.cameras:
+            pixels = batch["images"][camera.name]
+            window = pixels.shape[1]
+            if self.forward_prediction is not None:  # one draw for both: what changes between them must be the world
+                pixels = torch.cat([pixels, batch["future_images"][camera.name]], dim=1)
+            if training:
+                pixels = shift_pixels(pixels, camera.name, self.augment_config)
+            frames = images.to_network(pixels, camera)
+            if training:
+                frames = jitter_colours(frames, self.augment_config)
+            now[camera.name], future[camera.name] = frames[:, :window], frames[:, window:]
+        return now, future
 
     def _retain_loss(self, inputs: dict[str, Any]) -> Tensor:
         """Return how far the policy is from its teacher on some of the windows, each under a random old command."""
@@ -168,16 +210,16 @@ class VLAModule(pl.LightningModule):
         teacher = self._teacher[0].to(self.device)
         with torch.no_grad():
             target: ActionPrediction = teacher(**part, text=teacher.encode_text(tokens, token_mask))
-        prediction = self.policy(**part, text=self.policy.encode_text(tokens, token_mask))
+        readout = self.policy.read(**part, text=self.policy.encode_text(tokens, token_mask))
         actions = torch.cat([target.arm, target.gripper_logit.sigmoid()[..., None]], dim=-1)
-        mask = part["valid"][..., None].expand(prediction.gripper_logit.shape)
-        return action_loss(
-            prediction,
-            actions,
-            mask,
-            huber_delta=self.loss_config.huber_delta,
-            gripper_weight=self.loss_config.gripper_weight,
-        )["loss"]
+        mask = readout.valid[..., None].expand(target.gripper_logit.shape)
+        return self.policy.head.losses(readout.features, actions, mask, self.loss_config)["loss"]
+
+    def deployable(self) -> Policy:
+        """Return the policy as a checkpoint holds it, adapters merged into its weights; training ends with that."""
+        if self.optimizer_config.lora is not None:
+            merge_adapters(self.policy.backbone.model)
+        return self.policy
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the contract beside the weights: they mean something with its statistics and tokenizer only."""
@@ -198,7 +240,8 @@ class VLAModule(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and its schedule, stepped once per optimizer step."""
         config = self.optimizer_config
-        optimizer = torch.optim.AdamW(parameter_groups(self.policy, config.weight_decay), lr=config.learning_rate)
+        groups = parameter_groups(self, config.weight_decay, config.backbone_learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_scale(step, self.max_steps, config)
         )
@@ -211,17 +254,6 @@ def learning_rate_scale(step: int, max_steps: int, config: OptimizerConfig) -> f
         return (step + 1) / config.warmup_steps
     progress = min(1.0, (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps))
     return config.min_lr_scale + (1 - config.min_lr_scale) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's groups: matrices and convolutions decay; biases, norms, embeddings and scalars do not."""
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else kept).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
 def _first(value: Any, count: int) -> Any:

@@ -12,7 +12,8 @@ from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.heads import HEADS
-from vla_ros.policy.heads.lstm import ActionPrediction
+from vla_ros.policy.heads.head import Head, slide
+from vla_ros.policy.prediction import ActionPrediction, Readout
 from vla_ros.policy.tokenizer import CommandTokenizer
 
 
@@ -44,10 +45,13 @@ class Policy(nn.Module):
             camera_sizes={camera.name: (camera.height, camera.width) for camera in contract.cameras},
             proprioception_size=len(mean),
             vocabulary_size=tokenizer.vocabulary_size,
-            config=config.compact,
+            config=getattr(config, config.backbone),
         )
-        self.head = HEADS[config.head](
-            feature_size=self.backbone.feature_size, chunk=contract.timing.chunk, config=config.lstm
+        self.head: Head = HEADS[config.head](
+            feature_size=self.backbone.feature_size,
+            chunk=contract.timing.chunk,
+            history=contract.timing.history,
+            config=getattr(config, config.head),
         )
 
     @property
@@ -86,7 +90,19 @@ class Policy(nn.Module):
         valid: Tensor,
         camera_keep: Tensor | None = None,
     ) -> ActionPrediction:
-        """Predict a chunk at every position of B windows; only valid frames are encoded.
+        """Predict a chunk at every position that ``read`` returns, with its arguments."""
+        readout = self.read(images, proprioception, text, valid, camera_keep)
+        return self.head(readout.features, readout.valid)
+
+    def read(
+        self,
+        images: Mapping[str, Tensor],
+        proprioception: Tensor,
+        text: Tensor,
+        valid: Tensor,
+        camera_keep: Tensor | None = None,
+    ) -> Readout:
+        """Return the features of B windows, which the head predicts from; only valid frames are encoded.
 
         Args:
             images: camera name -> (B, W, 3, h, w).
@@ -96,15 +112,38 @@ class Policy(nn.Module):
             camera_keep: (B, cameras) of 0 and 1, the same for all frames of a window.
         """
         window = torch.nonzero(valid)[:, 0]  # (F,) which window a frame is of
-        features = self.encode(
+        frames = self.encode(
             {name: frames[valid] for name, frames in images.items()},
             proprioception[valid],
             text[window],
             None if camera_keep is None else camera_keep[window],
         )
-        padded = features.new_zeros(*valid.shape, features.shape[-1])
-        padded[valid] = features
-        return self.head(padded, valid)
+        padded = frames.new_zeros(*valid.shape, *frames.shape[1:])
+        padded[valid] = frames
+        return self.backbone.read(padded, valid, text)
+
+    def step(
+        self, images: Mapping[str, Tensor], proprioception: Tensor, text: Tensor, state: Tensor | None
+    ) -> tuple[ActionPrediction, Tensor]:
+        """Predict for the newest frame: what ``forward`` says at the end of the window of the last W frames.
+
+        Pure. Only the newest frame is encoded; the state is the window of what was encoded before.
+
+        Args:
+            images: camera name -> (B, 3, h, w).
+            proprioception: (B, P).
+            text: (B, E).
+            state: what the last step returned, None at the start.
+
+        Returns:
+            The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step.
+        """
+        frame = self.encode(images, proprioception, text)
+        if not self.backbone.fuses_time:
+            return self.head.step(frame, state)
+        state = slide(state, frame, self.contract.timing.history)
+        valid = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
+        return self.head.newest(self.backbone.read(state, valid, text).features), state
 
 
 def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTokenizer) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,14 +17,14 @@ from vla_ros.policy.policy import Policy
 class PolicyRunner:
     """Step a policy through time; belongs to one thread, as CUDA graphs and compiled models do.
 
-    Only the newest frame is encoded. The features of the last W frames are kept, and the head runs over them from its
+    Only the newest frame is encoded. What was encoded of the last W frames is kept, and the head runs over it from its
     zero state at each step: exactly what it saw in training, where carrying a recurrent state on forever is not.
     """
 
     def __init__(self, policy: Policy, device: str | torch.device = "cpu") -> None:
         self._policy = policy.to(device).eval()
         self._device = torch.device(device)
-        self._features: deque[Tensor] = deque(maxlen=policy.contract.timing.history)
+        self._history: Tensor | None = None
         self._text: Tensor | None = None
 
     @property
@@ -43,7 +41,7 @@ class PolicyRunner:
 
     def clear_history(self) -> None:
         """Forget the frames, for instance after a gap: training never saw frames further apart than a period."""
-        self._features.clear()
+        self._history = None
 
     @torch.inference_mode()
     def step(self, observation: Observation) -> NDArray[np.float64]:
@@ -54,11 +52,8 @@ class PolicyRunner:
         """
         if self._text is None:
             raise RuntimeError("PolicyRunner.step before reset(command); there is no command to follow")
-        self._features.append(self._policy.encode(*self._inputs(observation), self._text))
-        features = torch.stack(tuple(self._features), dim=1)  # (1, up to W, D)
-        valid = torch.ones(features.shape[:2], dtype=torch.bool, device=self._device)
-        prediction = self._policy.head(features, valid)
-        chunk = torch.cat([prediction.arm[0, -1], prediction.gripper_logit[0, -1].sigmoid()[:, None]], dim=-1)
+        prediction, self._history = self._policy.step(*self._inputs(observation), self._text, self._history)
+        chunk = torch.cat([prediction.arm[0], prediction.gripper_logit[0].sigmoid()[:, None]], dim=-1)
         space = self.contract.action
         return actions.denormalize(chunk.cpu().numpy().astype(np.float64), space.low, space.high)
 

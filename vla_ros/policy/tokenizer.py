@@ -64,6 +64,15 @@ class CommandTokenizer:
         return cls(tokenizer)
 
     @classmethod
+    def adapt(cls, tokenizer: Tokenizer) -> CommandTokenizer:
+        """Return a pretrained model's tokenizer with the two special tokens, at its end where it does not know them."""
+        tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.add_special_tokens([PADDING, DROPPED])
+        return cls(tokenizer)
+
+    @classmethod
     def load(cls, path: Path) -> CommandTokenizer:
         """Read ``tokenizer.json``; raises ValueError if it is not one of ours."""
         try:

@@ -15,18 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.policy.config import CompactConfig
+from vla_ros.policy.prediction import Readout
 
 PROPRIOCEPTION_LIMIT = 5.0  # standard deviations; further out the robot is where no demonstration was
 
 
 class CompactBackbone(nn.Module):
-    """Encode frames of named cameras, proprioception and a command into features.
+    """Encode frames of named cameras, proprioception and a command into features, each frame alone.
 
     Args:
         camera_sizes: camera name -> (height, width) of its network input, multiples of 8.
         proprioception_size: P, 0 for none.
         vocabulary_size: number of token ids.
     """
+
+    fuses_time = False
 
     def __init__(
         self,
@@ -80,6 +83,10 @@ class CompactBackbone(nn.Module):
             bounded = proprioception.clamp(-PROPRIOCEPTION_LIMIT, PROPRIOCEPTION_LIMIT)
             parts.append(self.proprioception(bounded))
         return self.fuse(torch.cat([*parts, text], dim=-1))
+
+    def read(self, frames: Tensor, valid: Tensor, text: Tensor) -> Readout:
+        """Return the features (B, W, D) as they are: the head fuses time."""
+        return Readout(frames, valid)
 
 
 class TextEncoder(nn.Module):

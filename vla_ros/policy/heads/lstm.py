@@ -3,50 +3,38 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from vla_ros.policy.config import LstmConfig
-
-ARM_DIMENSIONS = 6
-
-
-class ActionPrediction(NamedTuple):
-    """A chunk of N actions at each of W positions; the first action of a chunk belongs to that position's frame."""
-
-    arm: Tensor  # (B, W, N, 6), normalised
-    gripper_logit: Tensor  # (B, W, N), positive = open
+from vla_ros.policy.heads.head import Head
+from vla_ros.policy.prediction import ACTION_DIMENSIONS, ActionPrediction, split_actions
 
 
-class LstmHead(nn.Module):
+class LstmHead(Head):
     """LSTM from a zero state over at most W features, then an MLP.
 
     The newest frame's feature also goes straight to the MLP: reacting to what is seen now must not depend on what
     the recurrent state lets through.
     """
 
-    def __init__(self, *, feature_size: int, chunk: int, config: LstmConfig) -> None:
-        super().__init__()
-        self.chunk = chunk
+    def __init__(self, *, feature_size: int, chunk: int, history: int, config: LstmConfig) -> None:
+        super().__init__(chunk=chunk, history=history)
         self.lstm = nn.LSTM(feature_size, config.hidden_size, num_layers=config.layers, batch_first=True)
         self.mlp = nn.Sequential(
             nn.Linear(feature_size + config.hidden_size, config.mlp_size),
             nn.ReLU(),
-            nn.Linear(config.mlp_size, chunk * (ARM_DIMENSIONS + 1)),
+            nn.Linear(config.mlp_size, chunk * ACTION_DIMENSIONS),
         )
 
-    def forward(self, features: Tensor, valid: Tensor) -> ActionPrediction:
-        """Predict at every position.
+    def context(self, features: Tensor) -> Tensor:
+        return fuse(self.lstm, features)
 
-        Args:
-            features: (B, W, D), oldest first.
-            valid: (B, W), True on frames; they come first, padding is on the right, so it cannot reach a valid
-                position through the recurrence. Predictions at padding are zero.
-        """
-        batch, window, _ = features.shape
-        states, _ = self.lstm(features)
-        out = self.mlp(torch.cat([features, states], dim=-1)) * valid[..., None]
-        out = out.view(batch, window, self.chunk, ARM_DIMENSIONS + 1)
-        return ActionPrediction(arm=out[..., :ARM_DIMENSIONS], gripper_logit=out[..., ARM_DIMENSIONS])
+    def decode(self, context: Tensor) -> ActionPrediction:
+        return split_actions(self.mlp(context).unflatten(-1, (self.chunk, ACTION_DIMENSIONS)))
+
+
+def fuse(lstm: nn.LSTM, features: Tensor) -> Tensor:
+    """Return each feature beside the state of ``lstm`` after it, (B, W, D + hidden)."""
+    states, _ = lstm(features)
+    return torch.cat([features, states], dim=-1)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every backbone family x history mode x head, with tiny random networks: does each combination really work?
+
+step      one optimizer step changes the weights of backbone and head, with a finite loss
+overfits  the loss on 8 windows falls below half of its first value (what the policy predicts, not what it draws)
+stream    frame by frame on the robot's path is what the window gives, over more frames than the window has
+reload    saved and loaded again, the same bits come out
+
+One-step is the policy-head mode with a history of one frame. What can't be combined is listed with the reason.
+
+    python benchmarks/policy_matrix.py --backbones compact llava --json runs/policy_matrix.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import figures
+import torch
+from torch import Tensor
+
+from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
+from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
+from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
+from vla_ros.policy.config import (
+    CompactConfig,
+    DiscreteConfig,
+    FlowConfig,
+    GptConfig,
+    LstmConfig,
+    MlpConfig,
+    PolicyConfig,
+    VlmConfig,
+)
+from vla_ros.policy.heads import HEADS
+from vla_ros.policy.losses import LossConfig
+from vla_ros.policy.module import Batch, OptimizerConfig, VLAModule
+from vla_ros.policy.policy import Policy
+from vla_ros.policy.tokenizer import CommandTokenizer
+
+HISTORY, CHUNK, WINDOWS = 3, 2, 8
+MODES = ("one_step", "policy_head", "interleaved", "video")
+CHECKS = ("step", "overfits", "stream", "reload")
+COMMANDS = ("pick up the red block", "open the drawer")
+COLUMNS = ("backbone", "history mode", "head", *CHECKS)
+NOT_FUSED = "the backbone sees single frames"
+SEES_ALL = "its encoder would see the future"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    backbones = ["compact", *TINY_MODELS]
+    parser.add_argument("--backbones", nargs="+", default=backbones, choices=backbones, metavar="NAME")
+    parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS), metavar="NAME")
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES, metavar="NAME")
+    parser.add_argument("--steps", type=int, default=300, help="at most, to overfit (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, started_s = [], time.monotonic()
+    for backbone, mode in ((b, m) for b in arguments.backbones for m in arguments.modes):
+        reason = why_not(backbone, mode)
+        for head in arguments.heads:
+            cells = [reason, "", "", ""] if reason else ["yes" if done else "NO" for done in check(
+                make_policy(backbone, mode, head), arguments.steps)]  # fmt: skip
+            rows.append((backbone, mode, head, *cells))
+            print(("{:12} {:12} {:9}" + " {:>8}" * 4).format(*rows[-1]), flush=True)
+    failed = sum("NO" in row for row in rows)
+    print(f"{len(rows)} combinations, {failed} failed, {time.monotonic() - started_s:.0f} s")
+    if arguments.json:
+        note = "Tiny random networks on 8 windows of noise; " + " ".join((__doc__ or "").split("\n\n")[1].split())
+        figures.write(arguments.json, title="Policies that work", runs=1, note=note, columns=COLUMNS, rows=rows)
+    return 1 if failed else 0
+
+
+def why_not(backbone: str, mode: str) -> str:
+    """Return why a combination can't be, or an empty text."""
+    if mode in ("interleaved", "video"):
+        return {"compact": NOT_FUSED, "florence2": SEES_ALL}.get(backbone, "")
+    return ""
+
+
+def make_policy(backbone: str, mode: str, head: str) -> Policy:
+    """Return a tiny policy with random weights, the same at each call."""
+    torch.manual_seed(0)
+    tokenizer = CommandTokenizer.train(COMMANDS, 400)
+    kind = "compact" if backbone == "compact" else "vlm"
+    contract = PolicyContract(
+        cameras=tuple(Camera(name, IMAGE_PX, IMAGE_PX) for name in ("static", "wrist")),
+        proprioception=Proprioception(("ee_x", "gripper_opening"), ("m", "1"), (0.5, 0.5), (0.3, 0.3)),
+        language=Language("{command}", tokenizer.identity, 16),
+        timing=Timing(control_hz=10.0, history=1 if mode == "one_step" else HISTORY, chunk=CHUNK),
+        action=ActionSpace(low=(-1.0,) * 6, high=(1.0,) * 6),
+        provenance=Provenance(kind, "from scratch", head, "sha256:0", "0"),
+    )
+    config = PolicyConfig(
+        backbone=kind,
+        head=head,
+        compact=CompactConfig(channels=(8, 8, 8, 8), keypoints=8, text_size=16, feature_size=32, dropout=0.0),
+        vlm=VlmConfig(model=TINY_MODELS.get(backbone, {}), history_mode="policy_head" if mode == "one_step" else mode),
+        mlp=MlpConfig(mlp_size=64, layers=2),
+        lstm=LstmConfig(hidden_size=32, mlp_size=64),
+        gpt=GptConfig(width=32, layers=2, attention_heads=4),
+        discrete=DiscreteConfig(hidden_size=32, mlp_size=64, token_size=16),
+        flow=FlowConfig(hidden_size=32, width=64, blocks=2, integration_steps=4),
+    )
+    return Policy(contract, config, tokenizer)
+
+
+def make_batch(policy: Policy) -> Batch:
+    """Return eight windows of noise; what to do depends on the window only, so that every mode can learn it."""
+    history = policy.contract.timing.history
+    tokens, token_mask = policy.tokenize([COMMANDS[index % 2] for index in range(WINDOWS)])
+    pixels = (WINDOWS, history, IMAGE_PX, IMAGE_PX, 3)
+    actions = (torch.rand(WINDOWS, 1, 1, 7) * 1.6 - 0.8).repeat(1, history, CHUNK, 1)
+    actions[..., 6] = (actions[..., 6] > 0).float()
+    return {
+        "images": {name: torch.randint(0, 256, pixels, dtype=torch.uint8) for name in ("static", "wrist")},
+        "proprioception": torch.rand(WINDOWS, 1, 2).repeat(1, history, 1),
+        "tokens": tokens,
+        "token_mask": token_mask,
+        "actions": actions,
+        "action_valid": torch.ones(WINDOWS, history, CHUNK, dtype=torch.bool),
+        "valid": torch.ones(WINDOWS, history, dtype=torch.bool),
+    }
+
+
+def check(policy: Policy, steps: int) -> tuple[bool, ...]:
+    """Return the results of ``CHECKS``."""
+    batch = make_batch(policy)
+    module = VLAModule(
+        policy,
+        max_steps=steps,
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.0, warmup_steps=5),
+        loss=LossConfig(),
+        augment=AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0),
+    )
+    module.log = module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer
+    before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+    errors = train(module, batch, steps)
+    first = next(errors)
+    now = dict(policy.named_parameters())
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, now[name])}
+    finite = all(bool(torch.isfinite(value).all()) for value in now.values())
+    overfits = any(error < 0.5 * first for error in errors)
+    policy.eval()
+    return (changed == {"backbone", "head"} and finite), overfits, streams(policy), reloads(policy)
+
+
+def train(module: VLAModule, batch: Batch, steps: int) -> Iterator[float]:
+    """Take optimizer steps; yield the arm's error on the batch after the first, then after every 10th."""
+    optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    for step in range(steps):
+        module.train()
+        optimizer.zero_grad()
+        module.training_step(batch, 0).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        if step % 10 == 0:
+            yield error_of(module, batch)
+
+
+@torch.no_grad()
+def error_of(module: VLAModule, batch: Batch) -> float:
+    """Return the mean absolute error of the predicted arm."""
+    policy = module.policy.eval()
+    inputs, _ = module._inputs(batch, training=False)
+    text = policy.encode_text(inputs.pop("tokens"), batch["token_mask"])
+    readout = policy.read(**inputs, text=text)
+    predicted = policy.head(readout.features, readout.valid).arm
+    return float((predicted - readout.pick(batch["actions"])[..., :6]).abs().mean())
+
+
+@torch.no_grad()
+def streams(policy: Policy) -> bool:
+    """Whether steps are the window of the last frames, at every frame of a stream longer than two windows."""
+    history = policy.contract.timing.history
+    count = 2 * history + 2
+    images, proprioception = _frames(count)
+    text = policy.encode_text(*policy.tokenize(COMMANDS[:1]))
+    state: Tensor | None = None
+    for t in range(count):
+        streamed, state = policy.step(
+            {n: x[t : t + 1] for n, x in images.items()}, proprioception[t : t + 1], text, state
+        )
+        rows = list(range(max(0, t + 1 - history), t + 1))
+        padded = rows + [rows[-1]] * (history - len(rows))
+        valid = torch.arange(history)[None] < len(rows)
+        window = {name: x[padded][None] for name, x in images.items()}
+        readout = policy.read(window, proprioception[padded][None], text, valid)
+        whole = policy.head(readout.features, readout.valid).arm[:, int(readout.valid.sum()) - 1]
+        if not torch.allclose(streamed.arm, whole, atol=1e-4, rtol=1e-3):
+            return False
+    return True
+
+
+@torch.no_grad()
+def reloads(policy: Policy) -> bool:
+    """Whether a checkpoint gives the same bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder) / "checkpoint", policy)
+        loaded = load_checkpoint(Path(folder) / "checkpoint")
+    images, proprioception = _frames(1)
+    outputs = []
+    for network in (policy, loaded):
+        text = network.encode_text(*network.tokenize(COMMANDS[:1]))
+        outputs.append(network.step(images, proprioception, text, None)[0])
+    return torch.equal(outputs[0].arm, outputs[1].arm) and torch.equal(
+        outputs[0].gripper_logit, outputs[1].gripper_logit
+    )
+
+
+def _frames(count: int) -> tuple[dict[str, Tensor], Tensor]:
+    torch.manual_seed(1)
+    return {name: torch.randn(count, 3, IMAGE_PX, IMAGE_PX) for name in ("static", "wrist")}, torch.rand(count, 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrained models: from a folder as the hub has them, or an error that says what to download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from vla_ros.policy.backbones.pretrained import AROUND_IMAGE, PretrainedError, load_pretrained
+from vla_ros.policy.backbones.tiny import TINY_MODELS
+from vla_ros.policy.backbones.vlm import build_model
+from vla_ros.policy.config import VlmConfig
+
+
+def save_model(folder: Path, family: str, *, safe: bool = True, tokens: bool = True):
+    """Write a folder as ``hf download`` leaves one: the whole model with its language head, tokenizer, processor."""
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+    torch.manual_seed(3)
+    described = CONFIG_MAPPING[family].from_dict(dict(TINY_MODELS[family]))
+    model = AutoModelForImageTextToText.from_config(described)
+    model.save_pretrained(folder)
+    if not safe:
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<bos>", *(dict.fromkeys(AROUND_IMAGE.get(family, ())) if tokens else ())]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        ["open the drawer"], trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>").save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.2, 0.3]}')
+    return model
+
+
+@pytest.mark.parametrize("family", ["paligemma", "smolvlm", "qwen2_5_vl"])
+def test_a_folder_gives_weights_tokenizer_and_normalisation(family: str, tmp_path: Path) -> None:
+    saved = save_model(tmp_path / "model", family)
+    loaded = load_pretrained(VlmConfig(pretrained=str(tmp_path / "model")))
+    given = {name.removeprefix("model."): tensor for name, tensor in saved.state_dict().items()}
+    assert all(torch.equal(tensor, given[name]) for name, tensor in loaded.model.state_dict().items())
+    assert loaded.config.pretrained is None
+    rebuilt = build_model(loaded.config.model)  # what a checkpoint does, without the folder
+    assert {n: t.shape for n, t in rebuilt.state_dict().items()} == {
+        n: t.shape for n, t in loaded.model.state_dict().items()
+    }
+    assert str(tmp_path) not in str(loaded.config)
+    assert (loaded.image_mean, loaded.image_std) == ((0.4, 0.5, 0.6), (0.2, 0.2, 0.3))
+    assert len(loaded.config.around_image) == (2 if family in AROUND_IMAGE else 0)
+    assert loaded.tokenizer.encode("open the drawer")[0] == 1  # its own begin-of-sequence token
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode("open the drawer")).strip() == "open the drawer"
+
+
+def test_what_is_neither_a_folder_nor_at_hand_says_what_to_download(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it retries for half a minute
+    with pytest.raises(
+        PretrainedError, match=r"hf download google/paligemma-3b-pt-224 --local-dir FOLDER.*pretrained="
+    ):
+        load_pretrained(VlmConfig(pretrained="google/paligemma-3b-pt-224"))
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", "llava", safe=False)
+    with pytest.raises(PretrainedError, match="safetensors"):
+        load_pretrained(VlmConfig(pretrained=str(tmp_path / "model")))
+
+
+def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(PretrainedError, match="type 'bert'; allowed: florence2"):
+        load_pretrained(VlmConfig(pretrained=str(tmp_path)))
+
+
+def test_a_tokenizer_without_the_marks_of_images_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", "qwen3_vl", tokens=False)
+    with pytest.raises(PretrainedError, match=r"lacks .*vision_start"):
+        load_pretrained(VlmConfig(pretrained=str(tmp_path / "model")))

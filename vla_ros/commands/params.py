@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say how big a checkpoint's policy is: parameters by part, memory, and operations per step.
+
+vla params config/checkpoints/tabletop
+
+Training memory is of the weights, gradients, AdamW's states and the moving average, without activations, and as if
+everything were trained; `vla fit` prints what a recipe really trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vla params``."""
+    parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
+    parser.add_argument("--depth", type=int, default=2, help="how deep to look into modules (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``vla params``."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vla_ros.commands.results import write_json
+    from vla_ros.policy import summary
+    from vla_ros.policy.checkpoint import load_checkpoint
+
+    policy = load_checkpoint(args.checkpoint)
+    parts = summary.parts(policy, args.depth)
+    figures = {
+        "parts": {part.name: part.parameters for part in parts},
+        "parameters": sum(part.parameters for part in parts),
+        "weights_mib": summary.weight_bytes(policy) / 2**20,
+        "training_mib": summary.training_bytes(policy) / 2**20,
+        "step_mflops": summary.step_flops(policy) / 1e6,
+    }
+    table = Table("part", "parameters")
+    for part in parts:
+        table.add_row(part.name, f"{part.parameters:,}")
+    table.add_row("all", f"{figures['parameters']:,}", style="bold")
+    Console().print(table)
+    print(
+        f"weights {figures['weights_mib']:.1f} MiB; training {figures['training_mib']:.1f} MiB and activations; "
+        f"a step is {figures['step_mflops']:.0f} MFLOP"
+    )
+    if args.json:
+        write_json(args.json, figures)
+    return 0

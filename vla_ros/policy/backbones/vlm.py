@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vision-language model as backbone: frames and the command as one sequence, a learned token reads the feature out.
+
+    policy_head   [command] [frame] R                      each frame alone; the head fuses time
+    interleaved   [command] [frame] R [frame] R ...        a feature after every frame, which sees the frames before
+    video         [command] [frame] [frame] ... R          one feature, after the newest frame
+
+A frame is the image tokens of every camera, in the contract's order, and one token of the proprioception. Families that
+learned to see images first get [frame] [command] R. Positions are counted over what is there, not over padding, so that
+neither the longest command of a batch nor a short history changes a feature.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vla_ros.policy.backbones.families import FAMILIES, Family, Sequence
+from vla_ros.policy.config import VlmConfig
+from vla_ros.policy.prediction import Readout
+
+ADDED_TOKENS = 2  # of ``CommandTokenizer.adapt``, which the model does not know: they embed to zero
+PROPRIOCEPTION_LIMIT = 5.0  # standard deviations; further out the robot is where no demonstration was
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedText:
+    """Embeddings (B, L, H) of commands and their mask (B, L), made once per command."""
+
+    embeddings: Tensor
+    mask: Tensor
+
+    def __getitem__(self, rows: Any) -> EmbeddedText:
+        return EmbeddedText(self.embeddings[rows], self.mask[rows])
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+
+class Part(NamedTuple):
+    """s tokens of B sequences that stand together."""
+
+    embeddings: Tensor  # (B, s, E)
+    valid: Tensor  # (B, s)
+    offsets: Tensor  # (3, B, s) positions from the part's first on
+    advance: Tensor  # (B,) by how much the position of the next part is further on
+    block: int = -1
+    visual: bool = False
+
+
+class VlmBackbone(nn.Module):
+    """A model of one of the ``FAMILIES``, whole.
+
+    See ``VlmConfig`` for the modes and ``backbones/__init__.py`` for the methods.
+
+    Args:
+        camera_sizes: camera name -> (height, width) of its network input, which the model must accept.
+        proprioception_size: P, 0 for none.
+        vocabulary_size: number of token ids; ids beyond the model's own embed to zero (padding, dropped tokens).
+
+    Raises:
+        ValueError: the model is of no known family, can't take a camera's size, or can't do the history mode.
+    """
+
+    around_image: Tensor
+
+    def __init__(
+        self,
+        *,
+        camera_sizes: Mapping[str, tuple[int, int]],
+        proprioception_size: int,
+        vocabulary_size: int,
+        config: VlmConfig,
+    ) -> None:
+        super().__init__()
+        self.adopt(build_model(config.model))
+        rows = self.family.embedding.num_embeddings
+        if vocabulary_size > rows + ADDED_TOKENS:
+            raise ValueError(
+                f"the tokenizer has {vocabulary_size} tokens, the vision-language model embeds {rows}; use the model's "
+                "own tokenizer (vlm.pretrained), or a smaller contract.vocabulary_size"
+            )
+        self.mode = config.history_mode
+        self.fuses_time = config.history_mode != "policy_head"
+        if self.fuses_time and not self.family.sequences:
+            raise ValueError(
+                f"vlm.history_mode is {config.history_mode!r}, which {config.model['model_type']} can't do: all its "
+                "tokens see each other; allowed: 'policy_head'"
+            )
+        self.feature_size = self.family.hidden_size
+        self.camera_sizes = dict(camera_sizes)
+        around = torch.tensor(config.around_image, dtype=torch.long)
+        self.register_buffer("around_image", around, persistent=False)
+        self._tokens = {name: self._count_tokens(name, *size) for name, size in camera_sizes.items()}
+        self.readout = nn.Parameter(0.02 * torch.randn(self.feature_size))
+        self.proprioception = nn.Linear(proprioception_size, self.feature_size) if proprioception_size else None
+
+    def adopt(self, model: Any) -> None:
+        """Take ``model`` instead, which has the same configuration and, for instance, pretrained weights."""
+        self.model = model
+        self._families = [FAMILIES[model.config.model_type](model)]  # a list: not a module itself
+
+    @property
+    def family(self) -> Family:
+        """What is special about the model."""
+        return self._families[0]
+
+    def encode_text(self, tokens: Tensor, token_mask: Tensor) -> EmbeddedText:
+        """Return the embedded commands ``tokens`` (B, L)."""
+        last = self.family.embedding.num_embeddings - 1
+        known = tokens <= last
+        embeddings = self.family.embedding(tokens.clamp(max=last)) * known[..., None]
+        return EmbeddedText(embeddings, token_mask)
+
+    def encode(
+        self,
+        images: Mapping[str, Tensor],
+        proprioception: Tensor,
+        text: EmbeddedText,
+        camera_keep: Tensor | None = None,
+    ) -> Tensor:
+        """Return the feature (F, D) of each of F frames alone, or its tokens (F, T, E) where ``read`` fuses time.
+
+        Args:
+            images: camera name -> (F, 3, h, w), normalised.
+            proprioception: (F, P), standardised.
+            text: of the F frames' commands.
+            camera_keep: (F, cameras) of 0 and 1; where 0, that camera's tokens are zero (camera dropout).
+        """
+        frame = self._frame(images, proprioception, camera_keep)
+        return frame if self.fuses_time else self._read_sequence(frame[:, None], _all(frame[:, None]), text)[:, 0]
+
+    def read(self, frames: Tensor, valid: Tensor, text: EmbeddedText) -> Readout:
+        """Return the features of windows ``frames`` (B, W, ...), ``valid`` (B, W): of every frame, or of the last."""
+        if not self.fuses_time:
+            return Readout(frames, valid)
+        features = self._read_sequence(frames, valid, text)
+        if self.mode == "interleaved":
+            return Readout(features, valid)
+        last = valid.sum(dim=1, keepdim=True) - 1  # (B, 1)
+        return Readout(features, last >= 0, last.clamp(min=0))
+
+    def _frame(self, images: Mapping[str, Tensor], proprioception: Tensor, camera_keep: Tensor | None) -> Tensor:
+        """Return the tokens (F, T, E) of frames: the cameras', each with its marks, then one of the proprioception."""
+        if len(set(self.camera_sizes.values())) == 1:  # one pass of the vision tower
+            together = self.family.see(torch.cat([images[name] for name in self.camera_sizes]))
+            seen = list(together.chunk(len(self.camera_sizes)))
+        else:
+            seen = [self.family.see(images[name]) for name in self.camera_sizes]
+        if camera_keep is not None:
+            seen = [tokens * camera_keep[:, index, None, None] for index, tokens in enumerate(seen)]
+        if len(self.around_image):
+            before, after = self._widen(self.family.embedding(self.around_image)).split(1)  # each (1, E)
+            around = [token.expand(len(proprioception), 1, -1) for token in (before, after)]
+            seen = [torch.cat([around[0], tokens, around[1]], dim=1) for tokens in seen]
+        if self.proprioception is not None:
+            bounded = proprioception.clamp(-PROPRIOCEPTION_LIMIT, PROPRIOCEPTION_LIMIT)
+            seen.append(self._widen(self.proprioception(bounded)[:, None]))
+        return torch.cat(seen, dim=1)
+
+    def _widen(self, tokens: Tensor) -> Tensor:
+        """Return ``tokens`` (..., H) with zeros up to the size E of image tokens."""
+        return nn.functional.pad(tokens, (0, self.family.embedding_size - tokens.shape[-1]))
+
+    def _read_sequence(self, frames: Tensor, valid: Tensor, text: EmbeddedText) -> Tensor:
+        """Return the language model's states (B, K, H) at the readout tokens of windows ``frames`` (B, W, T, E)."""
+        parts, readouts = self._layout(frames, valid, text)
+        start = torch.zeros(len(frames), dtype=torch.long, device=frames.device)
+        positions = []
+        for part in parts:
+            positions.append(start[:, None] + part.offsets)  # (3, B, s)
+            start = start + part.advance
+        sequence = Sequence(
+            embeddings=torch.cat([part.embeddings for part in parts], dim=1),
+            valid=torch.cat([part.valid for part in parts], dim=1),
+            positions=torch.cat(positions, dim=2),
+            blocks=torch.cat([torch.full_like(part.valid, part.block, dtype=torch.long) for part in parts], dim=1),
+            visual=torch.cat([torch.full_like(part.valid, part.visual) for part in parts], dim=1),
+        )
+        ends = torch.tensor([part.embeddings.shape[1] for part in parts]).cumsum(0) - 1
+        return self.family.run(sequence)[:, ends[readouts].to(frames.device)]
+
+    def _layout(self, frames: Tensor, valid: Tensor, text: EmbeddedText) -> tuple[list[Part], list[int]]:
+        """Return the parts of the sequences in order, and the indices of those that end with a readout token."""
+        alone = frames.shape[1] == 1 and not self.fuses_time
+        prefix = self.family.looks_ahead == "prefix" and alone
+        command = self._command_part(text, block=0 if prefix else -1)
+        if alone and self.family.images_first:
+            *seen, tail = self._frame_parts(frames[:, 0], valid[:, 0], readout=True, first_block=0)
+            parts = [*seen, command, tail] if self.family.sequences else [*seen, tail, command]
+            return parts, [len(seen) + (1 if self.family.sequences else 0)]
+        parts, readouts = [command], []
+        for index in range(frames.shape[1]):
+            each = self.mode != "video"
+            parts += self._frame_parts(frames[:, index], valid[:, index], readout=each, first_block=len(parts))
+            readouts += [len(parts) - 1] if each else []
+        if self.mode == "video":
+            parts.append(self._tail_part(frames.new_zeros(len(frames), 0, frames.shape[-1]), valid.any(dim=1), True))
+            readouts.append(len(parts) - 1)
+        return parts, readouts
+
+    def _command_part(self, text: EmbeddedText, block: int) -> Part:
+        offsets = (text.mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        embeddings = self._widen(text.embeddings)
+        return Part(embeddings, text.mask, offsets.expand(3, -1, -1), text.mask.sum(dim=1), block=block)
+
+    def _frame_parts(self, tokens: Tensor, valid: Tensor, *, readout: bool, first_block: int) -> list[Part]:
+        """Return the parts of the cameras in ``tokens`` (B, T, E), and the rest of the frame with its readout token."""
+        parts, rest = [], tokens
+        marks = len(self.around_image) // 2
+        for index, (name, size) in enumerate(self.camera_sizes.items()):
+            counts = [marks, self._tokens[name], marks]
+            before, image, after, rest = rest.split([*counts, rest.shape[1] - sum(counts)], dim=1)
+            offsets, advance = _image_positions(counts[1], self.family.grid(*size), tokens.device)
+            block = {"nowhere": -1, "image": first_block + index, "prefix": first_block}[self.family.looks_ahead]
+            mark_block = first_block if self.family.looks_ahead == "prefix" else -1
+            there = valid[:, None].expand(image.shape[:2])
+            offsets = offsets[:, None].expand(-1, len(image), -1)
+            parts += [
+                _plain_part(before, valid, mark_block),
+                Part(image, there, offsets, valid * advance, block, visual=True),
+                _plain_part(after, valid, mark_block),
+            ]
+        return [*parts, self._tail_part(rest, valid, readout)]
+
+    def _tail_part(self, rest: Tensor, valid: Tensor, readout: bool) -> Part:
+        """Return the tokens ``rest`` (B, s, E), s >= 0, and the readout token after them."""
+        if readout:
+            token = self._widen(self.readout.to(rest.dtype)).expand(len(rest), 1, -1)
+            rest = torch.cat([rest, token], dim=1)
+        return _plain_part(rest, valid)
+
+    def _count_tokens(self, name: str, height: int, width: int) -> int:
+        """Return how many tokens an image of a camera gives."""
+        try:
+            self.family.grid(height, width)
+            with torch.no_grad():
+                return self.family.see(torch.zeros(1, 3, height, width)).shape[1]
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"the camera {name} is {height}x{width}, which the vision-language model can't take ({error}); give "
+                "the size it was made for in contract.cameras"
+            ) from None
+
+
+def build_model(config: Mapping[str, Any]) -> nn.Module:
+    """Return the model that ``config`` describes, with random weights; nothing is looked up anywhere.
+
+    Raises:
+        ValueError: ``config`` names no family that is known.
+    """
+    from transformers import CONFIG_MAPPING, AutoModel
+
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"vlm.model has the model_type {kind!r}; allowed: {', '.join(sorted(FAMILIES))}. Name pretrained weights "
+            "in vlm.pretrained, or give the configuration of such a model"
+        )
+    described = CONFIG_MAPPING[kind].from_dict(dict(config))
+    return AutoModel.from_config(described, attn_implementation="sdpa", dtype=torch.float32)
+
+
+def _plain_part(tokens: Tensor, valid: Tensor, block: int = -1) -> Part:
+    """Return ``tokens`` (B, s, E), s >= 0, one after the other; ``valid`` (B,)."""
+    count = tokens.shape[1]
+    offsets = torch.arange(count, device=tokens.device).expand(3, len(tokens), -1)
+    return Part(tokens, valid[:, None].expand(-1, count), offsets, valid * count, block)
+
+
+def _image_positions(tokens: int, grid: tuple[int, int] | None, device: torch.device) -> tuple[Tensor, int]:
+    """Return the positions (3, tokens) of an image from its first on, and how far the next token is from that."""
+    if grid is None:
+        return torch.arange(tokens, device=device).expand(3, -1), tokens
+    rows, columns = torch.meshgrid(*(torch.arange(count, device=device) for count in grid), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1), max(grid)
+
+
+def _all(frames: Tensor) -> Tensor:
+    return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all heads share: the window in training, one frame at a time on the robot, and the loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vla_ros.policy.losses import LossConfig, action_loss
+from vla_ros.policy.prediction import ActionPrediction
+
+
+class Head(nn.Module):
+    """Features of the last frames -> an action chunk at every frame.
+
+    A head is two functions: ``context`` fuses time and must be causal, ``decode`` turns one position into a chunk.
+    Everything else follows from them, so that a window in training and the stream on the robot are one computation.
+
+    Shapes: B windows, W frames, D features, C context, N actions a chunk.
+
+    Args:
+        chunk: N.
+        history: how many of the newest frames the prediction depends on.
+    """
+
+    def __init__(self, *, chunk: int, history: int) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.history = history
+
+    def context(self, features: Tensor) -> Tensor:
+        """Return (B, W, C) for ``features`` (B, W, D), oldest first; position t depends on positions up to t only."""
+        raise NotImplementedError
+
+    def decode(self, context: Tensor) -> ActionPrediction:
+        """Return the chunks (B, W, N, ...) of ``context`` (B, W, C); positions do not see each other."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, valid: Tensor) -> ActionPrediction:
+        """Predict at every position.
+
+        Args:
+            features: (B, W, D), oldest first.
+            valid: (B, W), True on frames; they come first, padding is on the right, so that it cannot reach a valid
+                position. Predictions at padding are zero.
+        """
+        prediction = self.decode(self.context(features))
+        mask = valid[..., None]
+        return ActionPrediction(prediction.arm * mask[..., None], prediction.gripper_logit * mask)
+
+    def step(self, feature: Tensor, state: Tensor | None) -> tuple[ActionPrediction, Tensor]:
+        """Predict for the newest frame only: what ``forward`` says at the end of the window of the last W frames.
+
+        Pure: one head serves any number of robots. The state is a window of features and the head runs over it from
+        the start at each step, exactly as in training, where a recurrent state that is carried on forever is not.
+
+        Args:
+            feature: (B, D) of the newest frame.
+            state: what the last step returned, None at the start.
+
+        Returns:
+            The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state (B, up to W, D) for the next step.
+        """
+        state = slide(state, feature, self.history)
+        return self.newest(state), state
+
+    def newest(self, features: Tensor) -> ActionPrediction:
+        """Return the chunk, arm (B, N, 6) and gripper_logit (B, N), at the end of ``features`` (B, W, D)."""
+        arm, gripper_logit = self.decode(self.context(features)[:, -1:])
+        return ActionPrediction(arm[:, 0], gripper_logit[:, 0])
+
+    def losses(self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
+        """Return every term by name; ``loss`` is what to minimise, the others are for the log or parts of it.
+
+        Args:
+            features: (B, W, D).
+            actions: (B, W, N, 7) normalised, gripper opening in [0, 1] last.
+            mask: (B, W, N), True where the action exists.
+        """
+        return action_loss(self.decode(self.context(features)), actions, mask, config)
+
+
+def slide(window: Tensor | None, newest: Tensor, length: int) -> Tensor:
+    """Return ``window`` (B, up to length, ...) or None with ``newest`` (B, ...) at its end, the oldest dropped."""
+    if window is None:
+        return newest[:, None]
+    return torch.cat([window, newest[:, None]], dim=1)[:, -length:]
