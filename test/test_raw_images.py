@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_ros.raw_images import decode_raw
@@ -143,6 +143,7 @@ def test_a_message_of_rclpy_is_read_like_one_of_a_bag() -> None:
     np.testing.assert_array_equal(decode_raw(live), RGB)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["rgb8", "mono16", "bayer_grbg8", "yuyv", "nv21"]),
     st.integers(0, 40), st.integers(0, 40), st.integers(0, 100), st.binary(max_size=400),

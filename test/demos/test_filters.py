@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_ros.demos.filters import idle_frames, outlier_frames
@@ -50,6 +50,7 @@ def test_a_gap_ends_a_pause() -> None:
     assert found("....", ticks=[0, 1, 2, 9]) == "xxx."
 
 
+@settings(deadline=None)
 @given(st.text("m.", max_size=30), st.integers(1, 6))
 def test_every_pause_found_is_long_and_every_long_pause_is_found(speeds: str, frames: int) -> None:
     idle = Idle(0.001, 0.01, (frames - 0.5) * 0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -85,6 +85,7 @@ def track(times_ms: list[int], twist: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.array(times_ms, np.int64) * MS, np.stack(poses)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-1, 1), min_size=3, max_size=3), st.lists(st.floats(-3, 3), min_size=3, max_size=3),
     st.permutations(range(0, 2000, 37)), st.booleans(),
