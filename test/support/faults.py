@@ -64,7 +64,7 @@ class Measurement:
 
 
 def measure(robot: FakeRobot, fault: Fault, node_pid: int, attempts: int = 5) -> Measurement:
-    """See `_measure`; once more where a busy machine has kept either process waiting meanwhile: that stops the arm, too.
+    """See `_measure`; once more where a busy machine has kept either process waiting: that stops the arm, too.
 
     Raises:
         AssertionError: as `_measure`.
