@@ -7,12 +7,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos.annotations import annotation_file
-from vla_ros.demos.bag import find_bags, hint
+from vla_ros.demos.annotations import annotations_of
+from vla_ros.demos.bag import hint
 from vla_ros.demos.cutting import EpisodeCutter
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.finding import find_bags
 from vla_ros.demos.parts import Decoded, Part, sampling_settings
 from vla_ros.demos.recording import open_bag
 from vla_ros.robot import Robot
@@ -37,7 +39,7 @@ def bag_parts(
             name=bag.name,
             home=bag.parent,
             files=_files(bag),
-            settings={**settings, "name": bag.name},
+            settings={**settings, "name": bag.name, "annotations": _rows(bag)},
             decode=functools.partial(_decode, bag, robot, spec, timing, include_failures),
         )
         for bag in find_bags(paths)
@@ -45,10 +47,13 @@ def bag_parts(
 
 
 def _files(bag: Path) -> tuple[Path, ...]:
-    """All that says what the episodes of `bag` are: its own files, and the table that a person wrote for it."""
-    own = sorted(file for file in bag.iterdir() if file.is_file()) if bag.is_dir() else [bag]
-    table = annotation_file(bag)
-    return (*own, *([table] if table is not None and table not in own else []))
+    return tuple(sorted(file for file in bag.iterdir() if file.is_file())) if bag.is_dir() else (bag,)
+
+
+def _rows(bag: Path) -> list[dict[str, Any]] | None:
+    """Return what a person wrote about a bag: its own rows, so that a change to another's makes nothing anew."""
+    rows = annotations_of(bag)
+    return None if rows is None else [{**dataclasses.asdict(row), "where": ""} for row in rows]
 
 
 def _decode(
