@@ -24,7 +24,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv system demo loop test lint clean
+.PHONY: help .venv system demo loop test nightly lint clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -64,6 +64,9 @@ loop: $(STAMP) ## teach the policy a new task from recorded bags, and measure it
 test: $(STAMP) ## ruff and all tests (ARGS="-m 'not slow'" for the quick ones)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+nightly: $(STAMP) ## the tests that need a quiet machine and minutes: every injected fault over real DDS
+	$(VENV)/bin/python -m pytest -m nightly $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .

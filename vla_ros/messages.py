@@ -99,18 +99,18 @@ def text(message: Any) -> str:
     return str(message.data).strip()
 
 
-def observation_value(message: Any, robot: Robot, stream: str) -> Any:
+def observation_value(message: Any, robot: Robot, stream: str, decode_image: Decoder = decode_raw) -> Any:
     """The value that the observation buffer takes for `stream`, from the message of its topic.
 
-    A LazyImage for a camera, (7,) for ee_pose, a float for gripper_state, text for language. JointState messages
-    without the gripper's joints give None: other publishers share that topic.
+    A LazyImage for a camera (`decode_image` decodes raw ones), (7,) for ee_pose, a float for gripper_state, text for
+    language. JointState messages without the gripper's joints give None: other publishers share that topic.
 
     Raises:
         ValueError: a pose in another frame than the robot's base frame, or joints without positions.
     """
     if stream in robot.cameras:
         compressed = robot.cameras[stream].type.endswith("CompressedImage")
-        return LazyImage(message, decode_compressed if compressed else decode_raw)
+        return LazyImage(message, decode_compressed if compressed else decode_image)
     if stream == "ee_pose":
         _check_frame(message, robot)
         return pose(message)

@@ -28,6 +28,8 @@ def running(tmp_path_factory) -> Iterator[tuple[FakeRobot, int]]:
         robot.close()
 
 
+@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
 def test_the_arm_stops_in_time_and_moves_again_only_on_a_new_plan(running: tuple[FakeRobot, int], fault: Fault):
     robot, node_pid = running
@@ -39,6 +41,7 @@ def test_there_are_at_least_forty_faults():
     assert len(FAULTS) >= 40
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NODE_FAULTS)
 def test_whatever_ends_the_node_or_confuses_it_the_arm_stands_still_in_time(name, ros_environment, tmp_path):

@@ -13,6 +13,7 @@ from rclpy.node import Node
 
 from vla_ros import messages
 from vla_ros.contract import ObservationSpec
+from vla_ros.nodes.image_decoding import raw_decoder
 from vla_ros.nodes.message_types import (
     SENSOR_QOS,
     SubscriptionEventCallbacks,
@@ -58,6 +59,7 @@ class ObservationStreams:
         self._on_text = on_text
         self._heard: str | None = None
         self._needed = spec.streams
+        self._decode = raw_decoder(node.get_logger().warning)
         self._command_ns = 0
         self._max_age_ns = round(robot.observation.max_age_s * 1e9) + period_ns
         self._pose: tuple[int, NDArray] | None = None
@@ -142,7 +144,7 @@ class ObservationStreams:
     def _value(self, name: str, message: Any) -> Any:
         """What the message says, or None: it is not for us, or no such value, as the log says then."""
         try:
-            return messages.observation_value(message, self._robot, name)
+            return messages.observation_value(message, self._robot, name, self._decode)
         except (ValueError, IndexError) as error:
             self._node.get_logger().error(f"stream {name!r}: dropped: {error}", throttle_duration_sec=5.0)
             return None
