@@ -143,7 +143,8 @@ def _shift(seconds: float) -> Callable[[Any], Any]:
     def shifted(message):
         stamp = message.header.stamp
         total_ns = stamp.sec * 10**9 + stamp.nanosec + round(seconds * 1e9)
-        stamp.sec, stamp.nanosec = total_ns // 10**9, total_ns % 10**9
+        # A new one: the messages of one instant share theirs.
+        message.header.stamp = type(stamp)(sec=total_ns // 10**9, nanosec=total_ns % 10**9)
         return message
 
     return shifted

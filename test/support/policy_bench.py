@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -308,19 +309,24 @@ def policy_node(
     }  # fmt: skip
     assignments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={yaml_value(value)}")]
     command = [sys.executable, str(script), "--ros-args", *assignments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+    # Into a file: a pipe that nobody reads is full after 64 KiB, and the node stands still then.
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
-            process.output = process.communicate(timeout=TIMEOUT_S)[0]
-            print(process.output)  # pytest shows it when a test fails
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            finally:
+                log.seek(0)
+                process.output = log.read()
+                print(process.output)  # pytest shows it when a test fails
 
 
 def waited_s(*pids: int) -> float:

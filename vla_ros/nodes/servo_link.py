@@ -48,7 +48,7 @@ class ServoLink:
         self._period_s = period_s
         self._command_type = message_class("moveit_msgs/srv/ServoCommandType")
         status = message_class("moveit_msgs/msg/ServoStatus")
-        self._clients = {
+        self._clients: dict[str, Any] = {
             "get_parameters": node.create_client(GetParameters, f"{servo.node}/get_parameters"),
             "switch_command_type": node.create_client(self._command_type, f"{servo.node}/switch_command_type"),
             "pause_servo": node.create_client(SetBool, f"{servo.node}/pause_servo"),

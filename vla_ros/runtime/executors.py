@@ -7,6 +7,7 @@ averaged, tick by tick; that would not hold for poses relative to where a chunk 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -58,7 +59,9 @@ class RecedingHorizon:
         if horizon < 1:
             raise ValueError(f"horizon is {horizon}; expected at least 1")
         self._horizon = horizon
-        self.clear()
+        self._current: tuple[int, Array] | None = None
+        self._newest: tuple[int, Array] | None = None
+        self._until_tick = 0
 
     def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
         self._newest = (first_tick, chunk)
@@ -73,8 +76,7 @@ class RecedingHorizon:
         return None if self._current is None else _row(*self._current, tick)
 
     def clear(self) -> None:
-        self._current: tuple[int, Array] | None = None
-        self._newest: tuple[int, Array] | None = None
+        self._current = self._newest = None
         self._until_tick = 0
 
 
@@ -87,7 +89,7 @@ class TemporalEnsemble:
 
     def __init__(self, decay: float = 0.01) -> None:
         self._decay = decay
-        self.clear()
+        self._chunks: list[tuple[int, Array]] = []
 
     def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
         self._chunks.append((first_tick, chunk))
@@ -101,7 +103,7 @@ class TemporalEnsemble:
         return np.asarray(weights @ np.array(rows) / weights.sum())
 
     def clear(self) -> None:
-        self._chunks: list[tuple[int, Array]] = []
+        self._chunks = []
 
 
 def _row(first_tick: int, chunk: Array, tick: int) -> Array | None:
@@ -115,7 +117,7 @@ def make_executor(name: str, *, horizon: int, decay: float) -> Executor:
     Raises:
         ValueError: there is none of that name.
     """
-    makers = {
+    makers: dict[str, Callable[[], Executor]] = {
         "full_chunk": FullChunk,
         "first_action": lambda: RecedingHorizon(1),
         "receding_horizon": lambda: RecedingHorizon(horizon),
