@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vla_ros.runtime.gripper import DEBOUNCE_TICKS
+
 if TYPE_CHECKING:
     from rclpy.node import Node
 
@@ -48,7 +50,9 @@ PARAMETERS = (
     ParameterSpec("stop_ticks", 5, "Zero twists that are published to stop, before silence.", 1, 100),
     ParameterSpec("gripper_close_below", 0.4, "Predicted opening (0 closed, 1 open) below which it closes.", 0.0, 1.0),
     ParameterSpec("gripper_open_above", 0.6, "Predicted opening (0 closed, 1 open) above which it opens.", 0.0, 1.0),
-    ParameterSpec("gripper_debounce_ticks", 2, "Control ticks in a row that must agree on a new opening.", 1, 50),
+    ParameterSpec(
+        "gripper_debounce_ticks", DEBOUNCE_TICKS, "Control ticks in a row that must agree on a new opening.", 1, 50
+    ),
 )
 
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+# The node's and the evaluation's. A tick more is a tick in which the arm already goes on: it leaves before it holds.
+DEBOUNCE_TICKS = 1
+
 
 class GripperSwitch:
     """Hysteresis and debounce: grippers take commands on edges, and a policy in doubt must not make one chatter.
@@ -11,7 +14,7 @@ class GripperSwitch:
     between it stays. The first decision after `reset` is a change.
     """
 
-    def __init__(self, close_below: float = 0.4, open_above: float = 0.6, debounce_ticks: int = 1) -> None:
+    def __init__(self, close_below: float = 0.4, open_above: float = 0.6, debounce_ticks: int = DEBOUNCE_TICKS) -> None:
         if not 0 <= close_below <= open_above <= 1:
             raise ValueError(
                 f"the gripper's thresholds are close_below = {close_below} and open_above = {open_above}; "
