@@ -9,7 +9,7 @@ NAME = "vla_ros"
 
 NODES = ("policy_node", "simulator_node", "recorder_node", "demonstrator_node")
 
-TEST = ["pytest", "hypothesis", "psutil"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
 
 
 def share_files(*directories: str) -> list[tuple[str, list[str]]]:
@@ -43,20 +43,20 @@ setup(
     install_requires=[
         "setuptools",
         "numpy>=1.26",
-        "scipy",
-        "opencv-python",
-        "pyyaml",
+        "scipy>=1.11",
+        "opencv-python>=4.5",
+        "pyyaml>=6.0",
         "rosbags>=0.11.9",
         "backports.zstd>=1.0; python_version < '3.14'",
-        "apsw",
+        "apsw>=3.42",
         "lz4>=4.0",
         "torch>=2.4",
         "pytorch-lightning>=2.6.6",
         "transformers>=5.0",
-        "tokenizers",
-        "safetensors",
-        "rich",
-        "matplotlib",
+        "tokenizers>=0.20",
+        "safetensors>=0.4.3",
+        "rich>=13",
+        "matplotlib>=3.7",
     ],
     extras_require={
         # The real rclpy without an installed ROS distribution (Kilted, Linux x86-64, Python 3.10 to 3.13).
@@ -70,11 +70,11 @@ setup(
             "ros-lifecycle-msgs",
             "ros-rosgraph-msgs",
         ],
-        "sim": ["mujoco>=3.3.7,<4", "gymnasium"],
-        "train": ["tensorboard"],
+        "sim": ["mujoco>=3.3.7,<4", "gymnasium>=1.0"],
+        "train": ["tensorboard>=2.15"],
         "vlm": ["peft>=0.17"],
         "test": TEST,  # colcon test looks for pytest here
-        "dev": [*TEST, "peft>=0.17", "ruff", "mypy"],
+        "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15"],
     },
     entry_points={
         "console_scripts": ["vla = vla_ros.cli:main", *(f"{node} = vla_ros.nodes.{node}:main" for node in NODES)],

@@ -87,6 +87,8 @@ def test_twists_are_stamped_on_the_grid_at_publish(robot):
 def test_speed_is_limited_to_the_robot_file(robot):
     robot.say("move 0.9")
     robot.wait_moving(0.2)
+    robot.wait(lambda: sum(twist.linear_x > 0.199 for twist in robot.twists) >= 10, "ten twists at the limit")
+    assert max(twist.linear_x for twist in robot.twists) <= 0.2 + 1e-9
 
 
 @pytest.mark.parametrize("camera", ["static", "wrist"])

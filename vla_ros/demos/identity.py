@@ -54,14 +54,6 @@ def reader_digest() -> str:
     digest = hashlib.sha256()
     for file in [*sorted(package.glob("*.py")), *sorted(package.glob("demos/**/*.py"))]:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    versions = [cv2.__version__, np.__version__, scipy.__version__]
-    versions += [_version(name) for name in ("rosbags", "rosbags-image")]
+    versions = [cv2.__version__, np.__version__, scipy.__version__, importlib.metadata.version("rosbags")]
     digest.update(" ".join(versions).encode())
     return digest.hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
