@@ -52,7 +52,7 @@ setup(
         "lz4>=4.0",
         "torch>=2.4",
         "pytorch-lightning>=2.6.6",
-        "transformers>=5.0",
+        "transformers>=5.0,<6",
         "tokenizers>=0.20",
         "safetensors>=0.4.3",
         "rich>=13",

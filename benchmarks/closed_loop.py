@@ -56,6 +56,7 @@ def loop(folder: Path, path: Path) -> None:
         json.loads((folder / name).read_text()) for name in ("results.json", "before.json", "after.json")
     )
     new = results["task"]
+    rehearsed = {row["rollouts"] for task, row in before["tasks"].items() if task != new} or {0}
     old = [{task: row for task, row in when["tasks"].items() if task != new} for when in (before, after)]
     figures.write(
         path,
@@ -70,7 +71,7 @@ def loop(folder: Path, path: Path) -> None:
             *([(f"the {len(old[0])} old tasks", *map(rate, old))] if old[0] else []),
         ],
         details=results,
-        command="vla loop",
+        command=f"vla loop --rollouts {results['rollouts']} --old-rollouts {min(rehearsed)}",
     )
 
 

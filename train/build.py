@@ -57,7 +57,10 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
             package_version=__version__,
         ),
     )
-    policy = Policy(contract, network, tokenizer)
+    try:
+        policy = Policy(contract, network, tokenizer)
+    except ValueError as error:  # what only the model itself knows: the picture sizes that it takes, for instance
+        raise ConfigError(f"the {network.backbone} backbone can't be built from this recipe: {error}") from None
     if pretrained:
         policy.backbone.adopt(pretrained.model)
     return policy

@@ -207,14 +207,20 @@ class TrainConfig:
             )
         if self.contract is not None:
             _check_network(self.policy or PolicyConfig(), self.contract.cameras)
-            if self.loss.forward_prediction is not None:
-                sizes = {camera.name: (camera.height, camera.width) for camera in self.contract.cameras}
-                self.loss.forward_prediction.check_image_sizes(sizes)
+            self.check_loss(self.contract.cameras)
         elif self.init_from is None:
             raise ConfigError(
                 "neither init_from nor contract is set; name the checkpoint to start from with --set init_from=FOLDER, "
                 "or give a contract to train from scratch"
             )
+
+    def check_loss(self, cameras: Sequence[Camera]) -> None:
+        """Raise ConfigError if a loss does not fit the pictures of ``cameras``."""
+        if self.loss.forward_prediction is not None:
+            try:
+                self.loss.forward_prediction.check_image_sizes({c.name: (c.height, c.width) for c in cameras})
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
 
     @property
     def run_folder(self) -> Path:

@@ -105,6 +105,7 @@ def fit(
     retained = config.keep.retain.commands
     check_commands(policy, [*(episode.command for episode in [*episodes, *(rehearsed or ())]), *retained])
     if config.init_from is not None:
+        config.check_loss(policy.contract.cameras)
         check_statistics(policy.contract, episodes)
     data = DemonstrationData(
         policy,

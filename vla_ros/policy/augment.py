@@ -68,9 +68,9 @@ def draw_cameras_to_keep(
     batch: int, cameras: Sequence[str], config: AugmentConfig, device: torch.device
 ) -> Tensor | None:
     """Return (B, cameras) of 0 and 1 with at least one 1 per window, or None when nothing is ever dropped."""
-    probability = torch.tensor([config.camera_dropout.get(name, 0.0) for name in cameras], device=device)
-    if len(cameras) < 2 or not probability.any():
+    probability = [config.camera_dropout.get(name, 0.0) for name in cameras]
+    if len(cameras) < 2 or not any(probability):
         return None
-    kept = torch.rand((batch, len(cameras)), device=device) >= probability
+    kept = torch.rand((batch, len(cameras)), device=device) >= torch.tensor(probability, device=device)
     kept |= ~kept.any(dim=1, keepdim=True)
     return kept.to(torch.float32)

@@ -65,13 +65,22 @@ class FlowHead(Head):
         opening = ((values[..., ARM_DIMENSIONS] + 1) / 2).clamp(1 - SURE, SURE)
         return ActionPrediction(values[..., :ARM_DIMENSIONS], opening.logit())
 
+    def _draw(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise like ``target`` (B, W, N, 7) and times (B, W, 1, 1); in validation the same ones at every call.
+
+        Else checkpoints would be compared by their luck, and validating would change the training that follows.
+        """
+        generator = None if self.training else torch.Generator(target.device).manual_seed(0)
+        dtype, device = target.dtype, target.device
+        noise = torch.randn(target.shape, generator=generator, dtype=dtype, device=device)
+        return noise, torch.rand((*target.shape[:2], 1, 1), generator=generator, dtype=dtype, device=device)
+
     def losses(self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
         """Squared error of the velocity at a random time; how good sampled chunks are is measured in evaluation."""
         context = self.context(features)
         opening = actions[..., ARM_DIMENSIONS:] * 2 - 1
         target = torch.cat([actions[..., :ARM_DIMENSIONS], opening], dim=-1) * mask[..., None]  # (B, W, N, 7)
-        noise = torch.randn_like(target)
-        time = torch.rand(*target.shape[:2], 1, 1, dtype=target.dtype, device=target.device)
+        noise, time = self._draw(target)
         between = torch.lerp(noise, target, time)
         predicted = self.velocity(between.flatten(2), time[..., 0], context).view_as(target)
         error = (predicted - (target - noise)).square()
