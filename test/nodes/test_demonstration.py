@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the package vla_ros.nodes needs rclpy")
 
-from vla_ros.nodes.demonstration import HOLD_TICKS, TIME_LIMIT_S, Demonstration
+from vla_ros.nodes.demonstration import HOLD_TICKS, PUSH_ON_TICKS, TIME_LIMIT_S, Demonstration
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert
 from vla_ros.sim.tasks import TASKS
@@ -16,10 +16,10 @@ from vla_ros.sim.tasks import TASKS
 CONTROL_HZ = 10.0
 
 
-def demonstrate(task: str, perturbation: float) -> tuple[list, list, dict]:
+def demonstrate(task: str, perturbation: float, seed: int = 3) -> tuple[list, list, dict]:
     env = TabletopEnv(control_hz=CONTROL_HZ, render=False)
-    env.reset(seed=3, options={"task": task})
-    demonstration = Demonstration(TASKS[task], 3, perturbation, CONTROL_HZ)
+    env.reset(seed=seed, options={"task": task})
+    demonstration = Demonstration(TASKS[task], seed, perturbation, CONTROL_HZ)
     states, acts, info = [], [], {}
     while not acts or acts[-1].outcome is None:
         states.append(env.state())
@@ -33,6 +33,14 @@ def test_it_ends_with_success_after_standing_still():
     assert acts[-1].outcome == "success" and info["success"]
     assert np.abs([act.executed[:6] for act in acts[-HOLD_TICKS:]]).max() < 0.05
     assert all(act.outcome is None for act in acts[:-1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_push_ends_on_the_move(seed):
+    """Standing still at the end would teach the policy to stop wherever a push might have ended."""
+    _, acts, info = demonstrate("push_left_green", 0.0, seed)
+    assert acts[-1].outcome == "success" and info["success"]
+    assert all(np.linalg.norm(act.meant[:3]) > 0.1 for act in acts[-PUSH_ON_TICKS:])
 
 
 def test_noise_is_in_what_is_executed_and_not_in_what_is_meant():

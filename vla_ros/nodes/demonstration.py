@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from vla_ros.sim.expert import Expert, Perturbation
 from vla_ros.sim.scene import SceneState
-from vla_ros.sim.tasks import Task, success
+from vla_ros.sim.tasks import PUSH_DIRECTIONS, Task, success
 
 TIME_LIMIT_S = 12.0
 # A policy learns to stand still when it is done from the last ticks of a demonstration.
 HOLD_TICKS = 3
+# No picture shows how far a block has been pushed. A demonstration that stood still in the end would teach to stop
+# wherever a push might have ended; one that ends while still pushing teaches to go on.
+PUSH_ON_TICKS = 3
 SETTLE_LIMIT_S = 1.5
 AT_REST = 0.02  # m/s and rad/s
 
@@ -64,7 +67,9 @@ class Demonstration:
 
     def _outcome(self) -> str | None:
         if self._succeeded_at is not None:
-            settling_s = (self.ticks - self._succeeded_at) / self._control_hz
-            if self._resting >= HOLD_TICKS or settling_s >= SETTLE_LIMIT_S:
+            since = self.ticks - self._succeeded_at
+            if self._task.kind in PUSH_DIRECTIONS:
+                return "success" if since >= PUSH_ON_TICKS else None
+            if self._resting >= HOLD_TICKS or since / self._control_hz >= SETTLE_LIMIT_S:
                 return "success"
         return "failure" if self.ticks / self._control_hz >= TIME_LIMIT_S else None

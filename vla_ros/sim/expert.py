@@ -21,7 +21,7 @@ GAIN_PER_S = 4.0  # higher gains overshoot when a command takes effect two perio
 PUSH_MPS = 0.2
 # No picture shows how far a block has come, or a drawer's last millimetres. Demonstrations that end well beyond what
 # counts as success leave it to the policy where to stop; those that end just there teach it to stop just before.
-PUSH_ON_TO_M, SHUT_M = 0.10, 0.002
+PUSH_ON_TO_M, SHUT_M = 0.15, 0.002
 
 GRASP_HEIGHT_M = 0.018
 HOVER_M = 0.075  # above the thing to grasp or to get behind
