@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +14,18 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 import rclpy
+from std_msgs.msg import Bool
 
 from vla_ros.nodes import policy_lifecycle, policy_session
+from vla_ros.nodes.message_types import LATCHED_QOS
+from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.policy_session import PolicySession
 from vla_ros.robot import load_robot
 from vla_ros.runtime.control import ControlLoop
 from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.runtime.interlocks import Interlocks
 from vla_ros.runtime.timeline import ActionTimeline
 
 PERIOD_NS = 20_000_000
@@ -30,6 +35,15 @@ PERIOD_NS = 20_000_000
 def node(monkeypatch):
     rclpy.init(args=[])
     node = policy_lifecycle.PolicyNode()
+    yield node
+    node.destroy_node()
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def ros_context_node():
+    rclpy.init(args=[])
+    node = rclpy.create_node("alone")
     yield node
     node.destroy_node()
     rclpy.try_shutdown()
@@ -59,7 +73,9 @@ class Session(PolicySession):
         self.streams = SimpleNamespace(stop=lambda: None)
         self._timer = SimpleNamespace(destroy=lambda: None)
         self._twists = SimpleNamespace(flush=lambda patience_s: None)
-        self._inputs = SimpleNamespace(mark=lambda taken_over: None)
+        self.interlocks = Interlocks(require_enable=False)
+        self.hear = lambda: None
+        self._inputs = SimpleNamespace(mark=lambda taken_over: None, hear_emergency_stop=lambda: self.hear())
         self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(info=lambda _: None))
         governor.tick(np.zeros(7), None, (0.5, 0.0, 0.3))
         assert self.moving
@@ -92,3 +108,26 @@ def test_the_reason_for_the_end_is_the_reason_of_the_stop():
     assert session.control.governor.stops == {"deactivated": 1}
     assert [command.twist.tolist() for command in session.sent[:2]] == [[0.0] * 6] * 2
     assert (session.control.governor.state, session.control.governor.armed) == (State.DISARMED, False)
+
+
+def test_an_emergency_stop_cuts_short_the_slowing_down_of_a_deactivation():
+    session = Session()
+    for _ in range(5):
+        session.control.governor.tick(np.array([0.3, 0, 0, 0, 0, 0, 1]), None, (0.5, 0.0, 0.3))
+    session.hear = lambda: len(session.sent) == 1 and session.interlocks.emergency_stop(True)
+    session.stop("deactivated")
+    speeds = [command.twist[0] for command in session.sent if command.twist is not None]
+    assert speeds[0] > 0.05 and speeds[1:] == [0.0, 0.0]
+    assert session.control.governor.reason == "emergency_stop"
+
+
+def test_an_emergency_stop_is_heard_while_the_executor_is_kept_busy(ros_context_node):
+    node = ros_context_node
+    interlocks, pressed = Interlocks(require_enable=False), []
+    inputs = OperatorInputs(node, interlocks, "base_link", lambda value: None, lambda: pressed.append(True))
+    button = node.create_publisher(Bool, "emergency_stop", LATCHED_QOS)
+    button.publish(Bool(data=True))
+    deadline_s = time.monotonic() + 10.0
+    while not interlocks.emergency and time.monotonic() < deadline_s:  # nobody spins
+        inputs.hear_emergency_stop()
+    assert interlocks.emergency and pressed

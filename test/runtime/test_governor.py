@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.governor import SafetyGovernor, State
+from vla_ros.runtime.governor import FAULTS, SafetyGovernor, State
 from vla_ros.runtime.shaping import limit_norm, limit_to_box
 
 CENTRE = (0.5, 0.0, 0.3)
@@ -153,6 +153,17 @@ def test_an_emergency_stop_cuts_a_stop_short_that_is_under_way():
         tested.tick(action(0.2), None, CENTRE)
     assert tested.tick(None, "stale", CENTRE)[0] == pytest.approx(0.15)
     assert stop(tested, "emergency_stop") == [0.0, 0.0, None]
+
+
+@pytest.mark.parametrize("first", ["policy_error", "disarmed"])
+def test_an_emergency_stop_cuts_short_the_stop_of_a_fault_or_a_disarming(first):
+    tested = governor(linear_mps2=0.5, stop_ticks=2)
+    for _ in range(4):
+        tested.tick(action(0.2), None, CENTRE)
+    tested.arm(first != "disarmed")
+    assert tested.tick(None, first if first in FAULTS else None, CENTRE)[0] == pytest.approx(0.15)
+    assert stop(tested, "emergency_stop") == [0.0, 0.0, None]
+    assert (tested.state, tested.reason) == (State.FAULT, "emergency_stop")
 
 
 def test_the_first_run_is_slow_until_the_arm_that_moved_is_disarmed():

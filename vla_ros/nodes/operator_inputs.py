@@ -43,11 +43,12 @@ class OperatorInputs:
         self._on_pressed = on_emergency_stop
         self._by_hand = np.zeros(6)
         self._marked = False
+        self._emergency_stops = subscribe_latched(node, Bool, "emergency_stop", self._on_emergency_stop)
         self._subscriptions: list[Any] = [
             node.create_subscription(Bool, "enable", self._on_enable, COMMAND_QOS),
             node.create_subscription(TwistStamped, "takeover_twist", self._on_takeover, COMMAND_QOS),
             node.create_subscription(Float64MultiArray, "takeover_gripper", self._on_takeover_gripper, COMMAND_QOS),
-            *subscribe_latched(node, Bool, "emergency_stop", self._on_emergency_stop),
+            *self._emergency_stops,
         ]
         self._intervention = node.create_publisher(Bool, INTERVENTION_TOPIC, LATCHED_QOS)
         self._intervention.publish(Bool(data=False))
@@ -55,6 +56,13 @@ class OperatorInputs:
     def by_hand(self) -> NDArray[np.float64] | None:
         """The twist (6,) of somebody who has taken over, or None."""
         return self._by_hand if self._interlocks.taken_over(time.monotonic()) else None
+
+    def hear_emergency_stop(self) -> None:
+        """Take what has arrived on emergency_stop, while the caller keeps the executor from doing so."""
+        for subscription in self._emergency_stops:
+            with subscription.handle:
+                while (taken := subscription.handle.take_message(Bool, False)) is not None:
+                    self._on_emergency_stop(taken[0])
 
     def mark(self, taken_over: bool) -> None:
         """Publish where corrections begin and end, so that a bag tells a person's actions from the policy's."""

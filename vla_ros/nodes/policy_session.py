@@ -112,7 +112,8 @@ class PolicySession:
         self.engine.set_command("")
         moving = self.moving
         while self.moving:
-            command = self.control.halt(reason)
+            self._inputs.hear_emergency_stop()  # nobody else does until this returns
+            command = self.control.halt("emergency_stop" if self.interlocks.emergency else reason)
             self._send(command)
             if command.twist is not None and command.twist.any():
                 time.sleep(self.control.period_ns / 1e9)  # the arm has to follow while it slows down

@@ -152,6 +152,8 @@ class SafetyGovernor:
         return twist.copy()
 
     def _against(self, action: Array | None, reason: str | None, ee_position: Position | None) -> str | None:
+        if reason in AT_ONCE:  # before a fault or a disarming, which would only slow the arm down
+            return reason
         if self._fault is not None:
             return self._fault
         if not self._armed:
