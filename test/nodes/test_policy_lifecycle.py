@@ -14,7 +14,8 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 import rclpy
-from std_msgs.msg import Bool
+from geometry_msgs.msg import TwistStamped
+from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros.nodes import policy_lifecycle, policy_session
 from vla_ros.nodes.message_types import LATCHED_QOS
@@ -124,10 +125,24 @@ def test_an_emergency_stop_cuts_short_the_slowing_down_of_a_deactivation():
 def test_an_emergency_stop_is_heard_while_the_executor_is_kept_busy(ros_context_node):
     node = ros_context_node
     interlocks, pressed = Interlocks(require_enable=False), []
-    inputs = OperatorInputs(node, interlocks, "base_link", lambda value: None, lambda: pressed.append(True))
+    inputs = OperatorInputs(node, interlocks, load_robot("tabletop"), lambda: pressed.append(True))
     button = node.create_publisher(Bool, "emergency_stop", LATCHED_QOS)
     button.publish(Bool(data=True))
     deadline_s = time.monotonic() + 10.0
     while not interlocks.emergency and time.monotonic() < deadline_s:  # nobody spins
         inputs.hear_emergency_stop()
     assert interlocks.emergency and pressed
+
+
+def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and_only_from_who_has_taken_over(
+    ros_context_node,
+):
+    interlocks = Interlocks(require_enable=False)
+    inputs = OperatorInputs(ros_context_node, interlocks, load_robot("tabletop"), lambda: None)
+    inputs._on_takeover_gripper(Float64MultiArray(data=[0.04]))
+    assert inputs.by_hand() is None
+    inputs._on_takeover(TwistStamped())
+    assert inputs.by_hand().opening is None  # what was said before is forgotten
+    for value, opening in ((0.04, 0.5), (9.0, 1.0), (-1.0, 0.0), (float("nan"), None)):
+        inputs._on_takeover_gripper(Float64MultiArray(data=[value]))
+        assert [inputs.by_hand().opening, inputs.by_hand().opening] == [opening, None]

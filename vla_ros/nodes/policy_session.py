@@ -165,9 +165,7 @@ class PolicySession:
     def _make_entities(self, undo: contextlib.ExitStack) -> None:
         node = self._node
         self._make_sinks(undo)
-        self._inputs = OperatorInputs(
-            node, self.interlocks, self.robot.base_frame, self._grippers.send_value, self._on_emergency_stop
-        )
+        self._inputs = OperatorInputs(node, self.interlocks, self.robot, self._on_emergency_stop)
         undo.callback(self._inputs.destroy)
         self._check_sinks()
         if self._value("on_new_command") == AFTER_SUCCESS:

@@ -83,10 +83,7 @@ class GripperSink:
 
     def send(self, opening: float) -> None:
         """Command an `opening` in [0 closed, 1 open]."""
-        self.send_value(actions.value_from_opening(opening, self._gripper.closed, self._gripper.open))
-
-    def send_value(self, value: float) -> None:
-        """Command `value` in the actuator's unit."""
+        value = actions.value_from_opening(opening, self._gripper.closed, self._gripper.open)
         self._publisher.publish(Float64MultiArray(data=array.array("d", [value])))
         if self._client is not None:
             self._client.send_goal_async(self._goal(value)).add_done_callback(self._on_answer)
