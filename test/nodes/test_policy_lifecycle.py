@@ -28,6 +28,7 @@ from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.interlocks import Interlocks
 from vla_ros.runtime.timeline import ActionTimeline
+from vla_ros.runtime.watchdog import Watchdog
 
 PERIOD_NS = 20_000_000
 
@@ -67,17 +68,20 @@ class Session(PolicySession):
         self.control = ControlLoop(ActionTimeline(), governor, GripperSwitch(), period_ns=PERIOD_NS)
         self.clock_ns, self.sent = 1_000_000_000, []
         self._on_change = lambda: None
-        self._moved_to_ns, self._moved_s = 0, 0.0
+        self._watchdog = Watchdog(0.02)
         status = EngineStatus("", None, "", None, 0)
         self.engine = SimpleNamespace(set_command=lambda _: None, status=lambda: status)
         self._started_s = 0.0
-        self.streams = SimpleNamespace(stop=lambda: None)
-        self._timer = SimpleNamespace(destroy=lambda: None)
+        self.streams = SimpleNamespace(stop=lambda: None, restart=lambda: self.called.append("restart"))
+        self.called: list[str] = []
+        self._timer = SimpleNamespace(destroy=lambda: None, align=lambda: self.called.append("align"))
         self._twists = SimpleNamespace(flush=lambda patience_s: None)
         self.interlocks = Interlocks(require_enable=False)
         self.hear = lambda: None
         self._inputs = SimpleNamespace(mark=lambda taken_over: None, hear_emergency_stop=lambda: self.hear())
-        self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(info=lambda _: None))
+        log = SimpleNamespace(info=lambda _: None, warning=lambda _: None)
+        self.clock = SimpleNamespace(ros_time_is_active=True)
+        self._node = SimpleNamespace(get_logger=lambda: log, get_clock=lambda: self.clock)
         governor.tick(np.zeros(7), None, (0.5, 0.0, 0.3))
         assert self.moving
 
@@ -101,6 +105,16 @@ def test_a_slow_clock_is_no_stopped_clock(monkeypatch):
         session._on_watchdog()
     assert session.control.governor.stops == {"clock_stopped": 1}
     assert [command.twist.tolist() for command in session.sent] == [[0.0] * 6] * 2
+
+
+def test_a_system_clock_that_is_set_back_stops_the_arm_and_finds_its_grid_again():
+    session = Session()
+    session.clock.ros_time_is_active = False
+    session._on_watchdog()
+    session.clock_ns -= 10**11
+    session._on_watchdog()
+    assert session.control.governor.stops == {"clock_set_back": 1}
+    assert session.called == ["align", "restart"]
 
 
 def test_the_reason_for_the_end_is_the_reason_of_the_stop():

@@ -278,6 +278,7 @@ STATES = [
     Fault("pose: silent", _silence("ee_pose"), ("stale", "no_ee_position")),
     Fault("pose: NaN", _spoil("ee_pose", lambda: _pose(float("nan"))), ("invalid", "no_ee_position")),
     Fault("pose: in another frame", _spoil("ee_pose", lambda: _pose(0.5, "tool0")), ("stale", "no_ee_position")),
+    Fault("pose: stamps 1 s in the future", _spoil("ee_pose", lambda: _shift(1.0)), ("stale", "no_ee_position")),
     Fault("pose: the same stamp", _spoil("ee_pose", _frozen_stamp), ("stale", "no_ee_position")),
     Fault("joint states: silent", _silence("joint_states"), ("stale",)),
     Fault("joint states: without positions", _spoil("joint_states", lambda: _set(position=[])), ("stale",)),

@@ -35,10 +35,9 @@ from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.interlocks import Interlocks
 from vla_ros.runtime.summary import run_summary
 from vla_ros.runtime.timeline import ActionTimeline
+from vla_ros.runtime.watchdog import CLOCK_SET_BACK, Watchdog
 
 SINKS_PERIOD_S = 0.1
-# The watchdog acts when the ROS clock, on which the control timer runs, has stood still for this many periods.
-WATCHDOG_PERIODS = 2.5
 
 
 class PolicySession:
@@ -58,12 +57,11 @@ class PolicySession:
         self._timer: GridTimer | None = None
         self.dry_run: bool = self._value("dry_run")
         self.interlocks = Interlocks(require_enable=self._value("require_enable"))
-        # What the ROS clock showed when it last moved, and when that was on the steady clock.
-        self._moved_to_ns, self._moved_s = 0, 0.0
         self.robot: Robot = load_robot(self._value("robot"))
         checkpoint = self._value("checkpoint")
         contract = policy_loading.load_contract(checkpoint, self.robot)
         self.control = self._make_control(contract)
+        self._watchdog = Watchdog(self.control.period_ns / 1e9)
         self._chunk_ticks, self._succeeded = contract.timing.chunk, False
         intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
         clock = RosClock(cast(ROSClock, node.get_clock()), on_set_back=self._on_clock_set_back)
@@ -98,7 +96,7 @@ class PolicySession:
         if self.servo is not None:
             self.servo.start()
         self._started_s = time.monotonic()
-        self._moved_to_ns, self._moved_s = self._now_ns(), self._started_s
+        self._watchdog.start(self._now_ns(), self._started_s)
         self._timer = GridTimer(self._node, self.control.period_ns, self._on_tick)
         self.streams.start()
 
@@ -223,6 +221,7 @@ class PolicySession:
 
     def _on_tick(self) -> None:
         now_ns = self._now_ns()
+        self._watchdog.ticked(time.monotonic())
         self._follow(self.commands.tick(now_ns // self.control.period_ns))
         by_hand = self._inputs.by_hand()
         reason = self.interlocks.reason(time.monotonic())
@@ -236,17 +235,17 @@ class PolicySession:
         self._on_change()
 
     def _on_watchdog(self) -> None:
-        """Bring the arm to a stop on the steady clock when the ROS clock, and the control timer with it, stands still.
-
-        Simulated time that is only slow is none of its business: the control timer comes as often as it should.
-        """
-        now_ns, now_s = self._now_ns(), time.monotonic()
-        if now_ns != self._moved_to_ns:
-            self._moved_to_ns, self._moved_s = now_ns, now_s
-        stopped = now_s - self._moved_s > WATCHDOG_PERIODS * self.control.period_ns / 1e9
-        if stopped and self.active and self.moving:
-            self._send(self.control.halt("clock_stopped"))
+        """Bring the arm to a stop on the steady clock when the ROS clock's ticks do not come as they should."""
+        if self._timer is None:
+            return
+        simulated = self._node.get_clock().ros_time_is_active
+        reason = self._watchdog.look(self._now_ns(), time.monotonic(), simulated=simulated)
+        if reason is not None and self.moving:
+            self._send(self.control.halt(reason))
             self._on_change()
+        if reason == CLOCK_SET_BACK and not simulated:  # of which nobody else tells, as RosClock does of simulated time
+            self._timer.align()
+            self._on_clock_set_back()
 
     def _on_clock_set_back(self) -> None:
         if self.active:
