@@ -15,10 +15,11 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 
 import rclpy
 from geometry_msgs.msg import TwistStamped
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros.nodes import policy_lifecycle, policy_session
-from vla_ros.nodes.message_types import LATCHED_QOS
 from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.policy_session import PolicySession
 from vla_ros.robot import load_robot
@@ -40,6 +41,13 @@ def node(monkeypatch):
     yield node
     node.destroy_node()
     rclpy.try_shutdown()
+
+
+def wait_until(condition) -> bool:
+    deadline_s = time.monotonic() + 10.0
+    while not condition() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return condition()
 
 
 @pytest.fixture
@@ -136,16 +144,27 @@ def test_an_emergency_stop_cuts_short_the_slowing_down_of_a_deactivation():
     assert session.control.governor.reason == "emergency_stop"
 
 
-def test_an_emergency_stop_is_heard_while_the_executor_is_kept_busy(ros_context_node):
+def test_every_pulse_of_the_emergency_stop_is_heard_even_while_the_executor_is_kept_busy(ros_context_node):
     node = ros_context_node
     interlocks, pressed = Interlocks(require_enable=False), []
     inputs = OperatorInputs(node, interlocks, load_robot("tabletop"), lambda: pressed.append(True))
-    button = node.create_publisher(Bool, "emergency_stop", LATCHED_QOS)
+    button = node.create_publisher(Bool, "emergency_stop", QoSProfile(depth=10))
+
+    def hear_until(condition) -> None:
+        deadline_s = time.monotonic() + 10.0
+        while not condition() and time.monotonic() < deadline_s:  # nobody spins
+            inputs.hear_emergency_stop()
+        assert condition()
+
+    assert wait_until(lambda: button.get_subscription_count() >= 1)
+    for data in (True, True, True, False):
+        button.publish(Bool(data=data))
+    assert button.wait_for_all_acked(Duration(seconds=5.0))
+    hear_until(lambda: interlocks.emergency and not interlocks._pressed)
+    assert interlocks.reset() and pressed == [True]
     button.publish(Bool(data=True))
-    deadline_s = time.monotonic() + 10.0
-    while not interlocks.emergency and time.monotonic() < deadline_s:  # nobody spins
-        inputs.hear_emergency_stop()
-    assert interlocks.emergency and pressed
+    hear_until(lambda: interlocks.emergency)
+    assert pressed == [True, True]
 
 
 def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and_only_from_who_has_taken_over(

@@ -6,6 +6,7 @@ import pytest
 
 from vla_ros.robot import Limits
 from vla_ros.runtime.control import SILENCE, ByHand, ControlLoop
+from vla_ros.runtime.executors import RecedingHorizon
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.timeline import ActionTimeline
@@ -79,6 +80,15 @@ def test_the_gripper_is_commanded_on_change_only_and_again_after_a_stop():
     assert tested.tick(9 * PERIOD_NS, None, CENTRE).opening == 1.0
 
 
+def test_the_plan_s_age_is_that_of_the_observation_which_the_twist_answers():
+    tested = loop()
+    tested.timeline = ActionTimeline(RecedingHorizon(4))
+    for tick in (5, 6, 7):
+        tested.timeline.post(tick, chunk())
+        tested.tick(tick * PERIOD_NS, None, CENTRE)
+    assert tested.plan_age_ms.summary().maximum == 200.0
+
+
 def test_a_stopped_arm_does_not_move_its_gripper():
     tested = loop()
     tested.governor.arm(False)
@@ -112,7 +122,8 @@ def test_whoever_takes_over_moves_the_arm_and_handing_back_is_a_stop_and_a_new_p
 
 def test_who_takes_over_is_stopped_by_what_stops_everybody_and_limited_like_the_policy():
     tested = loop(stop_ticks=1)
-    assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE, by_hand=ByHand(np.array([9.0, 0, 0, 0, 0, 0])))) == pytest.approx(1.0)
+    hand = ByHand(np.array([9.0, 0, 0, 0, 0, 0]))
+    assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE, by_hand=hand)) == pytest.approx(1.0)
     assert vx(tested.tick(6 * PERIOD_NS, "emergency_stop", CENTRE, by_hand=ByHand(np.ones(6)))) == 0.0
     assert tested.governor.stops == {"emergency_stop": 1}
     assert tested.tick(7 * PERIOD_NS, None, CENTRE, by_hand=ByHand(np.ones(6))).twist is None

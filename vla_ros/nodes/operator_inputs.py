@@ -19,6 +19,9 @@ from vla_ros.robot import Robot
 from vla_ros.runtime.control import ByHand
 from vla_ros.runtime.interlocks import TAKEOVER_MAX_AGE_S, Interlocks
 
+# With the newest message only, a button that is pressed and let go at once was never pressed.
+EMERGENCY_STOP_DEPTH = 50
+
 
 class OperatorInputs:
     """Subscribes to enable, emergency_stop, takeover_twist and takeover_gripper, and tells the interlocks.
@@ -44,7 +47,9 @@ class OperatorInputs:
         self._opening: float | None = None
         self._opening_s = 0.0
         self._marked = False
-        self._emergency_stops = subscribe_latched(node, Bool, "emergency_stop", self._on_emergency_stop)
+        self._emergency_stops = subscribe_latched(
+            node, Bool, "emergency_stop", self._on_emergency_stop, depth=EMERGENCY_STOP_DEPTH
+        )
         self._subscriptions: list[Any] = [
             node.create_subscription(Bool, "enable", self._on_enable, COMMAND_QOS),
             node.create_subscription(TwistStamped, "takeover_twist", self._on_takeover, COMMAND_QOS),
@@ -83,8 +88,9 @@ class OperatorInputs:
         self._interlocks.enable(message.data, time.monotonic())
 
     def _on_emergency_stop(self, message: Bool) -> None:
+        already = self._interlocks.emergency
         self._interlocks.emergency_stop(message.data)
-        if message.data:
+        if self._interlocks.emergency and not already:  # a button may repeat itself
             self._on_pressed()
 
     def _on_takeover(self, message: TwistStamped) -> None:

@@ -27,7 +27,7 @@ from vla_ros.observation import ObservationBuffer
 from vla_ros.robot import TWIST_STAMPED, Robot, load_robot
 from vla_ros.runtime.commands import AFTER_SUCCESS, CommandQueue
 from vla_ros.runtime.control import Command, ControlLoop
-from vla_ros.runtime.engine import Engine
+from vla_ros.runtime.engine import Engine, EngineStatus
 from vla_ros.runtime.executors import make_executor
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
@@ -95,6 +95,7 @@ class PolicySession:
         self.control.governor.arm(armed)
         if self.servo is not None:
             self.servo.start()
+        self._check_sinks()
         self._started_s = time.monotonic()
         self._watchdog.start(self._now_ns(), self._started_s)
         self._timer = GridTimer(self._node, self.control.period_ns, self._on_tick)
@@ -204,11 +205,14 @@ class PolicySession:
         self.interlocks.sink = servo_reason or self._grippers.reason
 
     def _on_text(self, text: str) -> None:
-        plan_tick = self.control.timeline.newest_tick
         try:
-            self._follow(self.commands.offer(text, None if plan_tick is None else plan_tick + self._chunk_ticks))
+            self._follow(self.commands.offer(text, self._planned_ticks()))
         except OverflowError as error:
             self._node.get_logger().error(f"command {text[:80]!r} dropped: {error}", throttle_duration_sec=1.0)
+
+    def _planned_ticks(self) -> range | None:
+        observed_tick = self.control.timeline.newest_tick
+        return None if observed_tick is None else range(observed_tick, observed_tick + self._chunk_ticks)
 
     def _on_success(self, message: Bool) -> None:
         if message.data and not self._succeeded:
@@ -222,7 +226,7 @@ class PolicySession:
     def _on_tick(self) -> None:
         now_ns = self._now_ns()
         self._watchdog.ticked(time.monotonic())
-        self._follow(self.commands.tick(now_ns // self.control.period_ns))
+        self._follow(self.commands.tick(now_ns // self.control.period_ns, self._planned_ticks()))
         by_hand = self._inputs.by_hand()
         reason = self.interlocks.reason(time.monotonic())
         if by_hand is None:
@@ -266,13 +270,16 @@ class PolicySession:
             self.control.governor.reset()
         return released
 
-    def detail(self) -> str:
+    def detail(self, engine: EngineStatus) -> str:
         """A sentence about the reason why nothing moves, where there is one."""
         reason = self.control.governor.reason
         if self.servo is not None and reason == self.servo.reason:
             return self.servo.detail
-        engine = self.engine.status()
         return engine.detail if reason == engine.reason else ""
+
+    def sinks_warning(self) -> str | None:
+        """What is wrong with what carries the commands out, where it carries them out all the same."""
+        return (None if self.servo is None else self.servo.warning) or self._grippers.warning
 
     def sinks(self) -> dict[str, str]:
         """What is to be reported of what carries the commands out."""

@@ -50,7 +50,7 @@ class ControlLoop:
         self.ticks_missed = 0
         self.period_ns = period_ns
         self.taken_over = False
-        # From the tick of the observation that a twist answers to that twist.
+        # From the tick of the (oldest) observation that a twist answers to that twist.
         self.plan_age_ms = RecentValues()
         self._last_tick: int | None = None
 
@@ -87,8 +87,8 @@ class ControlLoop:
             action, reason = None, reason or "handed_back"
         twist = self.governor.tick(action, reason, ee_position)
         running = self.governor.state is State.RUNNING
-        if running and (planned_tick := self.timeline.newest_tick) is not None:
-            self.plan_age_ms.add((now_ns - planned_tick * self.period_ns) / 1e6)
+        if running and (answered_tick := self.timeline.answered_tick) is not None:
+            self.plan_age_ms.add((now_ns - answered_tick * self.period_ns) / 1e6)
         if was_running and not running:
             # What was planned from before the stop must not move the arm after it.
             self.timeline.clear(observed_from=tick)
