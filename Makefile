@@ -61,7 +61,7 @@ demo: $(STAMP) ## the shipped policy on the simulated arm, over ROS 2 (ROLLOUTS=
 loop: $(STAMP) ## teach the policy a new task from recorded bags, and measure it before and after
 	$(VENV)/bin/vla loop
 
-test: $(STAMP) ## ruff and all tests (ARGS="-m 'not slow'" for the quick ones)
+test: $(STAMP) ## ruff and the tests; injected faults are in nightly (ARGS="-m 'not slow'" for the quick ones)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest $(ARGS)
 

@@ -51,7 +51,8 @@ def run(times: int) -> list[list]:
 def _note(results: dict[str, list], measured) -> None:
     results.setdefault(measured.fault, []).append(measured)
     moved = "goes on" if measured.moved_s is None else f"{1e3 * measured.moved_s:.0f} ms"
-    print(f"{measured.fault:<60} {measured.reason:<18} {moved}", flush=True)
+    again = " (once more: the machine was busy)" if measured.attempt > 1 else ""
+    print(f"{measured.fault:<60} {measured.reason:<18} {moved}{again}", flush=True)
 
 
 def row(measurements: list) -> list[str]:

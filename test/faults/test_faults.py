@@ -37,10 +37,6 @@ def test_the_arm_stops_in_time_and_moves_again_only_on_a_new_plan(running: tuple
     assert measured.held, measured
 
 
-def test_there_are_at_least_forty_faults():
-    assert len(FAULTS) >= 40
-
-
 @pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NODE_FAULTS)

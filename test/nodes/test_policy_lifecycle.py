@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,15 +14,22 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 import rclpy
+from geometry_msgs.msg import TwistStamped
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros.nodes import policy_lifecycle, policy_session
+from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.policy_session import PolicySession
 from vla_ros.robot import load_robot
 from vla_ros.runtime.control import ControlLoop
 from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.runtime.interlocks import Interlocks
 from vla_ros.runtime.timeline import ActionTimeline
+from vla_ros.runtime.watchdog import Watchdog
 
 PERIOD_NS = 20_000_000
 
@@ -30,6 +38,22 @@ PERIOD_NS = 20_000_000
 def node(monkeypatch):
     rclpy.init(args=[])
     node = policy_lifecycle.PolicyNode()
+    yield node
+    node.destroy_node()
+    rclpy.try_shutdown()
+
+
+def wait_until(condition) -> bool:
+    deadline_s = time.monotonic() + 10.0
+    while not condition() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def ros_context_node():
+    rclpy.init(args=[])
+    node = rclpy.create_node("alone")
     yield node
     node.destroy_node()
     rclpy.try_shutdown()
@@ -52,15 +76,20 @@ class Session(PolicySession):
         self.control = ControlLoop(ActionTimeline(), governor, GripperSwitch(), period_ns=PERIOD_NS)
         self.clock_ns, self.sent = 1_000_000_000, []
         self._on_change = lambda: None
-        self._moved_to_ns, self._moved_s = 0, 0.0
+        self._watchdog = Watchdog(0.02)
         status = EngineStatus("", None, "", None, 0)
         self.engine = SimpleNamespace(set_command=lambda _: None, status=lambda: status)
         self._started_s = 0.0
-        self.streams = SimpleNamespace(stop=lambda: None)
-        self._timer = SimpleNamespace(destroy=lambda: None)
+        self.streams = SimpleNamespace(stop=lambda: None, restart=lambda: self.called.append("restart"))
+        self.called: list[str] = []
+        self._timer = SimpleNamespace(destroy=lambda: None, align=lambda: self.called.append("align"))
         self._twists = SimpleNamespace(flush=lambda patience_s: None)
-        self._inputs = SimpleNamespace(mark=lambda taken_over: None)
-        self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(info=lambda _: None))
+        self.interlocks = Interlocks(require_enable=False)
+        self.hear = lambda: None
+        self._inputs = SimpleNamespace(mark=lambda taken_over: None, hear_emergency_stop=lambda: self.hear())
+        log = SimpleNamespace(info=lambda _: None, warning=lambda _: None)
+        self.clock = SimpleNamespace(ros_time_is_active=True)
+        self._node = SimpleNamespace(get_logger=lambda: log, get_clock=lambda: self.clock)
         governor.tick(np.zeros(7), None, (0.5, 0.0, 0.3))
         assert self.moving
 
@@ -86,9 +115,67 @@ def test_a_slow_clock_is_no_stopped_clock(monkeypatch):
     assert [command.twist.tolist() for command in session.sent] == [[0.0] * 6] * 2
 
 
+def test_a_system_clock_that_is_set_back_stops_the_arm_and_finds_its_grid_again():
+    session = Session()
+    session.clock.ros_time_is_active = False
+    session._on_watchdog()
+    session.clock_ns -= 10**11
+    session._on_watchdog()
+    assert session.control.governor.stops == {"clock_set_back": 1}
+    assert session.called == ["align", "restart"]
+
+
 def test_the_reason_for_the_end_is_the_reason_of_the_stop():
     session = Session()
     session.stop("deactivated")
     assert session.control.governor.stops == {"deactivated": 1}
     assert [command.twist.tolist() for command in session.sent[:2]] == [[0.0] * 6] * 2
     assert (session.control.governor.state, session.control.governor.armed) == (State.DISARMED, False)
+
+
+def test_an_emergency_stop_cuts_short_the_slowing_down_of_a_deactivation():
+    session = Session()
+    for _ in range(5):
+        session.control.governor.tick(np.array([0.3, 0, 0, 0, 0, 0, 1]), None, (0.5, 0.0, 0.3))
+    session.hear = lambda: len(session.sent) == 1 and session.interlocks.emergency_stop(True)
+    session.stop("deactivated")
+    speeds = [command.twist[0] for command in session.sent if command.twist is not None]
+    assert speeds[0] > 0.05 and speeds[1:] == [0.0, 0.0]
+    assert session.control.governor.reason == "emergency_stop"
+
+
+def test_every_pulse_of_the_emergency_stop_is_heard_even_while_the_executor_is_kept_busy(ros_context_node):
+    node = ros_context_node
+    interlocks, pressed = Interlocks(require_enable=False), []
+    inputs = OperatorInputs(node, interlocks, load_robot("tabletop"), lambda: pressed.append(True))
+    button = node.create_publisher(Bool, "emergency_stop", QoSProfile(depth=10))
+
+    def hear_until(condition) -> None:
+        deadline_s = time.monotonic() + 10.0
+        while not condition() and time.monotonic() < deadline_s:  # nobody spins
+            inputs.hear_emergency_stop()
+        assert condition()
+
+    assert wait_until(lambda: button.get_subscription_count() >= 1)
+    for data in (True, True, True, False):
+        button.publish(Bool(data=data))
+    assert button.wait_for_all_acked(Duration(seconds=5.0))
+    hear_until(lambda: interlocks.emergency and not interlocks._pressed)
+    assert interlocks.reset() and pressed == [True]
+    button.publish(Bool(data=True))
+    hear_until(lambda: interlocks.emergency)
+    assert pressed == [True, True]
+
+
+def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and_only_from_who_has_taken_over(
+    ros_context_node,
+):
+    interlocks = Interlocks(require_enable=False)
+    inputs = OperatorInputs(ros_context_node, interlocks, load_robot("tabletop"), lambda: None)
+    inputs._on_takeover_gripper(Float64MultiArray(data=[0.04]))
+    assert inputs.by_hand() is None
+    inputs._on_takeover(TwistStamped())
+    assert inputs.by_hand().opening is None  # what was said before is forgotten
+    for value, opening in ((0.04, 0.5), (9.0, 1.0), (-1.0, 0.0), (float("nan"), None)):
+        inputs._on_takeover_gripper(Float64MultiArray(data=[value]))
+        assert [inputs.by_hand().opening, inputs.by_hand().opening] == [opening, None]

@@ -107,3 +107,5 @@ def test_what_servo_says_is_reported(robot, make_servo):
     servo.status = (ServoStatus.DECELERATE_FOR_COLLISION, "close to the table")
     wait_speed(robot, servo, 0.05)
     robot.wait(lambda: sinks(robot).get("servo status") == "4: close to the table", "the status")
+    newest = next(status for status in robot.diagnostics[-1].status if status.name.endswith("sinks"))
+    assert (newest.level, newest.message) == (b"\1", "servo says 4: close to the table")

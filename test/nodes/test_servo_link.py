@@ -49,6 +49,7 @@ class Node:
         self.called: list = []
         self.clients: dict[str, Client] = {}
         self.gids = [b"first"]
+        self.warnings: list[str] = []
 
     def create_client(self, kind, name):
         return self.clients.setdefault(name.rsplit("/", 1)[1], Client(name, self.called))
@@ -64,7 +65,7 @@ class Node:
         return [SimpleNamespace(endpoint_gid=list(gid)) for gid in self.gids]
 
     def get_logger(self):
-        return SimpleNamespace(info=lambda text: None, warning=lambda text: None)
+        return SimpleNamespace(info=lambda text: None, warning=self.warnings.append)
 
 
 @dataclasses.dataclass
@@ -108,8 +109,8 @@ def answer(node: Node, *responses) -> list[str]:
     return asked
 
 
-def hear(node: Node) -> None:
-    node.hear(SimpleNamespace(code=0, message=""))
+def hear(node: Node, code: int = 0, message: str = "") -> None:
+    node.hear(SimpleNamespace(code=code, message=message))
 
 
 def make(node: Node) -> ServoLink:
@@ -195,3 +196,28 @@ def test_a_refusal_is_named_with_servo_s_own_words(node, now):
     link.start()
     answer(node, parameters(), NO)
     assert (link.reason, link.detail) == ("servo_refused", "servo_node/switch_command_type: refused not now")
+
+
+def test_while_the_handshake_is_done_anew_servo_is_not_ready(node, now):
+    link = make(node)
+    link.start()
+    answer(node, parameters(), YES, YES)
+    hear(node)
+    assert link.reason is None
+    link.start()  # the node was deactivated and activated again
+    hear(node)
+    assert link.reason == "servo_not_ready"
+    answer(node, parameters(), YES, YES)
+    hear(node)
+    assert link.reason is None
+
+
+def test_what_servo_says_of_our_twists_is_a_warning_while_it_says_so(node, now):
+    link = make(node)
+    answer(node, parameters(), YES)
+    for code, message in ((0, ""), (4, "close to the table"), (4, "close to the table"), (2, "singularity")):
+        hear(node, code, message)
+    assert link.reason is None and link.warning == "servo says 2: singularity"
+    assert node.warnings == ["servo_node says 4: close to the table", "servo_node says 2: singularity"]
+    hear(node)
+    assert link.warning is None

@@ -1,35 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
 from vla_ros.contract import Camera, ObservationSpec
 from vla_ros.observation import ObservationBuffer, Refusal
 from vla_ros.robot import ObservationLimits
-from vla_ros.runtime.clock import SteadyClock, SystemClock
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.stats import RecentValues, StreamRate
-
-
-@pytest.mark.parametrize("kind", [SteadyClock, SystemClock])
-def test_a_clock_sleeps_until_the_time_and_not_longer_than_needed(kind):
-    clock = kind()
-    until = clock.now_ns() + 20_000_000
-    assert clock.sleep_until_ns(until)
-    assert until <= clock.now_ns() < until + 1_000_000_000
-
-
-def test_closing_a_clock_wakes_its_sleeper():
-    clock = SteadyClock()
-    woken = []
-    thread = threading.Thread(target=lambda: woken.append(clock.sleep_until_ns(clock.now_ns() + 60_000_000_000)))
-    thread.start()
-    clock.close()
-    thread.join(10.0)
-    assert woken == [False]
 
 
 def test_recent_values_keep_the_last_and_count_all():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.control import SILENCE, ControlLoop
+from vla_ros.runtime.control import SILENCE, ByHand, ControlLoop
+from vla_ros.runtime.executors import RecedingHorizon
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.timeline import ActionTimeline
@@ -79,6 +80,15 @@ def test_the_gripper_is_commanded_on_change_only_and_again_after_a_stop():
     assert tested.tick(9 * PERIOD_NS, None, CENTRE).opening == 1.0
 
 
+def test_the_plan_s_age_is_that_of_the_observation_which_the_twist_answers():
+    tested = loop()
+    tested.timeline = ActionTimeline(RecedingHorizon(4))
+    for tick in (5, 6, 7):
+        tested.timeline.post(tick, chunk())
+        tested.tick(tick * PERIOD_NS, None, CENTRE)
+    assert tested.plan_age_ms.summary().maximum == 200.0
+
+
 def test_a_stopped_arm_does_not_move_its_gripper():
     tested = loop()
     tested.governor.arm(False)
@@ -98,11 +108,11 @@ def test_a_clock_that_is_set_back_starts_a_new_grid():
 
 
 def test_whoever_takes_over_moves_the_arm_and_handing_back_is_a_stop_and_a_new_plan():
-    tested, hand = loop(stop_ticks=2), np.array([0.0, 0.3, 0, 0, 0, 0])
+    tested, hand = loop(stop_ticks=2), ByHand(np.array([0.0, 0.3, 0, 0, 0, 0]))
     tested.timeline.post(5, chunk(20))
     assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE)) == pytest.approx(0.1)
     taken = tested.tick(6 * PERIOD_NS, None, CENTRE, by_hand=hand)
-    assert taken.twist.tolist() == hand.tolist() and taken.opening is None and tested.taken_over
+    assert taken.twist.tolist() == hand.twist.tolist() and taken.opening is None and tested.taken_over
     tested.timeline.post(6, chunk(20))
     assert [vx(tested.tick(tick * PERIOD_NS, None, CENTRE)) for tick in (7, 8, 9)] == [0.0, 0.0, None]
     assert tested.governor.stops == {"handed_back": 1} and not tested.taken_over
@@ -112,7 +122,22 @@ def test_whoever_takes_over_moves_the_arm_and_handing_back_is_a_stop_and_a_new_p
 
 def test_who_takes_over_is_stopped_by_what_stops_everybody_and_limited_like_the_policy():
     tested = loop(stop_ticks=1)
-    assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE, by_hand=np.array([9.0, 0, 0, 0, 0, 0]))) == pytest.approx(1.0)
-    assert vx(tested.tick(6 * PERIOD_NS, "emergency_stop", CENTRE, by_hand=np.ones(6))) == 0.0
+    hand = ByHand(np.array([9.0, 0, 0, 0, 0, 0]))
+    assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE, by_hand=hand)) == pytest.approx(1.0)
+    assert vx(tested.tick(6 * PERIOD_NS, "emergency_stop", CENTRE, by_hand=ByHand(np.ones(6)))) == 0.0
     assert tested.governor.stops == {"emergency_stop": 1}
-    assert tested.tick(7 * PERIOD_NS, None, CENTRE, by_hand=np.ones(6)).twist is None
+    assert tested.tick(7 * PERIOD_NS, None, CENTRE, by_hand=ByHand(np.ones(6))).twist is None
+
+
+def test_who_takes_over_moves_the_gripper_only_while_the_arm_may_move():
+    tested, hand = loop(stop_ticks=1), ByHand(np.zeros(6), opening=0.25)
+    assert tested.tick(5 * PERIOD_NS, None, CENTRE, hand).opening == 0.25
+    assert tested.tick(6 * PERIOD_NS, None, CENTRE, ByHand(np.zeros(6))).opening is None
+    assert tested.tick(7 * PERIOD_NS, "disabled", CENTRE, hand).opening is None
+    tested.tick(8 * PERIOD_NS, "disabled", CENTRE, hand)
+    assert tested.tick(9 * PERIOD_NS, None, CENTRE, hand).opening == 0.25
+    tested.governor.arm(False)
+    assert tested.tick(10 * PERIOD_NS, None, CENTRE, hand).opening is None
+    tested.governor.arm(True)
+    assert tested.tick(11 * PERIOD_NS, "emergency_stop", CENTRE, hand).opening is None
+    assert tested.tick(12 * PERIOD_NS, None, CENTRE, hand).opening is None  # a fault until it is reset

@@ -8,6 +8,7 @@ import pytest
 
 from vla_ros.observation import Observation, Refusal
 from vla_ros.runtime.engine import Engine
+from vla_ros.runtime.executors import TemporalEnsemble
 from vla_ros.runtime.timeline import ActionTimeline
 
 MS = 1_000_000
@@ -118,6 +119,19 @@ def test_a_new_command_reaches_the_policy_and_the_old_chunk_in_flight_is_discard
     run_ticks(engine, clock, 3)
     assert ("reset", "stop here") in policy.calls
     assert timeline(engine).statistics().posted == 2
+
+
+def test_the_first_plan_of_a_new_command_is_not_averaged_with_those_of_the_old_one(policy, clock, world):
+    engine = Engine(lambda: policy, world.snapshot, ActionTimeline(TemporalEnsemble()), clock)
+    engine.start(10.0)
+    engine.set_command("go")
+    run_ticks(engine, clock, 1, 2)
+    policy.spoil = lambda chunk: np.full_like(chunk, -1.0)
+    world.command = "turn back"
+    engine.set_command("turn back")
+    run_ticks(engine, clock, 3)
+    assert timeline(engine).pop(4)[0] == -1.0
+    assert engine.stop(10.0)
 
 
 def test_an_observation_from_before_the_command_does_not_plan_for_it(engine, clock, policy, world):

@@ -96,6 +96,28 @@ def test_a_cleared_plan_leaves_nothing_behind(name):
     assert [tested.pop(tick) for tick in (1, 2, 3)] == [None] * 3
 
 
+@pytest.mark.parametrize("name", ["full_chunk", "first_action", "receding_horizon", "temporal_ensemble"])
+def test_the_first_chunk_of_a_new_command_replaces_what_was_planned_for_the_old_one(name):
+    tested = timeline(name)
+    for tick in range(3):
+        tested.post(tick, chunk(tick))
+        tested.pop(tick)
+    tested.post(2, np.full((LENGTH, 7), -1.0), anew=True)
+    assert tested.pop(3)[1] == -1.0
+
+
+def test_what_an_action_answers_is_the_oldest_observation_that_has_a_say_in_it():
+    answered = {}
+    for name in ("full_chunk", "receding_horizon", "temporal_ensemble"):
+        tested = timeline(name, horizon=3)
+        play(tested, range(4))
+        answered[name] = tested.answered_tick
+    assert answered == {"full_chunk": 2, "receding_horizon": 0, "temporal_ensemble": 0}
+    tested.clear()
+    tested.pop(4)
+    assert tested.answered_tick is None
+
+
 def test_an_unknown_executor_is_refused_with_those_that_there_are():
     with pytest.raises(ValueError, match="executor is 'rtc'; allowed: full_chunk, first_action, receding_horizon"):
         make_executor("rtc", horizon=1, decay=0.0)

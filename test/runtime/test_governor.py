@@ -5,9 +5,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.governor import SafetyGovernor, State
+from vla_ros.runtime.governor import FAULTS, SafetyGovernor, State
 from vla_ros.runtime.shaping import limit_norm, limit_to_box
 
 CENTRE = (0.5, 0.0, 0.3)
@@ -155,6 +158,17 @@ def test_an_emergency_stop_cuts_a_stop_short_that_is_under_way():
     assert stop(tested, "emergency_stop") == [0.0, 0.0, None]
 
 
+@pytest.mark.parametrize("first", ["policy_error", "disarmed"])
+def test_an_emergency_stop_cuts_short_the_stop_of_a_fault_or_a_disarming(first):
+    tested = governor(linear_mps2=0.5, stop_ticks=2)
+    for _ in range(4):
+        tested.tick(action(0.2), None, CENTRE)
+    tested.arm(first != "disarmed")
+    assert tested.tick(None, first if first in FAULTS else None, CENTRE)[0] == pytest.approx(0.15)
+    assert stop(tested, "emergency_stop") == [0.0, 0.0, None]
+    assert (tested.state, tested.reason) == (State.FAULT, "emergency_stop")
+
+
 def test_the_first_run_is_slow_until_the_arm_that_moved_is_disarmed():
     tested = SafetyGovernor(limits(), period_s=0.1, stop_ticks=1, first_run_scale=0.25, armed=True)
     tested.arm(False)
@@ -178,6 +192,65 @@ def test_the_way_to_a_wall_is_slow_enough_that_braking_ends_before_it():
     assert np.abs(np.diff(speeds)).max() <= 0.05 + 1e-9
 
 
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0.05, 0.4), st.floats(0.8, 8.0), st.floats(0.0, 3.0), st.sampled_from([10, 20, 50]),
+    st.floats(0.01, 0.39), st.one_of(st.none(), st.integers(1, 40)),
+)  # fmt: skip
+def test_towards_a_wall_the_arm_stops_before_it_within_acceleration_and_jerk(
+    speed, acceleration, ramp_periods, hz, distance, stops_at
+):
+    jerk = acceleration * hz / max(ramp_periods, 0.01)
+    assume(speed / acceleration + 2 * acceleration / jerk < 0.99)
+    within = limits(linear_mps=speed, linear_mps2=acceleration, linear_mps3=jerk)
+    tested = SafetyGovernor(within, period_s=1 / hz, stop_ticks=1, armed=True)
+    position, velocities = np.array([0.7 - distance, 0.0, 0.3]), [0.0]
+    for tick in range(3 * hz):
+        stopping = stops_at is not None and tick >= stops_at
+        twist = tested.tick(action(speed), "stale" if stopping else None, position)
+        if twist is None:
+            break
+        velocities.append(float(twist[0]))
+        position[0] += velocities[-1] / hz
+        assert position[0] <= 0.7 + 1e-9
+    rates = np.diff(velocities) * hz
+    assert min(velocities) >= 0.0
+    assert np.abs(rates).max() <= acceleration * (1 + 1e-6)
+    assert np.abs(np.diff([0.0, *rates])).max() * hz <= jerk * (1 + 1e-6)
+
+
+def test_an_arm_that_comes_upon_a_wall_in_another_way_does_not_bounce_off():
+    tested = governor(linear_mps2=0.5, linear_mps3=5.0)
+    for _ in range(6):
+        assert tested.tick(action(0.15, 0.1), None, CENTRE)[0] > 0
+    at_the_wall = (0.7, 0.0, 0.3)  # by another hand
+    sent = [tested.tick(action(0.15, 0.1), None, at_the_wall) for _ in range(10)]
+    assert [twist[0] for twist in sent] == [0.0] * 10
+    assert np.abs(np.diff([twist[1] for twist in sent])).max() <= 0.05 + 1e-9
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "not seen"])
+def test_a_stop_ends_at_the_wall_whether_or_not_the_tool_is_seen_meanwhile(seen):
+    tested, position = governor(linear_mps2=0.25), np.array([0.5, 0.0, 0.3])
+    for _ in range(8):
+        tested.tick(action(0.2), None, position)
+    position[0] = 0.65  # by another hand: closer than it can stop within the acceleration
+    tested.tick(action(0.2), None, position)
+    position[0] += tested._last_twist[0] * 0.1
+    while (twist := tested.tick(None, "stale", position if seen else None)) is not None:
+        position[0] += twist[0] * 0.1
+        assert twist[0] >= 0.0 and position[0] <= 0.7 + 1e-9
+
+
+def test_what_an_emergency_stop_demands_is_no_acceleration_to_go_on_with():
+    tested = governor(linear_mps2=0.5, linear_mps3=5.0, stop_ticks=3)
+    for _ in range(8):
+        tested.tick(action(0.2), None, CENTRE)
+    tested.tick(None, "emergency_stop", CENTRE)
+    tested.reset()
+    assert stop(tested, "stale") == [0.0, 0.0, None]
+
+
 def test_ticks_that_the_limits_changed_are_counted():
     tested = governor()
     for vx in (0.1, 0.5, 0.1):
@@ -198,7 +271,7 @@ def test_near_the_wall_the_step_ends_at_the_wall():
 
 def test_outside_the_workspace_nothing_is_pushed_and_the_way_back_is_free():
     outside = np.array([0.9, 0.0, 0.3])
-    box = (0.3, -0.3, 0.0), (0.7, 0.3, 0.6)
+    box = np.array([0.3, -0.3, 0.0]), np.array([0.7, 0.3, 0.6])
     assert limit_to_box(np.array([0.0, 0.0, 0.0]), outside, *box, 0.1).tolist() == [0.0, 0.0, 0.0]
     assert limit_to_box(np.array([0.1, 0.0, 0.0]), outside, *box, 0.1).tolist() == [0.0, 0.0, 0.0]
     assert limit_to_box(np.array([-0.1, 0.0, 0.0]), outside, *box, 0.1).tolist() == [-0.1, 0.0, 0.0]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vla_ros.runtime.shaping import approach, limit_to_braking, rate_to_cover
 
 DT_S = 0.05
+BOX = np.array([0.0, -0.3, 0.0]), np.array([0.5, 0.3, 0.6])
 vectors = st.tuples(*[st.floats(-0.5, 0.5)] * 3).map(np.array)
 
 
@@ -60,13 +61,16 @@ def test_the_rates_from_the_allowed_one_down_cover_exactly_the_distance(distance
 
 
 def test_unlimited_braking_may_use_all_the_room_in_one_period():
-    position, low, high = np.array([0.4, 0.0, 0.1]), (0.0, -0.3, 0.0), (0.5, 0.3, 0.6)
-    velocity = np.array([9.0, -9.0, 0.5])
-    allowed = limit_to_braking(velocity, position, low, high, float("inf"), DT_S)
+    velocity, unlimited = np.array([9.0, -9.0, 0.5]), float("inf")
+    allowed = limit_to_braking(
+        velocity, np.array([0.4, 0.0, 0.1]), *BOX, deceleration=unlimited, jerk=unlimited, dt_s=DT_S
+    )
     assert allowed == pytest.approx([0.1 / DT_S, -0.3 / DT_S, 0.5])
 
 
 def test_from_outside_the_box_the_way_back_is_free_and_nothing_is_pushed():
-    outside, low, high = np.array([0.7, 0.0, 0.1]), (0.0, -0.3, 0.0), (0.5, 0.3, 0.6)
-    assert limit_to_braking(np.array([0.2, 0.0, 0.0]), outside, low, high, 1.0, DT_S)[0] == 0.0
-    assert limit_to_braking(np.array([-0.2, 0.0, 0.0]), outside, low, high, 1.0, DT_S)[0] == -0.2
+    def allowed(vx: float) -> float:
+        velocity, outside = np.array([vx, 0.0, 0.0]), np.array([0.7, 0.0, 0.1])
+        return limit_to_braking(velocity, outside, *BOX, deceleration=1.0, jerk=10.0, dt_s=DT_S)[0]
+
+    assert allowed(0.2) == 0.0 and allowed(-0.2) == -0.2

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from faults import COMMAND_S, MAX_AGE_S, OBSERVATION, PERIOD_S, SPEED, Measurement, wait_stopped
+from faults import COMMAND_S, MAX_AGE_S, OBSERVATION, PERIOD_S, SPEED, Measurement, stays_stopped, wait_stopped
 from policy_bench import TIMEOUT_S, FakeRobot, policy_node, write_checkpoint, write_robot
 
 Environment = dict[str, str]
+# Of a receiver as docs/safety.md asks for it: MoveIt Servo's and ros2_control's timeouts are like this.
+RECEIVER_TIMEOUT_S = 2 * PERIOD_S
 
 
 @contextlib.contextmanager
@@ -42,40 +45,52 @@ def _moved_s(robot: FakeRobot, start_s: float) -> float:
 
 def _after_a_stop(robot: FakeRobot, start_s: float, name: str, reason: str, bound_s: float) -> Measurement:
     wait_stopped(robot, (reason,))
-    time.sleep(3 * PERIOD_S)
-    assert not any(twist.linear_x for twist in robot.twists[-3:]), "it moves again before the fault is over"
+    stays_stopped(robot)
     return Measurement(name, reason, _moved_s(robot, start_s), bound_s)
 
 
 def killed(folder: Path, environment: Environment) -> list[Measurement]:
-    """kill -9, and a new node in its place: which moves on a plan of its own."""
+    """kill -9, for which only the receiver can stop; and a new node in its place, which moves on a plan of its own."""
     with _started(folder, environment) as (robot, process):
-        start_s = _move(robot)
+        _move(robot)
         process.kill()
+        killed_ns = time.time_ns()
         process.wait(TIMEOUT_S)
         time.sleep(3 * PERIOD_S)
-        name = "node: kill -9 (no zero twist: the receiver's timeout)"
-        measured = Measurement(name, "", _moved_s(robot, start_s), COMMAND_S)
+        # A receiver that drops what is older than its timeout, by the stamp, stands still that long after the last one.
+        last_ns = max(twist.stamp_ns for twist in robot.twists if twist.linear_x)
+        still_s = max(0.0, (last_ns - killed_ns) / 1e9 + RECEIVER_TIMEOUT_S)
+        name = f"node: kill -9 (the receiver's timeout of {1e3 * RECEIVER_TIMEOUT_S:.0f} ms)"
+        measured = Measurement(name, "", still_s, RECEIVER_TIMEOUT_S)
         robot.states.clear()
         robot.twists.clear()
         files = folder / "checkpoint", folder / "robot.yaml"
+        started_ns = time.time_ns()
         with policy_node(*files, environment):
             robot.wait_state("running")
             robot.wait(lambda: bool(robot.twists), "moving again")
+            assert all(twist.stamp_ns > started_ns for twist in robot.twists)
     return [measured]
 
 
 def suspended(folder: Path, environment: Environment) -> list[Measurement]:
-    """The process stands still for a second, as under a debugger or in swap. Its plan is over then."""
+    """The process stands still for a second, as under a debugger or in swap: it must not go on where it left off.
+
+    What it says first is zero, and only a new plan moves the arm after that.
+    """
     with _started(folder, environment) as (robot, process):
-        start_s = _move(robot)
+        _move(robot)
         process.send_signal(signal.SIGSTOP)
         time.sleep(1.0)
-        moved_s = _moved_s(robot, start_s)
-        resumed = len(robot.twists)
+        resumed, resumed_s = len(robot.twists), time.monotonic()
         process.send_signal(signal.SIGCONT)
-        robot.wait(lambda: any(twist.linear_x for twist in robot.twists[resumed:]), "moving again")
-    return [Measurement("node: suspended for 1 s (no zero twist: the receiver's timeout)", "", moved_s, COMMAND_S)]
+        robot.wait(lambda: any(twist.linear_x == 0.0 for twist in robot.twists[resumed:]), "a zero twist")
+        after = robot.twists[resumed:]
+        until_zero = itertools.takewhile(lambda twist: twist.linear_x, after)
+        moved_s = max((twist.received_s - resumed_s for twist in until_zero), default=0.0)
+        robot.wait(lambda: robot.twists[-1].linear_x == SPEED, "moving again")
+    # A twist that was on its way when the process was stopped may still come out.
+    return [Measurement("node: suspended for 1 s (what it says after)", "starved", moved_s, PERIOD_S)]
 
 
 def ended(folder: Path, environment: Environment) -> list[Measurement]:

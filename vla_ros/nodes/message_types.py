@@ -50,14 +50,19 @@ def message_class(name: str) -> Any:
 
 
 def subscribe_latched(
-    node: Node, kind: Any, topic: str, on_message: Callable[[Any], None], *, raw: bool = False
+    node: Node, kind: Any, topic: str, on_message: Callable[[Any], None], *, raw: bool = False, depth: int = 1
 ) -> list[Any]:
     """Subscribe to what is latched by most publishers and not by all: `ros2 topic pub` does not match LATCHED_QOS.
 
-    What is latched arrives twice, so `on_message` passes over what it knows. Returns both subscriptions.
+    What is latched arrives twice, so `on_message` passes over what it knows. `depth`: messages kept until it is called;
+    with 1, the newest. Returns both subscriptions.
     """
     silent = SubscriptionEventCallbacks(use_default_callbacks=False)  # no warning that one of the two does not match
     return [
-        node.create_subscription(kind, topic, on_message, qos, event_callbacks=silent, raw=raw)
+        node.create_subscription(
+            kind, topic, on_message,
+            QoSProfile(depth=depth, reliability=qos.reliability, durability=qos.durability),
+            event_callbacks=silent, raw=raw,
+        )
         for qos in (LATCHED_QOS, COMMAND_QOS)
-    ]
+    ]  # fmt: skip

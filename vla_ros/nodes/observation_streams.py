@@ -62,7 +62,8 @@ class ObservationStreams:
         self._decode = raw_decoder(node.get_logger().warning)
         self._command_ns = 0
         self._max_age_ns = round(robot.observation.max_age_s * 1e9) + period_ns
-        self._pose: tuple[int, NDArray] | None = None
+        # Stamp, time of receipt, and value of the newest pose.
+        self._pose: tuple[int, int, NDArray] | None = None
         # The governor needs the tool's position whether or not the policy looks at it.
         streams = {name: robot.stream(name) for name in dict.fromkeys((*spec.streams, "ee_pose"))}
         kinds = {name: message_class(stream.type) for name, stream in streams.items()}
@@ -102,9 +103,12 @@ class ObservationStreams:
 
     def ee_position(self, now_ns: int) -> NDArray | None:
         """The tool's position (3,) in the base frame [m], or None when none has come within the robot's `max_age_s`."""
-        if self._pose is None or now_ns - self._pose[0] > self._robot.observation.max_age_s * 1e9:
+        if self._pose is None:
             return None
-        return self._pose[1][:3]
+        stamp_ns, received_ns, pose = self._pose
+        # A clock that is ahead makes nothing fresher than its receipt.
+        too_old = now_ns - min(stamp_ns, received_ns) > self._robot.observation.max_age_s * 1e9
+        return None if too_old else pose[:3]
 
     def stale(self, now_ns: int) -> str | None:
         """The stream that has been silent for longer than the robot's `max_age_s` and a tick of grace, or None.
@@ -134,12 +138,23 @@ class ObservationStreams:
             if name == "language":
                 self._receive_command(message)
             elif self.feeding:
-                time_ns = messages.message_time_ns(message, stream, self._now_ns())
+                now_ns = self._now_ns()
+                time_ns = messages.message_time_ns(message, stream, now_ns)
+                if self._too_far_ahead(name, time_ns - now_ns):
+                    return
                 value = self._value(name, message)
                 if value is not None:
-                    self._receive(name, time_ns, value)
+                    self._receive(name, time_ns, now_ns, value)
 
         return receive
+
+    def _too_far_ahead(self, name: str, ahead_ns: int) -> bool:
+        """Whether a stamp is so far in the future that the message would count as fresh long after it came."""
+        if ahead_ns <= self._robot.observation.max_age_s * 1e9:
+            return False
+        text = f"stamped {ahead_ns / 1e9:.2f} s in the future; synchronise the clocks, or correct stamp and latency_s"
+        self._node.get_logger().error(f"stream {name!r}: dropped: {text}", throttle_duration_sec=5.0)
+        return True
 
     def _value(self, name: str, message: Any) -> Any:
         """What the message says, or None: it is not for us, or no such value, as the log says then."""
@@ -149,9 +164,9 @@ class ObservationStreams:
             self._node.get_logger().error(f"stream {name!r}: dropped: {error}", throttle_duration_sec=5.0)
             return None
 
-    def _receive(self, name: str, time_ns: int, value: Any) -> None:
-        if name == "ee_pose":
-            self._pose = (time_ns, value)
+    def _receive(self, name: str, time_ns: int, now_ns: int, value: Any) -> None:
+        if name == "ee_pose" and (self._pose is None or time_ns >= self._pose[0]):
+            self._pose = (time_ns, now_ns, value)
         if name in self._needed:
             self._intake.push(name, time_ns, value)
             self.rates[name].add(time_ns)

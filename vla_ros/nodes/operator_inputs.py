@@ -9,22 +9,25 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import TwistStamped
-from numpy.typing import NDArray
 from rclpy.node import Node
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros import messages
 from vla_ros.bringup import INTERVENTION_TOPIC
 from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS, subscribe_latched
-from vla_ros.runtime.interlocks import Interlocks
+from vla_ros.robot import Robot
+from vla_ros.runtime.control import ByHand
+from vla_ros.runtime.interlocks import TAKEOVER_MAX_AGE_S, Interlocks
+
+# With the newest message only, a button that is pressed and let go at once was never pressed.
+EMERGENCY_STOP_DEPTH = 50
 
 
 class OperatorInputs:
     """Subscribes to enable, emergency_stop, takeover_twist and takeover_gripper, and tells the interlocks.
 
     Args:
-        base_frame: the frame that a takeover's twists are in.
-        on_gripper: called with the value, in the actuator's unit, that somebody who has taken over commands.
+        robot: whose base frame a takeover's twists are in, and whose unit its gripper command.
         on_emergency_stop: called when the emergency stop is pressed.
     """
 
@@ -32,29 +35,43 @@ class OperatorInputs:
         self,
         node: Node,
         interlocks: Interlocks,
-        base_frame: str,
-        on_gripper: Callable[[float], None],
+        robot: Robot,
         on_emergency_stop: Callable[[], None],
     ) -> None:
         self._node = node
         self._interlocks = interlocks
-        self._base_frame = base_frame
-        self._on_gripper = on_gripper
+        self._base_frame = robot.base_frame
+        self._gripper = robot.gripper_command
         self._on_pressed = on_emergency_stop
-        self._by_hand = np.zeros(6)
+        self._twist = np.zeros(6)
+        self._opening: float | None = None
+        self._opening_s = 0.0
         self._marked = False
+        self._emergency_stops = subscribe_latched(
+            node, Bool, "emergency_stop", self._on_emergency_stop, depth=EMERGENCY_STOP_DEPTH
+        )
         self._subscriptions: list[Any] = [
             node.create_subscription(Bool, "enable", self._on_enable, COMMAND_QOS),
             node.create_subscription(TwistStamped, "takeover_twist", self._on_takeover, COMMAND_QOS),
             node.create_subscription(Float64MultiArray, "takeover_gripper", self._on_takeover_gripper, COMMAND_QOS),
-            *subscribe_latched(node, Bool, "emergency_stop", self._on_emergency_stop),
+            *self._emergency_stops,
         ]
         self._intervention = node.create_publisher(Bool, INTERVENTION_TOPIC, LATCHED_QOS)
         self._intervention.publish(Bool(data=False))
 
-    def by_hand(self) -> NDArray[np.float64] | None:
-        """The twist (6,) of somebody who has taken over, or None."""
-        return self._by_hand if self._interlocks.taken_over(time.monotonic()) else None
+    def by_hand(self) -> ByHand | None:
+        """What somebody who has taken over commands now, or None; an opening is returned once."""
+        now_s, opening, self._opening = time.monotonic(), self._opening, None
+        if now_s - self._opening_s > TAKEOVER_MAX_AGE_S:
+            opening = None  # from before the node was active
+        return ByHand(self._twist, opening) if self._interlocks.taken_over(now_s) else None
+
+    def hear_emergency_stop(self) -> None:
+        """Take what has arrived on emergency_stop, while the caller keeps the executor from doing so."""
+        for subscription in self._emergency_stops:
+            with subscription.handle:
+                while (taken := subscription.handle.take_message(Bool, False)) is not None:
+                    self._on_emergency_stop(taken[0])
 
     def mark(self, taken_over: bool) -> None:
         """Publish where corrections begin and end, so that a bag tells a person's actions from the policy's."""
@@ -71,8 +88,9 @@ class OperatorInputs:
         self._interlocks.enable(message.data, time.monotonic())
 
     def _on_emergency_stop(self, message: Bool) -> None:
+        already = self._interlocks.emergency
         self._interlocks.emergency_stop(message.data)
-        if message.data:
+        if self._interlocks.emergency and not already:  # a button may repeat itself
             self._on_pressed()
 
     def _on_takeover(self, message: TwistStamped) -> None:
@@ -81,9 +99,12 @@ class OperatorInputs:
             text = f"takeover_twist is in the frame {frame!r}, expected {self._base_frame!r}: dropped"
             self._node.get_logger().error(text, throttle_duration_sec=5.0)
             return
-        self._by_hand = messages.twist(message)
+        self._twist = messages.twist(message)
         self._interlocks.takeover(time.monotonic())
 
     def _on_takeover_gripper(self, message: Float64MultiArray) -> None:
-        if self._interlocks.taken_over(time.monotonic()) and len(message.data) and np.isfinite(message.data[0]):
-            self._on_gripper(float(message.data[0]))
+        try:
+            self._opening = messages.commanded_opening(message, self._gripper)
+            self._opening_s = time.monotonic()
+        except ValueError as error:
+            self._node.get_logger().error(f"takeover_gripper {error}: dropped", throttle_duration_sec=5.0)

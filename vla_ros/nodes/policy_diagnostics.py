@@ -126,7 +126,7 @@ def skew_status(rates: Mapping[str, StreamRate], cameras: Iterable[str], max_ske
 
 
 def sinks_status(sinks: Mapping[str, str], reason: str | None) -> DiagnosticStatus:
-    """What carries the commands out: Servo's last status, goals of the gripper that failed."""
+    """What carries the commands out, and the `reason` why it does not, or not as it was told."""
     level = DiagnosticStatus.OK if reason is None else DiagnosticStatus.WARN
     return status("sinks", level, reason or "ready", sinks)
 

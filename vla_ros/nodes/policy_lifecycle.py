@@ -25,6 +25,7 @@ from vla_ros.errors import UserError
 from vla_ros.nodes import policy_diagnostics, policy_parameters, startup
 from vla_ros.nodes.message_types import LATCHED_QOS
 from vla_ros.nodes.policy_session import PolicySession
+from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import FAULTS, State
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -106,12 +107,13 @@ class PolicyNode(LifecycleNode):
         if session is not None:
             session.close()
 
-    def publish_state(self) -> None:
-        """Publish ~/state."""
+    def publish_state(self, engine: EngineStatus | None = None) -> None:
+        """Publish ~/state; `engine`: its status, where the caller has asked for it already."""
         session = self.session
         if session is not None and session.active:
+            engine = engine or session.engine.status()
             text = policy_diagnostics.state_text(
-                session.control, session.engine.status(), session.detail(), session.commands.waiting, session.dry_run
+                session.control, engine, session.detail(engine), session.commands.waiting, session.dry_run
             )
         else:
             label = "unconfigured" if session is None else "inactive"
@@ -127,10 +129,11 @@ class PolicyNode(LifecycleNode):
         if now == self._reported:
             return
         self._reported = now
-        self.publish_state()
+        status = engine.status()
+        self.publish_state(status)
         text = f"{governor.state.value}: " + (governor.reason or repr(engine.command[:LOGGED_CHARACTERS]))
         text += " (taken over by hand)" if control.taken_over else ""
-        detail = self.session.detail()
+        detail = self.session.detail(status)
         text += f": {detail}" if detail else ""
         log = self.get_logger()
         if governor.reason in FAULTS:
@@ -147,8 +150,10 @@ class PolicyNode(LifecycleNode):
         session = self.session
         if session is not None and session.active:
             limits, rates = session.robot.observation, session.streams.rates
-            message.status.append(policy_diagnostics.policy_status(session.control, session.engine.status()))
-            message.status.append(policy_diagnostics.sinks_status(session.sinks(), session.interlocks.sink))
+            reason = session.interlocks.sink or session.sinks_warning()
+            engine = session.engine.status()
+            message.status.append(policy_diagnostics.policy_status(session.control, engine))
+            message.status.append(policy_diagnostics.sinks_status(session.sinks(), reason))
             message.status.append(
                 policy_diagnostics.skew_status(rates, session.robot.cameras, limits.max_skew_s)
             )
@@ -157,7 +162,7 @@ class PolicyNode(LifecycleNode):
                 message.status.append(
                     policy_diagnostics.stream_status(name, rate, now.nanoseconds, limits.max_age_s, qos)
                 )
-            self.publish_state()
+            self.publish_state(engine)
         for status in message.status:
             status.name = f"{self.get_fully_qualified_name()}: {status.name}"
             status.hardware_id = session.robot.name if session is not None else ""

@@ -27,7 +27,7 @@ from vla_ros.observation import ObservationBuffer
 from vla_ros.robot import TWIST_STAMPED, Robot, load_robot
 from vla_ros.runtime.commands import AFTER_SUCCESS, CommandQueue
 from vla_ros.runtime.control import Command, ControlLoop
-from vla_ros.runtime.engine import Engine
+from vla_ros.runtime.engine import Engine, EngineStatus
 from vla_ros.runtime.executors import make_executor
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
@@ -35,10 +35,9 @@ from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.interlocks import Interlocks
 from vla_ros.runtime.summary import run_summary
 from vla_ros.runtime.timeline import ActionTimeline
+from vla_ros.runtime.watchdog import CLOCK_SET_BACK, Watchdog
 
 SINKS_PERIOD_S = 0.1
-# The watchdog acts when the ROS clock, on which the control timer runs, has stood still for this many periods.
-WATCHDOG_PERIODS = 2.5
 
 
 class PolicySession:
@@ -58,12 +57,11 @@ class PolicySession:
         self._timer: GridTimer | None = None
         self.dry_run: bool = self._value("dry_run")
         self.interlocks = Interlocks(require_enable=self._value("require_enable"))
-        # What the ROS clock showed when it last moved, and when that was on the steady clock.
-        self._moved_to_ns, self._moved_s = 0, 0.0
         self.robot: Robot = load_robot(self._value("robot"))
         checkpoint = self._value("checkpoint")
         contract = policy_loading.load_contract(checkpoint, self.robot)
         self.control = self._make_control(contract)
+        self._watchdog = Watchdog(self.control.period_ns / 1e9)
         self._chunk_ticks, self._succeeded = contract.timing.chunk, False
         intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
         clock = RosClock(cast(ROSClock, node.get_clock()), on_set_back=self._on_clock_set_back)
@@ -97,8 +95,9 @@ class PolicySession:
         self.control.governor.arm(armed)
         if self.servo is not None:
             self.servo.start()
+        self._check_sinks()
         self._started_s = time.monotonic()
-        self._moved_to_ns, self._moved_s = self._now_ns(), self._started_s
+        self._watchdog.start(self._now_ns(), self._started_s)
         self._timer = GridTimer(self._node, self.control.period_ns, self._on_tick)
         self.streams.start()
 
@@ -112,7 +111,8 @@ class PolicySession:
         self.engine.set_command("")
         moving = self.moving
         while self.moving:
-            command = self.control.halt(reason)
+            self._inputs.hear_emergency_stop()  # nobody else does until this returns
+            command = self.control.halt("emergency_stop" if self.interlocks.emergency else reason)
             self._send(command)
             if command.twist is not None and command.twist.any():
                 time.sleep(self.control.period_ns / 1e9)  # the arm has to follow while it slows down
@@ -164,9 +164,7 @@ class PolicySession:
     def _make_entities(self, undo: contextlib.ExitStack) -> None:
         node = self._node
         self._make_sinks(undo)
-        self._inputs = OperatorInputs(
-            node, self.interlocks, self.robot.base_frame, self._grippers.send_value, self._on_emergency_stop
-        )
+        self._inputs = OperatorInputs(node, self.interlocks, self.robot, self._on_emergency_stop)
         undo.callback(self._inputs.destroy)
         self._check_sinks()
         if self._value("on_new_command") == AFTER_SUCCESS:
@@ -207,11 +205,14 @@ class PolicySession:
         self.interlocks.sink = servo_reason or self._grippers.reason
 
     def _on_text(self, text: str) -> None:
-        plan_tick = self.control.timeline.newest_tick
         try:
-            self._follow(self.commands.offer(text, None if plan_tick is None else plan_tick + self._chunk_ticks))
+            self._follow(self.commands.offer(text, self._planned_ticks()))
         except OverflowError as error:
             self._node.get_logger().error(f"command {text[:80]!r} dropped: {error}", throttle_duration_sec=1.0)
+
+    def _planned_ticks(self) -> range | None:
+        observed_tick = self.control.timeline.newest_tick
+        return None if observed_tick is None else range(observed_tick, observed_tick + self._chunk_ticks)
 
     def _on_success(self, message: Bool) -> None:
         if message.data and not self._succeeded:
@@ -224,7 +225,8 @@ class PolicySession:
 
     def _on_tick(self) -> None:
         now_ns = self._now_ns()
-        self._follow(self.commands.tick(now_ns // self.control.period_ns))
+        self._watchdog.ticked(time.monotonic())
+        self._follow(self.commands.tick(now_ns // self.control.period_ns, self._planned_ticks()))
         by_hand = self._inputs.by_hand()
         reason = self.interlocks.reason(time.monotonic())
         if by_hand is None:
@@ -237,17 +239,17 @@ class PolicySession:
         self._on_change()
 
     def _on_watchdog(self) -> None:
-        """Bring the arm to a stop on the steady clock when the ROS clock, and the control timer with it, stands still.
-
-        Simulated time that is only slow is none of its business: the control timer comes as often as it should.
-        """
-        now_ns, now_s = self._now_ns(), time.monotonic()
-        if now_ns != self._moved_to_ns:
-            self._moved_to_ns, self._moved_s = now_ns, now_s
-        stopped = now_s - self._moved_s > WATCHDOG_PERIODS * self.control.period_ns / 1e9
-        if stopped and self.active and self.moving:
-            self._send(self.control.halt("clock_stopped"))
+        """Bring the arm to a stop on the steady clock when the ROS clock's ticks do not come as they should."""
+        if self._timer is None:
+            return
+        simulated = self._node.get_clock().ros_time_is_active
+        reason = self._watchdog.look(self._now_ns(), time.monotonic(), simulated=simulated)
+        if reason is not None and self.moving:
+            self._send(self.control.halt(reason))
             self._on_change()
+        if reason == CLOCK_SET_BACK and not simulated:  # of which nobody else tells, as RosClock does of simulated time
+            self._timer.align()
+            self._on_clock_set_back()
 
     def _on_clock_set_back(self) -> None:
         if self.active:
@@ -268,13 +270,16 @@ class PolicySession:
             self.control.governor.reset()
         return released
 
-    def detail(self) -> str:
+    def detail(self, engine: EngineStatus) -> str:
         """A sentence about the reason why nothing moves, where there is one."""
         reason = self.control.governor.reason
         if self.servo is not None and reason == self.servo.reason:
             return self.servo.detail
-        engine = self.engine.status()
         return engine.detail if reason == engine.reason else ""
+
+    def sinks_warning(self) -> str | None:
+        """What is wrong with what carries the commands out, where it carries them out all the same."""
+        return (None if self.servo is None else self.servo.warning) or self._grippers.warning
 
     def sinks(self) -> dict[str, str]:
         """What is to be reported of what carries the commands out."""

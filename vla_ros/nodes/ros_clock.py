@@ -38,11 +38,15 @@ class RosClock:
 
     def sleep_until_ns(self, time_ns: int) -> bool:
         with self._changed:
-            times_set_back = self._times_set_back
+            times_set_back, before_ns = self._times_set_back, self.now_ns()
             while not self._closed and self._times_set_back == times_set_back:
-                remaining_ns = time_ns - self.now_ns()
+                now_ns = self.now_ns()
+                remaining_ns = time_ns - now_ns
                 if remaining_ns <= 0:
                     return True
+                if now_ns < before_ns:  # the system's clock: no jump tells of it
+                    return False
+                before_ns = now_ns
                 self._changed.wait(None if self._clock.ros_time_is_active else remaining_ns / 1e9)
             return False
 
@@ -74,16 +78,17 @@ class GridTimer:
         self._period_ns = period_ns
         self._callback = callback
         self._timer = node.create_timer(period_ns / 1e9, self._on_timer)
-        self._align()
+        self.align()
 
     def destroy(self) -> None:
         self._node.destroy_timer(self._timer)
 
     def _on_timer(self) -> None:
-        self._align()
+        self.align()
         self._callback()
 
-    def _align(self) -> None:
+    def align(self) -> None:
+        """Find the grid again, for instance after the clock was set back."""
         now_ns = self._node.get_clock().now().nanoseconds
         until_next_ns = self._period_ns - now_ns % self._period_ns
         if until_next_ns < self._period_ns // 2:

@@ -25,6 +25,8 @@ STEP_S = 0.1
 ANSWER_S = 2.0
 # Servo reports in each of its cycles, 30 Hz by default, unless it is paused.
 SILENT_S = 1.0
+# moveit_msgs/ServoStatus: the others say that Servo slows down, halts or takes a command for invalid.
+NO_WARNING = 0
 UNITS, TIMEOUT = "moveit_servo.command_in_type", "moveit_servo.incoming_command_timeout"
 
 
@@ -40,9 +42,10 @@ class ServoLink:
     """
 
     def __init__(self, node: Node, servo: Servo, period_s: float) -> None:
-        self.reason: str | None = "servo_not_ready"
-        self.detail = f"no answer from {servo.node} yet"
+        self.reason: str | None = None
+        self.detail = ""
         self.status = ""
+        self._code = NO_WARNING
         self._node = node
         self._servo = servo
         self._period_s = period_s
@@ -73,6 +76,8 @@ class ServoLink:
             self._node.destroy_client(client)
 
     def _begin(self, *, unpause: bool) -> None:
+        """Do the handshake from its first step; until its last, Servo does not take our twists."""
+        self.reason, self.detail = "servo_not_ready", f"no answer from {self._servo.node} yet"
         # A pause that began while we were running is somebody's wish and stays.
         self._steps = ["get_parameters", "switch_command_type", *(["pause_servo"] if unpause else [])]
         self._call = None
@@ -81,8 +86,8 @@ class ServoLink:
         now_s = time.monotonic()
         if not self._steps:
             if self._who() != self._switched:
-                self._refuse("servo_not_ready", f"{self._servo.node} was started anew")
                 self._begin(unpause=False)
+                self._refuse("servo_not_ready", f"{self._servo.node} was started anew")
             elif now_s - self._heard_s > SILENT_S:
                 self._refuse("servo_silent", f"no status from {self._servo.node} for {SILENT_S} s: is it paused?")
             return
@@ -116,8 +121,8 @@ class ServoLink:
         check: Callable[[Any], str] = self._wrong_parameters if step == "get_parameters" else self._refused
         wrong = check(future.result())
         if wrong:
-            self._refuse("servo_refused", f"{self._servo.node}/{step}: {wrong}")
             self._begin(unpause="pause_servo" in self._steps)
+            self._refuse("servo_refused", f"{self._servo.node}/{step}: {wrong}")
             self._asked_until_s, self._call = time.monotonic() + ANSWER_S, future  # and not at once
             return
         self._steps.pop(0)
@@ -146,6 +151,14 @@ class ServoLink:
             self.reason, self.detail = None, ""
             self._node.get_logger().info(f"{self._servo.node} takes twists")
         self.status = f"{message.code}: {message.message}" if message.message else str(message.code)
+        if message.code not in (self._code, NO_WARNING):
+            self._node.get_logger().warning(f"{self._servo.node} says {self.status}")
+        self._code = message.code
+
+    @property
+    def warning(self) -> str | None:
+        """What Servo makes of our twists, where that is not what was meant: it slows down, halts, or refuses them."""
+        return None if self._code == NO_WARNING else f"servo says {self.status}"
 
     def _refuse(self, reason: str, detail: str) -> None:
         if detail != self.detail:

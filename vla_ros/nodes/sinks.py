@@ -74,6 +74,8 @@ class GripperSink:
         self._gripper = gripper
         self._action = action
         self.goals_failed = 0
+        # Why the last goal failed; None when it did not.
+        self.warning: str | None = None
         # Latched: a gripper driver that starts late may ask for what was wanted last; who subscribes volatile does not.
         self._publisher = node.create_publisher(Float64MultiArray, topic, LATCHED_QOS)
         self._client: Any = None
@@ -83,10 +85,7 @@ class GripperSink:
 
     def send(self, opening: float) -> None:
         """Command an `opening` in [0 closed, 1 open]."""
-        self.send_value(actions.value_from_opening(opening, self._gripper.closed, self._gripper.open))
-
-    def send_value(self, value: float) -> None:
-        """Command `value` in the actuator's unit."""
+        value = actions.value_from_opening(opening, self._gripper.closed, self._gripper.open)
         self._publisher.publish(Float64MultiArray(data=array.array("d", [value])))
         if self._client is not None:
             self._client.send_goal_async(self._goal(value)).add_done_callback(self._on_answer)
@@ -124,10 +123,13 @@ class GripperSink:
         answer = future.result()
         # Another goal cancels the one before: that is no failure.
         done = answer.status in (SUCCEEDED, CANCELED) or answer.result.stalled or answer.result.reached_goal
-        if not done:
+        if done:
+            self.warning = None
+        else:
             self._failed(f"did not reach the goal (status {answer.status})")
 
     def _failed(self, what: str) -> None:
         assert self._action is not None
         self.goals_failed += 1
-        self._node.get_logger().error(f"gripper action {self._action.name!r} {what}", throttle_duration_sec=1.0)
+        self.warning = f"gripper action {self._action.name!r} {what}"
+        self._node.get_logger().error(self.warning, throttle_duration_sec=1.0)

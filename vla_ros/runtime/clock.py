@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Protocol
 
 
@@ -22,29 +20,3 @@ class Clock(Protocol):
     def close(self) -> None:
         """Wake every sleeper; later sleeps return False at once."""
         ...
-
-
-class SteadyClock:
-    """Time since an arbitrary start; it never jumps. For watchdogs and for measuring how long something took."""
-
-    def __init__(self) -> None:
-        self._closed = threading.Event()
-
-    def now_ns(self) -> int:
-        return time.monotonic_ns()
-
-    def sleep_until_ns(self, time_ns: int) -> bool:
-        while (remaining_ns := time_ns - self.now_ns()) > 0:
-            if self._closed.wait(remaining_ns / 1e9):
-                return False
-        return not self._closed.is_set()
-
-    def close(self) -> None:
-        self._closed.set()
-
-
-class SystemClock(SteadyClock):
-    """Time since the epoch: what a ROS clock shows without simulated time."""
-
-    def now_ns(self) -> int:
-        return time.time_ns()

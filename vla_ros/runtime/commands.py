@@ -35,19 +35,23 @@ class CommandQueue:
             raise ValueError(f"on_new_command is {when!r}; allowed: {allowed}")
         self._when = when
         self._stop_words = tuple(stop_words)
-        self._waiting: deque[tuple[str, int | None]] = deque()
+        self._waiting: deque[str] = deque()
+        # Since when `following` is followed, where a command before it was; and the tick with which its plan ends.
+        self._since_tick: int | None = None
+        self._ends_tick: int | None = None
         self.following = ""
 
     @property
     def waiting(self) -> tuple[str, ...]:
         """The commands that are still to come."""
-        return tuple(text for text, _ in self._waiting)
+        return tuple(self._waiting)
 
-    def offer(self, text: str, plan_ends_tick: int | None) -> str | None:
+    def offer(self, text: str, plan: range | None) -> str | None:
         """Take a command; returns what to follow from now on, or None: nothing changes yet.
 
         Args:
-            plan_ends_tick: the first tick that the plan carried out now has no action for; None without a plan.
+            plan: the ticks that the newest plan has actions for, from the one whose observation it answers; None
+                without a plan.
 
         Raises:
             OverflowError: `WAITING_AT_MOST` commands wait already.
@@ -58,26 +62,36 @@ class CommandQueue:
             return self._follow(text, forget=True)
         if len(self._waiting) >= WAITING_AT_MOST:
             raise OverflowError(f"{WAITING_AT_MOST} commands are waiting; say stop, which forgets them")
-        self._waiting.append((text, plan_ends_tick))
+        if not self._waiting and self._since_tick is None:
+            self._ends_tick = None if plan is None else plan.stop
+        self._waiting.append(text)
         return None
 
-    def tick(self, tick: int) -> str | None:
-        """What to follow from this control tick on, or None: nothing changes."""
-        if self._when != AFTER_CHUNK or not self._waiting:
+    def tick(self, tick: int, plan: range | None) -> str | None:
+        """What to follow from this control tick on, or None: nothing changes. `plan`: as for `offer`."""
+        if self._when != AFTER_CHUNK:
             return None
-        ends_tick = self._waiting[0][1]
-        return None if ends_tick is not None and tick < ends_tick else self._next()
+        if self._since_tick is not None:
+            # The observation of the tick in which a command is taken up may still hold the one before.
+            if plan is None or plan.start <= self._since_tick:
+                return None
+            self._since_tick, self._ends_tick = None, plan.stop
+        if not self._waiting or (self._ends_tick is not None and tick < self._ends_tick):
+            return None
+        following = self._next()
+        self._since_tick = tick
+        return following
 
     def succeeded(self) -> str | None:
         """The task has succeeded; returns what to follow from now on, or None: nothing changes."""
         return self._next() if self._when == AFTER_SUCCESS and self._waiting else None
 
     def _next(self) -> str:
-        text, _ = self._waiting.popleft()
-        return self._follow(text, forget=False)
+        return self._follow(self._waiting.popleft(), forget=False)
 
     def _follow(self, text: str, *, forget: bool) -> str:
         if forget:
             self._waiting.clear()
+        self._since_tick = self._ends_tick = None
         self.following = text
         return text

@@ -16,13 +16,21 @@ from vla_ros.runtime.timeline import ActionTimeline
 
 @dataclass(frozen=True)
 class Command:
-    """What to publish now: `twist` (6,) or None for silence, `opening` (0 or 1) or None when the gripper stays."""
+    """What to publish now: `twist` (6,) or None for silence, `opening` in [0, 1] or None when the gripper stays."""
 
     twist: NDArray[np.float64] | None
     opening: float | None
 
 
 SILENCE = Command(None, None)
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """What somebody who has taken over commands: `twist` (6,) [m/s, rad/s], `opening` in [0, 1] or None: it stays."""
+
+    twist: NDArray[np.float64]
+    opening: float | None = None
 
 
 class ControlLoop:
@@ -42,7 +50,7 @@ class ControlLoop:
         self.ticks_missed = 0
         self.period_ns = period_ns
         self.taken_over = False
-        # From the tick of the observation that a twist answers to that twist.
+        # From the tick of the (oldest) observation that a twist answers to that twist.
         self.plan_age_ms = RecentValues()
         self._last_tick: int | None = None
 
@@ -51,15 +59,16 @@ class ControlLoop:
         now_ns: int,
         reason: str | None,
         ee_position: Position | None,
-        by_hand: NDArray[np.float64] | None = None,
+        by_hand: ByHand | None = None,
     ) -> Command:
         """Act for the grid tick nearest to `now_ns`.
 
         Args:
             reason: what speaks against moving, by name, or None.
             ee_position: (3,) the tool in the base frame [m], or None when it is not known.
-            by_hand: (6,) the twist [m/s, rad/s] of somebody who has taken over; the policy's action is dropped then.
-                The limits hold for both, and when it is handed back the arm stops before the policy moves it again.
+            by_hand: of somebody who has taken over; the policy's action is dropped then. The limits hold for both, and
+                so does what stops them, the gripper included. When it is handed back the arm stops before the policy
+                moves it again.
         """
         tick = (now_ns + self.period_ns // 2) // self.period_ns
         if self._last_tick is not None and tick <= self._last_tick:
@@ -78,8 +87,8 @@ class ControlLoop:
             action, reason = None, reason or "handed_back"
         twist = self.governor.tick(action, reason, ee_position)
         running = self.governor.state is State.RUNNING
-        if running and (planned_tick := self.timeline.newest_tick) is not None:
-            self.plan_age_ms.add((now_ns - planned_tick * self.period_ns) / 1e6)
+        if running and (answered_tick := self.timeline.answered_tick) is not None:
+            self.plan_age_ms.add((now_ns - answered_tick * self.period_ns) / 1e6)
         if was_running and not running:
             # What was planned from before the stop must not move the arm after it.
             self.timeline.clear(observed_from=tick)
@@ -93,12 +102,11 @@ class ControlLoop:
             self.gripper.reset()
         return Command(twist, self.gripper.update(float(action[6])) if running and action is not None else None)
 
-    def _tick_by_hand(
-        self, by_hand: NDArray[np.float64], reason: str | None, ee_position: Position | None
-    ) -> Command:
+    def _tick_by_hand(self, by_hand: ByHand, reason: str | None, ee_position: Position | None) -> Command:
         self.taken_over = True
-        no_opening = 0.5  # whoever takes over has the gripper's command, too
-        return Command(self.governor.tick(np.append(by_hand, no_opening), reason, ee_position), None)
+        unused_opening = 0.5  # the governor looks at the twist
+        twist = self.governor.tick(np.append(by_hand.twist, unused_opening), reason, ee_position)
+        return Command(twist, by_hand.opening if self.governor.state is State.RUNNING else None)
 
     def halt(self, reason: str) -> Command:
         """One tick of stopping without a tick of the grid: the clock stands still, or the node is going down."""

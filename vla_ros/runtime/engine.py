@@ -61,6 +61,7 @@ class Engine:
         self._lock = threading.Lock()
         self._command = ""
         self._epoch = 0
+        self._posted_epoch = 0
         self._reason: str | None = "no_command"
         self._detail = ""
         self._overruns = 0
@@ -205,7 +206,8 @@ class Engine:
             if stale and plan.reason not in FAULTS:
                 return
             if plan.actions is not None:
-                self._timeline.post(tick, plan.actions)
+                if self._timeline.post(tick, plan.actions, anew=epoch != self._posted_epoch):
+                    self._posted_epoch = epoch
                 self._reason, self._detail = None, ""
             else:
                 self._timeline.clear()

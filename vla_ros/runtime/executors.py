@@ -8,7 +8,7 @@ averaged, tick by tick; that would not hold for poses relative to where a chunk 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,22 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+class Planned(NamedTuple):
+    """An `action` (7,), and the tick of the oldest observation that has a say in it."""
+
+    action: Array
+    observed_tick: int
+
+
 class Executor(Protocol):
     """Keeps chunks and says what to do at a tick; ticks are asked for in rising order."""
 
-    def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
-        """Take `chunk` (N, 7), whose row i is for `first_tick` + i; it has a row for `next_tick` or later."""
+    def offer(self, first_tick: int, chunk: Array) -> None:
+        """Take `chunk` (N, 7), whose row i is for `first_tick` + i; it has a row for a tick that is still to come."""
         ...
 
-    def take(self, tick: int) -> Array | None:
-        """The action (7,) for `tick`, or None."""
+    def take(self, tick: int) -> Planned | None:
+        """What is planned for `tick`, or None."""
         ...
 
     def clear(self) -> None:
@@ -38,10 +45,10 @@ class FullChunk:
     def __init__(self) -> None:
         self.clear()
 
-    def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
+    def offer(self, first_tick: int, chunk: Array) -> None:
         self._first_tick, self._chunk = first_tick, chunk
 
-    def take(self, tick: int) -> Array | None:
+    def take(self, tick: int) -> Planned | None:
         return _row(self._first_tick, self._chunk, tick)
 
     def clear(self) -> None:
@@ -63,16 +70,16 @@ class RecedingHorizon:
         self._newest: tuple[int, Array] | None = None
         self._until_tick = 0
 
-    def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
+    def offer(self, first_tick: int, chunk: Array) -> None:
         self._newest = (first_tick, chunk)
 
-    def take(self, tick: int) -> Array | None:
+    def take(self, tick: int) -> Planned | None:
         if tick >= self._until_tick or self._row_of_current(tick) is None:
             self._current, self._newest = self._newest, None
             self._until_tick = tick + self._horizon
         return self._row_of_current(tick)
 
-    def _row_of_current(self, tick: int) -> Array | None:
+    def _row_of_current(self, tick: int) -> Planned | None:
         return None if self._current is None else _row(*self._current, tick)
 
     def clear(self) -> None:
@@ -91,24 +98,25 @@ class TemporalEnsemble:
         self._decay = decay
         self._chunks: list[tuple[int, Array]] = []
 
-    def offer(self, next_tick: int, first_tick: int, chunk: Array) -> None:
+    def offer(self, first_tick: int, chunk: Array) -> None:
         self._chunks.append((first_tick, chunk))
 
-    def take(self, tick: int) -> Array | None:
+    def take(self, tick: int) -> Planned | None:
         self._chunks = [(first, chunk) for first, chunk in self._chunks if tick < first + len(chunk)]
         rows = [row for first, chunk in self._chunks if (row := _row(first, chunk, tick)) is not None]
         if not rows:
             return None
         weights = np.exp(-self._decay * np.arange(len(rows)))
-        return np.asarray(weights @ np.array(rows) / weights.sum())
+        action = weights @ np.array([row.action for row in rows]) / weights.sum()
+        return Planned(action, rows[0].observed_tick)
 
     def clear(self) -> None:
         self._chunks = []
 
 
-def _row(first_tick: int, chunk: Array, tick: int) -> Array | None:
+def _row(first_tick: int, chunk: Array, tick: int) -> Planned | None:
     index = tick - first_tick
-    return chunk[index] if 0 <= index < len(chunk) else None
+    return Planned(chunk[index], first_tick) if 0 <= index < len(chunk) else None
 
 
 def make_executor(name: str, *, horizon: int, decay: float) -> Executor:

@@ -81,6 +81,9 @@ class SafetyGovernor:
         self._zeros_left = 0
         self._last_twist = np.zeros(6)
         self._last_acceleration = np.zeros(6)
+        # Where the tool is; without news, where the twists since have led it.
+        self._position: Array | None = None
+        self._box = np.array(limits.workspace_min_m), np.array(limits.workspace_max_m)
 
     @property
     def state(self) -> State:
@@ -121,12 +124,15 @@ class SafetyGovernor:
         Returns:
             The twist (6,) to publish, or None for silence.
         """
-        against = self._against(action, reason, ee_position)
-        if against is None and self._zeros_left == 0:
-            wanted = np.asarray(action)[:6] * self.scale
+        known = ee_position is not None and bool(np.isfinite(ee_position).all())
+        if known:
+            self._position = np.array(ee_position, dtype=np.float64)
+        against = self._against(action, reason, known)
+        if against is None and action is not None and self._zeros_left == 0:
+            wanted = action[:6] * self.scale
             if np.isfinite(wanted).all():
                 self._state, self._reason, self._has_moved = State.RUNNING, None, True
-                return self._sent(self._limited(wanted, np.asarray(ee_position)))
+                return self._sent(*self._limited(wanted))
             against = "non_finite"
         if against in FAULTS:
             self._fault = against
@@ -136,22 +142,26 @@ class SafetyGovernor:
         if against is not None:
             self._reason = against
         if self._state is State.STOPPING:
-            twist = np.zeros(6) if self._reason in AT_ONCE else self._approach(np.zeros(6))
-            if twist.any():
-                return self._sent(twist)
+            if self._reason not in AT_ONCE:
+                twist, acceleration = self._within_box(self._approach(np.zeros(6)))
+                if twist.any():
+                    return self._sent(twist, acceleration)
             if self._zeros_left > 0:
                 self._zeros_left -= 1
-                return self._sent(np.zeros(6))
+                return self._sent(np.zeros(6), np.zeros(6))
         self._state = self._resting_state()
         return None
 
-    def _sent(self, twist: Array) -> Array:
+    def _sent(self, twist: Array, acceleration: Array) -> Array:
         """Remember `twist` as the one that is sent now; returns a copy for the caller."""
-        self._last_acceleration = (twist - self._last_twist) / self._period_s
-        self._last_twist = twist
+        self._last_twist, self._last_acceleration = twist, acceleration
+        if self._position is not None:
+            self._position = self._position + twist[:3] * self._period_s
         return twist.copy()
 
-    def _against(self, action: Array | None, reason: str | None, ee_position: Position | None) -> str | None:
+    def _against(self, action: Array | None, reason: str | None, position_is_known: bool) -> str | None:
+        if reason in AT_ONCE:  # before a fault or a disarming, which would only slow the arm down
+            return reason
         if self._fault is not None:
             return self._fault
         if not self._armed:
@@ -162,7 +172,7 @@ class SafetyGovernor:
             return "starved"
         if not np.isfinite(action).all():
             return "non_finite"
-        if ee_position is None or not np.isfinite(ee_position).all():
+        if not position_is_known:
             return "no_ee_position"
         return None
 
@@ -173,21 +183,36 @@ class SafetyGovernor:
             return State.FAULT
         return State.WAITING if self._armed else State.DISARMED
 
-    def _limited(self, wanted: Array, ee_position: Array) -> Array:
-        """The twist that is nearest to the one `wanted`: within speed, acceleration, jerk and workspace.
+    def _limited(self, wanted: Array) -> tuple[Array, Array]:
+        """The twist that is nearest to the one `wanted`, within all limits, and its acceleration.
 
-        The way to a wall is slow enough that a stop ends before it; the wall itself is the one limit that may demand
-        more than the acceleration, when the arm comes upon it in another way.
+        The way to a wall is slow enough that a stop ends before it.
         """
-        limits, dt_s = self.limits, self._period_s
-        box = limits.workspace_min_m, limits.workspace_max_m
+        limits = self.limits
+        assert self._position is not None
         linear = limit_norm(wanted[:3], limits.linear_mps)
-        linear = limit_to_braking(linear, ee_position, *box, limits.linear_mps2, dt_s)
+        linear = limit_to_braking(
+            linear, self._position, *self._box,
+            deceleration=limits.linear_mps2, jerk=limits.linear_mps3, dt_s=self._period_s,
+        )  # fmt: skip
         angular = limit_norm(wanted[3:], limits.angular_radps)
-        shaped = self._approach(np.concatenate([linear, angular]))
-        shaped[:3] = limit_to_box(shaped[:3], ee_position, *box, dt_s)
-        self.ticks_limited += not np.array_equal(shaped, wanted)
-        return shaped
+        twist, acceleration = self._within_box(self._approach(np.concatenate([linear, angular])))
+        self.ticks_limited += not np.array_equal(twist, wanted)
+        return twist, acceleration
+
+    def _within_box(self, twist: Array) -> tuple[Array, Array]:
+        """`twist` without what would leave the workspace, and its acceleration.
+
+        The wall is the one limit that may demand more than the acceleration, when the arm comes upon it in another way.
+        What it demands is not remembered as an acceleration to go on with: the arm would bounce off.
+        """
+        cut = twist
+        if self._position is not None:
+            linear = limit_to_box(twist[:3], self._position, *self._box, self._period_s)
+            cut = np.concatenate([linear, twist[3:]])
+        acceleration = (cut - self._last_twist) / self._period_s
+        acceleration[cut != twist] = 0.0
+        return cut, acceleration
 
     def _approach(self, target: Array) -> Array:
         """One period towards the twist `target`, within acceleration and jerk, and never beyond the speed limits."""

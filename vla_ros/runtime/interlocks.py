@@ -23,8 +23,9 @@ class Interlocks:
         self.sink: str | None = None
         self._require_enable = require_enable
         self._enabled_s: float | None = None
+        # An emergency stop was pressed, and nobody has reset it since.
+        self.emergency = False
         self._pressed = False
-        self._emergency = False
         self._takeover_s: float | None = None
 
     def enable(self, enabled: bool, now_s: float) -> None:
@@ -34,7 +35,7 @@ class Interlocks:
     def emergency_stop(self, pressed: bool) -> None:
         """The emergency stop; it holds until it has been released and then `reset`."""
         self._pressed = pressed
-        self._emergency = self._emergency or pressed
+        self.emergency = self.emergency or pressed
 
     def takeover(self, now_s: float) -> None:
         """Somebody moves the arm by hand now."""
@@ -42,7 +43,7 @@ class Interlocks:
 
     def reset(self) -> bool:
         """Leave an emergency stop; False: its button is still pressed."""
-        self._emergency = self._pressed
+        self.emergency = self._pressed
         return not self._pressed
 
     def taken_over(self, now_s: float) -> bool:
@@ -51,7 +52,7 @@ class Interlocks:
 
     def reason(self, now_s: float) -> str | None:
         """What speaks against any motion, whoever commands it; the gravest first."""
-        if self._emergency:
+        if self.emergency:
             return "emergency_stop"
         if self.publishers > 1:
             return "second_publisher"

@@ -7,7 +7,6 @@ Everything is limited by norm, so that a limited motion keeps its direction.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +20,18 @@ def limit_norm(vector: Array, maximum: float) -> Array:
     return vector if length <= maximum else vector * (maximum / length)
 
 
-def rate_to_cover(distance: float, rate_step: float, dt_s: float) -> float:
+def rate_to_cover(distance: float, rate_step: float, dt_s: float, lag_s: float = 0.0) -> float:
     """The largest rate that still comes to rest at `distance`, when each period may lower it by `rate_step`.
 
     The rates r, r - rate_step, r - 2 rate_step, ... last `dt_s` each and cover `distance` in all. With metres, m/s and
     the speed that a braking arm loses in a period, this is the speed at which a wall may be approached; with m/s, m/s^2
-    and what jerk allows, the acceleration that does not overshoot a speed.
+    and what jerk allows, the acceleration that does not overshoot a speed. `lag_s`: how long r goes on before it falls.
     """
+    lag = lag_s / dt_s
     periods = distance / dt_s / rate_step if math.isfinite(rate_step) else 0.0
-    count = max(1, math.ceil((math.sqrt(1.0 + 8.0 * periods) - 1.0) / 2.0 - 1e-9))
-    if count == 1:
-        return distance / dt_s
-    return distance / dt_s / count + rate_step * (count - 1) / 2.0
+    count = max(1, math.ceil(math.sqrt((0.5 + lag) ** 2 + 2.0 * periods) - 0.5 - lag - 1e-9))
+    falling = rate_step * count * (count - 1) / 2.0 if count > 1 else 0.0
+    return (distance / dt_s + falling) / (count + lag)
 
 
 def approach(
@@ -54,26 +53,32 @@ def approach(
     wanted = change * (allowed / distance) if distance > 0 else np.zeros_like(change)
     step = limit_norm(wanted - acceleration, jerk * dt_s)
     reached = velocity + (acceleration + step) * dt_s
-    return target if np.allclose(reached, target, rtol=0.0, atol=1e-12) else reached
+    return target if np.abs(reached - target).max() <= 1e-12 else reached
 
 
-def limit_to_box(velocity: Array, position: Array, low: Sequence[float], high: Sequence[float], dt_s: float) -> Array:
+def limit_to_box(velocity: Array, position: Array, low: Array, high: Array, dt_s: float) -> Array:
     """Cut the components of `velocity` (3,) [m/s] that would leave the box within `dt_s`.
 
     From outside, moving back in is free, and nothing is pushed: a component is shortened, at most to zero.
     """
-    forward = np.maximum(0.0, (np.asarray(high) - position) / dt_s)
-    backward = np.minimum(0.0, (np.asarray(low) - position) / dt_s)
-    return np.clip(velocity, backward, forward)
+    forward = np.maximum(0.0, (high - position) / dt_s)
+    backward = np.minimum(0.0, (low - position) / dt_s)
+    return np.minimum(np.maximum(velocity, backward), forward)
 
 
 def limit_to_braking(
-    velocity: Array, position: Array, low: Sequence[float], high: Sequence[float], deceleration: float, dt_s: float
+    velocity: Array, position: Array, low: Array, high: Array, *, deceleration: float, jerk: float, dt_s: float
 ) -> Array:
-    """Cut the components of `velocity` (3,) from which `deceleration` [m/s^2] could not stop before the box's walls."""
+    """Cut the components of `velocity` (3,) from which the arm could not stop before the box's walls.
+
+    It stops with `deceleration` [m/s^2], which builds up with `jerk` [m/s^3].
+    """
     lost = deceleration * dt_s
-    room_ahead = np.maximum(0.0, np.asarray(high) - position)
-    room_behind = np.maximum(0.0, position - np.asarray(low))
-    forward = [rate_to_cover(room, lost, dt_s) for room in room_ahead]
-    backward = [-rate_to_cover(room, lost, dt_s) for room in room_behind]
-    return np.clip(velocity, backward, forward)
+    # An arm that speeds up goes on until that is let go and the deceleration there; a period of it is in every stop.
+    building_periods = 2.0 * deceleration / jerk / dt_s if math.isfinite(deceleration) else 0.0
+    lag_s = max(0.0, math.ceil(building_periods - 1e-9) - 1.0) * dt_s
+    room_ahead = np.maximum(0.0, high - position)
+    room_behind = np.maximum(0.0, position - low)
+    forward = np.array([rate_to_cover(room, lost, dt_s, lag_s) for room in room_ahead])
+    backward = np.array([-rate_to_cover(room, lost, dt_s, lag_s) for room in room_behind])
+    return np.minimum(np.maximum(velocity, backward), forward)

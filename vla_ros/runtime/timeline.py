@@ -35,14 +35,16 @@ class ActionTimeline:
         self._lock = threading.Lock()
         self._executor = executor or FullChunk()
         self._first_tick: int | None = None
+        self._answered_tick: int | None = None
         self._last_popped: int | None = None
         self._observed_from: int | None = None
         self._fed = False
         self._counts = dict.fromkeys(TimelineStatistics.__dataclass_fields__, 0)
 
-    def post(self, first_tick: int, actions: ArrayLike) -> bool:
+    def post(self, first_tick: int, actions: ArrayLike, *, anew: bool = False) -> bool:
         """Plan `actions` (N, 7), made from the observation of `first_tick`, for that tick and those after it.
 
+        `anew`: what was planned until now was for another command, and must not be averaged in or be gone on with.
         Returns False, and changes nothing, when all of them are for ticks that are over, or when the observation is
         older than the last `clear` allows.
         """
@@ -57,7 +59,9 @@ class ActionTimeline:
             if first_tick + len(chunk) <= next_tick:
                 self._counts["late"] += 1
                 return False
-            self._executor.offer(next_tick, first_tick, chunk)
+            if anew:
+                self._executor.clear()
+            self._executor.offer(first_tick, chunk)
             self._first_tick = first_tick
             self._fed = True
             self._counts["posted"] += 1
@@ -71,11 +75,12 @@ class ActionTimeline:
                     f"tick {tick} was popped after tick {self._last_popped}; call restart() when the clock is set back"
                 )
             self._last_popped = tick
-            action = self._executor.take(tick)
+            planned = self._executor.take(tick)
+            self._answered_tick = None if planned is None else planned.observed_tick
             if self._fed:
                 self._counts["popped"] += 1
-                self._counts["starved"] += action is None
-            return action
+                self._counts["starved"] += planned is None
+            return None if planned is None else planned.action
 
     def clear(self, observed_from: int | None = None) -> None:
         """Drop the plan. With `observed_from`, chunks from observations before that tick are refused from now on."""
@@ -98,6 +103,11 @@ class ActionTimeline:
     def newest_tick(self) -> int | None:
         """The tick whose observation the newest plan answers; None without a plan."""
         return self._first_tick
+
+    @property
+    def answered_tick(self) -> int | None:
+        """The tick of the oldest observation that had a say in the action popped last; None without an action."""
+        return self._answered_tick
 
     def statistics(self) -> TimelineStatistics:
         with self._lock:
