@@ -11,8 +11,6 @@ import concurrent.futures
 import logging
 import multiprocessing
 import os
-import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,13 +22,9 @@ from vla_ros.demos.identity import Stamps, content_digest, entry_key, reader_dig
 from vla_ros.demos.locking import exclusive
 from vla_ros.demos.parts import Part
 from vla_ros.demos.store_entry import EntryWriter, open_entry, read_manifest, write_manifest
+from vla_ros.demos.store_names import entry_name, lock_of, part_of, partial_of, remove_folder, safe_name
 
 STORE_NAME = ".vla_store"
-PARTIAL = ".partial"
-LOCK = ".lock"
-
-# How many characters of the key are in a folder's name; the manifest has all of them.
-_KEY_CHARACTERS = 20
 
 Progress = Callable[[int, int], None]
 
@@ -75,8 +69,7 @@ def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
     seen = stamps(part.files, store)
     content = _content(part, store, seen)
     key = entry_key(content, part.settings)
-    name = f"{_safe(part.name)}-{key[:_KEY_CHARACTERS]}"
-    entry = store / name
+    entry = store / entry_name(part.name, key)
     if read_manifest(entry) is not None:
         return entry
     try:
@@ -86,13 +79,13 @@ def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
             f"the folder {store} for decoded demonstrations can't be made ({error.strerror}); name another one with "
             "--set data.store=FOLDER"
         ) from None
-    with exclusive(store / f"{name}{LOCK}", wait) as mine:
+    with exclusive(lock_of(entry), wait) as mine:
         if not mine:
             return None
         if read_manifest(entry) is None:
             if entry.exists():
                 logger.warning("%s is damaged and is decoded again", entry)
-                shutil.rmtree(entry)
+                remove_folder(entry)
             _decode(part, store, entry, content, seen)
     return entry
 
@@ -133,15 +126,14 @@ def _present(parts: Sequence[Part], folder: Path | None) -> dict[Path, dict[str,
     for store in {store_folder(part, folder) for part in parts}:
         found[store] = {}
         for entry in sorted(store.iterdir()) if store.is_dir() else ():
-            name, _, key = entry.name.rpartition("-")
-            if len(key) == _KEY_CHARACTERS:
+            if (name := part_of(entry)) is not None:
                 found[store].setdefault(name, []).append(entry)
     return found
 
 
 def _unread_entry(part: Part, store: Path, there: dict[Path, dict[str, list[Path]]]) -> Path | None:
     """Return the part's entry if that can be told without reading the part's files."""
-    candidates = there[store].get(_safe(part.name))
+    candidates = there[store].get(safe_name(part.name))
     if not candidates:
         return None
     seen = stamps(part.files, store)
@@ -168,9 +160,9 @@ def _cores() -> int:
 
 def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) -> None:
     """Decode `part` into `entry`; the caller holds its lock."""
-    partial = entry.with_name(entry.name + PARTIAL)
+    partial = partial_of(entry)
     if partial.exists():
-        shutil.rmtree(partial)
+        remove_folder(partial)
     writer = EntryWriter(partial)
     try:
         decoded = part.decode(writer.add)
@@ -191,18 +183,20 @@ def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) ->
         partial.rename(entry)
     except BaseException:
         writer.close()
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.exists():
+            remove_folder(partial)
         raise
 
 
 def _content(part: Part, store: Path, seen: Stamps) -> str:
     """Return the digest of a part's files; they are read only where no entry was made of files that look the same."""
-    for entry in sorted(store.glob(f"{_safe(part.name)}-{'?' * _KEY_CHARACTERS}")):
+    entries = [entry for entry in sorted(store.glob("*")) if part_of(entry) == safe_name(part.name)]
+    for entry in entries:
         manifest = read_manifest(entry)
         if manifest is not None and manifest["files"] == seen:
             return str(manifest["content"])
     content = content_digest(part.files)
-    for entry in sorted(store.glob(f"{_safe(part.name)}-{'?' * _KEY_CHARACTERS}")):
+    for entry in entries:
         manifest = read_manifest(entry)
         if manifest is not None and manifest["content"] == content:  # copied or touched, but the same
             _note(entry, {**manifest, "files": seen})
@@ -215,8 +209,3 @@ def _note(entry: Path, manifest: dict[str, Any]) -> None:
         write_manifest(entry, manifest)
     except OSError:
         logger.debug("%s can't be updated", entry)
-
-
-def _safe(name: str) -> str:
-    """The part's name as a file name without characters that mean something to `glob`."""
-    return re.sub(r"[^\w.-]", "_", name)[:80]

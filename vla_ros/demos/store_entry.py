@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.parts import Decoded
+from vla_ros.demos.store_names import MARKER, MARKER_TEXT
 
 MANIFEST = "manifest.json"
 ENTRY_VERSION = 1
@@ -35,6 +36,7 @@ class EntryWriter:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
+        (folder / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
         self.folder = folder
         self._files: dict[str, BinaryIO] = {}
         self._shapes: dict[str, list[int]] = {}
