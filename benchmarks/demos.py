@@ -195,7 +195,7 @@ def window_access(episodes: Sequence[Episode], timing: Timing, rounds: int) -> d
     table = windows([len(episode) for episode in episodes], timing.history)
     rows = np.random.default_rng(0).integers(0, len(table), (20, BATCH))
     cameras = list(episodes[0].images)
-    frames = {camera: Frames([episode.images[camera] for episode in episodes]) for camera in cameras}
+    frames = {camera: Frames([episode.images for episode in episodes], camera) for camera in cameras}
     encoded = {
         camera: [[images.encode_jpeg(image, JPEG_QUALITY) for image in episode.images[camera]] for episode in episodes]
         for camera in cameras

@@ -147,9 +147,7 @@ class WindowDataset(Dataset):
         self._steps_ahead = steps_ahead
         self._offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._windows = windows(lengths.tolist(), self._history)[::stride]
-        self._images = {
-            name: Frames([episode.images[name] for episode in episodes]) for name in contract.camera_names
-        }
+        self._images = {name: Frames([episode.images for episode in episodes], name) for name in contract.camera_names}
         self._proprioception = torch.from_numpy(_state(episodes, contract.proprioception is not None))
         self._actions = torch.from_numpy(_targets(episodes, contract.action.low, contract.action.high))
         self._tokens, self._token_mask = policy.tokenize([episode.command for episode in episodes])

@@ -20,6 +20,7 @@ from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import SourceError, StoreError
 from vla_ros.demos.identity import Stamps, content_digest, entry_key, reader_digest, stamps
 from vla_ros.demos.locking import exclusive
+from vla_ros.demos.mapped_files import MappedFiles
 from vla_ros.demos.parts import Part
 from vla_ros.demos.store_entry import EntryWriter, open_entry, read_manifest, write_manifest
 from vla_ros.demos.store_names import entry_name, lock_of, part_of, partial_of, remove_folder, safe_name
@@ -37,7 +38,7 @@ def load_parts(
     """Return the episodes of `parts` in their order, frames dropped by reason, and a hint where nothing came out.
 
     Parts that are not in the store yet are decoded by `workers` processes (0: one for each core), and by whichever
-    other run or rank wants the same: each part by one of them. The episodes' arrays are mapped, not loaded.
+    other run or rank wants the same: each part by one of them. The episodes' images are mapped, not loaded.
 
     Args:
         folder: where the store is; None: in `.vla_store` beside each part's home.
@@ -51,11 +52,12 @@ def load_parts(
     episodes: list[Episode] = []
     dropped: Counter[str] = Counter()
     hint = ""
+    files = MappedFiles()
     for entry in entries:
         manifest = read_manifest(entry)
         if manifest is None:
             raise StoreError(f"{entry} was removed or damaged while it was read; run the same command again")
-        episodes += open_entry(entry, manifest)
+        episodes += open_entry(entry, manifest, files)
         dropped.update(manifest["dropped"])
         hint = hint or manifest["hint"]
         for text in manifest["damage"]:  # each time: whoever trains on the rest should know

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An entry of the store: the episodes of one part, as flat files that are mapped and never loaded.
+"""An entry of the store: the episodes of one part, as flat files, of which the images are mapped and never loaded.
 
 A folder with one file for each camera and each array, frames one after the other, all episodes in a row, and
 manifest.json, which says where each episode begins. Frames are raw bytes, so that any window is a copy out of the
-page cache: docs/data.md has the measurement that this choice comes from.
+page cache; `benchmarks/demos.py` measures what other encodings cost.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.mapped_files import ArrayFile, MappedFiles, MappedImages, read_whole
 from vla_ros.demos.parts import Decoded
 from vla_ros.demos.store_names import MARKER, MARKER_TEXT
 
 MANIFEST = "manifest.json"
 ENTRY_VERSION = 1
 
+_IMAGES = "images."
 _ARRAYS = ("proprioception", "actions")
 _TEXTS = tuple(
     field.name for field in dataclasses.fields(Episode) if field.name not in ("images", "ticks", *_ARRAYS)
@@ -50,7 +51,7 @@ class EntryWriter:
         Raises:
             ValueError: its cameras or the sizes of its arrays are not those of the episodes before.
         """
-        arrays = {f"images.{camera}": images for camera, images in episode.images.items()}
+        arrays = {f"{_IMAGES}{camera}": images for camera, images in episode.images.items()}
         arrays |= {name: getattr(episode, name) for name in _ARRAYS}
         shapes = {name: list(array.shape[1:]) for name, array in arrays.items()}
         if self._episodes and shapes != self._shapes:
@@ -114,25 +115,23 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def open_entry(folder: Path, manifest: Mapping[str, Any]) -> list[Episode]:
-    """Return the episodes of an entry. Their arrays are read-only views of mapped files."""
-    arrays = {name: _map(folder / name, array, manifest["frames"]) for name, array in manifest["arrays"].items()}
+def open_entry(folder: Path, manifest: Mapping[str, Any], files: MappedFiles) -> list[Episode]:
+    """Return the episodes of an entry. Images are read-only views of `files`; the rest, some bytes a frame, is read."""
+    frames = manifest["frames"]
+    stored = {
+        name: ArrayFile(folder / name, array["type"], (frames, *array["shape"]))
+        for name, array in manifest["arrays"].items()
+    }
+    cameras = {name.removeprefix(_IMAGES): file for name, file in stored.items() if name.startswith(_IMAGES)}
+    arrays = {name: read_whole(stored[name]) for name in _ARRAYS if name in stored}
     episodes = []
     for row in manifest["episodes"]:
         part = slice(row["frame"], row["frame"] + row["frames"])
-        images = {name.partition(".")[2]: array[part] for name, array in arrays.items() if name.startswith("images.")}
-        fields: dict[str, Any] = {name: arrays[name][part] for name in _ARRAYS}
+        fields: dict[str, Any] = {name: array[part] for name, array in arrays.items()}
         fields |= {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _TEXTS}
         ticks = np.arange(row["first_tick"], row["first_tick"] + row["frames"], dtype=np.int64)
-        episodes.append(Episode(images=images, ticks=ticks, **fields))
+        episodes.append(Episode(images=MappedImages(files, cameras, part), ticks=ticks, **fields))
     return episodes
-
-
-def _map(path: Path, array: Mapping[str, Any], frames: int) -> NDArray[Any]:
-    shape = (frames, *array["shape"])
-    if frames * _row_bytes(array) == 0:  # nothing to map: no proprioception
-        return np.zeros(shape, array["type"])
-    return np.memmap(path, dtype=array["type"], mode="r", shape=shape)
 
 
 def _row_bytes(array: Mapping[str, Any]) -> int:
