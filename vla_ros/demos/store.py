@@ -8,6 +8,7 @@ its files are in `NAME-KEY.partial`: what a killed process leaves there is remov
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import logging
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from vla_ros.demos.locking import exclusive
 from vla_ros.demos.mapped_files import MappedFiles
 from vla_ros.demos.parts import Part
 from vla_ros.demos.store_entry import EntryWriter, open_entry, read_manifest, write_manifest
-from vla_ros.demos.store_names import entry_name, lock_of, part_of, partial_of, remove_folder, safe_name
+from vla_ros.demos.store_names import ELSEWHERE, entry_name, lock_of, part_of, partial_of, remove_folder, safe_name
 
 STORE_NAME = ".vla_store"
 
@@ -78,8 +79,7 @@ def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"the folder {store} for decoded demonstrations can't be made ({error.strerror}); name another one with "
-            "--set data.store=FOLDER"
+            f"the folder {store} for decoded demonstrations can't be made ({error.strerror}); {ELSEWHERE}"
         ) from None
     with exclusive(lock_of(entry), wait) as mine:
         if not mine:
@@ -103,10 +103,24 @@ def _decode_all(
     """Return the entry of each part."""
     there = _present(parts, folder)
     entries = [_unread_entry(part, store_folder(part, folder), there) for part in parts]
-    order = [index for index, entry in enumerate(entries) if entry is None]
-    if not order:
+    if all(entries):
         return [entry for entry in entries if entry is not None]
-    with _pool(workers or _cores(), len(order)) as pool:
+    try:
+        _decode_missing(parts, folder, workers or _cores(), entries, progress)
+    except concurrent.futures.process.BrokenProcessPool:
+        raise StoreError(
+            "a process that decoded demonstrations was killed, most often because the memory ran out; what was done is "
+            "kept. Run the same command again with fewer at once: --set data.workers=1"
+        ) from None
+    return [entry for entry in entries if entry is not None]
+
+
+def _decode_missing(
+    parts: Sequence[Part], folder: Path | None, workers: int, entries: list[Path | None], progress: Progress | None
+) -> None:
+    """Fill in the `entries` that are None."""
+    order = [index for index, entry in enumerate(entries) if entry is None]
+    with _pool(workers, len(order)) as pool:
         # Runs that start together share the work: each takes what no other has begun, and waits for the rest then.
         for wait in (False, True):
             futures = {pool.submit(ensure, parts[index], folder, wait): index for index in order}
@@ -119,7 +133,6 @@ def _decode_all(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             order = [index for index in order if entries[index] is None]
-    return [entry for entry in entries if entry is not None]
 
 
 def _present(parts: Sequence[Part], folder: Path | None) -> dict[Path, dict[str, list[Path]]]:
@@ -183,10 +196,15 @@ def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) ->
             },
         )
         partial.rename(entry)
-    except BaseException:
+    except BaseException as error:
         writer.close()
         if partial.exists():
             remove_folder(partial)
+        if isinstance(error, MemoryError):
+            raise StoreError(
+                f"the memory is too small to decode {part.name}; what was done is kept. Close other programs or run "
+                "the same command again with fewer processes: --set data.workers=1"
+            ) from None
         raise
 
 

@@ -8,19 +8,21 @@ page cache; `benchmarks/demos.py` measures what other encodings cost.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.errors import StoreError
 from vla_ros.demos.mapped_files import ArrayFile, MappedFiles, MappedImages, read_whole
 from vla_ros.demos.parts import Decoded
-from vla_ros.demos.store_names import MARKER, MARKER_TEXT
+from vla_ros.demos.store_names import ELSEWHERE, MARKER, MARKER_TEXT
 
 MANIFEST = "manifest.json"
 ENTRY_VERSION = 1
@@ -33,11 +35,16 @@ _TEXTS = tuple(
 
 
 class EntryWriter:
-    """Writes episodes into `folder`, which must not exist yet. Nothing is kept in memory but the manifest."""
+    """Writes episodes into `folder`, which must not exist yet. Nothing is kept in memory but the manifest.
+
+    Raises:
+        StoreError: the disk is full or can't be written; here and in all methods.
+    """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        (folder / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
+        with _written(folder):
+            folder.mkdir(parents=True)
+            (folder / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
         self.folder = folder
         self._files: dict[str, BinaryIO] = {}
         self._shapes: dict[str, list[int]] = {}
@@ -57,10 +64,11 @@ class EntryWriter:
         if self._episodes and shapes != self._shapes:
             raise ValueError(f"{episode.source}: arrays of shape {shapes}, but the episodes before had {self._shapes}")
         for name, array in arrays.items():
-            if name not in self._files:
-                self._files[name] = (self.folder / name).open("xb")
-                self._shapes[name], self._types[name] = shapes[name], array.dtype.str
-            self._files[name].write(np.ascontiguousarray(array).data)
+            with _written(self.folder):
+                if name not in self._files:
+                    self._files[name] = (self.folder / name).open("xb")
+                    self._shapes[name], self._types[name] = shapes[name], array.dtype.str
+                self._files[name].write(np.ascontiguousarray(array).data)
         row = {name: getattr(episode, name) for name in _TEXTS}
         place = {"first_tick": int(episode.ticks[0]), "frame": self._frames, "frames": len(episode)}
         self._episodes.append({**row, **place})
@@ -68,10 +76,11 @@ class EntryWriter:
 
     def finish(self, decoded: Decoded, about: Mapping[str, Any]) -> None:
         """Write the manifest, with `about` in it, and make sure that all of it is on the disk."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        with _written(self.folder):
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
         manifest = {
             "version": ENTRY_VERSION,
             **about,
@@ -82,12 +91,26 @@ class EntryWriter:
             "damage": list(decoded.damage),
             "episodes": self._episodes,
         }
-        write_manifest(self.folder, manifest)
+        with _written(self.folder):
+            write_manifest(self.folder, manifest)
 
     def close(self) -> None:
         """Close the files of an entry that was not finished."""
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # what is in a buffer still finds no room on a full disk
+                file.close()
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Say what to do where the disk does not take what is written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{folder.parent} can't be written ({error.strerror}); decoded demonstrations are kept there. Make room "
+            f"(`vla store PATH --clean` removes what is stale), or {ELSEWHERE}"
+        ) from None
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

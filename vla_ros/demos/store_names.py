@@ -13,6 +13,9 @@ from vla_ros.demos.errors import StoreError
 
 PARTIAL = ".partial"
 LOCK = ".lock"
+# The way out where a store can't be where it is.
+ELSEWHERE = "name a folder on another disk: --set data.store=FOLDER of `vla fit`, --store FOLDER of `vla replay`"
+
 # In every folder of ours from its first moment on.
 MARKER = ".vla_store_entry"
 MARKER_TEXT = "Decoded demonstrations, made by vla_ros. `vla store` lists and removes them.\n"
@@ -64,8 +67,8 @@ def require_ours(path: Path) -> None:
     """Raise StoreError where `path` must not be removed: a store did not make it, or somebody put a folder into it."""
     if not is_ours(path) or (path.is_dir() and any(one.is_dir() and not one.is_symlink() for one in path.iterdir())):
         raise StoreError(
-            f"{path} was not made by vla_ros, or was changed since: it is not removed. Move it away, or name another "
-            "folder for decoded demonstrations with --set data.store=FOLDER"
+            f"{path} was not made by vla_ros, or was changed since: it is not removed. Move it away, or "
+            f"{ELSEWHERE}"
         )
 
 
