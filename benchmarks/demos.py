@@ -35,10 +35,10 @@ from rosbags.highlevel import AnyReader
 
 from vla_ros import images, resources
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos.bag import find_bags
 from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.bag_writer import typestore
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.finding import find_bags
 from vla_ros.demos.frames import Frames
 from vla_ros.demos.store import load_parts
 from vla_ros.demos.windows import window_frames, windows

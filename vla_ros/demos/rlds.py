@@ -21,6 +21,7 @@ from vla_ros import images
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import SourceError
+from vla_ros.demos.finding import absolute
 from vla_ros.demos.parts import Decoded, Part, sampling_settings
 from vla_ros.demos.rlds_datasets import FIRST_BRIDGE, LAYOUTS, Floats, Layout
 from vla_ros.demos.tfrecord import Example, records
@@ -39,6 +40,7 @@ def rlds_parts(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Part
         SourceError: there are no shards or some are missing, the data set is not known, or it has not what the contract
             wants.
     """
+    folder = absolute(folder)
     if not folder.is_dir():
         raise SourceError(f"{folder} is no folder; give a version's, with features.json: fractal20220817_data/0.1.0")
     shards = {file: match for file in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(file.name))}
