@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import SourceError, StoreError
@@ -33,10 +33,24 @@ Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 
+class Loaded(NamedTuple):
+    """What came out of parts, in their order.
+
+    dropped: frames left out, by reason; hint: what to check where nothing came out; damage: what could not be read, in
+    sentences; contents: for each part the digest of its files
+    """
+
+    episodes: list[Episode]
+    dropped: Counter[str]
+    hint: str
+    damage: tuple[str, ...]
+    contents: tuple[str, ...]
+
+
 def load_parts(
     parts: Sequence[Part], folder: Path | None = None, workers: int = 0, progress: Progress | None = None
-) -> tuple[list[Episode], Counter[str], str]:
-    """Return the episodes of `parts` in their order, frames dropped by reason, and a hint where nothing came out.
+) -> Loaded:
+    """Return what is in `parts`, and tell by warnings what of them is damaged.
 
     Parts that are not in the store yet are decoded by `workers` processes (0: one for each core), and by whichever
     other run or rank wants the same: each part by one of them. The episodes' images are mapped, not loaded.
@@ -53,6 +67,8 @@ def load_parts(
     episodes: list[Episode] = []
     dropped: Counter[str] = Counter()
     hint = ""
+    damage: list[str] = []
+    contents: list[str] = []
     files = MappedFiles()
     for entry in entries:
         manifest = read_manifest(entry)
@@ -61,9 +77,11 @@ def load_parts(
         episodes += open_entry(entry, manifest, files)
         dropped.update(manifest["dropped"])
         hint = hint or manifest["hint"]
-        for text in manifest["damage"]:  # each time: whoever trains on the rest should know
-            logger.warning("%s", text)
-    return episodes, dropped, hint
+        damage += manifest["damage"]
+        contents.append(manifest["content"])
+    for text in damage:  # each time: whoever trains on the rest should know
+        logger.warning("%s", text)
+    return Loaded(episodes, dropped, hint, tuple(damage), tuple(contents))
 
 
 def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
