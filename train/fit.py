@@ -103,7 +103,8 @@ def fit(
     policy = new_policy(config, training) if config.init_from is None else tuned_policy(config, training)
     _announce(training, validation, rehearsed or ())
     retained = config.keep.retain.commands
-    check_commands(policy, [*(episode.command for episode in [*episodes, *(rehearsed or ())]), *retained])
+    said = [command for episode in [*episodes, *(rehearsed or ())] for command in episode.commands]
+    check_commands(policy, [*said, *retained])
     if config.init_from is not None:
         config.check_loss(policy.contract.cameras)
         check_statistics(policy.contract, episodes)
