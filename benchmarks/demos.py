@@ -35,10 +35,10 @@ from rosbags.highlevel import AnyReader
 
 from vla_ros import images, resources
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos.bag import find_bags
 from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.bag_writer import typestore
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.finding import find_bags
 from vla_ros.demos.frames import Frames
 from vla_ros.demos.store import load_parts
 from vla_ros.demos.windows import window_frames, windows
@@ -195,7 +195,7 @@ def window_access(episodes: Sequence[Episode], timing: Timing, rounds: int) -> d
     table = windows([len(episode) for episode in episodes], timing.history)
     rows = np.random.default_rng(0).integers(0, len(table), (20, BATCH))
     cameras = list(episodes[0].images)
-    frames = {camera: Frames([episode.images[camera] for episode in episodes]) for camera in cameras}
+    frames = {camera: Frames([episode.images for episode in episodes], camera) for camera in cameras}
     encoded = {
         camera: [[images.encode_jpeg(image, JPEG_QUALITY) for image in episode.images[camera]] for episode in episodes]
         for camera in cameras

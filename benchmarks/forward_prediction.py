@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from vla_ros import images, resources
-from vla_ros.demos.bag import read_bags
+from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.store import load_parts
 from vla_ros.policy.module import VLAModule
 from vla_ros.robot import load_robot
 from vla_ros.train.build import new_policy, observation_spec
@@ -65,7 +66,7 @@ def main() -> None:
     )
     pl.seed_everything(config.seed, verbose=False)
     spec, timing = observation_spec(config)
-    episodes, _ = read_bags(arguments.bags, load_robot(config.data.robot), spec, timing)
+    episodes = load_parts(bag_parts(arguments.bags, load_robot(config.data.robot), spec, timing)).episodes
     started_s = time.monotonic()
     module, data = train(config, episodes)
     errors = compare(module, data)

@@ -40,7 +40,7 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
         tokenizer = pretrained.tokenizer
     else:
         template = chosen.language("not trained yet")
-        prompts = [template.prompt(episode.command) for episode in training]
+        prompts = [template.prompt(command) for episode in training for command in episode.commands]
         tokenizer = CommandTokenizer.train(prompts, chosen.vocabulary_size)
     low, high = action_bounds(training)
     contract = PolicyContract(

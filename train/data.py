@@ -21,7 +21,7 @@ from vla_ros.demos.windows import chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError
-from vla_ros.train.sampling import MixtureSampler
+from vla_ros.train.sampling import MixtureSampler, PhrasingSampler
 
 MINIMUM_STD = 0.01  # m or 1: a state that the demonstrations hardly vary must not become a magnifying glass
 
@@ -70,10 +70,10 @@ def proprioception_statistics(episodes: Sequence[Episode], names: tuple[str, ...
 
 
 def data_digest(episodes: Sequence[Episode]) -> str:
-    """Return a fingerprint of what was done where under which command, for the contract's provenance."""
+    """Return a fingerprint of what was done where under which commands, for the contract's provenance."""
     digest = hashlib.sha256()
     for episode in sorted(episodes, key=lambda e: (e.source, e.start_ns)):
-        digest.update(f"{episode.source}|{episode.start_ns}|{episode.command}".encode())
+        digest.update(f"{episode.source}|{episode.start_ns}|{'|'.join(episode.commands)}".encode())
         digest.update(np.ascontiguousarray(episode.actions).tobytes())
     return "sha256:" + digest.hexdigest()
 
@@ -131,7 +131,9 @@ def check_commands(policy: Policy, commands: Iterable[str]) -> None:
 class WindowDataset(Dataset):
     """All windows of some episodes, images as uint8; fetched a whole batch at a time.
 
-    Images stay where the episodes have them, mapped from the store for instance; the rest is in memory.
+    A window is asked for by its number, and comes with the command that was in force; or by (number, draw), and comes
+    with that of the episode's ways to say it which the draw chooses. Images stay where the episodes have them, mapped
+    from the store for instance; the rest is in memory.
 
     Args:
         policy: its contract and tokenizer say how episodes become inputs and targets.
@@ -147,31 +149,34 @@ class WindowDataset(Dataset):
         self._steps_ahead = steps_ahead
         self._offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._windows = windows(lengths.tolist(), self._history)[::stride]
-        self._images = {
-            name: Frames([episode.images[name] for episode in episodes]) for name in contract.camera_names
-        }
+        self._images = {name: Frames([episode.images for episode in episodes], name) for name in contract.camera_names}
         self._proprioception = torch.from_numpy(_state(episodes, contract.proprioception is not None))
         self._actions = torch.from_numpy(_targets(episodes, contract.action.low, contract.action.high))
-        self._tokens, self._token_mask = policy.tokenize([episode.command for episode in episodes])
+        said = [episode.commands for episode in episodes]
+        self._phrasings = np.array([len(commands) for commands in said], dtype=np.int64)
+        self._first_phrasing = np.cumsum(self._phrasings) - self._phrasings
+        self._tokens, self._token_mask = policy.tokenize([command for commands in said for command in commands])
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int] | Sequence[tuple[int, int]]) -> Batch:
         """Return the batch of the windows ``indices``; the DataLoader calls this instead of one item at a time."""
-        episode, first, stop = self._windows[np.asarray(indices)].T
+        window, *draw = np.asarray(indices).reshape(len(indices), -1).T
+        episode, first, stop = self._windows[window].T
+        phrasing = self._first_phrasing[episode] + (draw[0] % self._phrasings[episode] if draw else 0)
         frames, valid = window_frames(first, stop, self._history)  # (B, W), within the episode
         chunk, action_valid = chunk_frames(frames, self._lengths[episode][:, None], self._chunk)  # (B, W, N)
         rows = torch.from_numpy(frames + self._offsets[episode][:, None])
         action_rows = torch.from_numpy(chunk + self._offsets[episode][:, None, None])
-        mask = self._token_mask[episode]
+        mask = self._token_mask[phrasing]
         length = max(1, int(mask.sum(dim=1).max()))
         batch: Batch = {
             "images": {
                 name: torch.from_numpy(pictures.gather(episode, frames)) for name, pictures in self._images.items()
             },
             "proprioception": self._proprioception[rows],
-            "tokens": self._tokens[episode][:, :length],
+            "tokens": self._tokens[phrasing][:, :length],
             "token_mask": mask[:, :length],
             "actions": self._actions[action_rows],
             "action_valid": torch.from_numpy(action_valid),
@@ -189,6 +194,9 @@ class WindowDataset(Dataset):
 
 class DemonstrationData(pl.LightningDataModule):
     """Train and validation loaders over episodes.
+
+    Where episodes have several phrasings, each training window gets one of them, drawn anew whenever it comes up;
+    validation always says the command that was in force.
 
     Args:
         shares: where the sources in ``training`` have weights: for each in turn, its number of episodes and its weight.
@@ -220,7 +228,9 @@ class DemonstrationData(pl.LightningDataModule):
         if rehearsed:
             groups.append((len(rehearsed), rehearsed_fraction))
         lengths = [len(episode) for episode in [*training, *rehearsed]]
-        self._sampler = self._make_sampler(groups, lengths, history, max_steps * batch_windows)
+        sampler = self._make_sampler(groups, lengths, history, max_steps * batch_windows)
+        several = any(len(episode.commands) > 1 for episode in [*training, *rehearsed])
+        self._sampler: Sampler = PhrasingSampler(sampler) if several else sampler
 
     def _make_sampler(
         self, groups: Sequence[tuple[int, float]], lengths: Sequence[int], history: int, count: int

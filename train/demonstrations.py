@@ -14,7 +14,7 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.parts import Part
-from vla_ros.demos.sources import PARTS, load_demonstrations
+from vla_ros.demos.sources import PARTS, load_demonstrations, require_distinct
 from vla_ros.robot import load_robot
 from vla_ros.train.config import ConfigError, DataConfig, SourceConfig, TrainConfig
 from vla_ros.train.data import split_episodes
@@ -22,10 +22,16 @@ from vla_ros.train.data import split_episodes
 
 @dataclasses.dataclass(frozen=True)
 class Demonstrations:
-    """The episodes of one source, and its weight among the sources (None: no source has one)."""
+    """The episodes of one source, and its weight among the sources (None: no source has one).
+
+    ``key`` is its name in the recipe; ``parts`` are what it was read from, ``contents`` the digests of their files.
+    """
 
     episodes: Sequence[Episode]
     weight: float | None = None
+    key: str = ""
+    parts: Sequence[Part] = ()
+    contents: Sequence[str] = ()
 
 
 def read_demonstrations(config: TrainConfig, spec: ObservationSpec, timing: Timing) -> list[Demonstrations]:
@@ -33,24 +39,33 @@ def read_demonstrations(config: TrainConfig, spec: ObservationSpec, timing: Timi
 
     Raises:
         ConfigError: it names nothing.
-        UserError: a source can't be read.
+        UserError: a source can't be read, or a recording is named twice.
     """
     data = config.data
     if data.bags:
-        return [Demonstrations(read_bags(data, data.bags, "data.bags", spec, timing))]
-    if not data.sources:
+        sources = [_bags(data, data.bags, "data.bags", spec, timing)]
+    elif data.sources:
+        sources = [
+            _load(data, _parts(data, source, spec, timing), f"data.sources[{index}]", source.weight)
+            for index, source in enumerate(data.sources)
+        ]
+    else:
         raise ConfigError("data.bags is empty; list bag folders there, or give --bags PATH, or list data.sources")
-    return [
-        Demonstrations(_load(data, _parts(data, source, spec, timing), f"data.sources[{index}]"), source.weight)
-        for index, source in enumerate(data.sources)
-    ]
+    _require_distinct(sources)
+    return sources
 
 
-def read_bags(
-    data: DataConfig, bags: Sequence[str], key: str, spec: ObservationSpec, timing: Timing
-) -> list[Episode]:  # fmt: skip
-    """Read the demonstrations in ``bags``, which the recipe lists under ``key``, and say what was left out."""
-    return _load(data, bag_parts(bags, load_robot(data.robot), spec, timing, data.include_failures), key)
+def read_rehearsed(
+    config: TrainConfig, sources: Sequence[Demonstrations], spec: ObservationSpec, timing: Timing
+) -> Sequence[Episode]:
+    """Read the bags of old tasks, ``config.keep.bags``, and say what was left out.
+
+    Raises:
+        UserError: a bag can't be read, or is one of ``sources``, too: all of these are trained on.
+    """
+    rehearsed = _bags(config.data, config.keep.bags, "keep.bags", spec, timing)
+    _require_distinct([*sources, rehearsed])
+    return rehearsed.episodes
 
 
 def split_demonstrations(
@@ -72,13 +87,21 @@ def split_demonstrations(
     return training, validation, shares
 
 
+def _require_distinct(sources: Sequence[Demonstrations]) -> None:
+    require_distinct([(source.key, source.parts, source.contents) for source in sources])
+
+
+def _bags(data: DataConfig, bags: Sequence[str], key: str, spec: ObservationSpec, timing: Timing) -> Demonstrations:
+    return _load(data, bag_parts(bags, load_robot(data.robot), spec, timing, data.include_failures), key)
+
+
 def _parts(data: DataConfig, source: SourceConfig, spec: ObservationSpec, timing: Timing) -> list[Part]:
     if source.format == "bags":
         return bag_parts([source.path], load_robot(data.robot), spec, timing, data.include_failures)
     return PARTS[source.format](Path(source.path), spec, timing)
 
 
-def _load(data: DataConfig, parts: Sequence[Part], key: str) -> list[Episode]:
+def _load(data: DataConfig, parts: Sequence[Part], key: str, weight: float | None = None) -> Demonstrations:
     label = f"the {len(parts)} parts of {key}, {', '.join(part.name for part in parts[:5])}"
     folder = Path(data.store) if data.store else None
     with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
@@ -90,6 +113,6 @@ def _load(data: DataConfig, parts: Sequence[Part], key: str) -> list[Episode]:
             if not sys.stdout.isatty() and (done == total or done % max(1, total // 10) == 0):
                 print(f"{key}: decoded {done} of {total}", flush=True)
 
-        episodes, report = load_demonstrations(parts, label, folder, data.workers, show)
+        loaded, report = load_demonstrations(parts, label, folder, data.workers, show)
     print(f"{key}: {report.episodes} episodes, {report.frames} frames; left out: {report.dropped_text()}")
-    return episodes
+    return Demonstrations(loaded.episodes, weight, key, parts, loaded.contents)

@@ -41,7 +41,7 @@ from vla_ros.train.build import new_policy, observation_spec, tuned_policy
 from vla_ros.train.callbacks import MovingAverage, ProgressLines, draw_curves, keep_metrics
 from vla_ros.train.config import ConfigError, TrainConfig, load_config
 from vla_ros.train.data import DemonstrationData, check_commands, check_statistics
-from vla_ros.train.demonstrations import Demonstrations, read_bags, read_demonstrations, split_demonstrations
+from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, read_rehearsed, split_demonstrations
 
 LOG_EVERY_STEPS = 20
 
@@ -97,13 +97,14 @@ def fit(
     sampled = observation_spec(config)
     sources = read_demonstrations(config, *sampled) if episodes is None else [Demonstrations(episodes)]
     if rehearsed is None and config.keep.bags:
-        rehearsed = read_bags(config.data, config.keep.bags, "keep.bags", *sampled)
+        rehearsed = read_rehearsed(config, sources, *sampled)
     episodes = [episode for source in sources for episode in source.episodes]
     training, validation, shares = split_demonstrations(sources, config.data.validation_fraction, config.seed)
     policy = new_policy(config, training) if config.init_from is None else tuned_policy(config, training)
     _announce(training, validation, rehearsed or ())
     retained = config.keep.retain.commands
-    check_commands(policy, [*(episode.command for episode in [*episodes, *(rehearsed or ())]), *retained])
+    said = [command for episode in [*episodes, *(rehearsed or ())] for command in episode.commands]
+    check_commands(policy, [*said, *retained])
     if config.init_from is not None:
         config.check_loss(policy.contract.cameras)
         check_statistics(policy.contract, episodes)

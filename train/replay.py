@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vla_ros.contract import ARM_AXES, ARM_UNITS
-from vla_ros.demos.bag import read_bags
+from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.sources import load_demonstrations
 from vla_ros.observation import Observation
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.runner import PolicyRunner
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
     parser.add_argument("bags", nargs="+", help="bag folders, or folders of them")
     parser.add_argument("--robot", default="tabletop", help="robot file with the topics (default: %(default)s)")
+    parser.add_argument(
+        "--store", type=Path, metavar="FOLDER", help="where to keep decoded bags (default: .vla_store beside them)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
 
 
@@ -43,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     runner = PolicyRunner(load_checkpoint(args.checkpoint))
     contract = runner.contract
     robot = load_robot(args.robot)
-    episodes, report = read_bags(args.bags, robot, contract.observation_spec, contract.timing)
+    parts = bag_parts(args.bags, robot, contract.observation_spec, contract.timing)
+    loaded, report = load_demonstrations(parts, ", ".join(args.bags), args.store, workers=0)
     print(f"{report.episodes} episodes, {report.frames} frames; left out: {report.dropped_text()}")
-    figures = compare(episodes, [predict(runner, episode) for episode in episodes])
+    figures = compare(loaded.episodes, [predict(runner, episode) for episode in loaded.episodes])
     _print(figures)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

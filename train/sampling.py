@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which windows a training step sees, where sources of demonstrations have weights."""
+"""Which windows a training step sees, where sources of demonstrations have weights, and in which words."""
 
 from __future__ import annotations
 
@@ -33,6 +33,25 @@ class MixtureSampler(Sampler[int]):
             number = min(_DRAWN_AT_ONCE, self._count - done)
             for group in torch.multinomial(shares, number, replacement=True, generator=generator).tolist():
                 yield next(groups[group])
+
+
+class PhrasingSampler(Sampler[tuple[int, int]]):
+    """Gives each window that ``windows`` draws a number, which chooses among the ways to say its command.
+
+    The numbers are uniform in 0 .. 2^31 - 1 and follow torch's seed.
+    """
+
+    def __init__(self, windows: Sampler[int]) -> None:
+        self._windows = windows
+
+    def __len__(self) -> int:
+        return len(self._windows)  # type: ignore[arg-type]  # both of ours have a length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator()
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+        for window in self._windows:
+            yield window, int(torch.randint(2**31, (), generator=generator))
 
 
 def _endless(start: int, size: int, generator: torch.Generator) -> Iterator[int]:

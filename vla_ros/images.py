@@ -39,7 +39,12 @@ def decode_image_file(data: bytes) -> Image:
     height, width = _announced_size(data)
     if height * width > MAX_PIXELS:
         raise ValueError(f"an image of {width} x {height} pixels; allowed: {MAX_PIXELS} in all")
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if len(data) else None
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from None
+        raise ValueError(f"{len(data)} bytes announce an image of {width} x {height} pixels: {error.err}") from None
     if decoded is None:
         raise ValueError(f"{len(data)} bytes are not a JPEG or PNG image: the message is cut off or has another format")
     return cast(Image, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))

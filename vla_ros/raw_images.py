@@ -64,6 +64,8 @@ def decode_raw(message: Any) -> NDArray[np.uint8]:
         pixels = _pixels(message, layout)
         rgb = pixels if layout.code is None else cv2.cvtColor(pixels, layout.code)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from None
         size = f"{message.width} x {message.height}"
         raise ValueError(f"an image of encoding {message.encoding!r} can't be {size}: {error.err}") from None
     if rgb.dtype == np.uint16:

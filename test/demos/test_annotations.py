@@ -12,9 +12,12 @@ from rosbags.rosbag2 import Writer
 from vla_ros.cli import main
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.annotations import TABLE, Row, annotation_file, read_table, write_table
-from vla_ros.demos.bag import read_bag, read_bags
+from vla_ros.demos.bag import read_bag
+from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.bag_writer import typestore
 from vla_ros.demos.errors import BagError
+from vla_ros.demos.finding import find_bags
+from vla_ros.demos.store import load_parts
 from vla_ros.robot import Robot
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ def test_a_bag_without_a_row_is_read_as_it_was_recorded(
     demonstration.write(tmp_path / "one")
     demonstration.write(tmp_path / "two")
     table(tmp_path, f"{HEADER}two,0,9,say it so,yes,,\n")
-    one, two = read_bags([tmp_path], robot, spec, timing)[0]
+    (one,), (two,) = (read_bag(tmp_path / name, robot, spec, timing)[0] for name in ("one", "two"))
     assert (one.command, one.task, one.phrasings) == ("pick up the red block", "pick_red", ())
     assert (two.command, two.outcome, two.phrasings) == ("say it so", "unknown", ("say it so",))
 
@@ -187,3 +190,39 @@ def test_a_table_is_written_as_it_is_read(tmp_path: Path) -> None:
         (r.bag, r.start_s, r.end_s, r.text, r.keep, r.outcome, r.task) for r in rows
     ]
     assert [path.name for path in tmp_path.iterdir()] == [TABLE]
+
+
+def test_a_table_that_changes_while_bags_are_read_changes_nothing_under_the_old_name(
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
+) -> None:
+    """What a store keeps is what its key says, whenever a process gets to decode it."""
+    demonstration.write(tmp_path / "bag")
+    table(tmp_path, f"{HEADER}bag,0,9,before,yes,,\n")
+    parts = bag_parts([tmp_path], robot, spec, timing)
+    table(tmp_path, f"{HEADER}bag,0,9,afterwards,yes,,\n")
+    assert [episode.command for episode in load_parts(parts, workers=1).episodes] == ["before"]
+    again = load_parts(bag_parts([tmp_path], robot, spec, timing), workers=1)
+    assert [episode.command for episode in again.episodes] == ["afterwards"]
+
+
+@pytest.mark.parametrize("where", [".", "..", "bag/..", "bag"])
+def test_a_table_is_found_however_the_path_is_written(
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, monkeypatch, where
+) -> None:
+    bag = demonstration.write(tmp_path / "bags" / "bag")
+    (bag / "inner").mkdir()
+    table(tmp_path / "bags", f"{HEADER}bag,0,9,say it so,yes,,\n")
+    monkeypatch.chdir({".": bag, "..": bag / "inner"}.get(where, bag.parent))
+    (part,) = bag_parts([where], robot, spec, timing)
+    assert (part.name, part.home) == ("bag", tmp_path / "bags")
+    (episode,) = load_parts([part], workers=1).episodes
+    assert (episode.command, episode.source) == ("say it so", "bag#0")
+    if where == ".":
+        assert read_bag(where, robot, spec, timing)[0][0].command == "say it so"
+
+
+def test_a_bag_and_a_file_of_it_are_one_bag(demonstration: BagBuilder, tmp_path: Path) -> None:
+    bag = demonstration.write(tmp_path / "bag")
+    (file,) = bag.glob("*.mcap")
+    assert find_bags([file, bag]) == find_bags([bag, file, tmp_path]) == [bag]
+    assert find_bags([file]) == [file]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.demos.bag import BagError, read_bag, read_bags
+from vla_ros.demos.bag import read_bag
+from vla_ros.demos.errors import BagError
 from vla_ros.demos.recording import open_bag
 from vla_ros.demos.sampling import observations
 from vla_ros.messages import message_time_ns, observation_value
@@ -290,25 +291,6 @@ def test_recording_without_markers_and_commands_says_what_it_lacks(demonstration
 def test_empty_bag_says_so(bag: type[BagBuilder], read: Read) -> None:
     with pytest.raises(BagError, match="is empty: no message was recorded"):
         read(bag())
-
-
-def test_several_bags_are_read_alike_by_one_process_and_by_two(
-    demonstration: BagBuilder,
-    bag: type[BagBuilder],
-    robot: Robot,
-    spec: ObservationSpec,
-    timing: Timing,
-    tmp_path: Path,
-) -> None:
-    demonstration.write(tmp_path / "bags" / "a")
-    failed = bag().say(-9).gripper(-8, 0.08).move(0, 1100).mark(-1, "start").mark(1000.5, "failure")
-    failed.write(tmp_path / "bags" / "b")
-    alone, report = read_bags([tmp_path / "bags"], robot, spec, timing)
-    together, same_report = read_bags([tmp_path / "bags"], robot, spec, timing, workers=2)
-    assert report == same_report
-    assert (report.frames, report.episodes, report.dropped) == (20, 1, (("episode failure", 10),))
-    np.testing.assert_array_equal(alone[0].images["wrist"], together[0].images["wrist"])
-    np.testing.assert_array_equal(alone[0].actions, together[0].actions)
 
 
 @pytest.mark.parametrize("name", ["mcap_zstd_fast", "sqlite3_zstd_message"])

@@ -114,3 +114,10 @@ def test_segments_that_are_no_frames_are_refused(tmp_path: Path) -> None:
     split = write_calvin(tmp_path / "training", [(5, 5, "a", "a")], *motion(10, x=1.0))
     with pytest.raises(SourceError, match="a segment from 5 to 5"):
         read_segments(split)
+
+
+def test_a_split_is_called_as_its_folder_is_even_from_within(tmp_path: Path, monkeypatch) -> None:
+    split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
+    monkeypatch.chdir(split)
+    (part,) = calvin_parts(Path(), SPEC, TIMING)
+    assert (part.name, part.home) == ("training.00000", split)

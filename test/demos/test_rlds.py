@@ -213,3 +213,32 @@ def test_a_record_that_is_not_as_its_data_set_is_named(tmp_path: Path, change: d
     folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[record]])
     with pytest.raises(SourceError, match=message):
         read(folder, STATIC, Timing(5.0, 4, 8))
+
+
+ODD = [
+    {"steps/observation/image": None},
+    {"steps/observation/image": [b"no picture"] * STEPS},
+    {"steps/observation/end_effector_cartesian_pos": [float("nan")] * 7 * STEPS},
+    {"steps/observation/end_effector_cartesian_pos": [0.1] * 6},
+    {"steps/action/gripper_closedness_action": [float("inf")] * STEPS, "steps/observation/image": [b""] * STEPS},
+]
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_an_odd_record_costs_itself_and_is_told(tmp_path: Path, caplog, change: dict) -> None:
+    odd = {name: values for name, values in (steps("jaco_play") | change).items() if values is not None}
+    good = steps("jaco_play")
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[good, odd, good, odd], [good]])
+    loaded = load_parts(rlds_parts(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert [episode.source[-2:] for episode in loaded.episodes] == ["#0", "#2", "#0"]
+    (text,) = loaded.damage
+    assert text.startswith(f"{folder}/jaco_play-train.tfrecord-00000-of-00002: 2 of 4 records can't be read")
+    assert "(record 1" in text and text in caplog.text
+
+
+def test_a_record_of_one_step_is_too_short_not_odd(tmp_path: Path) -> None:
+    """No motion follows the only step; nothing is left of it."""
+    short = {name: values[: len(values) // STEPS] for name, values in steps("jaco_play").items()}
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[short, steps("jaco_play")]])
+    loaded = load_parts(rlds_parts(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert len(loaded.episodes) == 1 and not +loaded.dropped and not loaded.damage

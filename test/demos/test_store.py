@@ -19,12 +19,13 @@ import slow_part
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos import store
-from vla_ros.demos.bag import read_bags
+from vla_ros.demos.bag import read_bag
 from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.episode import Episode
-from vla_ros.demos.errors import BagError, StoreError
+from vla_ros.demos.errors import BagError, SourceError, StoreError
 from vla_ros.demos.frames import mapping_of
 from vla_ros.demos.parts import Decoded, Part
+from vla_ros.demos.sources import load_demonstrations
 from vla_ros.demos.store import load_parts
 from vla_ros.robot import Robot
 
@@ -78,11 +79,13 @@ def equal(one: Episode, other: Episode) -> bool:
 
 def test_episodes_are_those_of_the_bag_bit_for_bit(load, bags, robot, spec, timing) -> None:
     for failures in (False, True):
-        expected, report = read_bags([bags], robot, spec, timing, include_failures=failures)
-        episodes, dropped, _ = load(include_failures=failures)
+        expected, report = read_bag(bags / "a", robot, spec, timing)
+        if failures:
+            expected += read_bag(bags / "b", robot, spec, timing, include_failures=True)[0]
+        episodes, dropped, *_ = load(include_failures=failures)
         assert len(episodes) == len(expected) == 1 + failures
         assert all(map(equal, episodes, expected))
-        assert dict(report.dropped) == dict(dropped)
+        assert +dropped == dict(report.dropped) | ({} if failures else {"episode failure": 10})
 
 
 def test_bags_are_decoded_once(load, bags, decodings) -> None:
@@ -146,6 +149,16 @@ def test_what_could_not_be_read_is_said_each_time(tmp_path: Path, caplog) -> Non
         assert "one: cut off at 3 s" in caplog.text
 
 
+def test_what_could_not_be_read_is_in_the_report_and_in_the_error_where_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    whole, lost = slow_part.slow_part(tmp_path, 0), "one: cut off at 3 s"
+    part = Part("one", tmp_path, (tmp_path / "file",), {}, lambda add: Decoded({"no": 2}, " Look there.", (lost,)))
+    _, report = load_demonstrations([whole, part], "both", None, workers=1)
+    assert (report.damage, report.dropped, report.episodes) == ((lost,), (("no", 2),), 2)
+    with pytest.raises(SourceError, match=r"left of all of it; dropped: no: 2 frames; damaged: one: cut .* s Look"):
+        load_demonstrations([part], "all of it", None, workers=1)
+
+
 @pytest.mark.parametrize("harm", ["cut", "gone", "manifest"])
 def test_a_damaged_entry_is_decoded_again(load, bags, decodings, caplog, robot, spec, timing, harm: str) -> None:
     load()
@@ -158,7 +171,7 @@ def test_a_damaged_entry_is_decoded_again(load, bags, decodings, caplog, robot, 
         (entry / "manifest.json").write_text('{"version": 1, ')
     again, *_ = load()
     assert decodings == ["a", "b", "a"] and "is damaged" in caplog.text
-    assert all(map(equal, again, read_bags([bags], robot, spec, timing)[0]))
+    assert all(map(equal, again, read_bag(bags / "a", robot, spec, timing)[0]))
 
 
 def test_a_bag_that_cannot_be_read_leaves_nothing_and_the_others_stay(load, bags, decodings) -> None:
@@ -206,9 +219,10 @@ def test_a_killed_run_leaves_no_half_entry_and_the_next_goes_on(tmp_path: Path) 
     assert len(entries(tmp_path)) == 1
 
 
-def test_several_processes_decode_alike(load, bags, robot, spec, timing) -> None:
+def test_several_processes_decode_alike(bags, robot, spec, timing, tmp_path) -> None:
     progress: list[tuple[int, int]] = []
     parts = bag_parts([bags], robot, spec, timing, include_failures=True)
     episodes, *_ = load_parts(parts, workers=2, progress=lambda *done: progress.append(done))
     assert progress == [(1, 2), (2, 2)]
-    assert all(map(equal, episodes, read_bags([bags], robot, spec, timing, include_failures=True)[0]))
+    alone = load_parts(parts, tmp_path / "alone", workers=1).episodes
+    assert len(alone) == 2 and all(map(equal, episodes, alone))

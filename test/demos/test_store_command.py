@@ -13,7 +13,12 @@ import pytest
 
 from vla_ros import cli
 from vla_ros.demos.bag_source import bag_parts
+from vla_ros.demos.errors import StoreError
 from vla_ros.demos.store import load_parts
+from vla_ros.demos.store_command import Entry, remove
+from vla_ros.demos.store_names import MARKER
+
+KEY = "0123456789abcdef0123"  # as many digits as a name has
 
 
 @pytest.fixture
@@ -23,6 +28,13 @@ def bags(demonstration, robot, spec, timing, tmp_path: Path) -> Path:
     shutil.copytree(bag, tmp_path / "bags" / "b")
     load_parts(bag_parts([tmp_path / "bags"], robot, spec, timing), workers=1)
     return tmp_path / "bags"
+
+
+def half_done(partial: Path) -> None:
+    """What a run leaves that is killed while it decodes."""
+    partial.mkdir()
+    (partial / MARKER).touch()
+    (partial / "actions").write_bytes(b"half")
 
 
 def states(bags: Path, *arguments: str) -> dict[str, str]:
@@ -44,14 +56,15 @@ def test_what_no_run_will_use_is_removed(bags: Path, robot, spec, timing) -> Non
     with (bags / "b" / "metadata.yaml").open("a") as file:
         file.write("\n")
     store = bags / ".vla_store"
-    (store / "c-1.partial").mkdir()
-    (store / "c-1.partial" / "actions").write_bytes(b"half")
-    (store / "d-1.lock").touch()
+    half_done(store / f"c-{KEY}.partial")
+    (store / f"d-{KEY}.partial").mkdir()  # killed before anything was in it
+    (store / f"e-{KEY}.lock").touch()
     assert states(bags, "--clean") == {
         "a": "its recording is gone",
         "b": "its recording was changed",
-        "c-1.partial": "left by a killed run",
-        "d-1.lock": "left by a killed run",
+        f"c-{KEY}.partial": "left by a killed run",
+        f"d-{KEY}.partial": "left by a killed run",
+        f"e-{KEY}.lock": "left by a killed run",
     }
     assert not list(store.iterdir())
     np.testing.assert_array_equal(episodes[0].images["static"], kept)  # a run that has it open goes on
@@ -69,11 +82,11 @@ def test_entries_of_other_code_are_stale(bags: Path, monkeypatch) -> None:
 
 def test_what_a_living_process_makes_is_left_alone(bags: Path) -> None:
     store = bags / ".vla_store"
-    (store / "c-1.partial").mkdir()
-    with (store / "c-1.lock").open("w") as lock:
+    half_done(store / f"c-{KEY}.partial")
+    with (store / f"c-{KEY}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert states(bags, "--clean", "--all")["c-1.partial"] == "being made"
-        assert sorted(path.name for path in store.iterdir()) == ["c-1.lock", "c-1.partial"]
+        assert states(bags, "--clean", "--all")[f"c-{KEY}.partial"] == "being made"
+        assert sorted(path.name for path in store.iterdir()) == [f"c-{KEY}.lock", f"c-{KEY}.partial"]
 
 
 def test_no_store_and_all_without_clean_are_errors(tmp_path: Path, bags: Path, capsys) -> None:
@@ -82,3 +95,46 @@ def test_no_store_and_all_without_clean_are_errors(tmp_path: Path, bags: Path, c
     assert "there is no store at" in capsys.readouterr().err
     assert cli.main(["store", str(bags), "--all"]) == 2
     assert "--all is for --clean" in capsys.readouterr().err
+
+
+# What may lie in a folder that somebody names as a store (data.store=FOLDER), and never may be removed by it.
+FOREIGN = ["photos", "photos.partial", f"image-{KEY}", f"image-{KEY}.partial", f"-{KEY}", f"b-{KEY}0", f"a-{KEY[:-1]}"]
+
+
+@pytest.fixture
+def shared(bags: Path) -> Path:
+    """A store with folders and files of others in it, all with a manifest.json, some called as an entry is."""
+    folder = bags / ".vla_store"
+    for name in FOREIGN:
+        (folder / name / "inner").mkdir(parents=True)
+        (folder / name / "manifest.json").write_text('{"version": 1}')
+    (folder / "poetry.lock").write_text("")
+    (folder / f"other-{KEY}.lock").write_text("content")
+    (folder / f"link-{KEY}").symlink_to(folder / "photos")
+    return folder
+
+
+def test_what_others_have_in_the_folder_is_neither_listed_nor_removed(shared: Path, tmp_path: Path) -> None:
+    before = sorted(path.relative_to(shared) for path in shared.rglob("*"))
+    ours = {path.name for path in shared.iterdir() if (path / MARKER).exists()}
+    assert states(shared.parent, "--clean", "--all") == {"a": "current", "b": "current"}
+    left = sorted(path.relative_to(shared) for path in shared.rglob("*"))
+    assert left == [path for path in before if path.parts[0] not in ours] and len(ours) == 2
+    # Nor is a folder taken for a store because something in it has a manifest.json.
+    assert cli.main(["store", str(shared.rename(tmp_path / "elsewhere")), "--clean", "--all"]) == 2
+
+
+def test_no_caller_can_have_something_else_removed(shared: Path) -> None:
+    for name in [*FOREIGN, "poetry.lock", f"other-{KEY}.lock", f"link-{KEY}"]:
+        with pytest.raises(StoreError, match="was not made by vla_ros"):
+            remove(Entry(shared / name, name, "stale", 0, 0, 0))
+        assert (shared / name).exists()
+
+
+def test_an_entry_into_which_somebody_put_a_folder_stays(bags: Path) -> None:
+    entry = next((bags / ".vla_store").glob("a-*"))
+    (entry / "notes").mkdir()
+    (entry / "notes" / "text").write_text("mine")
+    with pytest.raises(StoreError, match="is not removed"):
+        remove(Entry(entry, "a", "stale", 0, 0, 0))
+    assert (entry / "notes" / "text").read_text() == "mine" and (entry / "manifest.json").is_file()

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A part that takes its time, for other processes: here because a new process finds this folder on its path."""
+"""Parts that take their time or kill who decodes them: here because a new process finds this folder on its path."""
 
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +21,16 @@ from vla_ros.demos.store import load_parts
 def slow_part(folder: Path, pause_s: float) -> Part:
     """Two episodes made of `folder`/file, with a pause after each; every decoding leaves a line in `folder`/log."""
     return Part("slow", folder, (folder / "file",), {}, functools.partial(_decode, folder / "log", pause_s))
+
+
+def deadly_part(folder: Path, name: str = "deadly") -> Part:
+    """A part whose decoding kills the process that does it, as the system does when memory runs out."""
+    return Part(name, folder, (folder / "file",), {"name": name}, _die)
+
+
+def _die(add: Callable[[Episode], None]) -> Decoded:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def _decode(log: Path, pause_s: float, add: Callable[[Episode], None]) -> Decoded:

@@ -173,3 +173,50 @@ def test_future_frames_are_those_so_many_steps_later_and_end_with_the_episode(co
                 assert torch.equal(batch["future_images"]["static"][row, position], pictures[frame + 2])
     assert not batch["future_valid"][~batch["valid"]].any()
     assert "future_images" not in WindowDataset(episodes[:2], policy).__getitems__([0])
+
+
+PHRASINGS = ("take the red cube", "pick up the red block", "grasp it")
+
+
+def said(policy, batch) -> list[str]:
+    rows = zip(batch["tokens"], batch["token_mask"], strict=True)
+    return [policy.tokenizer.decode(row[mask]) for row, mask in rows]
+
+
+def test_each_window_gets_one_of_the_phrasings_and_validation_the_command_in_force(config, episodes) -> None:
+    red = [dataclasses.replace(episode, phrasings=PHRASINGS) for episode in episodes[::2]]
+    drawer = episodes[1::2]
+    policy = new_policy(config, [*red, *drawer])
+    data = DemonstrationData(policy, training=[*red, *drawer], validation=red, batch_windows=21, max_steps=60)
+
+    def commands() -> list[str]:
+        torch.manual_seed(3)
+        return [command for batch in data.train_dataloader() for command in said(policy, batch)]
+
+    drawn = commands()
+    assert set(drawn) == {*PHRASINGS, "open the drawer"}  # the tokenizer has learned the words of all
+    shares = [drawn.count(text) / len(drawn) for text in PHRASINGS]
+    assert shares == pytest.approx([1 / 6] * 3, abs=0.04)  # half of the windows are of these episodes
+    assert commands() == drawn
+    for batch in data.val_dataloader():
+        assert set(said(policy, batch)) == {"pick up the red block"}
+
+
+def test_the_window_does_not_depend_on_the_words_it_comes_with(config, episodes) -> None:
+    one = [dataclasses.replace(episode, phrasings=(episode.command, "do it")) for episode in episodes]
+    policy = new_policy(config, one)
+    plain, several = WindowDataset(episodes, policy), WindowDataset(one, policy)
+    first, second = (several.__getitems__([(5, draw), (0, draw)]) for draw in (0, 1))
+    expected = plain.__getitems__([5, 0])
+    assert said(policy, first) == said(policy, expected) and said(policy, second) == ["do it", "do it"]
+    for name in ("proprioception", "actions", "valid"):
+        assert torch.equal(first[name], expected[name]) and torch.equal(second[name], expected[name])
+    assert torch.equal(first["images"]["static"], second["images"]["static"])
+
+
+def test_a_phrasing_that_is_too_long_is_refused_before_training(config, episodes) -> None:
+    from vla_ros.train.fit import fit
+
+    long = dataclasses.replace(episodes[0], phrasings=(episodes[0].command, "word " * 60))
+    with pytest.raises(ConfigError, match=r"'word .* has \d+ tokens; allowed: max_tokens"):
+        fit(config, [long, *episodes[1:]])

@@ -13,14 +13,15 @@ import pytest
 import torch
 from tiny_datasets import write_calvin
 
-from vla_ros.demos.bag import read_bags
+from vla_ros.demos.bag import read_bag
+from vla_ros.demos.finding import find_bags
 from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
 from vla_ros.train.build import new_policy, observation_spec
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import DemonstrationData, split_episodes
-from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, split_demonstrations
+from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, read_rehearsed, split_demonstrations
 from vla_ros.train.fit import fit
 from vla_ros.train.sampling import MixtureSampler
 
@@ -51,7 +52,8 @@ def test_training_from_the_store_is_training_from_the_bags(recipe, bags) -> None
     """The same windows, statistics and digest as when the bags are read directly."""
     config = with_data(recipe, bags=[str(bags)])
     spec, timing = observation_spec(config)
-    direct, _ = read_bags([bags], load_robot(config.data.robot), spec, timing)
+    robot = load_robot(config.data.robot)
+    direct = [episode for bag in find_bags([bags]) for episode in read_bag(bag, robot, spec, timing)[0]]
     training, _ = split_episodes(direct, config.data.validation_fraction, config.seed)
     expected = new_policy(config, training)
     contract = load_checkpoint(fit(config)).contract
@@ -170,3 +172,40 @@ def test_the_recipe_of_a_mixture_survives_being_written(recipe) -> None:
     )
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert dataclasses.asdict(config)["data"]["sources"][0]["weight"] == 2.0
+
+
+@pytest.mark.parametrize("way", ["the same folder", "a link", "a copy", "its file", "another format's path"])
+def test_a_recording_in_two_sources_is_refused(recipe, bags, split, way: str) -> None:
+    """Each source is split by itself: what one holds out, the other would train on."""
+    bag = bags / BAG
+    first, second = {"format": "bags", "path": str(bags)}, {"format": "bags", "path": str(bag)}
+    if way == "a link":
+        (bags.parent / "link").symlink_to(bags)
+        second["path"] = str(bags.parent / "link")
+    elif way == "a copy":
+        second["path"] = str(shutil.copytree(bag, bags.parent / "elsewhere" / "copy"))
+    elif way == "its file":
+        second["path"] = str(next(bag.glob("*.mcap")))
+    elif way == "another format's path":
+        first = {"format": "calvin", "path": str(split)}
+        second = {"format": "calvin", "path": f"{split}/../{split.name}"}
+    config = with_data(recipe, sources=[first, second])
+    with pytest.raises(UserError, match=r"of data\.sources\[1\] is the same recording as .* of data\.sources\[0\]"):
+        read_demonstrations(config, *observation_spec(config))
+
+
+def test_a_copy_beside_its_original_is_refused(recipe, bags) -> None:
+    shutil.copytree(bags / BAG, bags / "copy")
+    config = with_data(recipe, bags=[str(bags)])
+    with pytest.raises(UserError, match=r"copy of data\.bags is the same recording|of data\.bags is the same .*copy"):
+        read_demonstrations(config, *observation_spec(config))
+
+
+def test_bags_to_rehearse_may_not_be_among_those_that_are_held_out_from(recipe, bags) -> None:
+    config = with_data(recipe, bags=[str(bags)])
+    sources = read_demonstrations(config, *observation_spec(config))
+    tuned = {key: value for key, value in recipe.items() if key not in ("contract", "policy")}
+    again = with_data({**tuned, "init_from": "start", "keep": {"bags": [str(bags / BAG)]}}, bags=[str(bags)])
+    with pytest.raises(UserError, match=r"of keep\.bags is the same recording as .* of data\.bags"):
+        read_rehearsed(again, sources, *observation_spec(config))
+    assert read_rehearsed(again, [], *observation_spec(config)) and len(sources) == 1

@@ -60,7 +60,7 @@ def describe(bag: Path, robot: Robot) -> list[Row]:
     with open_bag(bag) as recording:
         spoken = spoken_commands(recording, robot)
         try:
-            segments: Sequence[Segment] = find_segments(recording, robot, annotated=False).segments
+            segments: Sequence[Segment] = find_segments(recording, robot, None).segments
         except BagError:
             if spoken:
                 raise

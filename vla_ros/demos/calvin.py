@@ -25,6 +25,7 @@ from scipy.spatial.transform import Rotation
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import SourceError
+from vla_ros.demos.finding import absolute
 from vla_ros.demos.numpy_files import read_npy, read_npz
 from vla_ros.demos.parts import Decoded, Part, sampling_settings
 from vla_ros.demos.plain_pickle import PickledArray
@@ -60,6 +61,7 @@ def calvin_parts(split: Path, spec: ObservationSpec, timing: Timing) -> list[Par
         SourceError: the folder is no split, the annotations can't be read, or the contract wants another camera or a
             higher control rate.
     """
+    split = absolute(split)
     require_rate(RATE_HZ, timing, str(split))
     for camera in spec.cameras:
         if camera.name not in CAMERAS:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.demos.annotations import Row
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.filters import idle_frames, outlier_frames
 from vla_ros.demos.labelling import Labelling
@@ -39,7 +40,7 @@ _Labelled = tuple[int, Observation, np.ndarray]  # and what was done (7,)
 
 
 class EpisodeCutter:
-    """Cuts a recording into episodes.
+    """Cuts a recording into episodes; `rows` are those of a table about it, None where no table has any.
 
     segmentation: where they are; labelling: what was done; dropped: counts the frames that were left out, by reason.
 
@@ -47,13 +48,20 @@ class EpisodeCutter:
         BagError: the recording lacks a topic, or holds values that can't be right.
     """
 
-    def __init__(self, recording: Recording, robot: Robot, spec: ObservationSpec, timing: Timing) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        robot: Robot,
+        spec: ObservationSpec,
+        timing: Timing,
+        rows: Sequence[Row] | None,
+    ) -> None:
         self._recording = recording
         self._robot = robot
         self._spec = spec
         self._timing = timing
         with recording.kept(_topics_of_labels(recording, robot)):
-            self.segmentation = find_segments(recording, robot)
+            self.segmentation = find_segments(recording, robot, rows)
             self.labelling = Labelling(recording, robot)
         self.dropped: collections.Counter[str] = collections.Counter()
 

@@ -60,6 +60,11 @@ class Episode:
     def __len__(self) -> int:
         return len(self.ticks)
 
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """All ways to say what is done, the command that was in force first."""
+        return (self.command, *(text for text in self.phrasings if text != self.command))
+
 
 def _require_numbers(what: str, array: NDArray, dtype: type, shape: tuple[int, ...]) -> None:
     valid = array.dtype == dtype and array.shape == shape

@@ -14,8 +14,16 @@ from vla_ros.demos.errors import BagError
 logger = logging.getLogger(__name__)
 
 
+def absolute(path: str | Path) -> Path:
+    """Return a path whose name and parent are those of the folder or file it means: not so for `.` and `a/..`.
+
+    Links stay, for a bag is called as its link is.
+    """
+    return Path(path).resolve() if ".." in Path(path).parts else Path(path).absolute()
+
+
 def find_bags(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the bags that `paths` mean, by name: each a bag's folder, a storage file, or a folder of either.
+    """Return the bags that `paths` mean, by absolute path: each a bag's folder, a storage file, or a folder of either.
 
     A bag's folder has a metadata.yaml, or only the storage files of one recording, whose recorder was killed. Loose
     .mcap and .db3 files of several recordings in a folder are a bag each.
@@ -24,7 +32,7 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
         BagError: a path does not exist, or holds no bag.
     """
     bags: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(absolute, paths):
         if not path.exists():
             raise BagError(f"bag {path} does not exist")
         found = _here(path) or _inside(path)
@@ -63,4 +71,6 @@ def _inside(path: Path) -> list[Path]:
 
 
 def _without_repeats(paths: Iterable[Path]) -> list[Path]:
-    return list({path.resolve(): path for path in paths}.values())
+    """Each bag once; a storage file of a bag that is there as a folder is a part of that."""
+    found = {path.resolve(): path for path in paths}
+    return [path for resolved, path in found.items() if resolved.parent not in found]

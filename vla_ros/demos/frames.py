@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +18,35 @@ KEPT_BYTES = 64 << 20
 
 
 class Frames:
-    """The frames of one camera: `arrays` holds an array (T, h, w, 3) for each episode, all of one size."""
+    """The frames of one camera: `images[e][camera]` is the array (T, h, w, 3) of episode e, all of one size.
 
-    def __init__(self, arrays: Sequence[NDArray[np.uint8]]) -> None:
-        self._arrays = arrays
-        self._mappings = [mapping_of(array) for array in arrays]
-        self._used: dict[int, mmap.mmap] = {}
+    It is asked for anew each time: a store maps no more files at once than a process may open.
+    """
+
+    def __init__(self, images: Sequence[Mapping[str, NDArray[np.uint8]]], camera: str) -> None:
+        self._images = images
+        self._camera = camera
+        self._used: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._used_bytes = 0
 
     def gather(self, episodes: Indices, frames: Indices) -> NDArray[np.uint8]:
         """Return the frames (B, W, h, w, 3) at `frames` (B, W) of `episodes` (B,)."""
-        result = np.empty((*frames.shape, *self._arrays[0].shape[1:]), np.uint8)
+        size = self._images[int(episodes[0])][self._camera].shape[1:]
+        result = np.empty((*frames.shape, *size), np.uint8)
         for window, (episode, rows) in enumerate(zip(episodes, frames)):
+            array = self._images[episode][self._camera]
             # Rows are in range; "clip" keeps numpy from checking them in a copy of its own.
-            np.take(self._arrays[episode], rows, axis=0, out=result[window], mode="clip")
-            mapping = self._mappings[episode]
+            np.take(array, rows, axis=0, out=result[window], mode="clip")
+            mapping = mapping_of(array)
             if mapping is not None:
-                self._used[id(mapping)] = mapping
+                self._used.add(mapping)
         self._used_bytes += result.nbytes
         if self._used_bytes > KEPT_BYTES:
             self._hand_back()
         return result
 
     def _hand_back(self) -> None:
-        for mapping in self._used.values():
+        for mapping in self._used:
             mapping.madvise(mmap.MADV_DONTNEED)
         self._used.clear()
         self._used_bytes = 0

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ import numpy as np
 import scipy
 
 _BLOCK_BYTES = 1 << 20
+
+# The modules of this room that turn a format into episodes. With what they import, they are the code that decodes.
+READERS = ("vla_ros.demos.bag_source", "vla_ros.demos.calvin", "vla_ros.demos.rlds")
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 Stamps = list[list[Any]]  # for each file: its path relative to the store, size in bytes, time of change in ns
 
@@ -50,10 +56,48 @@ def entry_key(content: str, settings: Mapping[str, Any]) -> str:
 @functools.cache
 def reader_digest() -> str:
     """Return the digest of the code that decodes, ours and the libraries': another JPEG decoder, another picture."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for file in [*sorted(package.glob("*.py")), *sorted(package.glob("demos/**/*.py"))]:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     versions = [cv2.__version__, np.__version__, scipy.__version__, importlib.metadata.version("rosbags")]
-    digest.update(" ".join(versions).encode())
+    return hashlib.sha256(" ".join([code_digest(Path(__file__).parents[1]), *versions]).encode()).hexdigest()
+
+
+def code_digest(package: Path) -> str:
+    """Return the digest of what `READERS` and all that they import of the package do: not of comments and docstrings.
+
+    That it changes more often than the episodes do costs a decoding; a number that somebody has to remember to raise
+    would cost wrong episodes.
+    """
+    digest = hashlib.sha256()
+    for name, tree in sorted(_closure(package).items()):
+        digest.update(f"{name}\0{ast.unparse(_without_docstrings(tree))}\0".encode())
     return digest.hexdigest()
+
+
+def _closure(package: Path) -> dict[str, ast.Module]:
+    """Return the modules of the package that `READERS` need, themselves among them."""
+    trees: dict[str, ast.Module] = {}
+    waiting = list(READERS)
+    while waiting:
+        name = waiting.pop()
+        file = package.joinpath(*name.split(".")[1:]).with_suffix(".py")
+        if name not in trees and file.is_file():
+            trees[name] = ast.parse(file.read_bytes())
+            waiting += _imports(trees[name])
+    return trees
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Yield the dotted names below `vla_ros.` that a module imports, those that are no modules too."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:  # nothing here is imported relatively
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name for name in names if name.startswith("vla_ros."))
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree

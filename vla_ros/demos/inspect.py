@@ -25,6 +25,7 @@ from rich.console import Console
 
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
 from vla_ros.demos import tables
+from vla_ros.demos.annotations import annotations_of
 from vla_ros.demos.cutting import EpisodeCutter
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import BagError
@@ -110,7 +111,8 @@ class Inspection:
     def _add(self, recording: Recording) -> None:
         for topic, times_ns in recording.receive_times_ns().items():
             self._received.setdefault(topic, (recording.topics[topic].type, []))[1].append(times_ns)
-        cutter = EpisodeCutter(recording, self._robot, _everything(self._robot), self._timing)
+        rows = annotations_of(recording.path)
+        cutter = EpisodeCutter(recording, self._robot, _everything(self._robot), self._timing, rows)
         found = list(cutter.episodes(include_failures=True))
         self._streams.append(StreamFigures(recording, self._robot))
         self._rows += _episode_rows(recording, cutter, found)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vla_ros.demos.errors import StoreError
+from vla_ros.demos.store_names import ELSEWHERE
 
 
 @contextlib.contextmanager
@@ -23,8 +24,8 @@ def exclusive(path: Path, wait: bool) -> Iterator[bool]:
         descriptor = _acquire(path, wait)
     except OSError as error:
         raise StoreError(
-            f"{path.parent} can't be locked ({error.strerror}); decoded demonstrations are kept there. Name a folder "
-            "on a disk that can be written and locked with --set data.store=FOLDER"
+            f"{path.parent} can't be locked ({error.strerror}); decoded demonstrations are kept there. Make it "
+            f"writable, or {ELSEWHERE}"
         ) from None
     if descriptor is None:
         yield False

@@ -21,7 +21,7 @@ from vla_ros.demos.plain_pickle import PickledArray, read_pickle
 LARGEST_ARRAY_BYTES = 1 << 28
 LARGEST_FILE_BYTES = 1 << 30
 
-_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError)
+_ERRORS = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError)
 
 
 def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
@@ -40,6 +40,8 @@ def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
         raise SourceError(f"{path} is missing") from None
     except KeyError:
         raise SourceError(f"{path} has no array {name!r}") from None
+    except OSError as error:
+        raise SourceError(f"{path} can't be read: {error}") from None
     except (*_ERRORS, RuntimeError) as error:  # RuntimeError: an encrypted member
         raise SourceError(f"{path} is damaged: {error}") from None
     return arrays
@@ -61,6 +63,8 @@ def read_npy(path: Path) -> Any:
             return _read_array(stream)
     except FileNotFoundError:
         raise SourceError(f"{path} is missing") from None
+    except OSError as error:
+        raise SourceError(f"{path} can't be read: {error}") from None
     except _ERRORS as error:
         raise SourceError(f"{path} is damaged: {error}") from None
     value = read_pickle(stream.read(), str(path))

@@ -161,6 +161,8 @@ class Recording:
             except Damage as error:
                 self._note(topic.name, (number, entry), str(error))
                 continue
+            except OSError as error:
+                raise _unreadable(self.path, error) from None
             yield (number, entry), topic, int(file.entries.time_ns[entry]), data
 
     def _order(self, topics: Collection[str] | None) -> Iterator[tuple[int, int]]:
@@ -186,23 +188,14 @@ def open_bag(path: str | Path) -> Iterator[Recording]:
     A folder without metadata.yaml, or files that are cut off, are read up to where they are whole; `damage` tells.
 
     Raises:
-        BagError: it is not there, empty, or nothing of it can be read.
+        BagError: it is not there, empty, or nothing of it can be read; or the disk or its permissions don't let it.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vla_bag_")))
-        paths, metadata, damage = _contents(path)
-        files = []
-        for number, file_path in enumerate(paths):
-            (scratch / str(number)).mkdir()
-            try:
-                file = open_file(file_path, scratch / str(number))
-            except Damage as error:
-                damage.append(f"{file_path.name}: {error}")
-                continue
-            stack.callback(file.close)
-            files.append(file)
-            damage += [f"{file_path.name}: {text}" for text in file.damage]
+        try:
+            files, metadata, damage = _open_files(path, stack)
+        except OSError as error:
+            raise _unreadable(path, error) from None
         metadata = metadata or _own_metadata(files)
         count = sum(len(file.entries) for file in files)
         if count == 0:
@@ -211,6 +204,32 @@ def open_bag(path: str | Path) -> Iterator[Recording]:
         if metadata is not None and (metadata.messages or 0) > count:
             damage.append(f"{METADATA} counts {metadata.messages} messages, {count} are there")
         yield Recording(path, files, metadata.custom_data if metadata else {}, damage)
+
+
+def _open_files(path: Path, stack: contextlib.ExitStack) -> tuple[list[Container], Metadata | None, list[str]]:
+    """Open the storage files of a bag until `stack` ends; return them, its metadata, and what is damaged."""
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vla_bag_")))
+    paths, metadata, damage = _contents(path)
+    files: list[Container] = []
+    for number, file_path in enumerate(paths):
+        (scratch / str(number)).mkdir()
+        try:
+            file = open_file(file_path, scratch / str(number))
+        except Damage as error:
+            damage.append(f"{file_path.name}: {error}")
+            continue
+        stack.callback(file.close)
+        files.append(file)
+        damage += [f"{file_path.name}: {text}" for text in file.damage]
+    return files, metadata, damage
+
+
+def _unreadable(path: Path, error: OSError) -> BagError:
+    """For what is no damage of the bag's: nothing is left out for it, and the bag is read again next time."""
+    return BagError(
+        f"bag {path} can't be read: {error}. The bag itself need not be damaged: look at its permissions, at the disk, "
+        "and at the room for temporary files (TMPDIR); then run the same command again"
+    )
 
 
 def _topics(files: Sequence[Container]) -> dict[str, Topic]:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from vla_ros import images
+from vla_ros import actions, images
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import SourceError
+from vla_ros.demos.finding import absolute
 from vla_ros.demos.parts import Decoded, Part, sampling_settings
 from vla_ros.demos.rlds_datasets import FIRST_BRIDGE, LAYOUTS, Floats, Layout
 from vla_ros.demos.tfrecord import Example, records
@@ -39,6 +39,7 @@ def rlds_parts(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Part
         SourceError: there are no shards or some are missing, the data set is not known, or it has not what the contract
             wants.
     """
+    folder = absolute(folder)
     if not folder.is_dir():
         raise SourceError(f"{folder} is no folder; give a version's, with features.json: fractal20220817_data/0.1.0")
     shards = {file: match for file in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(file.name))}
@@ -77,8 +78,12 @@ def _check(name: str, spec: ObservationSpec, timing: Timing) -> None:
 
 
 def _decode(shard: Path, name: str, spec: ObservationSpec, timing: Timing, add: Callable[[Episode], None]) -> Decoded:
+    """Decode a shard. Records that are odd are left out and told; where all are, the shard is something else."""
     dropped: Counter[str] = Counter()
+    odd: list[str] = []
+    count = 0
     for index, record in enumerate(records(shard)):
+        count += 1
         source = f"{shard.name}#{index}"
         try:
             example = Example(record)
@@ -87,14 +92,19 @@ def _decode(shard: Path, name: str, spec: ObservationSpec, timing: Timing, add: 
             why = FAILED if _failed(example) else "" if trajectory.command else WITHOUT_TEXT
             episode = None if why else to_episode(trajectory, spec, timing)
         except KeyError as error:
-            raise SourceError(f"{shard}, record {index}: there is no feature {error}; it is not {name!r}") from None
+            odd.append(f"record {index}: there is no feature {error}; it is not {name!r}")
+            continue
         except ValueError as error:
-            raise SourceError(f"{shard}, record {index} is damaged: {error}") from None
+            odd.append(f"record {index} is damaged: {error}")
+            continue
         if episode is not None:
             add(episode)
         else:
             dropped[why or TOO_SHORT] += len(trajectory)
-    return Decoded(dropped)
+    if odd and len(odd) == count:
+        raise SourceError(f"{shard}, {odd[0]}; so are all {count} records")
+    damage = (f"{shard}: {len(odd)} of {count} records can't be read and are left out ({odd[0]})",) if odd else ()
+    return Decoded(dropped, damage=damage)
 
 
 def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source: str) -> Trajectory:
@@ -114,11 +124,12 @@ def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source:
     def picture(camera: str, step: int) -> NDArray[np.uint8]:
         return images.decode_image_file(bytes(pictures[camera][layout.first_step + step]))
 
+    moved = actions.twist_between(*_split(poses[:-1]), *_split(poses[1:]), 1 / float(layout.rate_hz))
     openings = None if layout.openings is None else layout.openings(numbers)[kept]
     return Trajectory(
         rate_hz=layout.rate_hz,
         picture=picture,
-        twists=_motion(poses, float(layout.rate_hz))[layout.first_step :],
+        twists=moved[layout.first_step :],
         grippers=layout.grippers(numbers)[kept],
         poses=poses[kept],
         openings=openings,
@@ -129,13 +140,9 @@ def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source:
     )
 
 
-def _motion(poses: Floats, rate_hz: float) -> Floats:
-    """Return the twists (S - 1, 6) between consecutive poses (S, 7)."""
-    if len(poses) < 2:
-        return np.zeros((0, 6))
-    rotations = Rotation.from_quat(poses[:, 3:])
-    turned = (rotations[1:] * rotations[:-1].inv()).as_rotvec()
-    return np.concatenate([np.diff(poses[:, :3], axis=0), turned], axis=1) * rate_hz
+def _split(poses: Floats) -> tuple[Floats, Floats]:
+    """Return positions (S, 3) and quaternions (S, 4) of poses (S, 7)."""
+    return poses[:, :3], poses[:, 3:]
 
 
 def _numbers(example: Example, name: str, size: int) -> Floats:

@@ -8,10 +8,11 @@ command, the bag's custom data (`ros2 bag record --custom-data task='open the dr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from vla_ros import messages
-from vla_ros.demos.annotations import Row, annotations_of
+from vla_ros.demos.annotations import Row
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.markers import EPISODE_TOPIC, EPISODE_TYPE, EpisodeMarker, parse_marker
 from vla_ros.demos.recording import Recording
@@ -44,13 +45,12 @@ class Segmentation:
         return changes
 
 
-def find_segments(recording: Recording, robot: Robot, *, annotated: bool = True) -> Segmentation:
-    """Find the episodes of a recording; `annotated=False` leaves the table aside.
+def find_segments(recording: Recording, robot: Robot, rows: Sequence[Row] | None) -> Segmentation:
+    """Find the episodes of a recording; `rows` are those of a table about it, None where no table has any.
 
     Raises:
-        BagError: the table or a marker is malformed, or there is nothing that could say where episodes are.
+        BagError: a row does not fit the bag, a marker is malformed, or nothing says where episodes are.
     """
-    rows = annotations_of(recording.path) if annotated else None
     if rows is not None:
         return Segmentation([_annotated(recording, number, row) for number, row in enumerate(rows)], "annotations")
     end_ns = recording.end_ns + 1

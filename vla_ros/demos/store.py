@@ -8,42 +8,52 @@ its files are in `NAME-KEY.partial`: what a killed process leaves there is remov
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import logging
 import multiprocessing
 import os
-import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import SourceError, StoreError
 from vla_ros.demos.identity import Stamps, content_digest, entry_key, reader_digest, stamps
 from vla_ros.demos.locking import exclusive
+from vla_ros.demos.mapped_files import MappedFiles
 from vla_ros.demos.parts import Part
 from vla_ros.demos.store_entry import EntryWriter, open_entry, read_manifest, write_manifest
+from vla_ros.demos.store_names import ELSEWHERE, entry_name, lock_of, part_of, partial_of, remove_folder, safe_name
 
 STORE_NAME = ".vla_store"
-PARTIAL = ".partial"
-LOCK = ".lock"
-
-# How many characters of the key are in a folder's name; the manifest has all of them.
-_KEY_CHARACTERS = 20
 
 Progress = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
 
 
+class Loaded(NamedTuple):
+    """What came out of parts, in their order.
+
+    dropped: frames left out, by reason; hint: what to check where nothing came out; damage: what could not be read, in
+    sentences; contents: for each part the digest of its files
+    """
+
+    episodes: list[Episode]
+    dropped: Counter[str]
+    hint: str
+    damage: tuple[str, ...]
+    contents: tuple[str, ...]
+
+
 def load_parts(
     parts: Sequence[Part], folder: Path | None = None, workers: int = 0, progress: Progress | None = None
-) -> tuple[list[Episode], Counter[str], str]:
-    """Return the episodes of `parts` in their order, frames dropped by reason, and a hint where nothing came out.
+) -> Loaded:
+    """Return what is in `parts`, and tell by warnings what of them is damaged.
 
     Parts that are not in the store yet are decoded by `workers` processes (0: one for each core), and by whichever
-    other run or rank wants the same: each part by one of them. The episodes' arrays are mapped, not loaded.
+    other run or rank wants the same: each part by one of them. The episodes' images are mapped, not loaded.
 
     Args:
         folder: where the store is; None: in `.vla_store` beside each part's home.
@@ -57,16 +67,21 @@ def load_parts(
     episodes: list[Episode] = []
     dropped: Counter[str] = Counter()
     hint = ""
+    damage: list[str] = []
+    contents: list[str] = []
+    files = MappedFiles()
     for entry in entries:
         manifest = read_manifest(entry)
         if manifest is None:
             raise StoreError(f"{entry} was removed or damaged while it was read; run the same command again")
-        episodes += open_entry(entry, manifest)
+        episodes += open_entry(entry, manifest, files)
         dropped.update(manifest["dropped"])
         hint = hint or manifest["hint"]
-        for text in manifest["damage"]:  # each time: whoever trains on the rest should know
-            logger.warning("%s", text)
-    return episodes, dropped, hint
+        damage += manifest["damage"]
+        contents.append(manifest["content"])
+    for text in damage:  # each time: whoever trains on the rest should know
+        logger.warning("%s", text)
+    return Loaded(episodes, dropped, hint, tuple(damage), tuple(contents))
 
 
 def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
@@ -75,24 +90,22 @@ def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
     seen = stamps(part.files, store)
     content = _content(part, store, seen)
     key = entry_key(content, part.settings)
-    name = f"{_safe(part.name)}-{key[:_KEY_CHARACTERS]}"
-    entry = store / name
+    entry = store / entry_name(part.name, key)
     if read_manifest(entry) is not None:
         return entry
     try:
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"the folder {store} for decoded demonstrations can't be made ({error.strerror}); name another one with "
-            "--set data.store=FOLDER"
+            f"the folder {store} for decoded demonstrations can't be made ({error.strerror}); {ELSEWHERE}"
         ) from None
-    with exclusive(store / f"{name}{LOCK}", wait) as mine:
+    with exclusive(lock_of(entry), wait) as mine:
         if not mine:
             return None
         if read_manifest(entry) is None:
             if entry.exists():
                 logger.warning("%s is damaged and is decoded again", entry)
-                shutil.rmtree(entry)
+                remove_folder(entry)
             _decode(part, store, entry, content, seen)
     return entry
 
@@ -108,10 +121,24 @@ def _decode_all(
     """Return the entry of each part."""
     there = _present(parts, folder)
     entries = [_unread_entry(part, store_folder(part, folder), there) for part in parts]
-    order = [index for index, entry in enumerate(entries) if entry is None]
-    if not order:
+    if all(entries):
         return [entry for entry in entries if entry is not None]
-    with _pool(workers or _cores(), len(order)) as pool:
+    try:
+        _decode_missing(parts, folder, workers or _cores(), entries, progress)
+    except concurrent.futures.process.BrokenProcessPool:
+        raise StoreError(
+            "a process that decoded demonstrations was killed, most often because the memory ran out; what was done is "
+            "kept. Run the same command again with fewer at once: --set data.workers=1"
+        ) from None
+    return [entry for entry in entries if entry is not None]
+
+
+def _decode_missing(
+    parts: Sequence[Part], folder: Path | None, workers: int, entries: list[Path | None], progress: Progress | None
+) -> None:
+    """Fill in the `entries` that are None."""
+    order = [index for index, entry in enumerate(entries) if entry is None]
+    with _pool(workers, len(order)) as pool:
         # Runs that start together share the work: each takes what no other has begun, and waits for the rest then.
         for wait in (False, True):
             futures = {pool.submit(ensure, parts[index], folder, wait): index for index in order}
@@ -124,7 +151,6 @@ def _decode_all(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             order = [index for index in order if entries[index] is None]
-    return [entry for entry in entries if entry is not None]
 
 
 def _present(parts: Sequence[Part], folder: Path | None) -> dict[Path, dict[str, list[Path]]]:
@@ -133,15 +159,14 @@ def _present(parts: Sequence[Part], folder: Path | None) -> dict[Path, dict[str,
     for store in {store_folder(part, folder) for part in parts}:
         found[store] = {}
         for entry in sorted(store.iterdir()) if store.is_dir() else ():
-            name, _, key = entry.name.rpartition("-")
-            if len(key) == _KEY_CHARACTERS:
+            if (name := part_of(entry)) is not None:
                 found[store].setdefault(name, []).append(entry)
     return found
 
 
 def _unread_entry(part: Part, store: Path, there: dict[Path, dict[str, list[Path]]]) -> Path | None:
     """Return the part's entry if that can be told without reading the part's files."""
-    candidates = there[store].get(_safe(part.name))
+    candidates = there[store].get(safe_name(part.name))
     if not candidates:
         return None
     seen = stamps(part.files, store)
@@ -168,9 +193,9 @@ def _cores() -> int:
 
 def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) -> None:
     """Decode `part` into `entry`; the caller holds its lock."""
-    partial = entry.with_name(entry.name + PARTIAL)
+    partial = partial_of(entry)
     if partial.exists():
-        shutil.rmtree(partial)
+        remove_folder(partial)
     writer = EntryWriter(partial)
     try:
         decoded = part.decode(writer.add)
@@ -189,20 +214,27 @@ def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) ->
             },
         )
         partial.rename(entry)
-    except BaseException:
+    except BaseException as error:
         writer.close()
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.exists():
+            remove_folder(partial)
+        if isinstance(error, MemoryError):
+            raise StoreError(
+                f"the memory is too small to decode {part.name}; what was done is kept. Close other programs or run "
+                "the same command again with fewer processes: --set data.workers=1"
+            ) from None
         raise
 
 
 def _content(part: Part, store: Path, seen: Stamps) -> str:
     """Return the digest of a part's files; they are read only where no entry was made of files that look the same."""
-    for entry in sorted(store.glob(f"{_safe(part.name)}-{'?' * _KEY_CHARACTERS}")):
+    entries = [entry for entry in sorted(store.glob("*")) if part_of(entry) == safe_name(part.name)]
+    for entry in entries:
         manifest = read_manifest(entry)
         if manifest is not None and manifest["files"] == seen:
             return str(manifest["content"])
     content = content_digest(part.files)
-    for entry in sorted(store.glob(f"{_safe(part.name)}-{'?' * _KEY_CHARACTERS}")):
+    for entry in entries:
         manifest = read_manifest(entry)
         if manifest is not None and manifest["content"] == content:  # copied or touched, but the same
             _note(entry, {**manifest, "files": seen})
@@ -215,8 +247,3 @@ def _note(entry: Path, manifest: dict[str, Any]) -> None:
         write_manifest(entry, manifest)
     except OSError:
         logger.debug("%s can't be updated", entry)
-
-
-def _safe(name: str) -> str:
-    """The part's name as a file name without characters that mean something to `glob`."""
-    return re.sub(r"[^\w.-]", "_", name)[:80]

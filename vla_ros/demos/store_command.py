@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,8 +24,9 @@ from rich.table import Table
 from vla_ros.demos.errors import StoreError
 from vla_ros.demos.identity import content_digest, reader_digest, stamps
 from vla_ros.demos.locking import exclusive, is_held
-from vla_ros.demos.store import LOCK, PARTIAL, STORE_NAME
-from vla_ros.demos.store_entry import MANIFEST, read_manifest
+from vla_ros.demos.store import STORE_NAME
+from vla_ros.demos.store_entry import read_manifest
+from vla_ros.demos.store_names import LOCK, PARTIAL, is_ours, lock_of, partial_of, remove_folder, require_ours
 
 CURRENT, IN_WORK = "current", "being made"
 KEPT_STATES = (CURRENT, IN_WORK)
@@ -87,7 +87,7 @@ def find_stores(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             raise StoreError(f"{path} is no folder")
         inside = [path / STORE_NAME, *(child / STORE_NAME for child in sorted(path.iterdir()) if child.is_dir())]
-        itself = [path] if path.name == STORE_NAME or any(path.glob(f"*/{MANIFEST}")) else []
+        itself = [path] if path.name == STORE_NAME or any(map(is_ours, path.iterdir())) else []
         for store in itself or [store for store in inside if store.is_dir()] or [path.absolute().parent / STORE_NAME]:
             if store.is_dir():
                 found[store.resolve()] = store
@@ -95,26 +95,31 @@ def find_stores(paths: Sequence[Path]) -> list[Path]:
 
 
 def entries(store: Path) -> Iterator[Entry]:
-    """Yield the entries of a store, by name."""
-    for path in sorted(store.iterdir()):
+    """Yield the entries of a store, by name; other things in its folder are passed over."""
+    for path in sorted(filter(is_ours, store.iterdir())):
         if path.name.endswith(LOCK):
-            if not is_held(path) and not path.with_name(path.name.removesuffix(LOCK) + PARTIAL).exists():
+            if not is_held(path) and not partial_of(path).exists():
                 yield Entry(path, path.name, "left by a killed run", 0, 0, 0)
-        elif path.is_dir():
+        else:
             yield _entry(path, store)
 
 
 def remove(entry: Entry) -> bool:
-    """Remove an entry; False where a process is at work on it. Processes that have it open keep what they have."""
-    name = entry.path.name.removesuffix(PARTIAL).removesuffix(LOCK)
-    with exclusive(entry.path.with_name(name + LOCK), wait=False) as mine:
+    """Remove an entry; False where a process is at work on it. Processes that have it open keep what they have.
+
+    Raises:
+        StoreError: it is not one that a store made, or was changed since.
+    """
+    require_ours(entry.path)
+    with exclusive(lock_of(entry.path), wait=False) as mine:
         if mine and entry.path.is_dir():
             # Under another name first: an entry must never be there in part.
-            doomed = entry.path.with_name(name + PARTIAL)
+            doomed = partial_of(entry.path)
             if doomed != entry.path:
-                shutil.rmtree(doomed, ignore_errors=True)
+                if doomed.exists():
+                    remove_folder(doomed)
                 entry.path.rename(doomed)
-            shutil.rmtree(doomed)
+            remove_folder(doomed)
         return mine
 
 
@@ -134,7 +139,7 @@ def show(found: Sequence[Entry], console: Console) -> None:
 def _entry(path: Path, store: Path) -> Entry:
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     if path.name.endswith(PARTIAL):
-        held = is_held(path.with_name(path.name.removesuffix(PARTIAL) + LOCK))
+        held = is_held(lock_of(path))
         return Entry(path, path.name, IN_WORK if held else "left by a killed run", 0, 0, size)
     manifest = read_manifest(path)
     if manifest is None:

@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An entry of the store: the episodes of one part, as flat files that are mapped and never loaded.
+"""An entry of the store: the episodes of one part, as flat files, of which the images are mapped and never loaded.
 
 A folder with one file for each camera and each array, frames one after the other, all episodes in a row, and
 manifest.json, which says where each episode begins. Frames are raw bytes, so that any window is a copy out of the
-page cache: docs/data.md has the measurement that this choice comes from.
+page cache; `benchmarks/demos.py` measures what other encodings cost.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.errors import StoreError
+from vla_ros.demos.mapped_files import ArrayFile, MappedFiles, MappedImages, read_whole
 from vla_ros.demos.parts import Decoded
+from vla_ros.demos.store_names import ELSEWHERE, MARKER, MARKER_TEXT
 
 MANIFEST = "manifest.json"
 ENTRY_VERSION = 1
 
+_IMAGES = "images."
 _ARRAYS = ("proprioception", "actions")
 _TEXTS = tuple(
     field.name for field in dataclasses.fields(Episode) if field.name not in ("images", "ticks", *_ARRAYS)
@@ -31,10 +35,16 @@ _TEXTS = tuple(
 
 
 class EntryWriter:
-    """Writes episodes into `folder`, which must not exist yet. Nothing is kept in memory but the manifest."""
+    """Writes episodes into `folder`, which must not exist yet. Nothing is kept in memory but the manifest.
+
+    Raises:
+        StoreError: the disk is full or can't be written; here and in all methods.
+    """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
+        with _written(folder):
+            folder.mkdir(parents=True)
+            (folder / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
         self.folder = folder
         self._files: dict[str, BinaryIO] = {}
         self._shapes: dict[str, list[int]] = {}
@@ -48,16 +58,17 @@ class EntryWriter:
         Raises:
             ValueError: its cameras or the sizes of its arrays are not those of the episodes before.
         """
-        arrays = {f"images.{camera}": images for camera, images in episode.images.items()}
+        arrays = {f"{_IMAGES}{camera}": images for camera, images in episode.images.items()}
         arrays |= {name: getattr(episode, name) for name in _ARRAYS}
         shapes = {name: list(array.shape[1:]) for name, array in arrays.items()}
         if self._episodes and shapes != self._shapes:
             raise ValueError(f"{episode.source}: arrays of shape {shapes}, but the episodes before had {self._shapes}")
         for name, array in arrays.items():
-            if name not in self._files:
-                self._files[name] = (self.folder / name).open("xb")
-                self._shapes[name], self._types[name] = shapes[name], array.dtype.str
-            self._files[name].write(np.ascontiguousarray(array).data)
+            with _written(self.folder):
+                if name not in self._files:
+                    self._files[name] = (self.folder / name).open("xb")
+                    self._shapes[name], self._types[name] = shapes[name], array.dtype.str
+                self._files[name].write(np.ascontiguousarray(array).data)
         row = {name: getattr(episode, name) for name in _TEXTS}
         place = {"first_tick": int(episode.ticks[0]), "frame": self._frames, "frames": len(episode)}
         self._episodes.append({**row, **place})
@@ -65,10 +76,11 @@ class EntryWriter:
 
     def finish(self, decoded: Decoded, about: Mapping[str, Any]) -> None:
         """Write the manifest, with `about` in it, and make sure that all of it is on the disk."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        with _written(self.folder):
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
         manifest = {
             "version": ENTRY_VERSION,
             **about,
@@ -79,12 +91,26 @@ class EntryWriter:
             "damage": list(decoded.damage),
             "episodes": self._episodes,
         }
-        write_manifest(self.folder, manifest)
+        with _written(self.folder):
+            write_manifest(self.folder, manifest)
 
     def close(self) -> None:
         """Close the files of an entry that was not finished."""
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # what is in a buffer still finds no room on a full disk
+                file.close()
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Say what to do where the disk does not take what is written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{folder.parent} can't be written ({error.strerror}); decoded demonstrations are kept there. Make room "
+            f"(`vla store PATH --clean` removes what is stale), or {ELSEWHERE}"
+        ) from None
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -112,25 +138,23 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def open_entry(folder: Path, manifest: Mapping[str, Any]) -> list[Episode]:
-    """Return the episodes of an entry. Their arrays are read-only views of mapped files."""
-    arrays = {name: _map(folder / name, array, manifest["frames"]) for name, array in manifest["arrays"].items()}
+def open_entry(folder: Path, manifest: Mapping[str, Any], files: MappedFiles) -> list[Episode]:
+    """Return the episodes of an entry. Images are read-only views of `files`; the rest, some bytes a frame, is read."""
+    frames = manifest["frames"]
+    stored = {
+        name: ArrayFile(folder / name, array["type"], (frames, *array["shape"]))
+        for name, array in manifest["arrays"].items()
+    }
+    cameras = {name.removeprefix(_IMAGES): file for name, file in stored.items() if name.startswith(_IMAGES)}
+    arrays = {name: read_whole(stored[name]) for name in _ARRAYS if name in stored}
     episodes = []
     for row in manifest["episodes"]:
         part = slice(row["frame"], row["frame"] + row["frames"])
-        images = {name.partition(".")[2]: array[part] for name, array in arrays.items() if name.startswith("images.")}
-        fields: dict[str, Any] = {name: arrays[name][part] for name in _ARRAYS}
+        fields: dict[str, Any] = {name: array[part] for name, array in arrays.items()}
         fields |= {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _TEXTS}
         ticks = np.arange(row["first_tick"], row["first_tick"] + row["frames"], dtype=np.int64)
-        episodes.append(Episode(images=images, ticks=ticks, **fields))
+        episodes.append(Episode(images=MappedImages(files, cameras, part), ticks=ticks, **fields))
     return episodes
-
-
-def _map(path: Path, array: Mapping[str, Any], frames: int) -> NDArray[Any]:
-    shape = (frames, *array["shape"])
-    if frames * _row_bytes(array) == 0:  # nothing to map: no proprioception
-        return np.zeros(shape, array["type"])
-    return np.memmap(path, dtype=array["type"], mode="r", shape=shape)
 
 
 def _row_bytes(array: Mapping[str, Any]) -> int:

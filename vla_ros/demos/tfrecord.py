@@ -27,8 +27,20 @@ def records(path: Path) -> Iterator[memoryview]:
     """Yield the records of a TFRecord file.
 
     Raises:
-        SourceError: the file is damaged or cut off; the message says at which record.
+        SourceError: the file is damaged or cut off, the message says at which record; or the disk does not give it.
     """
+    records = _records(path)
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except OSError as error:
+            raise SourceError(f"{path} can't be read: {error}") from None
+        yield record
+
+
+def _records(path: Path) -> Iterator[memoryview]:
     size = path.stat().st_size
     with path.open("rb") as file:
         index = 0

@@ -64,7 +64,8 @@ def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) ->
     """Sample a trajectory on the control grid; None where it is shorter than one period.
 
     Raises:
-        SourceError: a value is not finite, or the trajectory lacks what the contract wants.
+        SourceError: the data set lacks what the contract wants.
+        ValueError: a value is not finite, or a picture is none.
     """
     grid = _Grid(trajectory.rate_hz, timing.period_ns, len(trajectory))
     if grid.ticks == 0:
@@ -73,7 +74,7 @@ def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) ->
     gripper = trajectory.grippers[grid.step_at(np.arange(grid.ticks), half_periods=1)]
     actions = np.concatenate([grid.mean_twists(trajectory.twists), gripper[:, None]], axis=1)
     if not np.isfinite(actions).all():
-        raise SourceError(f"{trajectory.source}: an action is not a finite number")
+        raise ValueError("an action is not a finite number")
     pictures = {
         camera.name: np.stack([images.resize(trajectory.picture(camera.name, int(step)), camera) for step in steps])
         for camera in spec.cameras
@@ -140,5 +141,5 @@ def _states(trajectory: Trajectory, spec: ObservationSpec, steps: NDArray[np.int
     ]
     states = np.stack(rows)
     if not np.isfinite(states).all():
-        raise SourceError(f"{trajectory.source}: a state of the robot is not a finite number")
+        raise ValueError("a state of the robot is not a finite number")
     return states

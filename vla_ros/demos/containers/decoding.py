@@ -32,6 +32,8 @@ def decoder(topic: StoredTopic) -> Callable[[bytes], Any]:
     def decode(data: bytes) -> Any:
         try:
             return types.deserialize_cdr(data, topic.type)
+        except MemoryError:  # says nothing about the bytes
+            raise
         except Exception as error:  # generated code over foreign bytes
             raise Damage(f"{type(error).__name__}: {error}") from None
 
@@ -56,6 +58,8 @@ def _types(kind: str, definition_format: str, definition: str) -> Typestore:
     types = get_typestore(Stores.EMPTY)
     try:
         types.register(_parse(kind, definition_format, definition))
+    except MemoryError:
+        raise
     except Exception as error:  # a parser over foreign text
         raise Damage(f"the definition of {kind} in the bag can't be read ({type(error).__name__}: {error})") from None
     if kind not in types.fielddefs:

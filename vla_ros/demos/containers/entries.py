@@ -16,7 +16,10 @@ MAX_TIME_NS = 1 << 62
 
 
 class Damage(Exception):
-    """A message can't be read: the text says why. It costs that message, not the file."""
+    """A message can't be read: the text says why. It costs that message, not the file.
+
+    Always the fault of the bytes, for what is made of the rest is kept: a full disk or memory is no Damage.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,6 @@ class Container(Protocol):
     metadata: str
 
     def read(self, number: int) -> bytes:
-        """Return the serialised message of entry `number`. Raises Damage."""
+        """Return the serialised message of entry `number`. Raises Damage, OSError, MemoryError."""
 
     def close(self) -> None: ...

@@ -98,6 +98,7 @@ def open_file(path: Path, scratch: Path) -> Container:
 
     Raises:
         Damage: nothing of it can be read.
+        OSError, BagError: it can't be opened, or there is no room for what is decompressed: no fault of the file's.
     """
     plain, wrong = path, ""
     if path.name.endswith(ZSTD):
@@ -105,8 +106,6 @@ def open_file(path: Path, scratch: Path) -> Container:
         wrong = inflate_file(path, plain)
     try:
         opened: Container = McapFile(plain) if plain.suffix == ".mcap" else SqliteFile(plain, scratch)
-    except OSError as error:
-        raise Damage(str(error)) from None
     except Damage as error:
         raise Damage(f"{wrong}; {error}" if wrong else str(error)) from None
     opened.path = path

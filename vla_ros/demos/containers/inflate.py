@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decompression with a known end: never more memory than announced, and as much of a cut-off piece as there is."""
+"""Decompression with a known end: never more memory than announced, and as much of a cut-off piece as there is.
+
+Damage is what is wrong with the data. That memory or the disk are full says nothing about them, and is passed on.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ else:
     from backports import zstd
 
 from vla_ros.demos.containers.entries import Damage
+from vla_ros.demos.errors import BagError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # The largest message or chunk that is taken for real; a damaged length field may claim anything.
@@ -59,7 +63,7 @@ def inflate_file(source: Path, target: Path) -> str:
     """Decompress a zstd file; return what is wrong with it, or "". What could be decompressed is in `target`.
 
     Raises:
-        Damage: the disk is too small for it.
+        BagError: the disk is too small for it.
     """
     room = shutil.disk_usage(target.parent).free
     written = 0
@@ -69,7 +73,7 @@ def inflate_file(source: Path, target: Path) -> str:
                 while piece := stream.read(_PIECE_BYTES):
                     written += len(piece)
                     if written > room:
-                        raise Damage(
+                        raise BagError(
                             f"{source} does not fit on the disk of {target.parent} when it is decompressed "
                             f"({room / 1e9:.1f} GB free): decompress it elsewhere, or set TMPDIR to a larger disk"
                         )
@@ -93,7 +97,7 @@ def _run(decompressor: Any, data: bytes, size: int, cut_off: bool) -> bytes:
         # At `size` bytes the end mark may still be unread: one byte more shows whether more would come.
         if not cut_off and not decompressor.eof and len(result) == size and decompressor.decompress(b"", max_length=1):
             raise Damage(f"compressed data is longer than {size} bytes")
-    except (zstd.ZstdError, RuntimeError, EOFError, MemoryError) as error:  # RuntimeError is lz4's
+    except (zstd.ZstdError, RuntimeError, EOFError) as error:  # RuntimeError is lz4's
         raise Damage(f"compressed data is damaged ({error})") from None
     if not cut_off and not decompressor.eof:
         raise Damage("compressed data is cut off")

@@ -21,6 +21,8 @@ from vla_ros.demos.containers.entries import MAX_TIME_NS, Damage, Entries, Store
 _JOURNALS = ("-wal", "-journal")
 # Text columns come decoded; a damaged one may hold anything.
 _ERRORS = (apsw.Error, UnicodeDecodeError)
+# What says nothing about the file.
+_MACHINE_ERRORS = (apsw.IOError, apsw.FullError, apsw.CantOpenError, apsw.BusyError, apsw.LockedError)
 _number = itertools.count()
 
 
@@ -29,6 +31,7 @@ class SqliteFile:
 
     Raises:
         Damage: it is no database of rosbag2.
+        OSError, MemoryError: it can't be read, which is no fault of the file's.
     """
 
     def __init__(self, path: Path, scratch: Path) -> None:
@@ -48,6 +51,7 @@ class SqliteFile:
             if database is not None:
                 database.close()
             if isinstance(error, _ERRORS):
+                _pass_on(error)
                 raise Damage(f"it is no sqlite3 bag, or its beginning is damaged ({error})") from None
             raise
 
@@ -55,11 +59,12 @@ class SqliteFile:
         self._database.close()
 
     def read(self, number: int) -> bytes:
-        """Return the serialised message of entry `number`. Raises Damage."""
+        """Return the serialised message of entry `number`. Raises Damage, OSError, MemoryError."""
         row_id = int(self.entries.offset[number])
         try:
             row = self._database.execute("SELECT data FROM messages WHERE rowid = ?", (row_id,)).fetchone()
-        except (*_ERRORS, MemoryError) as error:
+        except _ERRORS as error:
+            _pass_on(error)
             raise Damage(f"its row is damaged ({error})") from None
         if row is None or not isinstance(row[0], bytes):
             raise Damage("its row holds no message")
@@ -125,7 +130,8 @@ class SqliteFile:
         """The last row of the messages, or the last that there can be where that is not known."""
         try:
             found = self._database.execute("SELECT max(rowid) FROM messages").fetchone()
-        except _ERRORS:
+        except _ERRORS as error:
+            _pass_on(error)
             return MAX_TIME_NS
         return found[0] or 0 if found else 0
 
@@ -145,6 +151,7 @@ class SqliteFile:
                         strange += 1
                 break
             except _ERRORS as error:
+                _pass_on(error)
                 if step == 1:
                     self.damage.append(f"it is damaged behind {len(rows)} messages ({error})")
                 last, step = min(last + step, self._last_row), 2 * step
@@ -179,7 +186,7 @@ class _CutOffHandle(apsw.VFSFile):
         self._file.seek(offset)
         data = self._file.read(amount)
         if len(data) < amount:
-            raise apsw.IOError("it lies behind the cut")
+            raise apsw.CorruptError("it lies behind the cut")
         return data
 
     def xClose(self) -> None:
@@ -193,6 +200,14 @@ class _CutOffHandle(apsw.VFSFile):
 
     def xFileControl(self, op: int, ptr: int) -> bool:
         return False
+
+
+def _pass_on(error: BaseException) -> None:
+    """Raise what is wrong with the machine, not with the file, as what Python calls it."""
+    if isinstance(error, apsw.NoMemError):
+        raise MemoryError(str(error)) from None
+    if isinstance(error, _MACHINE_ERRORS):
+        raise OSError(str(error)) from None
 
 
 def _announced_bytes(path: Path) -> int:
