@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 
 class MovingAverage(Callback):
-    """Exponential moving average of what is trained; its decay grows to ``decay``, so that a short run forgets its start.
+    """Exponential moving average of what is trained, with a decay that grows: a short run forgets its start too.
 
     Weights that are frozen, such as those of a vision-language model with adapters, are their own average: they are
     neither copied nor averaged. Validation runs with the average, ``state_dict`` of a Lightning checkpoint holds it
     (the weights themselves are in ``current_model_state``), and the training ends with it.
+
+    Args:
+        decay: what the decay grows to.
     """
 
     def __init__(self, decay: float) -> None:
