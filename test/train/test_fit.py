@@ -20,6 +20,7 @@ from vla_ros.policy.backbones.tiny import TINY_MODELS
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.policy.losses import ForwardPredictionConfig
+from vla_ros.policy.module import VLAModule
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.tuning import LoraConfig
 from vla_ros.train import fit as fit_module
@@ -289,6 +290,39 @@ def test_training_stops_when_the_held_out_loss_no_longer_falls(config, episodes,
     assert "trained 3 steps" in capsys.readouterr().out
 
 
+def validated(config: TrainConfig, **trainer) -> TrainConfig:
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, validate_every_steps=1, **trainer))
+
+
+def test_the_checkpoint_may_be_that_of_the_best_validation(config, episodes, monkeypatch, capsys) -> None:
+    """The loss is made to be smallest after the second of six steps."""
+    averages, log = [], VLAModule.log
+
+    def logged(self, name, value, **options) -> None:
+        if name == "val_loss":
+            averages.append({k: v.clone() for k, v in self.policy.state_dict().items()})
+            value = torch.tensor([3.0, 1.0, 2.0, 2.0, 2.0, 2.0][len(averages) - 1])
+        log(self, name, value, **options)
+
+    monkeypatch.setattr(VLAModule, "log", logged)
+    one_batch = {"batch_windows": 64}
+    saved = load_checkpoint(fit(validated(config, export="best_validation", **one_batch), episodes)).state_dict()
+    assert len(averages) == 6
+    assert all(torch.equal(saved[name], averages[1][name]) for name in saved)
+    assert not torch.equal(saved["head.mlp.0.weight"], averages[-1]["head.mlp.0.weight"])
+    assert "that of step 2: validation 1.0000" in capsys.readouterr().out
+    averages.clear()
+    last = dataclasses.replace(validated(config, **one_batch), name="last")
+    saved = load_checkpoint(fit(last, episodes)).state_dict()
+    assert all(torch.equal(saved[name], averages[-1][name]) for name in saved)
+
+
+def test_the_best_validation_needs_episodes_that_are_held_out(config, episodes) -> None:
+    with pytest.raises(ConfigError, match=r"no episode is held out.*validation_fraction.*trainer\.export=last"):
+        fit(validated(config, export="best_validation"), episodes[:1])
+    assert not config.run_folder.exists()
+
+
 def test_forward_prediction_is_trained_and_its_terms_are_in_the_log(config, episodes) -> None:
     forward = ForwardPredictionConfig(steps_ahead=2, patch_px=8, width=16, layers=1, attention_heads=2)
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, forward_prediction=forward))
@@ -298,12 +332,20 @@ def test_forward_prediction_is_trained_and_its_terms_are_in_the_log(config, epis
     assert load_checkpoint(checkpoint).config == config.policy
 
 
+def test_patches_that_do_not_tile_the_starting_policy_s_pictures_are_an_error(config, episodes, tmp_path) -> None:
+    save_checkpoint(tmp_path / "start", new_policy(config, episodes))
+    loss = dataclasses.replace(config.loss, forward_prediction=ForwardPredictionConfig(patch_px=12))
+    with pytest.raises(ConfigError, match="patch_px is 12, but the camera static is 16x16"):
+        fit(fine_tuning(config, tmp_path / "start", loss=loss), episodes)
+
+
 def test_gradient_checkpointing_of_a_small_network_is_refused(config, episodes) -> None:
     trainer = dataclasses.replace(config.trainer, gradient_checkpointing=True)
     with pytest.raises(ConfigError, match="'compact'; allowed: 'vlm'"):
         fit(dataclasses.replace(config, trainer=trainer), episodes)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_a_vision_language_model_is_tuned_with_adapters_and_deployed_without_them(config, episodes) -> None:
     pytest.importorskip("peft")
     cameras = tuple(dataclasses.replace(camera, height=32, width=32) for camera in config.contract.cameras)
