@@ -10,7 +10,7 @@ from vla_ros import __version__
 from vla_ros.contract import ActionSpace, Camera, ObservationSpec, PolicyContract, Provenance, Timing
 from vla_ros.demos.episode import Episode
 from vla_ros.policy.backbones.pretrained import Pretrained, load_pretrained
-from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.policy.checkpoint import load_checkpoint, load_contract
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
@@ -21,7 +21,7 @@ from vla_ros.train.data import action_bounds, data_digest, proprioception_statis
 def observation_spec(config: TrainConfig) -> tuple[ObservationSpec, Timing]:
     """Return how demonstrations must be sampled for this recipe."""
     if config.init_from is not None:
-        contract = load_checkpoint(config.init_from).contract
+        contract = load_contract(config.init_from)
         return contract.observation_spec, contract.timing
     chosen = config.contract
     assert chosen is not None  # as TrainConfig demands without init_from
@@ -58,12 +58,9 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
         ),
     )
     try:
-        policy = Policy(contract, network, tokenizer)
+        return Policy(contract, network, tokenizer, pretrained.model if pretrained else None)
     except ValueError as error:  # what only the model itself knows: the picture sizes that it takes, for instance
         raise ConfigError(f"the {network.backbone} backbone can't be built from this recipe: {error}") from None
-    if pretrained:
-        policy.backbone.adopt(pretrained.model)
-    return policy
 
 
 def _check_normalisation(cameras: Sequence[Camera], pretrained: Pretrained) -> None:
@@ -86,10 +83,9 @@ def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
     Its statistics and tokenizer stay as they are: with others, what it has learned would mean something else.
     """
     assert config.init_from is not None
-    start = load_checkpoint(config.init_from)
+    policy = load_checkpoint(config.init_from)
     provenance = dataclasses.replace(
-        start.contract.provenance, data_digest=data_digest(training), package_version=__version__
+        policy.contract.provenance, data_digest=data_digest(training), package_version=__version__
     )
-    policy = Policy(dataclasses.replace(start.contract, provenance=provenance), start.config, start.tokenizer)
-    policy.load_state_dict(start.state_dict())
-    return policy
+    policy.contract = dataclasses.replace(policy.contract, provenance=provenance)
+    return policy.train()

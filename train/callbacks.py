@@ -11,41 +11,99 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, WeightAveraging
-from torch import Tensor
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
 
 
-class MovingAverage(WeightAveraging):
-    """Exponential moving average whose decay grows to ``decay``, so that a short run forgets its start too.
+class MovingAverage(Callback):
+    """Exponential moving average of what is trained, with a decay that grows: a short run forgets its start too.
 
-    Lightning validates with, checkpoints and finally keeps the averaged weights.
+    Weights that are frozen, such as those of a vision-language model with adapters, are their own average: they are
+    neither copied nor averaged. Validation runs with the average, ``state_dict`` of a Lightning checkpoint holds it
+    (the weights themselves are in ``current_model_state``), and the training ends with it.
+
+    Args:
+        decay: what the decay grows to.
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-            steps = float(count)
-            momentum = min(decay, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(averages, currents, 1 - momentum)
-
-        super().__init__(use_buffers=False, multi_avg_fn=average)
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device  # the module itself is moved there only after this hook
-        super().setup(trainer, pl_module, stage)
+        self._decay = decay
+        self._averages: dict[str, Tensor] = {}
+        self._updates = 0
+        self._last_step = 0
         self._swapped = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for name, weights in _trained(pl_module).items():
+            average = self._averages.get(name)
+            self._averages[name] = weights.clone() if average is None else average.to(weights.device)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._last_step:
+            self.update(list(_trained(pl_module).values()))
+            self._last_step = trainer.global_step
+
+    def update(self, weights: list[Tensor]) -> None:
+        """Average ``weights``, those of the trained parameters in their order, in."""
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates)) if self._updates else 0.0
+        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
+        self._updates += 1
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_validation_epoch_start(trainer, pl_module)
-        self._swapped = True
+        self._swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_validation_epoch_end(trainer, pl_module)
-        self._swapped = False
+        self._swap(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Undo a validation that was interrupted: a checkpoint is written next, and averages are no weights."""
         if self._swapped:
-            self.on_validation_epoch_end(trainer, pl_module)
+            self._swap(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for name, weights in _trained(pl_module).items():
+            weights.copy_(self._averages[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest_update_step": self._last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._last_step = state_dict["latest_update_step"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        trained = {name: parameter for name, parameter in pl_module.named_parameters() if parameter.requires_grad}
+        averages = {id(parameter): self._averages[name] for name, parameter in trained.items()}
+        checkpoint["current_model_state"] = {name: parameter.detach() for name, parameter in trained.items()}
+        checkpoint["state_dict"] = {  # by identity, as a tied parameter has several names here
+            name: averages.get(id(value), value.detach())
+            for name, value in pl_module.state_dict(keep_vars=True).items()
+        }
+        checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self._updates)}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the averages, and give the module, which has just been loaded with them, its own weights."""
+        self._updates = int(checkpoint["averaging_state"]["n_averaged"])
+        for name, weights in _trained(pl_module).items():
+            self._averages[name] = checkpoint["state_dict"][name].clone()
+            weights.copy_(checkpoint["current_model_state"][name])
+
+    def _swap(self, pl_module: pl.LightningModule) -> None:
+        for name, weights in _trained(pl_module).items():
+            current = weights.clone()
+            weights.copy_(self._averages[name])
+            self._averages[name].copy_(current)
+        self._swapped = not self._swapped
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that are trained, as tensors without a history of gradients."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 class ProgressLines(Callback):

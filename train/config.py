@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +151,9 @@ class TrainerConfig:
         ema_decay: of the moving average of the weights that is validated and kept.
         validate_every_steps: how often the held-out episodes are looked at.
         patience_validations: stop after so many validations without a better loss; 0 trains all steps.
+        export: which weights the checkpoint folder holds, always their moving average: "last", of the last step, or
+            "best_validation", of the validation with the smallest loss (the imitation loss says little about how well
+            the robot does: compare rollouts before you trust it).
         gradient_checkpointing: recompute the vision-language model's activations instead of keeping them.
         threads: CPU threads of torch; 0 leaves torch's own choice.
         accelerator: "auto" takes a GPU where there is one.
@@ -161,6 +166,7 @@ class TrainerConfig:
     ema_decay: float = 0.998
     validate_every_steps: int = 1000
     patience_validations: int = 0
+    export: Literal["last", "best_validation"] = "last"
     gradient_checkpointing: bool = False
     threads: int = 0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -261,7 +267,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe and apply ``overrides`` of the form ``section.key=value``, the value in JSON or bare text.
 
     The key ``parent`` names another recipe, relative to the folder of this one, whose values are there where this one
-    gives none. Sections are merged, lists are replaced.
+    gives none. Sections (what has its own keys here, such as ``trainer`` or ``policy.lstm``) are merged; values are
+    replaced whole, also lists and those that map names (``policy.vlm.model``, ``augment.shift_px``). What a training
+    starts from is one choice: a recipe that gives ``init_from`` takes no ``contract`` and ``policy`` from its parent,
+    one that gives any of these takes no ``init_from``.
 
     Raises:
         ConfigError: a file is missing or not JSON, recipes are each other's parents, or a key or value is not allowed.
@@ -284,16 +293,29 @@ def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: parent is {parent!r}; expected a recipe's file, relative to this one's folder")
-    return _merge(_read((path.parent / parent), (*children, path.resolve())), values)
+    inherited = _read((path.parent / parent), (*children, path.resolve()))
+    for chosen, others in ((("init_from",), ("contract", "policy")), (("contract", "policy"), ("init_from",))):
+        if any(values.get(key) is not None for key in chosen):
+            inherited = {key: value for key, value in inherited.items() if key not in others}
+    return _merge(TrainConfig, inherited, values)
 
 
-def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    """Return ``parent`` with the values of ``child`` put in: sections are merged, all else (lists too) is replaced."""
-    both = {
-        key: _merge(parent[key], value) if isinstance(value, dict) and isinstance(parent.get(key), dict) else value
-        for key, value in child.items()
+def _merge(kind: type, parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """Return ``parent``, values of the dataclass ``kind``, with those of ``child`` put in; sections are merged."""
+    merged = {**parent, **child}
+    for key, section in _sections(kind).items():
+        if isinstance(parent.get(key), dict) and isinstance(child.get(key), dict):
+            merged[key] = _merge(section, parent[key], child[key])
+    return merged
+
+
+def _sections(kind: type) -> dict[str, type]:
+    """Return the dataclasses among the fields of the dataclass ``kind``, which may be optional, by name."""
+    hints = {
+        name: typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        for name, hint in typing.get_type_hints(kind).items()
     }
-    return {**parent, **both}
+    return {name: options[0] for name, options in hints.items() if dataclasses.is_dataclass(options[0])}
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from vla_ros import actions
 from vla_ros.contract import ARM_AXES, PROPRIOCEPTION_UNITS, PolicyContract, Proprioception
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.frames import Frames
-from vla_ros.demos.windows import chunk_frames, window_frames, windows
+from vla_ros.demos.windows import Indices, chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError
@@ -171,10 +172,10 @@ class WindowDataset(Dataset):
         action_rows = torch.from_numpy(chunk + self._offsets[episode][:, None, None])
         mask = self._token_mask[phrasing]
         length = max(1, int(mask.sum(dim=1).max()))
+        last = self._lengths[episode][:, None] - 1
+        now, later = self._pictures(episode, frames, last)
         batch: Batch = {
-            "images": {
-                name: torch.from_numpy(pictures.gather(episode, frames)) for name, pictures in self._images.items()
-            },
+            "images": now,
             "proprioception": self._proprioception[rows],
             "tokens": self._tokens[phrasing][:, :length],
             "token_mask": mask[:, :length],
@@ -183,13 +184,24 @@ class WindowDataset(Dataset):
             "valid": torch.from_numpy(valid),
         }
         if self._steps_ahead:
-            last = self._lengths[episode][:, None] - 1
-            later = np.minimum(frames + self._steps_ahead, last)
-            batch["future_images"] = {
-                name: torch.from_numpy(pictures.gather(episode, later)) for name, pictures in self._images.items()
-            }
+            batch["future_images"] = later
             batch["future_valid"] = torch.from_numpy(valid & (frames + self._steps_ahead <= last))
         return batch
+
+    def _pictures(
+        self, episode: Indices, frames: Indices, last: Indices
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the images at ``frames`` (B, W) by camera and those ``steps_ahead`` later; each is fetched once.
+
+        ``last`` (B, 1) is the last frame of each episode; where a future would be after it, any picture stands there.
+        """
+        ahead, window = self._steps_ahead, frames.shape[1]
+        if ahead:  # a window and its future, which may overlap, are one run of frames; padding is masked
+            offsets = np.union1d(np.arange(window), np.arange(ahead, ahead + window))
+            frames = np.minimum(frames[:, :1] + offsets, last)
+        pictures = {name: torch.from_numpy(each.gather(episode, frames)) for name, each in self._images.items()}
+        now = {name: picture[:, :window] for name, picture in pictures.items()}
+        return now, {name: picture[:, -window:] for name, picture in pictures.items()} if ahead else {}
 
 
 class DemonstrationData(pl.LightningDataModule):

@@ -119,6 +119,11 @@ def fit(
         rehearsed_fraction=config.keep.fraction,
         steps_ahead=config.loss.forward_prediction.steps_ahead if config.loss.forward_prediction else 0,
     )
+    if config.trainer.export == "best_validation" and not validation:
+        raise ConfigError(
+            "trainer.export is 'best_validation', but no episode is held out; give two recordings or more and a "
+            "data.validation_fraction above 0, or set trainer.export=last"
+        )
     folder = _prepare_folder(config)
     with _without_advice():
         module = make_module(config, policy)
@@ -128,10 +133,26 @@ def fit(
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
             raise _interrupted(folder, trainer.global_step) from None
+    if config.trainer.export == "best_validation":
+        _load_best(module, trainer)
     save_checkpoint(folder / "checkpoint", module.deployable().cpu())  # MovingAverage has put its weights in at the end
     draw_curves(folder, folder / "curves.png")
     print(f"trained {trainer.global_step} steps in {(time.monotonic() - started_s) / 60:.1f} min")
     return folder / "checkpoint"
+
+
+def _load_best(module: VLAModule, trainer: pl.Trainer) -> None:
+    """Give ``module`` the averaged weights of the validation with the smallest loss, and say which that was."""
+    (best,) = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
+    if not Path(best.best_model_path).is_file():
+        last = Path(trainer.default_root_dir) / "last.ckpt"
+        raise ConfigError(
+            f"trainer.export is 'best_validation', but there is no file {best.best_model_path or 'best.ckpt'} of this "
+            f"run; --resume {last} with --set trainer.export=last gives the last weights"
+        )
+    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["state_dict"])
+    print(f"the checkpoint is that of step {saved['global_step']}: validation {float(best.best_model_score):.4f}")
 
 
 def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
@@ -142,7 +163,11 @@ def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
             raise ConfigError(
                 f"trainer.gradient_checkpointing is set, but the backbone is {policy.config.backbone!r}; allowed: 'vlm'"
             )
-        policy.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+        model = policy.backbone.model
+        if hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        else:  # transformers before 5.20
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     return VLAModule(
         policy,
         max_steps=config.trainer.max_steps,

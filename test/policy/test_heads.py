@@ -186,6 +186,20 @@ def test_a_straight_flow_ends_at_the_actions() -> None:
     torch.testing.assert_close(prediction.gripper_logit.sigmoid(), opening, atol=1e-5, rtol=1e-4)
 
 
+def test_a_flow_is_validated_on_the_same_draws_without_touching_those_of_training() -> None:
+    head = make_head("flow")
+    features, targets, mask = batch(2)
+
+    def loss() -> float:
+        return head.losses(features, targets, mask, LossConfig())["loss"].item()
+
+    state = torch.get_rng_state()
+    assert loss() == loss()
+    assert torch.equal(torch.get_rng_state(), state)
+    head.train()
+    assert loss() != loss()
+
+
 @pytest.mark.parametrize("name", sorted(SIZES))
 def test_a_checkpoint_of_every_head_comes_back_exactly(name: str, policy, contract, tokenizer, tmp_path) -> None:
     provenance = dataclasses.replace(contract.provenance, head=name)

@@ -28,7 +28,12 @@ def test_memory_is_weights_for_running_and_five_times_that_for_training(policy) 
     buffers = sum(buffer.numel() for buffer in policy.buffers())
     weights = sum(parameter.numel() for parameter in policy.parameters())
     assert summary.weight_bytes(policy) == 4 * (weights + buffers)
-    assert summary.training_bytes(policy) == 4 * (5 * weights + 2 * buffers)  # gradient, two moments, average
+    assert summary.training_bytes(policy) == 4 * (5 * weights + buffers)  # gradient, two moments, average
+
+
+def test_what_is_frozen_costs_its_weights_only(policy) -> None:
+    freeze(policy, ["*"])
+    assert summary.training_bytes(policy) == summary.weight_bytes(policy)
 
 
 def test_operations_of_a_step_include_the_lstm_over_the_history(policy) -> None:

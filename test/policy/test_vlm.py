@@ -9,15 +9,21 @@ import pytest
 import torch
 
 from vla_ros.contract import Camera
+from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones.families import FAMILIES
 from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from vla_ros.policy.config import LstmConfig, MlpConfig, PolicyConfig, VlmConfig
+from vla_ros.policy.losses import LossConfig
+from vla_ros.policy.module import OptimizerConfig, VLAModule
 from vla_ros.policy.policy import Policy
+from vla_ros.policy.prediction import Readout
+from vla_ros.policy.tokenizer import CommandTokenizer
 
 CAMERAS = dict.fromkeys(("static", "wrist"), (IMAGE_PX, IMAGE_PX))
 WINDOW = 3
+TOKENIZER = CommandTokenizer.train([], 300)
 CELLS = [(family, mode) for family, kind in sorted(FAMILIES.items())
          for mode in ("policy_head", "interleaved", "video") if kind.sequences or mode == "policy_head"]  # fmt: skip
 
@@ -25,7 +31,7 @@ CELLS = [(family, mode) for family, kind in sorted(FAMILIES.items())
 def make(family: str, mode: str = "policy_head", cameras=CAMERAS) -> VlmBackbone:
     torch.manual_seed(0)
     config = VlmConfig(model=TINY_MODELS[family], history_mode=mode)
-    backbone = VlmBackbone(camera_sizes=cameras, proprioception_size=2, vocabulary_size=512, config=config).eval()
+    backbone = VlmBackbone(camera_sizes=cameras, proprioception_size=2, tokenizer=TOKENIZER, config=config).eval()
     for parameter in backbone.parameters():
         if not parameter.any():  # Gemma 3's projection of images starts at zero: nothing would be seen
             torch.nn.init.normal_(parameter, std=0.1)
@@ -93,6 +99,32 @@ def test_a_feature_sees_all_inputs_and_no_future(family: str, mode: str) -> None
     assert not torch.allclose(backbone.read(encoded[None], valid, other).features, before, atol=1e-4)
 
 
+@torch.no_grad()
+def test_padding_and_dropped_tokens_embed_to_zero_also_where_the_table_has_rows_for_them() -> None:
+    backbone = make("paligemma")
+    known = TOKENIZER.vocabulary_size - 1
+    tokens = torch.tensor([[TOKENIZER.padding_id, known, TOKENIZER.dropped_id]])
+    embedded = backbone.encode_text(tokens, torch.ones_like(tokens, dtype=torch.bool)).embeddings[0]
+    assert not embedded[0].any() and not embedded[2].any()
+    assert torch.equal(embedded[1], backbone.family.embedding(torch.tensor(known)))
+
+
+def test_only_the_two_added_tokens_may_be_unknown_to_the_model() -> None:
+    from tokenizers import Tokenizer, models
+
+    def build(size: int) -> VlmBackbone:
+        pieces = Tokenizer(models.WordLevel({f"word{index}": index for index in range(size)}, unk_token="word0"))
+        return VlmBackbone(
+            camera_sizes=CAMERAS, proprioception_size=0, tokenizer=CommandTokenizer.adapt(pieces),
+            config=VlmConfig(model=TINY_MODELS["llava"]),
+        )  # fmt: skip
+
+    added = torch.tensor([[512, 513]])
+    assert not build(512).encode_text(added, torch.ones_like(added, dtype=torch.bool)).embeddings.any()
+    with pytest.raises(ValueError, match="tokenizer has 515 tokens, the vision-language model embeds 512"):
+        build(513)
+
+
 @pytest.mark.parametrize("family", ["llava", "florence2"])
 @torch.no_grad()
 def test_a_dropped_camera_has_no_influence_and_cameras_may_differ_in_size(family: str) -> None:
@@ -133,7 +165,7 @@ def test_a_dark_camera_is_seen_by_models_that_drop_black_images() -> None:
 )
 def test_what_can_not_be_built_is_named(config: VlmConfig, sizes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        VlmBackbone(camera_sizes=sizes, proprioception_size=0, vocabulary_size=512, config=config)
+        VlmBackbone(camera_sizes=sizes, proprioception_size=0, tokenizer=TOKENIZER, config=config)
 
 
 @pytest.fixture
@@ -178,6 +210,36 @@ def test_streaming_is_the_window_at_and_beyond_its_length(make_policy, family: s
         window = policy({n: x[rows][None] for n, x in images.items()}, state[rows][None], command, valid)
         at = 0 if mode == "video" else t - first
         torch.testing.assert_close(streamed.arm, window.arm[:, at], atol=2e-5, rtol=1e-4)
+
+
+def test_a_video_feature_is_compared_with_the_chunk_of_its_newest_frame(make_policy, batch) -> None:
+    """Windows of three, three and one frames: one target each, where the window ends, and the mask of that."""
+    policy = make_policy("llava", "video", "mlp")
+    module = VLAModule(policy, max_steps=1, optimizer=OptimizerConfig(), loss=LossConfig(), augment=AugmentConfig())
+    module.log = module.log_dict = lambda *_, **__: None
+    given = {}
+
+    def losses(features, actions, mask, _config):
+        given.update(actions=actions, mask=mask)
+        return {"loss": features.sum()}
+
+    policy.head.losses = losses
+    shape = (3, WINDOW, IMAGE_PX, IMAGE_PX, 3)
+    images = {name: torch.randint(0, 256, shape, dtype=torch.uint8) for name in CAMERAS}
+    module.model_step({**batch, "images": images}, "val")
+    newest = [WINDOW - 1, WINDOW - 1, 0]
+    assert given["actions"].shape == (3, 1, *batch["actions"].shape[2:])
+    for window, frame in enumerate(newest):
+        assert torch.equal(given["actions"][window, 0], batch["actions"][window, frame])
+        assert torch.equal(given["mask"][window, 0], batch["action_valid"][window, frame])
+
+
+def test_a_readout_picks_the_rows_of_its_frames() -> None:
+    values = torch.arange(12).reshape(2, 3, 2)
+    valid = torch.ones(2, 1, dtype=torch.bool)
+    picked = Readout(torch.zeros(2, 1, 4), valid, torch.tensor([[2], [0]])).pick(values)
+    assert picked.tolist() == [[[4, 5]], [[6, 7]]]
+    assert Readout(torch.zeros(2, 3, 4), valid).pick(values) is values
 
 
 def test_a_checkpoint_loads_without_network_or_base_model_and_is_the_same(make_policy, tmp_path) -> None:

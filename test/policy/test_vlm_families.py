@@ -14,10 +14,12 @@ from vla_ros.policy.backbones.families import FAMILIES
 from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.config import VlmConfig
+from vla_ros.policy.tokenizer import CommandTokenizer
 
 TEXT = [5, 77, 301, 42, 9]
 READOUT = 33
 BEFORE, AFTER = 502, 503
+TOKENIZER = CommandTokenizer.train([], 300)
 CAMERAS = dict.fromkeys(("static", "wrist"), (IMAGE_PX, IMAGE_PX))
 
 
@@ -25,7 +27,7 @@ def make(family: str, **changes) -> VlmBackbone:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = VlmConfig(model=TINY_MODELS[family], around_image=(BEFORE, AFTER), **changes)
-    return VlmBackbone(camera_sizes=CAMERAS, proprioception_size=0, vocabulary_size=512, config=config).eval()
+    return VlmBackbone(camera_sizes=CAMERAS, proprioception_size=0, tokenizer=TOKENIZER, config=config).eval()
 
 
 def stock(family: str):

@@ -57,6 +57,7 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("policy.flow.integration_steps=0", r"integration_steps is 0"),
         ('loss.forward_prediction={"patch_px": 12}', r"patch_px is 12, but the camera static is 16x16"),
         ("optimizer.lora.rank=0", r"rank is 0"),
+        ("trainer.export=best", r"export is 'best'; allowed: 'last', 'best_validation'"),
         ("trainer.patience_validations=-1", r"patience_validations is -1"),
         ("policy.compact.channels=[8, 8, 12, 8]", r"channels is \(8, 8, 12, 8\); allowed: multiples of 8"),
         ("policy.compact.dropout=1", r"dropout is 1\.0"),
@@ -114,6 +115,50 @@ def test_a_recipe_has_the_values_of_its_parent_where_it_gives_none(file: Path, t
     assert (config.policy.head, config.policy.compact) == ("gpt", parent.policy.compact)
     assert (config.optimizer.warmup_steps, config.optimizer.learning_rate) == (4, parent.optimizer.learning_rate)
     assert config.contract == parent.contract
+
+
+def write(folder: Path, stem: str, **values) -> Path:
+    (folder / f"{stem}.json").write_text(json.dumps(values))
+    return folder / f"{stem}.json"
+
+
+def test_what_maps_names_is_a_value_and_replaced_whole(file: Path, tmp_path: Path) -> None:
+    forward = {"patch_px": 8, "width": 64}
+    write(
+        tmp_path, "base", parent="recipe.json", loss={"forward_prediction": forward},
+        augment={"shift_px": {"static": 1, "wrist": 3}, "camera_dropout": {"wrist": 0.2}, "contrast": 0.3},
+        policy={"backbone": "vlm", "vlm": {"model": {"model_type": "llava", "vision_config": {"image_size": 32}}}},
+    )  # fmt: skip
+    child = write(
+        tmp_path, "child", parent="base.json", loss={"forward_prediction": {"patch_px": 4}},
+        augment={"shift_px": {"static": 2}, "camera_dropout": {}},
+        policy={"vlm": {"model": {"model_type": "gemma3"}, "history_mode": "video"}},
+    )  # fmt: skip
+    config = load_config(child)
+    assert (config.augment.shift_px, config.augment.camera_dropout) == ({"static": 2}, {})
+    assert config.augment.contrast == 0.3  # a section is merged
+    assert config.policy.vlm.model == {"model_type": "gemma3"} and config.policy.backbone == "vlm"
+    assert (config.loss.forward_prediction.patch_px, config.loss.forward_prediction.width) == (4, 64)
+
+
+def test_a_child_that_tunes_a_checkpoint_takes_no_network_from_a_parent_that_starts_anew(
+    file: Path, tmp_path: Path
+) -> None:
+    tuned = load_config(write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="runs/a/checkpoint"))
+    assert (tuned.init_from, tuned.contract, tuned.policy) == ("runs/a/checkpoint", None, None)
+    assert tuned.optimizer == load_config(file).optimizer
+    parsed = json.loads(file.read_text())
+    anew = write(tmp_path, "anew", parent="tuned.json", contract=parsed["contract"], policy={"head": "gpt"})
+    assert load_config(anew).init_from is None and load_config(anew).policy.head == "gpt"
+    both = write(tmp_path, "both", parent="recipe.json", init_from="a", policy={"head": "gpt"})
+    with pytest.raises(ConfigError, match="policy and init_from are both set"):
+        load_config(both)
+
+
+def test_shipped_recipes_can_be_tuned_from(tmp_path: Path) -> None:
+    shipped = str(resources.path("config/train") / "tabletop.json")
+    config = load_config(write(tmp_path, "tuned", parent=shipped, name="tuned", init_from="a"))
+    assert config.contract is None and config.augment.shift_px == {"static": 1, "wrist": 3}
 
 
 def test_parents_that_are_missing_circular_or_no_files_are_named(tmp_path: Path) -> None:

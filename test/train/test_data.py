@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from vla_ros.demos.frames import Frames
 from vla_ros.train.build import new_policy
 from vla_ros.train.config import ConfigError
 from vla_ros.train.data import (
@@ -172,6 +173,24 @@ def test_future_frames_are_those_so_many_steps_later_and_end_with_the_episode(co
             if has_future:
                 assert torch.equal(batch["future_images"]["static"][row, position], pictures[frame + 2])
     assert not batch["future_valid"][~batch["valid"]].any()
+
+
+@pytest.mark.parametrize(("steps_ahead", "frames"), [(0, 2), (1, 3), (2, 4), (4, 4)])
+def test_a_picture_is_fetched_once_though_it_is_a_frame_and_a_future(
+    config, episodes, monkeypatch, steps_ahead: int, frames: int
+) -> None:
+    windows = WindowDataset(episodes[:2], new_policy(config, episodes), steps_ahead=steps_ahead)
+    fetched = []
+    gather = Frames.gather
+    monkeypatch.setattr(
+        Frames, "gather", lambda self, episode, rows: fetched.append(rows.shape) or gather(self, episode, rows)
+    )
+    windows.__getitems__([1, 2, 3])
+    assert fetched == [(3, frames)] * 2  # of two cameras, with a history of two
+
+
+def test_without_forward_prediction_there_are_no_futures(config, episodes) -> None:
+    policy = new_policy(config, episodes)
     assert "future_images" not in WindowDataset(episodes[:2], policy).__getitems__([0])
 
 

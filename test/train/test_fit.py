@@ -20,6 +20,7 @@ from vla_ros.policy.backbones.tiny import TINY_MODELS
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.policy.losses import ForwardPredictionConfig
+from vla_ros.policy.module import VLAModule
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.tuning import LoraConfig
 from vla_ros.train import fit as fit_module
@@ -46,27 +47,42 @@ def test_a_run_leaves_checkpoint_recipe_metrics_and_curves(config, episodes) -> 
     assert contract.timing.history == 2 and contract.camera_names == ("static", "wrist")
 
 
-def test_the_checkpoint_holds_the_averaged_weights(config, episodes, monkeypatch) -> None:
-    averages, currents = {}, {}
-    on_train_end = MovingAverage.on_train_end
+def average_by_hand(history: list[dict[str, torch.Tensor]], decay: float) -> dict[str, torch.Tensor]:
+    """The moving average over the weights after each step; the first is taken as it is."""
+    average = {name: value.clone() for name, value in history[0].items()}
+    for count, weights in enumerate(history[1:], start=1):
+        momentum = min(decay, (1 + count) / (10 + count))
+        for name, value in weights.items():
+            average[name] = torch.lerp(average[name], value, 1 - momentum)
+    return average
 
-    def spy(self, trainer, module) -> None:
-        averages.update({k: v.clone() for k, v in self._average_model.module.policy.state_dict().items()})
-        currents.update({k: v.clone() for k, v in module.policy.state_dict().items()})
-        on_train_end(self, trainer, module)
 
-    monkeypatch.setattr(MovingAverage, "on_train_end", spy)
+@pytest.mark.parametrize("freeze", [(), ("backbone.cameras.*", "head.lstm.*")])
+def test_the_checkpoint_holds_the_averaged_weights(config, episodes, monkeypatch, freeze: tuple[str, ...]) -> None:
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, freeze=freeze))
+    history, kept = [], []
+
+    def spy(self, trainer, module, *_) -> None:
+        history.append({name: value.clone() for name, value in module.policy.state_dict().items()})
+        kept[:] = [name for callback in trainer.callbacks if isinstance(callback, MovingAverage)
+                   for name in callback._averages]  # fmt: skip
+
+    monkeypatch.setattr(fit_module.ProgressLines, "on_train_batch_end", spy)
     saved = load_checkpoint(fit(config, episodes)).state_dict()
-    assert all(torch.equal(saved[name], averages[name]) for name in saved)
-    assert not torch.equal(saved["head.mlp.0.weight"], currents["head.mlp.0.weight"])
+    expected = average_by_hand(history, config.trainer.ema_decay)
+    assert all(torch.equal(saved[name], expected[name]) for name in saved)
+    assert not torch.equal(saved["head.mlp.0.weight"], history[-1]["head.mlp.0.weight"])
+    frozen = [name for name in kept if name.startswith(("policy.backbone.cameras.", "policy.head.lstm."))]
+    assert kept and bool(frozen) == (not freeze)  # what is frozen has no copy
 
 
 def test_a_short_average_forgets_its_start() -> None:
-    average, current = [torch.zeros(1)], [torch.ones(1)]
-    update = MovingAverage(0.999)._kwargs["multi_avg_fn"]
-    for count in range(1, 200):
-        update(average, current, torch.tensor(count))
-    assert average[0].item() > 0.99
+    average = MovingAverage(0.999)
+    average._averages = {"weight": torch.zeros(1)}
+    average._updates = 1
+    for _ in range(200):
+        average.update([torch.ones(1)])
+    assert average._averages["weight"].item() > 0.99
 
 
 def test_gradient_clipping_reaches_the_trainer_and_the_gradients(config, episodes, monkeypatch) -> None:
@@ -155,6 +171,24 @@ def test_an_interrupted_run_continues_to_the_same_end(
     assert load_checkpoint(fit(config, episodes, resume=last))
     assert torch.load(last, weights_only=True)["global_step"] == 6
     assert not list(config.run_folder.glob("last-*"))
+
+
+def test_a_resumed_run_goes_on_with_its_weights_and_with_their_average(config, episodes, monkeypatch) -> None:
+    saved = interrupt(config, episodes, monkeypatch, "on_train_batch_end", 4)
+    found = {}
+
+    def spy(self, trainer, module) -> None:
+        (average,) = (callback for callback in trainer.callbacks if isinstance(callback, MovingAverage))
+        found["average"] = {name: value.clone() for name, value in average._averages.items()}
+        found["weights"] = {name: value.detach().clone() for name, value in module.named_parameters()}
+        found["updates"] = average._updates
+
+    monkeypatch.setattr(fit_module.ProgressLines, "on_train_start", spy)
+    monkeypatch.setattr(fit_module.ProgressLines, "on_train_batch_end", lambda *_: None)
+    fit(config, episodes, resume=config.run_folder / "last.ckpt")
+    assert found["updates"] == 4
+    assert all(torch.equal(value, saved["state_dict"][name]) for name, value in found["average"].items())
+    assert all(torch.equal(value, saved["current_model_state"][name]) for name, value in found["weights"].items())
 
 
 def test_a_run_that_is_preempted_saves_and_says_how_to_go_on(config, episodes, monkeypatch, capsys) -> None:
@@ -256,6 +290,39 @@ def test_training_stops_when_the_held_out_loss_no_longer_falls(config, episodes,
     assert "trained 3 steps" in capsys.readouterr().out
 
 
+def validated(config: TrainConfig, **trainer) -> TrainConfig:
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, validate_every_steps=1, **trainer))
+
+
+def test_the_checkpoint_may_be_that_of_the_best_validation(config, episodes, monkeypatch, capsys) -> None:
+    """The loss is made to be smallest after the second of six steps."""
+    averages, log = [], VLAModule.log
+
+    def logged(self, name, value, **options) -> None:
+        if name == "val_loss":
+            averages.append({k: v.clone() for k, v in self.policy.state_dict().items()})
+            value = torch.tensor([3.0, 1.0, 2.0, 2.0, 2.0, 2.0][len(averages) - 1])
+        log(self, name, value, **options)
+
+    monkeypatch.setattr(VLAModule, "log", logged)
+    one_batch = {"batch_windows": 64}
+    saved = load_checkpoint(fit(validated(config, export="best_validation", **one_batch), episodes)).state_dict()
+    assert len(averages) == 6
+    assert all(torch.equal(saved[name], averages[1][name]) for name in saved)
+    assert not torch.equal(saved["head.mlp.0.weight"], averages[-1]["head.mlp.0.weight"])
+    assert "that of step 2: validation 1.0000" in capsys.readouterr().out
+    averages.clear()
+    last = dataclasses.replace(validated(config, **one_batch), name="last")
+    saved = load_checkpoint(fit(last, episodes)).state_dict()
+    assert all(torch.equal(saved[name], averages[-1][name]) for name in saved)
+
+
+def test_the_best_validation_needs_episodes_that_are_held_out(config, episodes) -> None:
+    with pytest.raises(ConfigError, match=r"no episode is held out.*validation_fraction.*trainer\.export=last"):
+        fit(validated(config, export="best_validation"), episodes[:1])
+    assert not config.run_folder.exists()
+
+
 def test_forward_prediction_is_trained_and_its_terms_are_in_the_log(config, episodes) -> None:
     forward = ForwardPredictionConfig(steps_ahead=2, patch_px=8, width=16, layers=1, attention_heads=2)
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, forward_prediction=forward))
@@ -265,12 +332,20 @@ def test_forward_prediction_is_trained_and_its_terms_are_in_the_log(config, epis
     assert load_checkpoint(checkpoint).config == config.policy
 
 
+def test_patches_that_do_not_tile_the_starting_policy_s_pictures_are_an_error(config, episodes, tmp_path) -> None:
+    save_checkpoint(tmp_path / "start", new_policy(config, episodes))
+    loss = dataclasses.replace(config.loss, forward_prediction=ForwardPredictionConfig(patch_px=12))
+    with pytest.raises(ConfigError, match="patch_px is 12, but the camera static is 16x16"):
+        fit(fine_tuning(config, tmp_path / "start", loss=loss), episodes)
+
+
 def test_gradient_checkpointing_of_a_small_network_is_refused(config, episodes) -> None:
     trainer = dataclasses.replace(config.trainer, gradient_checkpointing=True)
     with pytest.raises(ConfigError, match="'compact'; allowed: 'vlm'"):
         fit(dataclasses.replace(config, trainer=trainer), episodes)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_a_vision_language_model_is_tuned_with_adapters_and_deployed_without_them(config, episodes) -> None:
     pytest.importorskip("peft")
     cameras = tuple(dataclasses.replace(camera, height=32, width=32) for camera in config.contract.cameras)

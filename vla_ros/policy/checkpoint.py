@@ -56,11 +56,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> P
             exactly those of the network that the config describes.
     """
     folder = Path(folder)
-    _check_files(folder)
-    try:
-        contract = PolicyContract.load(folder / CONTRACT)
-    except ContractError as error:
-        raise CheckpointError(f"{error}; {WAY_OUT}") from None
+    contract = load_contract(folder)
     config = PolicyConfig.from_dict(_read_json(folder / CONFIG), where=str(folder / CONFIG), error=CheckpointError)
     try:
         tokenizer = CommandTokenizer.load(folder / TOKENIZER)
@@ -72,6 +68,20 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> P
         raise CheckpointError(f"{folder} describes no network that can be built: {error}; {WAY_OUT}") from None
     _load_weights(policy, folder / WEIGHTS)
     return policy.to(device).eval()
+
+
+def load_contract(folder: str | Path) -> PolicyContract:
+    """Return the contract of a checkpoint folder, without its weights.
+
+    Raises:
+        CheckpointError: a file of the folder is missing, or the contract is damaged.
+    """
+    folder = Path(folder)
+    _check_files(folder)
+    try:
+        return PolicyContract.load(folder / CONTRACT)
+    except ContractError as error:
+        raise CheckpointError(f"{error}; {WAY_OUT}") from None
 
 
 def _check_files(folder: Path) -> None:

@@ -23,6 +23,9 @@ class Policy(nn.Module):
     Shapes: B windows, W frames a window (history), F frames, N actions a chunk, P proprioceptive values, L tokens,
     E text feature, D frame feature.
 
+    Args:
+        model: a vision-language model to take as it is, of the configuration that ``config`` has; None makes one.
+
     Raises:
         ContractError: the contract names another backbone, head or tokenizer than it is given.
     """
@@ -30,7 +33,13 @@ class Policy(nn.Module):
     proprioception_mean: Tensor
     proprioception_std: Tensor
 
-    def __init__(self, contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTokenizer) -> None:
+    def __init__(
+        self,
+        contract: PolicyContract,
+        config: PolicyConfig,
+        tokenizer: CommandTokenizer,
+        model: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         _check(contract, config, tokenizer)
         self.contract = contract
@@ -44,8 +53,9 @@ class Policy(nn.Module):
         self.backbone = BACKBONES[config.backbone](
             camera_sizes={camera.name: (camera.height, camera.width) for camera in contract.cameras},
             proprioception_size=len(mean),
-            vocabulary_size=tokenizer.vocabulary_size,
+            tokenizer=tokenizer,
             config=getattr(config, config.backbone),
+            **({} if model is None else {"model": model}),
         )
         self.head: Head = HEADS[config.head](
             feature_size=self.backbone.feature_size,

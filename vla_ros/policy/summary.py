@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vla_ros.policy.policy import Policy
 
-ADAM_STATES, AVERAGE = 2, 1  # copies of what is trained: AdamW's moments; of everything: the moving average
+GRADIENT, ADAM_STATES, AVERAGE = 1, 2, 1  # copies of what is trained: AdamW's are the two moments
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def weight_bytes(policy: nn.Module) -> int:
 def training_bytes(policy: nn.Module) -> int:
     """Return the bytes of weights, gradients, optimizer states and the moving average, without activations."""
     trained = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
-    return (1 + AVERAGE) * weight_bytes(policy) + (1 + ADAM_STATES) * trained
+    return weight_bytes(policy) + (GRADIENT + ADAM_STATES + AVERAGE) * trained
 
 
 @torch.no_grad()

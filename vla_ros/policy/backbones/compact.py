@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vla_ros.policy.config import CompactConfig
 from vla_ros.policy.prediction import Readout
+from vla_ros.policy.tokenizer import CommandTokenizer
 
 PROPRIOCEPTION_LIMIT = 5.0  # standard deviations; further out the robot is where no demonstration was
 
@@ -26,7 +27,7 @@ class CompactBackbone(nn.Module):
     Args:
         camera_sizes: camera name -> (height, width) of its network input, multiples of 8.
         proprioception_size: P, 0 for none.
-        vocabulary_size: number of token ids.
+        tokenizer: its number of token ids is the size of the table of embeddings.
     """
 
     fuses_time = False
@@ -36,13 +37,13 @@ class CompactBackbone(nn.Module):
         *,
         camera_sizes: Mapping[str, tuple[int, int]],
         proprioception_size: int,
-        vocabulary_size: int,
+        tokenizer: CommandTokenizer,
         config: CompactConfig,
     ) -> None:
         super().__init__()
         self.text_size = config.text_size
         self.feature_size = config.feature_size
-        self.text = TextEncoder(vocabulary_size, config.text_size)
+        self.text = TextEncoder(tokenizer.vocabulary_size, config.text_size)
         encoders = {name: CameraEncoder(size, config) for name, size in camera_sizes.items()}
         self.cameras = nn.ModuleDict(encoders)
         fused_size = sum(encoder.output_size for encoder in encoders.values()) + config.text_size

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from vla_ros.policy.backbones.families import FAMILIES, Family, Sequence
 from vla_ros.policy.config import VlmConfig
 from vla_ros.policy.prediction import Readout
+from vla_ros.policy.tokenizer import CommandTokenizer
 
-ADDED_TOKENS = 2  # of ``CommandTokenizer.adapt``, which the model does not know: they embed to zero
 PROPRIOCEPTION_LIMIT = 5.0  # standard deviations; further out the robot is where no demonstration was
 
 
@@ -60,7 +60,9 @@ class VlmBackbone(nn.Module):
     Args:
         camera_sizes: camera name -> (height, width) of its network input, which the model must accept.
         proprioception_size: P, 0 for none.
-        vocabulary_size: number of token ids; ids beyond the model's own embed to zero (padding, dropped tokens).
+        tokenizer: its padding and dropped tokens embed to zero: the model was not trained with them, and where its
+            table has rows to spare, theirs are noise.
+        model: taken as it is where it is given; None makes one of ``config.model`` with random weights.
 
     Raises:
         ValueError: the model is of no known family, can't take a camera's size, or can't do the history mode.
@@ -73,16 +75,19 @@ class VlmBackbone(nn.Module):
         *,
         camera_sizes: Mapping[str, tuple[int, int]],
         proprioception_size: int,
-        vocabulary_size: int,
+        tokenizer: CommandTokenizer,
         config: VlmConfig,
+        model: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.adopt(build_model(config.model))
+        self.model: Any = build_model(config.model) if model is None else model
+        self._families = [FAMILIES[self.model.config.model_type](self.model)]  # a list: not a module itself
+        self._blank = (tokenizer.padding_id, tokenizer.dropped_id)
         rows = self.family.embedding.num_embeddings
-        if vocabulary_size > rows + ADDED_TOKENS:
+        if any(number not in self._blank for number in range(rows, tokenizer.vocabulary_size)):
             raise ValueError(
-                f"the tokenizer has {vocabulary_size} tokens, the vision-language model embeds {rows}; use the model's "
-                "own tokenizer (vlm.pretrained), or a smaller contract.vocabulary_size"
+                f"the tokenizer has {tokenizer.vocabulary_size} tokens, the vision-language model embeds {rows}; use "
+                "the model's own tokenizer (vlm.pretrained), or a smaller contract.vocabulary_size"
             )
         self.mode = config.history_mode
         self.fuses_time = config.history_mode != "policy_head"
@@ -99,11 +104,6 @@ class VlmBackbone(nn.Module):
         self.readout = nn.Parameter(0.02 * torch.randn(self.feature_size))
         self.proprioception = nn.Linear(proprioception_size, self.feature_size) if proprioception_size else None
 
-    def adopt(self, model: Any) -> None:
-        """Take ``model`` instead, which has the same configuration and, for instance, pretrained weights."""
-        self.model = model
-        self._families = [FAMILIES[model.config.model_type](model)]  # a list: not a module itself
-
     @property
     def family(self) -> Family:
         """What is special about the model."""
@@ -111,9 +111,8 @@ class VlmBackbone(nn.Module):
 
     def encode_text(self, tokens: Tensor, token_mask: Tensor) -> EmbeddedText:
         """Return the embedded commands ``tokens`` (B, L)."""
-        last = self.family.embedding.num_embeddings - 1
-        known = tokens <= last
-        embeddings = self.family.embedding(tokens.clamp(max=last)) * known[..., None]
+        blank = (tokens == self._blank[0]) | (tokens == self._blank[1])
+        embeddings = self.family.embedding(tokens.masked_fill(blank, 0)) * ~blank[..., None]
         return EmbeddedText(embeddings, token_mask)
 
     def encode(

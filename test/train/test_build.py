@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recipe starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_vlm import save_model
+
+from vla_ros.policy.backbones import vlm
+from vla_ros.policy.backbones.tiny import TINY_MODELS
+from vla_ros.policy.checkpoint import save_checkpoint
+from vla_ros.policy.config import PolicyConfig, VlmConfig
+from vla_ros.train import build
+from vla_ros.train.build import new_policy, observation_spec, tuned_policy
+from vla_ros.train.config import ConfigError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)
+
+
+def with_model(config, model: VlmConfig, height: int = 32, width: int = 32):
+    cameras = tuple(
+        dataclasses.replace(camera, height=height, width=width, mean=MEAN, std=STD)
+        for camera in config.contract.cameras
+    )
+    contract = dataclasses.replace(config.contract, cameras=cameras)
+    return dataclasses.replace(config, contract=contract, policy=PolicyConfig(backbone="vlm", vlm=model))
+
+
+def test_a_pretrained_model_is_read_and_not_also_made(config, episodes, monkeypatch, tmp_path: Path) -> None:
+    saved = save_model(tmp_path / "model", "paligemma")
+    monkeypatch.setattr(vlm, "build_model", lambda _: pytest.fail("built once more, with random weights"))
+    policy = new_policy(with_model(config, VlmConfig(pretrained=str(tmp_path / "model"))), episodes)
+    weights = {name.removeprefix("model."): value for name, value in saved.state_dict().items()}
+    assert all(torch.equal(value, weights[name]) for name, value in policy.backbone.model.state_dict().items())
+    assert policy.config.vlm.model["model_type"] == "paligemma"
+
+
+def test_how_to_sample_is_known_without_the_weights_and_a_tuned_policy_is_built_once(
+    config, episodes, monkeypatch, tmp_path: Path
+) -> None:
+    start = new_policy(config, episodes)
+    save_checkpoint(tmp_path / "start", start)
+    tuned = dataclasses.replace(config, init_from=str(tmp_path / "start"), contract=None, policy=None)
+    loads = []
+    load = build.load_checkpoint
+    monkeypatch.setattr(build, "load_checkpoint", lambda folder: loads.append(folder) or load(folder))
+    assert observation_spec(tuned) == (start.contract.observation_spec, start.contract.timing)
+    assert not loads
+    monkeypatch.setattr(build, "Policy", lambda *_: pytest.fail("built once more, with random weights"))
+    policy = tuned_policy(tuned, episodes[:3])
+    assert len(loads) == 1 and policy.training
+    assert policy.contract.provenance.data_digest != start.contract.provenance.data_digest
+
+
+def test_a_picture_that_the_model_can_not_take_is_an_error_of_the_recipe(config, episodes) -> None:
+    wrong = with_model(config, VlmConfig(model=TINY_MODELS["llava"]), height=48)
+    with pytest.raises(ConfigError, match=r"vlm backbone can't be built.*static is 48x32.*contract\.cameras"):
+        new_policy(wrong, episodes)
