@@ -9,7 +9,9 @@ NAME = "vla_ros"
 
 NODES = ("policy_node", "simulator_node", "recorder_node", "demonstrator_node")
 
-TEST = ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
+LEROBOT = ["pyarrow>=15", "av>=14"]  # its data sets: parquet and mp4
+
+TEST = ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9", *LEROBOT]
 
 
 def share_files(*directories: str) -> list[tuple[str, list[str]]]:
@@ -73,6 +75,7 @@ setup(
         "sim": ["mujoco>=3.3.7,<4", "gymnasium>=1.0"],
         "train": ["tensorboard>=2.15"],
         "vlm": ["peft>=0.17"],
+        "lerobot": LEROBOT,
         "test": TEST,  # colcon test looks for pytest here
         "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15"],
     },

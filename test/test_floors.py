@@ -38,6 +38,7 @@ ONLY_IN = {
     **dict.fromkeys(("rosbags",), ("demos/",)),
     **dict.fromkeys(("pytorch_lightning", "lightning", "lightning_fabric"), ("policy/module.py", "train/")),
     **dict.fromkeys(("tensorboard", "torchmetrics"), ("train/",)),
+    **dict.fromkeys(("pyarrow", "av"), ("demos/lerobot",)),
     **dict.fromkeys(("mujoco", "gymnasium"), ("sim/",)),
     **dict.fromkeys(("transformers", "tokenizers", "safetensors", "peft"), ("policy/",)),
     # Loading these can run code that a file brings along.

@@ -36,7 +36,7 @@ class SourceConfig:
             where none has: all windows of all sources count alike.
     """
 
-    format: Literal["bags", "calvin", "rlds"]
+    format: Literal["bags", "calvin", "lerobot", "rlds"]
     path: str
     weight: float | None = None
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record-demo": ("vla_ros.commands.record_demo", "record demonstrations of the simulated arm as rosbag2 bags"),
     "inspect": ("vla_ros.demos.inspect", "say what is in recorded bags, and what training would leave out"),
     "annotate": ("vla_ros.demos.annotate", "write a table of the episodes in bags, for a person to correct"),
+    "convert": ("vla_ros.demos.convert", "write the episodes of bags as a data set for other software (LeRobot)"),
     "store": ("vla_ros.demos.store_command", "list demonstrations that are decoded already, and remove stale ones"),
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
     "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
@@ -47,6 +48,8 @@ EXTRAS = {
     "mujoco": "sim",
     "gymnasium": "sim",
     "tensorboard": "train",
+    "pyarrow": "lerobot",
+    "av": "lerobot",
     "peft": "vlm",
 }  # fmt: skip
 

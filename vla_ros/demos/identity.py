@@ -20,7 +20,7 @@ import scipy
 _BLOCK_BYTES = 1 << 20
 
 # The modules of this room that turn a format into episodes. With what they import, they are the code that decodes.
-READERS = ("vla_ros.demos.bag_source", "vla_ros.demos.calvin", "vla_ros.demos.rlds")
+READERS = ("vla_ros.demos.bag_source", "vla_ros.demos.calvin", "vla_ros.demos.lerobot", "vla_ros.demos.rlds")
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -168,13 +168,19 @@ class Inspection:
         }
 
 
-def _everything(robot: Robot) -> ObservationSpec:
-    """All that the robot's file names, as if a policy wanted it."""
-    names = tuple(
+def known_proprioception(robot: Robot) -> tuple[str, ...]:
+    """Return all states that the robot's file gives."""
+    return tuple(
         name for name in PROPRIOCEPTION_UNITS
         if (robot.ee_pose if name.startswith("ee_") else robot.gripper_state) is not None
     )  # fmt: skip
-    return ObservationSpec(tuple(Camera(name, PIXELS, PIXELS, "pad") for name in robot.cameras), names)
+
+
+def _everything(robot: Robot) -> ObservationSpec:
+    """All that the robot's file names, as if a policy wanted it."""
+    return ObservationSpec(
+        tuple(Camera(name, PIXELS, PIXELS, "pad") for name in robot.cameras), known_proprioception(robot)
+    )
 
 
 def _episode_rows(recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode]) -> list[dict[str, Any]]:

@@ -8,12 +8,13 @@ the store, and what is not lost when a process is killed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.errors import SourceError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,17 @@ class Part:
     files: tuple[Path, ...]
     settings: Mapping[str, Any]
     decode: Decode
+
+
+def left_out(where: Path, what: str, odd: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the damage of a part: of its `count` records, say (`what`), some are `odd`, a sentence each.
+
+    Raises:
+        SourceError: all of them are: it is something else than it is taken for.
+    """
+    if odd and len(odd) == count:
+        raise SourceError(f"{where}, {odd[0]}; so are all {count} {what}")
+    return (f"{where}: {len(odd)} of {count} {what} can't be read and are left out ({odd[0]})",) if odd else ()
 
 
 def sampling_settings(spec: ObservationSpec, timing: Timing) -> dict[str, Any]:

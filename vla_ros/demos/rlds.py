@@ -21,14 +21,13 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import SourceError
 from vla_ros.demos.finding import absolute
-from vla_ros.demos.parts import Decoded, Part, sampling_settings
+from vla_ros.demos.parts import Decoded, Part, left_out, sampling_settings
 from vla_ros.demos.rlds_datasets import FIRST_BRIDGE, LAYOUTS, Floats, Layout
 from vla_ros.demos.tfrecord import Example, records
-from vla_ros.demos.trajectory import TOO_SHORT, Trajectory, require_rate, to_episode
+from vla_ros.demos.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_rate, to_episode
 from vla_ros.schema import suggestion
 
 _SHARD = re.compile(r"(?P<name>.+)-train\.tfrecord-\d+-of-(?P<shards>\d+)")
-WITHOUT_TEXT = "episode without a language instruction"
 FAILED = "episode failure"
 
 
@@ -101,10 +100,7 @@ def _decode(shard: Path, name: str, spec: ObservationSpec, timing: Timing, add: 
             add(episode)
         else:
             dropped[why or TOO_SHORT] += len(trajectory)
-    if odd and len(odd) == count:
-        raise SourceError(f"{shard}, {odd[0]}; so are all {count} records")
-    damage = (f"{shard}: {len(odd)} of {count} records can't be read and are left out ({odd[0]})",) if odd else ()
-    return Decoded(dropped, damage=damage)
+    return Decoded(dropped, damage=left_out(shard, "records", odd, count))
 
 
 def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source: str) -> Trajectory:

@@ -9,6 +9,7 @@ from pathlib import Path
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.calvin import calvin_parts
 from vla_ros.demos.errors import SourceError
+from vla_ros.demos.lerobot import lerobot_parts
 from vla_ros.demos.parts import Decoded, Part
 from vla_ros.demos.report import ReadReport
 from vla_ros.demos.rlds import rlds_parts
@@ -17,6 +18,7 @@ from vla_ros.demos.store import Loaded, Progress, load_parts
 # What is there beside bags: (path, spec, timing) -> parts. Bags also need the robot's file.
 PARTS: dict[str, Callable[[Path, ObservationSpec, Timing], list[Part]]] = {
     "calvin": calvin_parts,
+    "lerobot": lerobot_parts,
     "rlds": rlds_parts,
 }
 

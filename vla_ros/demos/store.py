@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import logging
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +88,7 @@ def load_parts(
 def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
     """Return the entry of `part`, decoding it if need be; None where another process is at it and not to `wait` for."""
     store = store_folder(part, folder)
-    seen = stamps(part.files, store)
+    seen = _seen(part, store)
     content = _content(part, store, seen)
     key = entry_key(content, part.settings)
     entry = store / entry_name(part.name, key)
@@ -169,7 +170,7 @@ def _unread_entry(part: Part, store: Path, there: dict[Path, dict[str, list[Path
     candidates = there[store].get(safe_name(part.name))
     if not candidates:
         return None
-    seen = stamps(part.files, store)
+    seen = _seen(part, store)
     for entry in candidates:
         manifest = read_manifest(entry)
         if manifest is None or manifest["files"] != seen:
@@ -199,7 +200,7 @@ def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) ->
     writer = EntryWriter(partial)
     try:
         decoded = part.decode(writer.add)
-        if stamps(part.files, store) != seen:
+        if _seen(part, store) != seen:
             raise SourceError(f"{part.name} was changed while it was read; run again when it is complete")
         settings = dict(part.settings)
         writer.finish(
@@ -233,12 +234,28 @@ def _content(part: Part, store: Path, seen: Stamps) -> str:
         manifest = read_manifest(entry)
         if manifest is not None and manifest["files"] == seen:
             return str(manifest["content"])
-    content = content_digest(part.files)
+    with _readable(part):
+        content = content_digest(part.files)
     for entry in entries:
         manifest = read_manifest(entry)
         if manifest is not None and manifest["content"] == content:  # copied or touched, but the same
             _note(entry, {**manifest, "files": seen})
     return content
+
+
+def _seen(part: Part, store: Path) -> Stamps:
+    with _readable(part):
+        return stamps(part.files, store)
+
+
+@contextlib.contextmanager
+def _readable(part: Part) -> Iterator[None]:
+    """Name a file of the part that is gone, or that the disk does not give."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or part.home / part.name
+        raise SourceError(f"{name} is missing or can't be read ({error.strerror})") from None
 
 
 def _note(entry: Path, manifest: dict[str, Any]) -> None:

@@ -22,7 +22,9 @@ from vla_ros.observation import proprioception
 
 Floats = NDArray[np.float64]
 
+# Why episodes of data sets are left out.
 TOO_SHORT = "shorter than one control period"
+WITHOUT_TEXT = "episode without a language instruction"
 
 
 @dataclasses.dataclass(frozen=True)
