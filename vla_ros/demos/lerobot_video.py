@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -29,7 +30,7 @@ class VideoFile:
         self.frames = 0
         self._rate_hz = rate_hz
         self._container = av.open(str(path), "w")
-        self._stream = self._container.add_stream(CODEC, rate=rate_hz, options=OPTIONS)
+        self._stream = cast(av.VideoStream, self._container.add_stream(CODEC, rate=rate_hz, options=OPTIONS))
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, PIXEL_FORMAT
         self._stream.time_base = 1 / rate_hz
 
@@ -76,7 +77,7 @@ def read_pictures(
                     continue
                 if frame.time > wanted_s + half_s:
                     break
-                found.append(take(frame.to_ndarray(format="rgb24")))
+                found.append(take(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
     except FileNotFoundError:
         raise SourceError(f"{path} is missing") from None
     except (av.FFmpegError, IndexError, ValueError) as error:
