@@ -248,7 +248,7 @@ class PolicySession:
         """Bring the arm to a stop on the steady clock when the ROS clock's ticks do not come as they should."""
         if self._timer is None:
             return
-        simulated = self._node.get_clock().ros_time_is_active
+        simulated = cast(ROSClock, self._node.get_clock()).ros_time_is_active
         reason = self._watchdog.look(self._now_ns(), time.monotonic(), simulated=simulated)
         if reason is not None and self.moving:
             self._send(self.control.halt(reason))
