@@ -50,8 +50,8 @@ class Bench:
 
     @property
     def x(self) -> float | None:
-        position = self.streams.ee_position(self.now_ns)
-        return None if position is None else float(position[0])
+        pose = self.streams.ee_pose(self.now_ns)
+        return None if pose is None else float(pose[0])
 
 
 @pytest.fixture

@@ -68,6 +68,12 @@ def test_a_publisher_with_another_qos_is_counted_and_named_when_nothing_arrives(
     assert "QoS is incompatible" in found.message and values(found)["incompatible QoS"] == "1"
 
 
+def test_an_input_of_the_operator_that_cannot_be_heard_is_an_error_that_says_what_to_do():
+    assert policy_diagnostics.inputs_status([]).level == OK
+    unheard = policy_diagnostics.inputs_status(["emergency_stop", "enable"])
+    assert (unheard.level, unheard.message) == (ERROR, "unheard, publish reliably: emergency_stop, enable")
+
+
 def test_cameras_that_drift_apart_are_an_error():
     rates = {"static": StreamRate(), "wrist": StreamRate()}
     rates["static"].add(10**9)

@@ -16,7 +16,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 import rclpy
 from geometry_msgs.msg import TwistStamped
 from rclpy.duration import Duration
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros.nodes import policy_lifecycle, policy_session
@@ -86,7 +86,7 @@ class Session(PolicySession):
         self._twists = SimpleNamespace(flush=lambda patience_s: None)
         self.interlocks = Interlocks(require_enable=False)
         self.hear = lambda: None
-        self._inputs = SimpleNamespace(mark=lambda taken_over: None, hear_emergency_stop=lambda: self.hear())
+        self.inputs = SimpleNamespace(mark=lambda taken_over: None, hear_emergency_stop=lambda: self.hear())
         log = SimpleNamespace(info=lambda _: None, warning=lambda _: None)
         self.clock = SimpleNamespace(ros_time_is_active=True)
         self._node = SimpleNamespace(get_logger=lambda: log, get_clock=lambda: self.clock)
@@ -179,3 +179,15 @@ def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and
     for value, opening in ((0.04, 0.5), (9.0, 1.0), (-1.0, 0.0), (float("nan"), None)):
         inputs._on_takeover_gripper(Float64MultiArray(data=[value]))
         assert [inputs.by_hand().opening, inputs.by_hand().opening] == [opening, None]
+
+
+def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros_context_node):
+    node = ros_context_node
+    inputs = OperatorInputs(node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None)
+    node.create_publisher(Bool, "enable", QoSProfile(depth=1))
+    lossy = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    button = node.create_publisher(Bool, "emergency_stop", lossy)
+    assert wait_until(lambda: inputs.unheard() == ["emergency_stop"])
+    assert inputs.unheard("emergency_stop") == ["emergency_stop"]
+    node.destroy_publisher(button)
+    assert wait_until(lambda: inputs.unheard() == [])

@@ -268,8 +268,10 @@ def test_diagnostics_name_every_stream_with_its_rate_and_the_policy_s_latency(ro
     statuses = {status.name: status for status in robot.diagnostics[-1].status}
     assert set(statuses) == {
         f"/policy: {name}"
-        for name in ("transport", "policy", "sinks", "camera skew", *(f"stream {stream}" for stream in STREAMS))
-    }
+        for name in (
+            "transport", "policy", "sinks", "operator inputs", "camera skew", *(f"stream {each}" for each in STREAMS)
+        )
+    }  # fmt: skip
     camera = {pair.key: pair.value for pair in statuses["/policy: stream wrist"].values}
     assert float(camera["rate Hz"]) == pytest.approx(30, rel=0.2) and float(camera["age s"]) < 0.2
     policy = {pair.key: pair.value for pair in statuses["/policy: policy"].values}

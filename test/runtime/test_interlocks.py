@@ -41,6 +41,13 @@ def test_a_second_publisher_on_the_command_topic_stops_the_arm_while_it_is_there
     assert tested.reason(0.0) is None
 
 
+def test_an_emergency_stop_that_cannot_be_heard_is_a_reason_not_to_move(tested):
+    tested.emergency_stop_unheard = True
+    assert tested.reason(0.0) == "emergency_stop_unheard"
+    tested.emergency_stop(True)
+    assert tested.reason(0.0) == "emergency_stop"
+
+
 def test_the_gravest_reason_is_named(tested):
     tested.sink, tested.publishers = "servo_not_ready", 2
     assert tested.reason(0.0) == "second_publisher"

@@ -89,6 +89,15 @@ def test_ticks_come_again_only_after_a_restart():
     assert popped(timeline, 1) == 1
 
 
+def test_the_newest_plan_is_what_its_chunk_says_of_the_ticks_to_come():
+    timeline = ActionTimeline()
+    assert timeline.newest_plan(0) is None
+    timeline.post(10, chunk(1, 2, 3))
+    assert [timeline.newest_plan(tick)[:, 0].tolist() for tick in (9, 10, 12, 13)] == [[1, 2, 3], [1, 2, 3], [3], []]
+    timeline.clear()
+    assert timeline.newest_plan(10) is None
+
+
 def test_a_chunk_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\(3, 6\)"):
         ActionTimeline().post(0, np.zeros((3, 6)))

@@ -101,14 +101,14 @@ class ObservationStreams:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
 
-    def ee_position(self, now_ns: int) -> NDArray | None:
-        """The tool's position (3,) in the base frame [m], or None when none has come within the robot's `max_age_s`."""
+    def ee_pose(self, now_ns: int) -> NDArray | None:
+        """The tool's pose (7,) in the base frame [m, xyzw], or None: none has come within the robot's `max_age_s`."""
         if self._pose is None:
             return None
         stamp_ns, received_ns, pose = self._pose
         # A clock that is ahead makes nothing fresher than its receipt.
         too_old = now_ns - min(stamp_ns, received_ns) > self._robot.observation.max_age_s * 1e9
-        return None if too_old else pose[:3]
+        return None if too_old else pose
 
     def stale(self, now_ns: int) -> str | None:
         """The stream that has been silent for longer than the robot's `max_age_s` and a tick of grace, or None.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import TwistStamped
 from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros import messages
@@ -19,6 +20,8 @@ from vla_ros.robot import Robot
 from vla_ros.runtime.control import ByHand
 from vla_ros.runtime.interlocks import TAKEOVER_MAX_AGE_S, Interlocks
 
+EMERGENCY_STOP = "emergency_stop"
+INPUTS = (EMERGENCY_STOP, "enable", "takeover_twist", "takeover_gripper")
 # With the newest message only, a button that is pressed and let go at once was never pressed.
 EMERGENCY_STOP_DEPTH = 50
 
@@ -48,7 +51,7 @@ class OperatorInputs:
         self._opening_s = 0.0
         self._marked = False
         self._emergency_stops = subscribe_latched(
-            node, Bool, "emergency_stop", self._on_emergency_stop, depth=EMERGENCY_STOP_DEPTH
+            node, Bool, EMERGENCY_STOP, self._on_emergency_stop, depth=EMERGENCY_STOP_DEPTH
         )
         self._subscriptions: list[Any] = [
             node.create_subscription(Bool, "enable", self._on_enable, COMMAND_QOS),
@@ -72,6 +75,16 @@ class OperatorInputs:
             with subscription.handle:
                 while (taken := subscription.handle.take_message(Bool, False)) is not None:
                     self._on_emergency_stop(taken[0])
+
+    def unheard(self, *names: str) -> list[str]:
+        """Those of the inputs (default: `INPUTS`) to which somebody publishes with a QoS that does not arrive."""
+        found = []
+        for name in names or INPUTS:
+            publishers = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(name))
+            # All of them ask for reliability, and for nothing else that a publisher may not offer.
+            if any(info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for info in publishers):
+                found.append(name)
+        return found
 
     def mark(self, taken_over: bool) -> None:
         """Publish where corrections begin and end, so that a bag tells a person's actions from the policy's."""

@@ -131,6 +131,14 @@ def sinks_status(sinks: Mapping[str, str], reason: str | None) -> DiagnosticStat
     return status("sinks", level, reason or "ready", sinks)
 
 
+def inputs_status(unheard: Sequence[str]) -> DiagnosticStatus:
+    """Whether what people say can be heard; `unheard`: the topics that have a publisher whose QoS does not arrive."""
+    if not unheard:
+        return status("operator inputs", DiagnosticStatus.OK, "heard", {})
+    message = f"unheard, publish reliably: {', '.join(unheard)}"
+    return status("operator inputs", DiagnosticStatus.ERROR, message, {})
+
+
 def transport_status() -> DiagnosticStatus:
     """Whether this process was started with the settings that large images need."""
     missing = transport.missing()

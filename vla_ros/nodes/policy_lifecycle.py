@@ -154,6 +154,7 @@ class PolicyNode(LifecycleNode):
             engine = session.engine.status()
             message.status.append(policy_diagnostics.policy_status(session.control, engine))
             message.status.append(policy_diagnostics.sinks_status(session.sinks(), reason))
+            message.status.append(policy_diagnostics.inputs_status(session.inputs.unheard()))
             message.status.append(
                 policy_diagnostics.skew_status(rates, session.robot.cameras, limits.max_skew_s)
             )

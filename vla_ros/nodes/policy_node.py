@@ -8,7 +8,8 @@ A lifecycle node. Topic names and types come from the robot's file and are relat
               enable (std_msgs/Bool, with require_enable), emergency_stop (std_msgs/Bool),
               takeover_twist (TwistStamped) and takeover_gripper: somebody moves the arm by hand
   publishes   twist_command (TwistStamped at the control rate), gripper_command (Float64MultiArray, on change),
-              ~/state (std_msgs/String, latched: JSON), /diagnostics, intervention (std_msgs/Bool, latched);
+              ~/state (std_msgs/String, latched: JSON), /diagnostics, intervention (std_msgs/Bool, latched),
+              ~/plan (geometry_msgs/PoseArray: where the newest chunk leads, while somebody looks);
               with dry_run ~/preview and ~/preview_gripper instead of the commands
   services    ~/arm (std_srvs/SetBool), ~/reset (std_srvs/Trigger: forget plan, history and fault), lifecycle
 

@@ -19,7 +19,8 @@ from vla_ros.errors import UserError
 from vla_ros.nodes import policy_loading
 from vla_ros.nodes.message_types import COMMAND_QOS
 from vla_ros.nodes.observation_streams import ObservationStreams
-from vla_ros.nodes.operator_inputs import OperatorInputs
+from vla_ros.nodes.operator_inputs import EMERGENCY_STOP, OperatorInputs
+from vla_ros.nodes.plan_display import PlanDisplay
 from vla_ros.nodes.ros_clock import GridTimer, RosClock
 from vla_ros.nodes.servo_link import ServoLink
 from vla_ros.nodes.sinks import GripperSink, TwistSink
@@ -111,12 +112,12 @@ class PolicySession:
         self.engine.set_command("")
         moving = self.moving
         while self.moving:
-            self._inputs.hear_emergency_stop()  # nobody else does until this returns
+            self.inputs.hear_emergency_stop()  # nobody else does until this returns
             command = self.control.halt("emergency_stop" if self.interlocks.emergency else reason)
             self._send(command)
             if command.twist is not None and command.twist.any():
                 time.sleep(self.control.period_ns / 1e9)  # the arm has to follow while it slows down
-        self._inputs.mark(False)
+        self.inputs.mark(False)
         self.control.governor.arm(False)
         self.control.halt("disarmed")
         engine = self.engine.status()
@@ -164,8 +165,8 @@ class PolicySession:
     def _make_entities(self, undo: contextlib.ExitStack) -> None:
         node = self._node
         self._make_sinks(undo)
-        self._inputs = OperatorInputs(node, self.interlocks, self.robot, self._on_emergency_stop)
-        undo.callback(self._inputs.destroy)
+        self.inputs = OperatorInputs(node, self.interlocks, self.robot, self._on_emergency_stop)
+        undo.callback(self.inputs.destroy)
         self._check_sinks()
         if self._value("on_new_command") == AFTER_SUCCESS:
             success = node.create_subscription(Bool, SUCCESS_TOPIC, self._on_success, COMMAND_QOS)
@@ -195,12 +196,15 @@ class PolicySession:
             if robot.servo is not None:
                 self.servo = ServoLink(node, robot.servo, self.control.period_ns / 1e9)
                 undo.callback(self.servo.destroy)
+        self._display = PlanDisplay(node, frame, self.control.period_ns / 1e9)
+        undo.callback(self._display.destroy)
         undo.callback(self._twists.destroy)
         undo.callback(self._grippers.destroy)
 
     def _check_sinks(self) -> None:
         """Whether what carries the commands out is there, and nobody else commands it."""
         self.interlocks.publishers = 1 if self._value("allow_other_publishers") else self._twists.publishers()
+        self.interlocks.emergency_stop_unheard = bool(self.inputs.unheard(EMERGENCY_STOP))
         servo_reason = None if self.servo is None else self.servo.reason
         self.interlocks.sink = servo_reason or self._grippers.reason
 
@@ -227,13 +231,15 @@ class PolicySession:
         now_ns = self._now_ns()
         self._watchdog.ticked(time.monotonic())
         self._follow(self.commands.tick(now_ns // self.control.period_ns, self._planned_ticks()))
-        by_hand = self._inputs.by_hand()
+        by_hand = self.inputs.by_hand()
         reason = self.interlocks.reason(time.monotonic())
         if by_hand is None:
             reason = reason or self.engine.reason or ("stale" if self.streams.stale(now_ns) else None)
-        command = self.control.tick(now_ns, reason, self.streams.ee_position(now_ns), by_hand)
+        pose = self.streams.ee_pose(now_ns)
+        command = self.control.tick(now_ns, reason, None if pose is None else pose[:3], by_hand)
         self._send(command)
-        self._inputs.mark(self.control.taken_over)
+        self._display.show(pose, self.control.timeline.newest_plan(now_ns // self.control.period_ns))
+        self.inputs.mark(self.control.taken_over)
         if self.control.taken_over and self._corrections is not None and command.twist is not None:
             self._corrections.send(command.twist)  # what training takes for what was meant
         self._on_change()
@@ -242,7 +248,7 @@ class PolicySession:
         """Bring the arm to a stop on the steady clock when the ROS clock's ticks do not come as they should."""
         if self._timer is None:
             return
-        simulated = self._node.get_clock().ros_time_is_active
+        simulated = cast(ROSClock, self._node.get_clock()).ros_time_is_active
         reason = self._watchdog.look(self._now_ns(), time.monotonic(), simulated=simulated)
         if reason is not None and self.moving:
             self._send(self.control.halt(reason))

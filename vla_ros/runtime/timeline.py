@@ -34,7 +34,7 @@ class ActionTimeline:
     def __init__(self, executor: Executor | None = None) -> None:
         self._lock = threading.Lock()
         self._executor = executor or FullChunk()
-        self._first_tick: int | None = None
+        self._newest: tuple[int, NDArray[np.float64]] | None = None
         self._answered_tick: int | None = None
         self._last_popped: int | None = None
         self._observed_from: int | None = None
@@ -62,7 +62,7 @@ class ActionTimeline:
             if anew:
                 self._executor.clear()
             self._executor.offer(first_tick, chunk)
-            self._first_tick = first_tick
+            self._newest = first_tick, chunk
             self._fed = True
             self._counts["posted"] += 1
             return True
@@ -86,7 +86,7 @@ class ActionTimeline:
         """Drop the plan. With `observed_from`, chunks from observations before that tick are refused from now on."""
         with self._lock:
             self._executor.clear()
-            self._first_tick = None
+            self._newest = None
             self._fed = False
             if observed_from is not None:
                 self._observed_from = max(observed_from, self._observed_from or observed_from)
@@ -95,14 +95,20 @@ class ActionTimeline:
         """Forget ticks as well: the clock was set back, so ticks that were popped will come again."""
         with self._lock:
             self._executor.clear()
-            self._first_tick = None
+            self._newest = None
             self._fed = False
             self._last_popped = self._observed_from = None
 
     @property
     def newest_tick(self) -> int | None:
         """The tick whose observation the newest plan answers; None without a plan."""
-        return self._first_tick
+        newest = self._newest
+        return None if newest is None else newest[0]
+
+    def newest_plan(self, tick: int) -> NDArray[np.float64] | None:
+        """What the newest chunk says (n, 7) of `tick` and the ticks after it; None without a plan."""
+        newest = self._newest
+        return None if newest is None else newest[1][max(0, tick - newest[0]) :]
 
     @property
     def answered_tick(self) -> int | None:
