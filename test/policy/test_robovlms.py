@@ -140,6 +140,7 @@ def test_an_imported_policy_does_what_upstream_s_own_code_does(arguments: list[s
         ("fwd_head", {"type": "x"}, r"fwd_head is .*only None"),
         ("window_size", None, r"lacks the key 'window_size'"),
         ("norm_action", None, r"lacks the key 'norm_action'"),
+        ("norm_max", None, r"lacks the key 'norm_max'"),
     ],
 )
 def test_what_can_not_be_imported_is_named(arguments, capsys, tmp_path: Path, key: str, value, message: str) -> None:
@@ -150,6 +151,22 @@ def test_what_can_not_be_imported_is_named(arguments, capsys, tmp_path: Path, ke
     assert cli.main(arguments) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "made").exists()
+
+
+def test_a_config_that_is_none_and_a_model_that_is_another_are_named(arguments, capsys, vlm, tmp_path: Path) -> None:
+    described = (vlm / "config.json").read_text()
+    (vlm / "config.json").write_text('{"model_type": "bert"}')
+    assert cli.main(arguments) == 2
+    assert "a model of the type 'bert'; needed: 'kosmos-2'" in capsys.readouterr().err
+    (vlm / "config.json").write_text(described)
+    settings = json.loads((vlm / "tokenizer_config.json").read_text())
+    settings["eos_token"] = None
+    (vlm / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert cli.main(arguments) == 2
+    assert "does not begin and end a prompt" in capsys.readouterr().err
+    (tmp_path / "project.json").write_text("[]")
+    assert cli.main(arguments) == 2
+    assert "not a JSON config of RoboVLMs (it holds list)" in capsys.readouterr().err
 
 
 def test_weights_of_another_network_and_files_that_hold_code_are_refused(arguments, capsys, tmp_path: Path) -> None:

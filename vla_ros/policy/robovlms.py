@@ -94,6 +94,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds {type(config).__name__}")
     except (OSError, ValueError) as error:
         raise RobovlmsError(
             f"{path} is not a JSON config of RoboVLMs ({error}); it is the file *-project.json beside the logs of its "
@@ -104,7 +106,8 @@ def read_config(path: Path) -> dict[str, Any]:
         given = ((config.get(section) or {}) if section else config).get(name, default)
         if (given or None) != (allowed or None):  # upstream takes null, false and a missing key alike
             raise RobovlmsError(f"{path}: {key} is {given!r}; only {allowed!r} can be imported")
-    for key in ("window_size", "fwd_pred_next_n", "use_hand_rgb", "norm_action"):
+    bounds = ("norm_min", "norm_max") if config.get("norm_action") else ()
+    for key in ("window_size", "fwd_pred_next_n", "use_hand_rgb", "norm_action", *bounds):
         if key not in config:
             raise RobovlmsError(f"{path} lacks the key {key!r}; is it the whole config, without a 'parent' to be read?")
     return config
@@ -211,12 +214,15 @@ def _read_vlm(name: str) -> tuple[dict[str, Any], CommandTokenizer]:
         ) from None
     if described.model_type != "kosmos-2":
         raise RobovlmsError(f"--vlm is {name!r}, a model of the type {described.model_type!r}; needed: 'kosmos-2'")
-    begin = str(theirs.bos_token)
+    wrong = RobovlmsError(f"--vlm is {name!r}, whose tokenizer does not begin and end a prompt as KosMos-2's does")
+    begin = theirs.bos_token
+    if begin is None or theirs.eos_token is None:
+        raise wrong
     text = PROMPT.replace("{command}", "open the drawer")
     whole = list(theirs(text)["input_ids"])
     backend = theirs.backend_tokenizer
     backend.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, theirs.bos_token_id)])
     ours = CommandTokenizer.adapt(backend)
     if [*ours.encode(text), theirs.eos_token_id] != whole:
-        raise RobovlmsError(f"--vlm is {name!r}, whose tokenizer does not begin and end a prompt as KosMos-2's does")
+        raise wrong
     return plain_config(described), ours

@@ -7,8 +7,8 @@
 
 A frame is the image tokens of every camera, in the contract's order, and one token of the proprioception. Families that
 learned to see images first get [frame] [command] R; with ``layout`` "robovlms" it is [command's first token] [frame]
-[rest of the command] R. Positions are counted over what is there, not over padding, so that
-neither the longest command of a batch nor a short history changes a feature.
+[rest of the command] R. Positions are counted over what is there, not over padding, so that neither the longest command
+of a batch nor a short history changes a feature.
 """
 
 from __future__ import annotations
