@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from vla_ros import __version__
 from vla_ros.contract import ActionSpace, Camera, ObservationSpec, PolicyContract, Provenance, Timing
 from vla_ros.demos.episode import Episode
+from vla_ros.policy.backbones.families import FAMILIES
 from vla_ros.policy.backbones.pretrained import Pretrained, load_pretrained
 from vla_ros.policy.checkpoint import load_checkpoint, load_contract
 from vla_ros.policy.config import PolicyConfig
@@ -39,14 +40,14 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
         network = dataclasses.replace(network, vlm=pretrained.config)
         tokenizer = pretrained.tokenizer
     else:
-        template = chosen.language("not trained yet")
+        template = chosen.language("not trained yet", _own_prompt(network))
         prompts = [template.prompt(command) for episode in training for command in episode.commands]
         tokenizer = CommandTokenizer.train(prompts, chosen.vocabulary_size)
     low, high = action_bounds(training)
     contract = PolicyContract(
         cameras=chosen.cameras,
         proprioception=proprioception_statistics(training, chosen.proprioception),
-        language=chosen.language(tokenizer.identity),
+        language=chosen.language(tokenizer.identity, _own_prompt(network)),
         timing=chosen.timing,
         action=ActionSpace(low=low, high=high),
         provenance=Provenance(
@@ -61,6 +62,12 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
         return Policy(contract, network, tokenizer, pretrained.model if pretrained else None)
     except ValueError as error:  # what only the model itself knows: the picture sizes that it takes, for instance
         raise ConfigError(f"the {network.backbone} backbone can't be built from this recipe: {error}") from None
+
+
+def _own_prompt(network: PolicyConfig) -> str:
+    """Return what the backbone's model expects commands in; it goes into the contract, which the robot uses too."""
+    family = FAMILIES.get(network.vlm.model.get("model_type", "")) if network.backbone == "vlm" else None
+    return "{command}" if family is None else family.prompt
 
 
 def _check_normalisation(cameras: Sequence[Camera], pretrained: Pretrained) -> None:

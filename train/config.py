@@ -89,12 +89,13 @@ class DataConfig:
 class ContractConfig:
     """The part of the policy contract that is chosen; statistics, tokenizer and provenance come from the data.
 
-    ``vocabulary_size`` is the size of the token table that is trained; the rest is explained in ``vla_ros.contract``.
+    ``vocabulary_size`` is the size of the token table that is trained; ``prompt_template`` null takes the one that the
+    backbone's model was trained with; the rest is explained in ``vla_ros.contract``.
     """
 
     cameras: tuple[Camera, ...] = (Camera("static", 64, 64), Camera("wrist", 64, 64))
     proprioception: tuple[str, ...] = ("ee_x", "ee_y", "ee_z", *(f"ee_r{i}" for i in range(6)), "gripper_opening")
-    prompt_template: str = "{command}"
+    prompt_template: str | None = None
     max_tokens: int = 32
     vocabulary_size: int = 1024
     control_hz: float = 10.0
@@ -116,9 +117,10 @@ class ContractConfig:
         """The contract's timing."""
         return Timing(self.control_hz, self.history, self.chunk, self.settle_s)
 
-    def language(self, tokenizer: str) -> Language:
-        """Return the contract's language with the token table ``tokenizer``."""
-        return Language(self.prompt_template, tokenizer, self.max_tokens)
+    def language(self, tokenizer: str, own_prompt: str = "{command}") -> Language:
+        """Return the contract's language with the token table ``tokenizer``; ``own_prompt`` is the backbone's."""
+        template = own_prompt if self.prompt_template is None else self.prompt_template
+        return Language(template, tokenizer, self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class TrainConfig:
                 f"checkpoint: remove {given[0]}, or remove init_from to train from scratch"
             )
         if self.contract is not None:
-            _check_network(self.policy or PolicyConfig(), self.contract.cameras)
+            _check_network(self.policy or PolicyConfig(), self.contract)
             self.check_loss(self.contract.cameras)
         elif self.init_from is None:
             raise ConfigError(
@@ -248,14 +250,19 @@ class TrainConfig:
             raise ConfigError(f"{where}: {error}") from None
 
 
-def _check_network(network: PolicyConfig, cameras: Sequence[Camera]) -> None:
+def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:
     """Raise what building the network would raise, before minutes are spent on reading bags."""
     for key, name, known in (("backbone", network.backbone, BACKBONES), ("head", network.head, HEADS)):
         if name not in known:
             raise ConfigError(f"policy.{key} is {name!r}; allowed: {', '.join(known)}")
     if network.backbone == "compact":
-        for camera in cameras:
+        for camera in contract.cameras:
             network.compact.check_image_size(camera.height, camera.width)
+    if network.max_delay_steps >= contract.chunk:
+        raise ConfigError(
+            f"policy.max_delay_steps is {network.max_delay_steps}, but contract.chunk is {contract.chunk}; "
+            "allowed: less"
+        )
     if network.backbone == "vlm" and network.vlm.pretrained is None and not network.vlm.model:
         raise ConfigError(
             "policy.vlm has neither pretrained nor model; name a folder or hub id in policy.vlm.pretrained, or give a "

@@ -282,10 +282,6 @@ def _state(episodes: Sequence[Episode], used: bool) -> NDArray[np.float32]:
 
 
 def _targets(episodes: Sequence[Episode], low: Sequence[float], high: Sequence[float]) -> NDArray[np.float32]:
-    """Return normalised actions (frames, 7) with a decided gripper: the label is a command, so one half decides."""
-    parts = []
-    for episode in episodes:
-        target = actions.normalize(episode.actions, low, high)
-        target[:, 6] = target[:, 6] > 0.5
-        parts.append(target)
+    """Return normalised actions (frames, 7) with a decided gripper."""
+    parts = [actions.network_targets(episode.actions, low, high) for episode in episodes]
     return np.concatenate(parts).astype(np.float32)

@@ -41,6 +41,16 @@ def normalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
     return result
 
 
+def network_targets(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
+    """What a network is trained to say for `actions` (..., 7): normalised, and the gripper decided, 0 or 1.
+
+    A gripper's action is a command, so one half of its range decides.
+    """
+    result = normalize(actions, low, high)
+    result[..., 6] = result[..., 6] > 0.5
+    return result
+
+
 def denormalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
     """Inverse of `normalize` inside the bounds; values beyond [-1, 1] are clipped, the gripper column is untouched."""
     result = np.array(actions, dtype=np.float64)

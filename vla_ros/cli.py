@@ -27,6 +27,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
     "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
     "replay": ("vla_ros.train.replay", "compare a checkpoint's actions with the ones in recorded bags"),
+    "import-robovlms": (
+        "vla_ros.commands.import_robovlms", "make a checkpoint of weights that were trained with RoboVLMs"
+    ),
     "params": ("vla_ros.commands.params", "say how big a checkpoint's policy is, and what a step of it costs"),
     "say": ("vla_ros.commands.say", "send a language command to the running policy"),
     "monitor": ("vla_ros.commands.monitor", "watch a running policy: state, rates, latencies, what has stopped it"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vla_ros import actions
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
-from vla_ros.policy.config import DiscreteConfig, FlowConfig, GptConfig, LstmConfig, MlpConfig
+from vla_ros.policy.config import DiscreteConfig, FlowConfig, GptConfig, LstmConfig, MlpConfig, RobovlmsConfig
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.heads.flow import FlowHead
 from vla_ros.policy.losses import LossConfig
@@ -22,6 +22,7 @@ from vla_ros.policy.policy import Policy
 SIZES = {
     "mlp": MlpConfig(mlp_size=32, layers=2),
     "lstm": LstmConfig(hidden_size=24, layers=2, mlp_size=32),
+    "robovlms": RobovlmsConfig(hidden_size=24, layers=2, mlp_sizes=(32, 32)),
     "gpt": GptConfig(width=32, layers=2, attention_heads=4),
     "discrete": DiscreteConfig(bins=256, hidden_size=24, mlp_size=32, token_size=16),
     "flow": FlowConfig(hidden_size=24, width=32, blocks=2, integration_steps=4),

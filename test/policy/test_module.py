@@ -153,6 +153,12 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     assert scales[100] == pytest.approx(0.02)
 
 
+def test_a_constant_learning_rate_stays_after_the_warm_up() -> None:
+    config = OptimizerConfig(warmup_steps=10, schedule="constant")
+    scales = [learning_rate_scale(step, 100, config) for step in range(101)]
+    assert scales[4] == pytest.approx(0.5) and set(scales[9:]) == {1.0}
+
+
 def test_self_distillation_holds_the_policy_on_old_commands(policy, batch) -> None:
     """Trained to something new under one command, the policy forgets the other one, unless it is held."""
     tokens, mask = policy.tokenize(["open the drawer"] * 3)

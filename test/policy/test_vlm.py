@@ -219,7 +219,7 @@ def test_a_video_feature_is_compared_with_the_chunk_of_its_newest_frame(make_pol
     module.log = module.log_dict = lambda *_, **__: None
     given = {}
 
-    def losses(features, actions, mask, _config):
+    def losses(features, actions, mask, *_):
         given.update(actions=actions, mask=mask)
         return {"loss": features.sum()}
 

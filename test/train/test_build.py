@@ -56,6 +56,16 @@ def test_how_to_sample_is_known_without_the_weights_and_a_tuned_policy_is_built_
     assert policy.contract.provenance.data_digest != start.contract.provenance.data_digest
 
 
+def test_commands_stand_in_the_prompt_of_the_backbone_s_model_unless_the_recipe_says_another(config, episodes) -> None:
+    kosmos = with_model(config, VlmConfig(model=TINY_MODELS["kosmos-2"]))
+    language = new_policy(kosmos, episodes).contract.language
+    assert language.prompt("Open  the drawer") == "<grounding>An image of a robot open the drawer"
+    chosen = dataclasses.replace(kosmos.contract, prompt_template="do: {command}")
+    language = new_policy(dataclasses.replace(kosmos, contract=chosen), episodes).contract.language
+    assert language.prompt("open the drawer") == "do: open the drawer"
+    assert new_policy(config, episodes).contract.language.prompt_template == "{command}"
+
+
 def test_a_picture_that_the_model_can_not_take_is_an_error_of_the_recipe(config, episodes) -> None:
     wrong = with_model(config, VlmConfig(model=TINY_MODELS["llava"]), height=48)
     with pytest.raises(ConfigError, match=r"vlm backbone can't be built.*static is 48x32.*contract\.cameras"):

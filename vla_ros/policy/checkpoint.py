@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.errors import UserError
@@ -107,15 +109,24 @@ def _load_weights(policy: Policy, path: Path) -> None:
         given = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); {WAY_OUT}") from None
+    fill(policy, given, path, WAY_OUT)
+
+
+def fill(policy: Policy, given: Mapping[str, Tensor], where: str | Path, way_out: str) -> None:
+    """Copy tensors by name into ``policy``.
+
+    Raises:
+        CheckpointError: the names, shapes and types are not exactly the policy's; ends with ``way_out``.
+    """
     expected = policy.state_dict()
     for what, names in (("lacks", expected.keys() - given.keys()), ("has the unknown", given.keys() - expected.keys())):
         if names:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(f"{path} {what} tensor {min(names)}{others}; {WAY_OUT}")
+            raise CheckpointError(f"{where} {what} tensor {min(names)}{others}; {way_out}")
     for name, tensor in expected.items():
         if given[name].shape != tensor.shape or given[name].dtype != tensor.dtype:
             raise CheckpointError(
-                f"{path}: tensor {name} is {given[name].dtype} {tuple(given[name].shape)}; the config describes "
-                f"{tensor.dtype} {tuple(tensor.shape)}; {WAY_OUT}"
+                f"{where}: tensor {name} is {given[name].dtype} {tuple(given[name].shape)}; the config describes "
+                f"{tensor.dtype} {tuple(tensor.shape)}; {way_out}"
             )
     policy.load_state_dict(given)

@@ -58,15 +58,19 @@ class VlmConfig:
             "video": all in one sequence, one feature at its end.
         around_image: the tokens before and after the tokens of each image, or none; with ``pretrained`` they are those
             that the model was trained with.
+        layout: where the images stand in the sequence of a frame. "own": where the model was trained to see them.
+            "robovlms": right after the command's first token, as in RoboVLMs, whose checkpoints need it.
 
     Raises:
-        ValueError: both ``pretrained`` and ``model`` are given, or another number of tokens around an image.
+        ValueError: both ``pretrained`` and ``model`` are given, another number of tokens around an image, or a layout
+            that the history mode does not have.
     """
 
     pretrained: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     history_mode: Literal["policy_head", "interleaved", "video"] = "policy_head"
     around_image: tuple[int, ...] = ()
+    layout: Literal["own", "robovlms"] = "own"
 
     def __post_init__(self) -> None:
         if self.pretrained is not None and self.model:
@@ -76,6 +80,10 @@ class VlmConfig:
             )
         if len(self.around_image) not in (0, 2):
             raise ValueError(f"vlm.around_image is {self.around_image}; allowed: none, or the token before and after")
+        if self.layout == "robovlms" and self.history_mode != "policy_head":
+            raise ValueError(
+                f"vlm.layout is 'robovlms', but vlm.history_mode is {self.history_mode!r}; allowed: 'policy_head'"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,28 @@ class LstmConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "lstm", "hidden_size", "layers", "mlp_size")
+
+
+@dataclass(frozen=True)
+class RobovlmsConfig:
+    """Sizes of RoboVLMs' LSTM head (``policy/heads/robovlms.py``); its defaults are those of the published weights.
+
+    Attributes:
+        hidden_size, layers: of the LSTM.
+        mlp_sizes: of the hidden layers of the arm's MLP, and of the gripper's.
+
+    Raises:
+        ValueError: a size is not possible.
+    """
+
+    hidden_size: int = 1024
+    layers: int = 4
+    mlp_sizes: tuple[int, ...] = (1024, 512, 256)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "robovlms", "hidden_size", "layers")
+        if any(size < 1 for size in self.mlp_sizes):
+            raise ValueError(f"robovlms.mlp_sizes is {self.mlp_sizes}; allowed: 1 or more each")
 
 
 @dataclass(frozen=True)
@@ -169,22 +199,37 @@ class FlowConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Which backbone and head, and their sizes; the other sections are not used and not written."""
+    """Which backbone and head, and their sizes; the other sections are not used and not written.
+
+    Attributes:
+        max_delay_steps: how many actions at the start of a chunk may be committed already when it is predicted, and are
+            told to the policy (``policy/committed.py``); 0, which is not written, for a policy that can't be told.
+
+    Raises:
+        ValueError: ``max_delay_steps`` is negative.
+    """
 
     backbone: str = "compact"
     head: str = "lstm"
+    max_delay_steps: int = 0
     compact: CompactConfig = field(default_factory=CompactConfig)
     vlm: VlmConfig = field(default_factory=VlmConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
     lstm: LstmConfig = field(default_factory=LstmConfig)
+    robovlms: RobovlmsConfig = field(default_factory=RobovlmsConfig)
     gpt: GptConfig = field(default_factory=GptConfig)
     discrete: DiscreteConfig = field(default_factory=DiscreteConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
 
+    def __post_init__(self) -> None:
+        if self.max_delay_steps < 0:
+            raise ValueError(f"policy.max_delay_steps is {self.max_delay_steps}; allowed: 0 or more")
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain types for JSON: the two names and the sections that they stand for."""
+        """Return plain types for JSON: the two names, the sections that they stand for, and what is switched on."""
         values = asdict(self)
-        return {key: values[key] for key in ("backbone", "head", self.backbone, self.head)}
+        switched_on = ["max_delay_steps"] if self.max_delay_steps else []
+        return {key: values[key] for key in ("backbone", "head", *switched_on, self.backbone, self.head)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str, error: type[UserError]) -> PolicyConfig:
@@ -192,7 +237,7 @@ class PolicyConfig:
         if isinstance(values, dict):
             used = ["backbone", "head", values.get("backbone"), values.get("head")]
             unused = {name: section for name, section in asdict(cls()).items() if name not in used}
-            for name in unused.keys() & values.keys():
+            for name in unused.keys() & values.keys() - {"max_delay_steps"}:
                 raise error(f"{where} has the key {name!r}, but its backbone and head are {used[2]!r} and {used[3]!r}")
             values = {**unused, **values}
         try:

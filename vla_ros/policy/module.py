@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -23,6 +23,7 @@ from vla_ros.policy.augment import (
     jitter_colours,
     shift_pixels,
 )
+from vla_ros.policy.committed import draw_delays
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
 from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.policy import Policy
@@ -51,9 +52,10 @@ class Batch(Windows, total=False):
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine to ``learning_rate * min_lr_scale``, per step.
+    """AdamW with linear warm-up, then a schedule, per step.
 
     Attributes:
+        schedule: after the warm-up a "cosine" down to ``learning_rate * min_lr_scale``, or "constant".
         backbone_learning_rate: of the backbone's parameters, where it is another one.
         freeze: patterns of the names of parameters that are not trained (``backbone.model.vision_tower.*``).
         lora: adapters in the vision-language model, whose own weights are then frozen; None trains these.
@@ -62,6 +64,7 @@ class OptimizerConfig:
     learning_rate: float = 8e-4
     weight_decay: float = 1e-3
     warmup_steps: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
     min_lr_scale: float = 0.01
     backbone_learning_rate: float | None = None
     freeze: tuple[str, ...] = ()
@@ -143,7 +146,9 @@ class VLAModule(pl.LightningModule):
         text = self.policy.encode_text(inputs.pop("tokens"), batch["token_mask"])
         readout = self.policy.read(**inputs, text=text)
         mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
-        terms = self.policy.head.losses(readout.features, readout.pick(batch["actions"]), mask, self.loss_config)
+        actions = readout.pick(batch["actions"])
+        added, mask = self._committed(actions, mask, training=phase == "train")
+        terms = self.policy.head.losses(readout.features, actions, mask, self.loss_config, added)
         if self.loss_config.forward_prediction is not None:
             terms |= self._forward_losses(readout, inputs["images"], future, batch["future_valid"])
             terms["loss"] = terms["loss"] + self.loss_config.forward_prediction.weight * terms["forward_loss"]
@@ -155,6 +160,19 @@ class VLAModule(pl.LightningModule):
         self.log("loss" if phase == "train" else "val_loss", terms["loss"].detach(), prog_bar=True, logger=False,
                  batch_size=len(text))  # fmt: skip
         return terms["loss"]
+
+    def _committed(self, actions: Tensor, mask: Tensor, *, training: bool) -> tuple[Tensor | None, Tensor]:
+        """Return what the committed actions of a drawn delay add to the context, and the mask of what is left to learn.
+
+        A window has one delay. Where the demonstration ends before it does, fewer actions are committed.
+        """
+        if self.policy.committed is None:
+            return None, mask
+        longest = self.policy.committed.max_delay_steps
+        drawn = draw_delays(len(actions), longest, actions.device, training=training)[:, None]  # (B, 1)
+        delays = torch.minimum(drawn, mask.sum(dim=-1))  # (B, W)
+        later = torch.arange(actions.shape[2], device=actions.device) >= delays[..., None]  # (B, W, N)
+        return self.policy.committed(actions, delays), mask & later
 
     def _forward_losses(
         self, readout: Readout, images: dict[str, Tensor], future: dict[str, Tensor], future_valid: Tensor
@@ -249,9 +267,11 @@ class VLAModule(pl.LightningModule):
 
 
 def learning_rate_scale(step: int, max_steps: int, config: OptimizerConfig) -> float:
-    """Return the factor on the learning rate at ``step``: linear warm-up, then a cosine down to ``min_lr_scale``."""
+    """Return the factor on the learning rate at ``step``: linear warm-up, then the schedule."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
     progress = min(1.0, (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps))
     return config.min_lr_scale + (1 - config.min_lr_scale) * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.policy.backbones import BACKBONES
+from vla_ros.policy.committed import CommittedActions
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.heads.head import Head, slide
@@ -63,6 +64,11 @@ class Policy(nn.Module):
             history=contract.timing.history,
             config=getattr(config, config.head),
         )
+        self.committed: CommittedActions | None = None
+        if config.max_delay_steps:
+            self.committed = CommittedActions(
+                max_delay_steps=config.max_delay_steps, context_size=self.head.context_size
+            )
 
     @property
     def device(self) -> torch.device:
@@ -133,7 +139,12 @@ class Policy(nn.Module):
         return self.backbone.read(padded, valid, text)
 
     def step(
-        self, images: Mapping[str, Tensor], proprioception: Tensor, text: Tensor, state: Tensor | None
+        self,
+        images: Mapping[str, Tensor],
+        proprioception: Tensor,
+        text: Tensor,
+        state: Tensor | None,
+        prefix: Tensor | None = None,
     ) -> tuple[ActionPrediction, Tensor]:
         """Predict for the newest frame: what ``forward`` says at the end of the window of the last W frames.
 
@@ -144,16 +155,37 @@ class Policy(nn.Module):
             proprioception: (B, P).
             text: (B, E).
             state: what the last step returned, None at the start.
+            prefix: (D, 7), or (B, D, 7), for policies that were trained with delays: the actions that are committed
+                already for the first D ticks of the chunk, normalised as in training (arm in [-1, 1], gripper 0 or 1).
+                None is D = 0.
 
         Returns:
-            The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step.
+            The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step. What the chunk says
+            about its first D ticks means nothing: these are decided.
+
+        Raises:
+            ValueError: the policy can't be told of so many committed actions.
         """
+        added = self._added(prefix, len(proprioception))
         frame = self.encode(images, proprioception, text)
         if not self.backbone.fuses_time:
-            return self.head.step(frame, state)
+            return self.head.step(frame, state, added)
         state = slide(state, frame, self.contract.timing.history)
         valid = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
-        return self.head.newest(self.backbone.read(state, valid, text).features), state
+        return self.head.newest(self.backbone.read(state, valid, text).features, added), state
+
+    def _added(self, prefix: Tensor | None, batch: int) -> Tensor | None:
+        """Return what committed actions (D, 7) or (B, D, 7) add to the head's context (B, C)."""
+        if prefix is None or prefix.shape[-2] == 0:
+            return None
+        longest = self.config.max_delay_steps
+        if self.committed is None or prefix.shape[-2] > longest:
+            raise ValueError(
+                f"the prefix has {prefix.shape[-2]} committed actions; allowed: up to max_delay_steps = {longest}, "
+                "which is what the policy was trained with (policy.max_delay_steps of its recipe)"
+            )
+        actions = prefix.expand(batch, *prefix.shape[-2:])
+        return self.committed(actions, torch.full((batch,), prefix.shape[-2], device=prefix.device))
 
 
 def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTokenizer) -> None:
@@ -170,3 +202,8 @@ def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTok
                 f"the contract states the {what} {stated!r}, but the checkpoint holds {given!r}; "
                 "use the files of one checkpoint together"
             )
+    if config.max_delay_steps >= contract.timing.chunk:
+        raise ContractError(
+            f"policy.max_delay_steps is {config.max_delay_steps}, but a chunk has {contract.timing.chunk} actions; "
+            "allowed: less"
+        )

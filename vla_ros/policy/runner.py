@@ -43,19 +43,35 @@ class PolicyRunner:
         """Forget the frames, for instance after a gap: training never saw frames further apart than a period."""
         self._history = None
 
+    @property
+    def max_delay_steps(self) -> int:
+        """How many committed actions ``step`` can be told of; 0 for a policy that was trained without delays."""
+        return self._policy.config.max_delay_steps
+
     @torch.inference_mode()
-    def step(self, observation: Observation) -> NDArray[np.float64]:
+    def step(self, observation: Observation, committed: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Return the chunk (N, 7) for the ticks from the observation's on: m/s, rad/s, gripper opening in [0, 1].
+
+        Args:
+            committed: (D, 7), in the same units: what will be done at the first D of these ticks whatever this step
+                says, because it takes that long. The chunk has them in its first D rows.
 
         Raises:
             RuntimeError: ``reset`` was never called.
+            ValueError: D is more than ``max_delay_steps``.
         """
         if self._text is None:
             raise RuntimeError("PolicyRunner.step before reset(command); there is no command to follow")
-        prediction, self._history = self._policy.step(*self._inputs(observation), self._text, self._history)
-        chunk = torch.cat([prediction.arm[0], prediction.gripper_logit[0].sigmoid()[:, None]], dim=-1)
-        space = self.contract.action
-        return actions.denormalize(chunk.cpu().numpy().astype(np.float64), space.low, space.high)
+        space, prefix = self.contract.action, None
+        if committed is not None and len(committed):
+            targets = actions.network_targets(committed, space.low, space.high)
+            prefix = torch.from_numpy(targets).to(self._device, torch.float32)
+        prediction, self._history = self._policy.step(*self._inputs(observation), self._text, self._history, prefix)
+        predicted = torch.cat([prediction.arm[0], prediction.gripper_logit[0].sigmoid()[:, None]], dim=-1)
+        chunk = actions.denormalize(predicted.cpu().numpy().astype(np.float64), space.low, space.high)
+        if committed is not None:
+            chunk[: len(committed)] = committed
+        return chunk
 
     def warm_up(self, steps: int = 3) -> None:
         """Run a few steps on black images, so that the first real step is not slower; forgets them and the command."""

@@ -33,6 +33,7 @@ class Family:
     looks_ahead = "nowhere"  # where attention is not causal: "nowhere", within an "image", or within the "prefix"
     sequences = True  # whether several frames can stand in one sequence, each seeing the past only
     first_position = 0
+    prompt = "{command}"  # what a command is put into, where a recipe does not say
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
@@ -114,6 +115,7 @@ class PaliGemma(Family):
     images_first = True
     looks_ahead = "prefix"
     first_position = 1
+    prompt = "{command}\n"  # it was trained with a line's end between what it is told and what it says
 
 
 class Gemma3(Family):
@@ -184,6 +186,8 @@ class Qwen3(Qwen25):
 
 class Kosmos2(Family):
     """Positions are embedded, counted from the padding token's number on; the model makes its own causal mask."""
+
+    prompt = "<grounding>An image of a robot {command}"  # RoboVLMs' (arXiv:2412.14058)
 
     @property
     def language_model(self) -> Any:

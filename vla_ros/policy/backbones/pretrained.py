@@ -78,11 +78,15 @@ def load_pretrained(config: VlmConfig) -> Pretrained:
         raise PretrainedError(
             f"policy.vlm.pretrained is {name!r}, whose tokenizer lacks {marks}; is it a {kind} model's?"
         )
-    values = json.loads(described.to_json_string(use_diff=False))
-    chosen = dataclasses.replace(config, pretrained=None, model=_plain(values), around_image=around)
+    chosen = dataclasses.replace(config, pretrained=None, model=plain_config(described), around_image=around)
     commit = getattr(described, "_commit_hash", None)
     mean, std = _normalisation(name)
     return Pretrained(chosen, model, tokenizer, f"{name}@{commit}" if commit else name, mean, std)
+
+
+def plain_config(described: Any) -> dict[str, Any]:
+    """Return a configuration of transformers as ``VlmConfig.model`` has it."""
+    return _plain(json.loads(described.to_json_string(use_diff=False)))
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

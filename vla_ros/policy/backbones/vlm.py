@@ -6,8 +6,9 @@
     video         [command] [frame] [frame] ... R          one feature, after the newest frame
 
 A frame is the image tokens of every camera, in the contract's order, and one token of the proprioception. Families that
-learned to see images first get [frame] [command] R. Positions are counted over what is there, not over padding, so that
-neither the longest command of a batch nor a short history changes a feature.
+learned to see images first get [frame] [command] R; with ``layout`` "robovlms" it is [command's first token] [frame]
+[rest of the command] R. Positions are counted over what is there, not over padding, so that neither the longest command
+of a batch nor a short history changes a feature.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vla_ros.policy.prediction import Readout
 from vla_ros.policy.tokenizer import CommandTokenizer
 
 PROPRIOCEPTION_LIMIT = 5.0  # standard deviations; further out the robot is where no demonstration was
+_FIRST, _REST = slice(0, 1), slice(1, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +92,15 @@ class VlmBackbone(nn.Module):
                 "the model's own tokenizer (vlm.pretrained), or a smaller contract.vocabulary_size"
             )
         self.mode = config.history_mode
+        self.layout = config.layout
         self.fuses_time = config.history_mode != "policy_head"
         if self.fuses_time and not self.family.sequences:
             raise ValueError(
                 f"vlm.history_mode is {config.history_mode!r}, which {config.model['model_type']} can't do: all its "
                 "tokens see each other; allowed: 'policy_head'"
             )
+        if self.layout == "robovlms" and not self.family.sequences:
+            raise ValueError(f"vlm.layout is 'robovlms', which {config.model['model_type']} can't do; allowed: 'own'")
         self.feature_size = self.family.hidden_size
         self.camera_sizes = dict(camera_sizes)
         around = torch.tensor(config.around_image, dtype=torch.long)
@@ -187,6 +192,10 @@ class VlmBackbone(nn.Module):
         """Return the parts of the sequences in order, and the indices of those that end with a readout token."""
         alone = frames.shape[1] == 1 and not self.fuses_time
         prefix = self.family.looks_ahead == "prefix" and alone
+        if self.layout == "robovlms":
+            *seen, tail = self._frame_parts(frames[:, 0], valid[:, 0], readout=True, first_block=0)
+            first, rest = (self._command_part(text[:, part], 0 if prefix else -1) for part in (_FIRST, _REST))
+            return [first, *seen, rest, tail], [len(seen) + 2]
         command = self._command_part(text, block=0 if prefix else -1)
         if alone and self.family.images_first:
             *seen, tail = self._frame_parts(frames[:, 0], valid[:, 0], readout=True, first_block=0)

@@ -12,5 +12,13 @@ from vla_ros.policy.heads.flow import FlowHead
 from vla_ros.policy.heads.gpt import GptHead
 from vla_ros.policy.heads.lstm import LstmHead
 from vla_ros.policy.heads.mlp import MlpHead
+from vla_ros.policy.heads.robovlms import RobovlmsHead
 
-HEADS = {"mlp": MlpHead, "lstm": LstmHead, "gpt": GptHead, "discrete": DiscreteHead, "flow": FlowHead}
+HEADS = {
+    "mlp": MlpHead,
+    "lstm": LstmHead,
+    "robovlms": RobovlmsHead,
+    "gpt": GptHead,
+    "discrete": DiscreteHead,
+    "flow": FlowHead,
+}

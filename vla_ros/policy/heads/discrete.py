@@ -22,7 +22,7 @@ class DiscreteHead(Head):
     """
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: DiscreteConfig) -> None:
-        super().__init__(chunk=chunk, history=history)
+        super().__init__(chunk=chunk, history=history, context_size=feature_size + config.hidden_size)
         self.bins = config.bins
         self.lstm = nn.LSTM(feature_size, config.hidden_size, batch_first=True)
         self.mlp = nn.Sequential(
@@ -49,9 +49,11 @@ class DiscreteHead(Head):
         closed, opened = logits[..., ARM_DIMENSIONS, :].chunk(2, dim=-1)
         return ActionPrediction(arm.to(logits.dtype), opened.logsumexp(dim=-1) - closed.logsumexp(dim=-1))
 
-    def losses(self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    def losses(
+        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, added: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Cross-entropy of the bins, the arm's averaged over its six axes."""
-        logits = self.logits(self.context(features))
+        logits = self.logits(self.context_with(features, added))
         entropy = F.cross_entropy(logits.movedim(-1, 1), self.discretize(actions), reduction="none")  # (B, W, N, 7)
         arm_loss = masked_mean(entropy[..., :ARM_DIMENSIONS].mean(dim=-1), mask)
         gripper_loss = masked_mean(entropy[..., ARM_DIMENSIONS], mask)

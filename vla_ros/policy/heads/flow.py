@@ -30,7 +30,7 @@ class FlowHead(Head):
     frequencies: Tensor
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: FlowConfig) -> None:
-        super().__init__(chunk=chunk, history=history)
+        super().__init__(chunk=chunk, history=history, context_size=feature_size + config.hidden_size)
         size = chunk * ACTION_DIMENSIONS
         self.integration_steps = config.integration_steps
         self.lstm = nn.LSTM(feature_size, config.hidden_size, batch_first=True)
@@ -75,9 +75,11 @@ class FlowHead(Head):
         noise = torch.randn(target.shape, generator=generator, dtype=dtype, device=device)
         return noise, torch.rand((*target.shape[:2], 1, 1), generator=generator, dtype=dtype, device=device)
 
-    def losses(self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    def losses(
+        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, added: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Squared error of the velocity at a random time; how good sampled chunks are is measured in evaluation."""
-        context = self.context(features)
+        context = self.context_with(features, added)
         opening = actions[..., ARM_DIMENSIONS:] * 2 - 1
         target = torch.cat([actions[..., :ARM_DIMENSIONS], opening], dim=-1) * mask[..., None]  # (B, W, N, 7)
         noise, time = self._draw(target)

@@ -19,7 +19,7 @@ class LstmHead(Head):
     """
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: LstmConfig) -> None:
-        super().__init__(chunk=chunk, history=history)
+        super().__init__(chunk=chunk, history=history, context_size=feature_size + config.hidden_size)
         self.lstm = nn.LSTM(feature_size, config.hidden_size, num_layers=config.layers, batch_first=True)
         self.mlp = nn.Sequential(
             nn.Linear(feature_size + config.hidden_size, config.mlp_size),

@@ -16,7 +16,7 @@ class MlpHead(Head):
     """Each frame's feature to a chunk; for one-step policies, and for backbones that fuse time themselves."""
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: MlpConfig) -> None:
-        super().__init__(chunk=chunk, history=1)
+        super().__init__(chunk=chunk, history=1, context_size=feature_size)
         sizes = [feature_size] + [config.mlp_size] * config.layers
         hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.mlp = nn.Sequential(*hidden, nn.Linear(sizes[-1], chunk * ACTION_DIMENSIONS))

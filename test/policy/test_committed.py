@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy that is told what the robot will do while it thinks goes on from there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vla_ros.contract import ContractError
+from vla_ros.observation import Observation
+from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
+from vla_ros.policy.committed import CommittedActions, draw_delays
+from vla_ros.policy.config import DiscreteConfig, FlowConfig, GptConfig, LstmConfig, MlpConfig, RobovlmsConfig
+from vla_ros.policy.heads import HEADS
+from vla_ros.policy.losses import LossConfig
+from vla_ros.policy.module import OptimizerConfig, VLAModule
+from vla_ros.policy.policy import Policy
+from vla_ros.policy.runner import PolicyRunner
+
+SIZES = {
+    "mlp": MlpConfig(mlp_size=16, layers=1),
+    "lstm": LstmConfig(hidden_size=12, mlp_size=32),
+    "robovlms": RobovlmsConfig(hidden_size=12, layers=1, mlp_sizes=(16,)),
+    "gpt": GptConfig(width=16, layers=1, attention_heads=2),
+    "discrete": DiscreteConfig(bins=16, hidden_size=12, mlp_size=16, token_size=8),
+    "flow": FlowConfig(hidden_size=12, width=16, blocks=1, integration_steps=2),
+}
+
+
+@pytest.fixture
+def told(policy: Policy, contract, tokenizer) -> Policy:
+    """A policy that can be told of up to two of four actions."""
+    torch.manual_seed(0)
+    return Policy(contract, dataclasses.replace(policy.config, max_delay_steps=2), tokenizer).eval()
+
+
+def test_no_committed_actions_add_nothing_and_only_the_committed_ones_count() -> None:
+    committed = CommittedActions(max_delay_steps=3, context_size=5)
+    actions = torch.randn(2, 4, 7)
+    assert not committed(actions, torch.tensor([0, 0])).any()
+    before = committed(actions, torch.tensor([1, 3]))
+    actions[0, 1:] += 1
+    actions[1, 3:] += 1
+    assert torch.equal(committed(actions, torch.tensor([1, 3])), before)
+    actions[:, 0] += 1
+    assert not torch.isclose(committed(actions, torch.tensor([1, 3])), before).all(dim=1).any()
+    assert not torch.allclose(committed(actions, torch.tensor([2, 3]))[0], committed(actions, torch.tensor([1, 3]))[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_what_is_added_reaches_the_chunk_of_every_head_streamed_as_in_the_window(name: str) -> None:
+    torch.manual_seed(0)
+    head = HEADS[name](feature_size=6, chunk=3, history=4, config=SIZES[name]).eval()
+    features, added = torch.randn(2, 4, 6), torch.randn(2, 4, head.context_size)
+    valid = torch.ones(2, 4, dtype=torch.bool)
+    window, streamed = head(features, valid, added), head.newest(features, added[:, -1])
+    torch.testing.assert_close(streamed.gripper_logit, window.gripper_logit[:, -1])
+    assert not torch.allclose(streamed.gripper_logit, head.newest(features).gripper_logit)
+
+
+def observed(policy: Policy) -> tuple:
+    images = {camera.name: torch.randn(1, 3, camera.height, camera.width) for camera in policy.contract.cameras}
+    return images, torch.rand(1, 2), policy.encode_text(*policy.tokenize(["open the drawer"])), None
+
+
+@torch.no_grad()
+def test_a_step_takes_up_to_as_many_committed_actions_as_were_trained(told: Policy, policy: Policy) -> None:
+    inputs = observed(told)
+    without = told.step(*inputs)[0].arm
+    assert torch.equal(told.step(*inputs, prefix=torch.zeros(0, 7))[0].arm, without)
+    prefixes = torch.rand(2, 2, 7)
+    chunks = [told.step(*inputs, prefix=prefix)[0].arm for prefix in prefixes]
+    assert not torch.allclose(chunks[0], without) and not torch.allclose(chunks[0], chunks[1])
+    assert torch.equal(told.step(*inputs, prefix=prefixes[:1])[0].arm, chunks[0])  # with the batch's dimension
+    with pytest.raises(ValueError, match=r"prefix has 3 committed actions; allowed: up to max_delay_steps = 2"):
+        told.step(*inputs, prefix=torch.zeros(3, 7))
+    with pytest.raises(ValueError, match=r"max_delay_steps = 0"):
+        policy.eval().step(*inputs, prefix=torch.zeros(1, 7))
+
+
+def test_training_tells_the_first_actions_and_learns_the_others(told: Policy, batch) -> None:
+    module = VLAModule(told, max_steps=1, optimizer=OptimizerConfig(), loss=LossConfig(), augment=AugmentConfig())
+    module.log = module.log_dict = lambda *_, **__: None
+    given = {}
+
+    def losses(features, actions, mask, config, added):
+        given.update(mask=mask, added=added)
+        return {"loss": features.sum()}
+
+    told.head.losses = losses
+    batch["action_valid"][2, :, 1:] = False  # the demonstration ends
+    module.model_step(batch, "val")  # delays of 0, 1, 2
+    expected = batch["action_valid"] & batch["valid"][..., None]
+    expected[1, :, :1] = False
+    expected[2] = False  # two were drawn, but there is only one action, and nothing after it
+    assert torch.equal(given["mask"], expected)
+    assert not given["added"][0].any() and given["added"][1].any(dim=-1).all()
+    one = told.committed(batch["actions"][2, 0], torch.tensor(1))
+    torch.testing.assert_close(given["added"][2, 0], one)
+
+
+def test_delays_are_drawn_evenly_in_training_and_the_same_in_every_validation() -> None:
+    torch.manual_seed(0)
+    drawn = draw_delays(3000, 2, torch.device("cpu"), training=True)
+    assert torch.bincount(drawn).div(3000).sub(1 / 3).abs().max() < 0.04
+    assert draw_delays(5, 2, torch.device("cpu"), training=False).tolist() == [0, 1, 2, 0, 1]
+
+
+def test_the_chunk_goes_on_as_it_was_begun_where_the_picture_does_not_tell() -> None:
+    """Half of the demonstrations pass an obstacle on the left, half on the right; the first action tells which."""
+    torch.manual_seed(0)
+    head = HEADS["lstm"](feature_size=4, chunk=3, history=1, config=SIZES["lstm"])
+    committed = CommittedActions(max_delay_steps=1, context_size=head.context_size)
+    optimizer = torch.optim.Adam([*head.parameters(), *committed.parameters()], 1e-2)
+    features = torch.ones(8, 1, 4)
+    side = torch.tensor([1.0, -1.0] * 4)
+    actions = torch.zeros(8, 1, 3, 7)
+    actions[..., 0] = 0.8 * side[:, None, None]
+    mask = torch.ones(8, 1, 3, dtype=torch.bool)
+    mask[..., 0] = False
+    told = committed(actions, torch.ones(8, 1, dtype=torch.long))
+    for _ in range(150):
+        optimizer.zero_grad()
+        told = committed(actions, torch.ones(8, 1, dtype=torch.long))
+        head.losses(features, actions, mask, LossConfig(), told)["loss"].backward()
+        optimizer.step()
+    after = head.decode(head.context_with(features, told.detach())).arm[:, 0, 1:, 0]
+    torch.testing.assert_close(after, actions[:, 0, 1:, 0], atol=0.1, rtol=0)
+
+
+def test_a_checkpoint_says_so_and_one_without_delays_is_as_it_always_was(told: Policy, policy, tmp_path) -> None:
+    save_checkpoint(tmp_path / "told", told)
+    loaded = load_checkpoint(tmp_path / "told")
+    assert loaded.config.max_delay_steps == 2 == PolicyRunner(loaded).max_delay_steps
+    assert all(torch.equal(value, told.state_dict()[name]) for name, value in loaded.state_dict().items())
+    save_checkpoint(tmp_path / "plain", policy)
+    written = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert written.keys() == {"backbone", "head", "compact", "lstm"}
+    with pytest.raises(ContractError, match="max_delay_steps is 4, but a chunk has 4 actions"):
+        Policy(policy.contract, dataclasses.replace(policy.config, max_delay_steps=4), policy.tokenizer)
+
+
+def test_a_runner_is_told_in_physical_units_and_gives_these_actions_back(told: Policy) -> None:
+    runner = PolicyRunner(told)
+    pictures = {name: np.full((16, 16, 3), 90, np.uint8) for name in told.contract.camera_names}
+    observation = Observation(
+        time_ns=0, images=pictures, stamps_ns={}, proprioception=np.array([0.4, 0.5], np.float32), command=""
+    )
+
+    def step(committed):
+        runner.reset("open the drawer")
+        return runner.step(observation, committed)
+
+    committed = np.array([[0.1, 0, 0, 0, 0, 0, 0.875], [0.2, 0, 0, 0, 0, 0, 0.875]])
+    free, bound = step(None), step(committed)
+    assert np.array_equal(bound[:2], committed)
+    assert not np.allclose(bound[2:], free[2:])
+    seen = []
+    told.step = lambda *args: seen.append(args[-1]) or Policy.step(told, *args)
+    step(committed)
+    expected = torch.tensor([[0.1, 0.2]]).T  # of [-0.2, 0.4] to [-1, 1]
+    torch.testing.assert_close(seen[0][:, :1], (expected + 0.2) / 0.3 - 1)
+    assert seen[0][:, 6].tolist() == [1.0, 1.0]
