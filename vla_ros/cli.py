@@ -25,7 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "store": ("vla_ros.demos.store_command", "list demonstrations that are decoded already, and remove stale ones"),
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
     "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
-    "replay": ("vla_ros.train.replay", "compare a checkpoint's actions with the ones in recorded bags"),
+    "replay": ("vla_ros.train.replay", "show a checkpoint recorded bags, and say by name what does not fit"),
+    "report": ("vla_ros.train.report", "put curves, data, evaluations and replays of a run into one HTML file"),
     "params": ("vla_ros.commands.params", "say how big a checkpoint's policy is, and what a step of it costs"),
     "say": ("vla_ros.commands.say", "send a language command to the running policy"),
     "monitor": ("vla_ros.commands.monitor", "watch a running policy: state, rates, latencies, what has stopped it"),
@@ -36,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXTRAS = {
     **dict.fromkeys(
         ("numpy", "scipy", "cv2", "yaml", "rosbags", "apsw", "backports", "lz4", "torch", "pytorch_lightning",
-         "transformers", "tokenizers", "safetensors", "rich", "matplotlib"),
+         "transformers", "tokenizers", "safetensors", "rich", "matplotlib", "PIL"),
         "",
     ),
     **dict.fromkeys(
