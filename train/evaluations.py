@@ -42,6 +42,10 @@ def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: Pol
     keys = [f"{name}, {request.task} {request.seed}" for name, request in ((c.name, r) for c, r in wanted)]
     if len(set(keys)) < len(keys):
         raise ConfigError("--delays or --executors names the same twice")
+    if args.films and len(conditions) > 1:
+        raise ConfigError(
+            "--films goes with one executor and one delay, since each rollout has one film; give one of each"
+        )
     record = _open_record(args)
     done = _outcomes(record)
     for condition in conditions:

@@ -185,7 +185,7 @@ class RolloutWorker:
         )
         name = ""
         if film is not None:
-            name = f"{request.judged}-{request.seed}-{'success' if result.success else 'failure'}.webp"
+            name = f"{request.task}-{request.seed}-{'success' if result.success else 'failure'}.webp"
             film.save(Path(self._settings.films) / name, contract.timing.control_hz)
         inference_ms = tuple(round(ms, 3) for ms in result.inference_ms)
         return Outcome(result.success, result.time_s, inference_ms, result.ticks, result.ticks_missed, name)

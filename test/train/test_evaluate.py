@@ -211,10 +211,12 @@ def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Pat
         (["--films"], "need --output"),
         (["--delays", "-5"], r"--delays is \[-5.0\]; allowed: 0 ms or more"),
         (["--delays", "5", "5"], "names the same twice"),
+        (["--delays", "5", "6", "--films", "--output", "runs/none"], "--films goes with one executor and one delay"),
         (["--chains", "3"], "does not go with --tasks"),
     ],
 )
-def test_what_does_not_go_together_is_refused(counted, arguments: list[str], message: str) -> None:
+def test_what_does_not_go_together_is_refused(counted, monkeypatch, tmp_path, arguments, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         _evaluate(*arguments)
     assert not counted
