@@ -26,6 +26,6 @@ def summarise(episodes: Sequence[Episode]) -> dict[str, Any]:
         "episodes": len(episodes),
         "frames": sum(map(len, episodes)),
         "tasks": dict(sorted(Counter(episode.task for episode in episodes).items())),
-        "commands": len({episode.command for episode in episodes}),
+        "commands": len({command for episode in episodes for command in episode.commands}),
         "outcomes": dict(Counter(episode.outcome for episode in episodes)),
     }
