@@ -51,7 +51,7 @@ def replay(
         observation = view(
             Observation(
                 time_ns=tick * contract.timing.period_ns,
-                images={camera: episode.images[camera][index] for camera in contract.camera_names},
+                images={camera: np.array(episode.images[camera][index]) for camera in contract.camera_names},
                 stamps_ns={},
                 proprioception=episode.proprioception[index, columns] if wanted else None,
                 command=episode.command,

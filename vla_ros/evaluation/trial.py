@@ -50,7 +50,7 @@ class Trial:
         known = [rotation for rotation in rotations if rotation is not None]
         return cls(
             [replay(policy, episode, names) for episode in episodes],
-            [episode.actions for episode in episodes],
+            [episode.actions.copy() for episode in episodes],  # out of a store they can not be written to
             names,
             known if len(known) == len(episodes) else None,
         )
