@@ -59,6 +59,7 @@ setup(
         "safetensors>=0.4.3",
         "rich>=13",
         "matplotlib>=3.7",
+        "pillow>=9.1",
     ],
     extras_require={
         # The real rclpy without an installed ROS distribution (Kilted, Linux x86-64, Python 3.10 to 3.13).

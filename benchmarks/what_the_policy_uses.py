@@ -19,7 +19,7 @@ import figures
 from vla_ros import resources
 from vla_ros.bringup import CHECKPOINT
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
-from vla_ros.train.evaluate import summarise
+from vla_ros.train.evaluations import summarise
 from vla_ros.train.rollouts import RolloutRequest, RolloutSettings, request_rollouts, run_rollouts
 
 FIRST_SEED = 60_000
@@ -56,7 +56,7 @@ def main() -> None:
     rows["another colour"] = (settings, swapped)
     results = {}
     for name, (row_settings, row_requests) in rows.items():
-        report = summarise(row_requests, run_rollouts(row_settings, row_requests, arguments.workers))
+        report = summarise(row_requests, list(run_rollouts(row_settings, row_requests, arguments.workers)))
         results[name] = {**report["total"], "tasks": {task: row["successes"] for task, row in report["tasks"].items()}}
         low, high = report["total"]["interval"]
         count = f"{report['total']['successes']}/{report['total']['rollouts']}"

@@ -21,8 +21,9 @@ FLOORS = {
     "demos": 2, "sim": 2,
     "policy": 3,
     "runtime": 4, "bringup": 4,
-    "nodes": 5, "train": 5,
-    "commands": 6, "cli": 6,
+    "evaluation": 5,
+    "nodes": 6, "train": 6,
+    "commands": 7, "cli": 7,
 }  # fmt: skip
 
 ROS = {
@@ -47,7 +48,12 @@ ONLY_IN = {
     "train": (),
 }
 # library -> the rooms that must do without it
-NEVER_IN = {"torch": ("demos/", "sim/"), "vla_ros.demos": ("runtime/",)}
+NEVER_IN = {
+    "torch": ("demos/", "sim/", "evaluation/"),
+    "vla_ros.demos": ("runtime/",),
+    "vla_ros.evaluation": ("nodes/",),
+    "vla_ros.nodes": ("train/",),
+}
 
 
 def _modules() -> list[str]:
@@ -152,12 +158,12 @@ def _names(*rooms: str) -> list[str]:
 
 
 def test_training_imports_on_a_machine_without_ros() -> None:
-    import_without(ROS, _names("train", "policy", "runtime", "demos"))
+    import_without(ROS, _names("train", "policy", "runtime", "demos", "evaluation"))
 
 
-def test_demonstrations_and_simulator_load_no_torch() -> None:
+def test_demonstrations_simulator_and_evaluation_load_no_torch() -> None:
     pytest.importorskip("mujoco")
-    assert "torch" not in import_without(ROS | {"torch"}, _names("demos", "sim"))
+    assert "torch" not in import_without(ROS | {"torch"}, _names("demos", "sim", "evaluation"))
 
 
 @pytest.mark.ros

@@ -5,8 +5,12 @@ vla evaluate config/checkpoints/tabletop                       every trained tas
 vla evaluate CKPT --tasks pick_up_red open_drawer --rollouts 50
 vla evaluate CKPT --blank static                               how much the static camera matters
 vla evaluate CKPT --tasks pick_up --swap-colour                whether the colour word decides which block is picked
+vla evaluate CKPT --chains 100                                 CALVIN's protocol: five tasks in a row, one scene
+vla evaluate CKPT --delays 0 50 100 200 400 --executors full_chunk first_action   success against added delay
+vla evaluate CKPT --output runs/evaluation                     results on disk, report.html, films; goes on if stopped
 
-A task may be named by its kind (pick_up: all three colours), or as a set: trained, novel, all.
+A task may be named by its kind (pick_up: all three colours), or as a set: trained, novel, all. Several processes, on
+one machine or more, share the work with --rank 0/4, 1/4, ... and the same --output; the last one makes the report.
 """
 
 from __future__ import annotations
@@ -14,34 +18,27 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from vla_ros.contract import PolicyContract
+from vla_ros.evaluation import page
+from vla_ros.evaluation.evaluation_page import evaluation_parts
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
 from vla_ros.sim.cameras import CAMERAS
 from vla_ros.sim.tasks import NOVEL_TASKS, TASKS, TRAINED_TASKS
 from vla_ros.train.config import ConfigError
-from vla_ros.train.rollouts import (
-    Outcome,
-    RolloutRequest,
-    RolloutSettings,
-    has_colour,
-    request_rollouts,
-    run_rollouts,
-    wilson_interval,
-)
+from vla_ros.train.evaluations import BLANKS, FILMS, evaluate_chains, evaluate_tasks, rank_of, settings_of
+from vla_ros.train.rollouts import has_colour
 
 FIRST_SEED = 50_000  # demonstrations are recorded with smaller seeds: scenes here are new
-BLANKS = {"none": (), "static": ("static",), "wrist": ("wrist",), "both": ("static", "wrist")}
+EXECUTORS = ("full_chunk", "first_action", "receding_horizon", "temporal_ensemble")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", default="tabletop", choices=["tabletop"], help="simulated robot")
     parser.add_argument("--tasks", nargs="+", default=["trained"], metavar="TASK", help="tasks, kinds or sets of tasks")
     parser.add_argument("--rollouts", type=int, default=10, help="per task (default: %(default)s)")
+    parser.add_argument("--chains", type=int, metavar="N", help="run N chains of five tasks instead of single tasks")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
     parser.add_argument("--phrasings", choices=["train", "held_out"], default="held_out", help="which commands to say")
     parser.add_argument("--blank", choices=sorted(BLANKS), default="none", help="cameras to black out")
@@ -58,10 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words.add_argument("--swap-colour", action="store_true", help="name another colour; that block then counts")
     parser.add_argument("--delay-ticks", type=int, default=1, help="ticks until a chunk arrives (default: %(default)s)")
     parser.add_argument(
+        "--delays", nargs="+", type=float, metavar="MS", help="run all of it once for each delay added to a chunk's way"
+    )
+    parser.add_argument(
+        "--executors", nargs="+", choices=EXECUTORS, default=["full_chunk"],
+        help="which planned action is executed; all of it once for each (default: full_chunk)",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-time", type=float, default=12.0, metavar="SECONDS", help="per rollout (default: %(default)s)"
     )
     parser.add_argument("--robot", default="tabletop", help="robot file, for its limits (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep results there, go on with what is there")
+    parser.add_argument("--films", action="store_true", help="also keep a film of each rollout in --output")
+    parser.add_argument("--rank", default="0/1", metavar="I/N", help="do the I-th of N shares (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
 
 
@@ -70,44 +78,47 @@ def run(args: argparse.Namespace) -> int:
     tasks = select_tasks(args.tasks)
     if args.swap_colour and not all(map(has_colour, tasks)):
         raise ConfigError("--swap-colour needs tasks that name a block; give for instance --tasks pick_up")
-    _check(args, load_checkpoint(args.checkpoint).contract)  # refuse it here, not in every worker
-    settings = RolloutSettings(
-        checkpoint=str(args.checkpoint),
-        robot=args.robot,
-        max_time_s=args.max_time,
-        delay_ticks=args.delay_ticks,
-        blank=BLANKS[args.blank],
-    )
-    requests = request_rollouts(
-        tasks,
-        args.rollouts,
-        args.seed,
-        phrasings=args.phrasings,
-        command=args.command_override,
-        swap_colour=args.swap_colour,
-    )
+    contract = load_checkpoint(args.checkpoint).contract
+    _check(args, contract)  # refuse it here, not in every worker
     started_s = time.monotonic()
-    report = summarise(requests, run_rollouts(settings, requests, args.workers))
-    report |= {"wall_s": round(time.monotonic() - started_s, 1), "settings": _settings_of(args)}
-    print_report(report)
+    report = evaluate_chains(args) if args.chains else evaluate_tasks(args, tasks, contract)
+    if report is None:
+        print("this share is done; the report comes with the last one")
+        return 0
+    report |= {"wall_s": round(time.monotonic() - started_s, 1), "settings": settings_of(args)}
+    (print_chains if args.chains else print_report)(report)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+        page.write(args.json, json.dumps(report, indent=2) + "\n")
+    if args.output:
+        page.write(args.output / "report.json", json.dumps(report, indent=2) + "\n")
+        parts = evaluation_parts(report, args.output / FILMS)
+        page.write(args.output / "report.html", page.page(f"Evaluation of {args.checkpoint.name}", parts))
     return 0
 
 
 def _check(args: argparse.Namespace, contract: PolicyContract) -> None:
     """Raise what would stop every worker: an impossible number, a robot that is not there, cameras of another robot."""
     load_robot(args.robot)
+    rank_of(args.rank)
     for option, value, fits, allowed in (
         ("--rollouts", args.rollouts, args.rollouts >= 1, "1 or more"),
+        ("--chains", args.chains, args.chains is None or args.chains >= 1, "1 or more"),
         ("--seed", args.seed, args.seed >= 0, "0 or more"),
         ("--delay-ticks", args.delay_ticks, args.delay_ticks >= 0, "0 or more"),
+        ("--delays", args.delays, all(0 <= ms < math.inf for ms in args.delays or ()), "0 ms or more"),
         ("--max-time", args.max_time, 0 < args.max_time < math.inf, "more than 0 s"),
         ("--workers", args.workers, args.workers >= 1, "1 or more"),
     ):
         if not fits:
             raise ConfigError(f"{option} is {value}; allowed: {allowed}")
+    if (args.films or args.rank != "0/1") and args.output is None:
+        raise ConfigError("--films and --rank need --output FOLDER, where films and results go")
+    single = args.blank != "none" or args.command_override or args.swap_colour or args.delays or args.films
+    if args.chains and (single or len(args.executors) > 1 or args.tasks != ["trained"]):
+        raise ConfigError(
+            "--chains draws its own tasks and says the first phrasing of each; it does not go with --tasks, --blank, "
+            "--command-override, --swap-colour, --delays, --films or several --executors"
+        )
     for name in contract.camera_names:
         if name not in CAMERAS:
             raise ConfigError(
@@ -137,22 +148,6 @@ def select_tasks(names: Sequence[str]) -> list[str]:
     return [task for task in TASKS if task in chosen]
 
 
-def summarise(requests: Sequence[RolloutRequest], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return successes by task, the total with its 95 % interval, and the inference time."""
-    by_task: dict[str, list[Outcome]] = {}
-    for request, outcome in zip(requests, outcomes, strict=True):
-        by_task.setdefault(request.task, []).append(outcome)
-    inference = np.array([ms for outcome in outcomes for ms in outcome.inference_ms] or [float("nan")])
-    total = _count(outcomes)
-    return {
-        "tasks": {task: _count(of_task) for task, of_task in by_task.items()},
-        "total": total,
-        "success_rate": total["success_rate"],
-        "ticks": {"total": sum(o.ticks for o in outcomes), "missed": sum(o.ticks_missed for o in outcomes)},
-        "inference_ms": {"p50": float(np.percentile(inference, 50)), "p95": float(np.percentile(inference, 95))},
-    }
-
-
 def print_report(report: dict[str, Any]) -> None:
     """Print the table of ``summarise``."""
     table = Table("task", "successes", "rate", "95 % interval", "mean time s")
@@ -170,20 +165,22 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(table)
     inference = report["inference_ms"]
     console.print(f"inference p50 {inference['p50']:.1f} ms, p95 {inference['p95']:.1f} ms; {report['wall_s']:.0f} s")
+    if "conditions" in report:
+        table = Table("executor", "added delay ms", "ticks", "successes", "rate")
+        for row in report["conditions"]:
+            delay = "-" if row["delay_ms"] is None else f"{row['delay_ms']:g}"
+            successes = f"{row['successes']}/{row['rollouts']}"
+            table.add_row(row["executor"], delay, str(row["delay_ticks"]), successes, f"{row['success_rate']:.0%}")
+        console.print(table)
 
 
-def _count(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    times = [outcome.time_s for outcome in outcomes if outcome.success]
-    return {
-        "successes": len(times),
-        "rollouts": len(outcomes),
-        "success_rate": len(times) / max(1, len(outcomes)),
-        "interval": wilson_interval(len(times), len(outcomes)),
-        "mean_time_s": statistics.mean(times) if times else None,
-    }
-
-
-def _settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that change the figures."""
-    names = ("rollouts", "seed", "phrasings", "blank", "command_override", "swap_colour", "delay_ticks", "max_time")
-    return {"checkpoint": str(args.checkpoint), **{name: getattr(args, name) for name in names}}
+def print_chains(report: dict[str, Any]) -> None:
+    """Print what ``summarise_chains`` returned."""
+    table = Table("subtasks in a row", "chains", "rate", "95 % interval")
+    for k, row in report["success_at"].items():
+        low, high = row["interval"]
+        table.add_row(k, f"{row['successes']}/{row['trials']}", f"{row['rate']:.1%}", f"{low:.0%} to {high:.0%}")
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(table)
+    low, high = report["average_length_interval"]
+    console.print(f"average length {report['average_length']:.2f} ({low:.2f} to {high:.2f}); {report['wall_s']:.0f} s")

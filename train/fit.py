@@ -4,8 +4,8 @@
 vla fit config/train/tabletop.json --bags bags/
 vla fit config/train/finetune.json --bags bags/new --set init_from=config/checkpoints/tabletop
 
-Writes OUTPUT/NAME/: checkpoint/ (what the robot loads), config.json, metrics.csv, curves.png, TensorBoard events and
-last.ckpt (an interrupted run goes on with the same command and --resume OUTPUT/NAME/last.ckpt).
+Writes OUTPUT/NAME/: checkpoint/ (what the robot loads), config.json, data.json, metrics.csv, curves.png, TensorBoard
+events and last.ckpt (an interrupted run goes on with the same command and --resume OUTPUT/NAME/last.ckpt).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from vla_ros.train.build import new_policy, observation_spec, tuned_policy
 from vla_ros.train.callbacks import MovingAverage, ProgressLines, draw_curves, keep_metrics
 from vla_ros.train.config import ConfigError, TrainConfig, load_config
 from vla_ros.train.data import DemonstrationData, check_commands, check_statistics
+from vla_ros.train.data_summary import write_data_summary
 from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, read_rehearsed, split_demonstrations
 
 LOG_EVERY_STEPS = 20
@@ -125,6 +126,7 @@ def fit(
             "data.validation_fraction above 0, or set trainer.export=last"
         )
     folder = _prepare_folder(config)
+    write_data_summary(folder, {"training": training, "validation": validation, "rehearsed": rehearsed or ()})
     with _without_advice():
         module = make_module(config, policy)
         _announce_network(policy)

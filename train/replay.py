@@ -1,34 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare a checkpoint's actions with the demonstrated ones in bags, open loop.
+"""Show a checkpoint recorded demonstrations, and say what does not fit between robot, recordings and checkpoint.
 
-vla replay CHECKPOINT BAG...
+vla replay CHECKPOINT bags/mine                       errors, gripper, latency, and mismatches by name
+vla replay CHECKPOINT bags/mine --html replay.html    with plots of predicted beside demonstrated actions
+vla replay CHECKPOINT bags/mine --onto-sim            also give the recorded commands to the simulated arm
 
-Each recorded frame goes through the same runner as on the robot; the first action of its chunk is compared with what
-the demonstration did at that tick. A low error does not prove that the policy works (try `vla evaluate` or the robot),
-a high one proves that something is wrong.
+Each recorded frame goes through the same reader, image path and runner as on the robot. Then every known mismatch
+(BGR, a flipped picture, exchanged cameras, an inverted gripper, another frame, Euler angles, units, rate, statistics)
+is undone in turn: the one that makes the policy agree with the demonstrations is there. A low error does not prove
+that the policy works (try `vla evaluate` or the robot).
+
+Exit status: 0, or 1 when something does not fit.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
+import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from vla_ros.contract import ARM_AXES, ARM_UNITS
+from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract
 from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.episode import Episode
+from vla_ros.demos.finding import find_bags
+from vla_ros.demos.recording import open_bag
 from vla_ros.demos.sources import load_demonstrations
-from vla_ros.observation import Observation
+from vla_ros.evaluation import page
+from vla_ros.evaluation.declared import declared_mismatches
+from vla_ros.evaluation.diagnosis import diagnose
+from vla_ros.evaluation.open_loop import compare, replay, shown_actions
+from vla_ros.evaluation.replay_page import replay_parts
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.runner import PolicyRunner
-from vla_ros.robot import load_robot
+from vla_ros.robot import Robot, load_robot, match_topic
+from vla_ros.train.config import ConfigError
+
+# How far the simulated arm's way may be from the recorded one: a drawer that is elsewhere, a pose that lags.
+ONTO_SIM_GAIN = (0.7, 1.3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,64 +55,151 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bags", nargs="+", help="bag folders, or folders of them")
     parser.add_argument("--robot", default="tabletop", help="robot file with the topics (default: %(default)s)")
     parser.add_argument(
+        "--episodes",
+        type=int,
+        default=24,
+        metavar="N",
+        help="how many to look at, spread evenly (default: %(default)s)",
+    )
+    parser.add_argument(
         "--store", type=Path, metavar="FOLDER", help="where to keep decoded bags (default: .vla_store beside them)"
     )
+    parser.add_argument("--device", default="cpu", help="where the policy runs (default: %(default)s)")
+    parser.add_argument("--onto-sim", action="store_true", help="also give the recorded commands to the simulated arm")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report with plots there")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vla replay``."""
-    runner = PolicyRunner(load_checkpoint(args.checkpoint))
-    contract = runner.contract
-    robot = load_robot(args.robot)
-    parts = bag_parts(args.bags, robot, contract.observation_spec, contract.timing)
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes is {args.episodes}; allowed: 1 or more")
+    runner = PolicyRunner(load_checkpoint(args.checkpoint), args.device)
+    contract, robot = runner.contract, load_robot(args.robot)
+    bags = find_bags(args.bags)
+    spec = recorded_spec(contract, robot, bags)
+    parts = bag_parts(args.bags, robot, spec, contract.timing)
     loaded, report = load_demonstrations(parts, ", ".join(args.bags), args.store, workers=0)
+    episodes = spread(loaded.episodes, args.episodes)
     print(f"{report.episodes} episodes, {report.frames} frames; left out: {report.dropped_text()}")
-    figures = compare(loaded.episodes, [predict(runner, episode) for episode in loaded.episodes])
+    declared = [one for bag in bags for one in declared_mismatches(bag, robot, contract)]
+    runner.warm_up()
+    replayed = [replay(runner, episode, spec.proprioception) for episode in episodes]
+    diagnosis = diagnose(runner, episodes, spec.proprioception, _progress())
+    figures: dict[str, Any] = compare(replayed)
+    figures |= {
+        "checkpoint": str(args.checkpoint),
+        "bags": list(map(str, bags)),
+        "control_hz": contract.timing.control_hz,
+        "declared": list(map(dataclasses.asdict, declared)),
+        "diagnosis": diagnosis.to_dict(),
+        "shown": shown_actions(replayed),
+    }
+    if args.onto_sim:
+        figures["onto_sim"] = onto_sim(args, robot, spec, contract)
     _print(figures)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
+        page.write(args.json, json.dumps(figures, indent=1) + "\n")
+    if args.html:
+        title = f"{args.checkpoint.name} on {', '.join(bag.name for bag in bags)}"
+        page.write(args.html, page.page(title, replay_parts(figures)))
+    fits = not declared and not diagnosis.findings and not diagnosis.unexplained
+    return 0 if fits and figures.get("onto_sim", {}).get("fits", True) else 1
 
 
-def predict(runner: PolicyRunner, episode: Episode) -> NDArray[np.float64]:
-    """Return the first action of each frame's chunk, (T, 7) in m/s, rad/s and opening probability."""
-    runner.reset(episode.command)
-    period_ns = runner.contract.timing.period_ns
-    has_state = runner.contract.proprioception is not None
-    chunks = []
-    for index, tick in enumerate(episode.ticks.tolist()):
-        observation = Observation(
-            time_ns=tick * period_ns,
-            images={name: frames[index] for name, frames in episode.images.items()},
-            stamps_ns={},
-            proprioception=episode.proprioception[index] if has_state else None,
-            command=episode.command,
-        )
-        chunks.append(runner.step(observation)[0])
-    return np.stack(chunks)
+def recorded_spec(contract: PolicyContract, robot: Robot, bags: Sequence[Path]) -> ObservationSpec:
+    """Return what to read: what the policy sees, and the tool's pose where every bag has it, to check frames with."""
+    names = contract.observation_spec.proprioception
+    pose = tuple(name for name in PROPRIOCEPTION_UNITS if name.startswith("ee_") and name not in names)
+    if robot.ee_pose is None or not pose:
+        return contract.observation_spec
+    for bag in bags:
+        with open_bag(bag) as recording:
+            if match_topic(robot.ee_pose.topic, recording.topics) is None:
+                return contract.observation_spec
+    return ObservationSpec(contract.cameras, (*names, *pose))
 
 
-def compare(episodes: Sequence[Episode], predictions: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
-    """Return the mean absolute error per axis, beside that of never moving, and how often the gripper is right."""
-    demonstrated = np.concatenate([episode.actions for episode in episodes])
-    predicted = np.concatenate(predictions)
-    error = np.abs(predicted[:, :6] - demonstrated[:, :6]).mean(axis=0)
-    still = np.abs(demonstrated[:, :6]).mean(axis=0)
-    return {
-        "frames": len(demonstrated),
-        "axes": {
-            axis: {"unit": unit, "error": float(e), "error_of_never_moving": float(s)}
-            for axis, unit, e, s in zip(ARM_AXES, ARM_UNITS, error, still, strict=True)
-        },
-        "gripper_accuracy": float(((predicted[:, 6] > 0.5) == (demonstrated[:, 6] > 0.5)).mean()),
+def spread(episodes: Sequence[Episode], count: int) -> list[Episode]:
+    """Return ``count`` of the episodes, or all if there are fewer, spread evenly over the tasks and within each."""
+    by_task = sorted(episodes, key=lambda episode: episode.task)
+    chosen = np.unique(np.linspace(0, len(by_task) - 1, count).round().astype(int))
+    return [by_task[index] for index in chosen]
+
+
+def onto_sim(
+    args: argparse.Namespace, robot: Robot, spec: ObservationSpec, contract: PolicyContract
+) -> dict[str, Any]:  # fmt: skip
+    """Give what was commanded to the simulated arm and return how it moved, beside how the recorded one did.
+
+    Raises:
+        UserError: the bags lack the commands, or nobody recorded where the tool was.
+    """
+    from vla_ros.evaluation.onto_sim import drive
+    from vla_ros.sim.physics import TabletopSim
+
+    if robot.ee_pose is None or "ee_x" not in spec.proprioception:
+        raise ConfigError("--onto-sim needs the tool's pose: name ee_pose in the robot's file, and record it")
+    # What moved the arm: a demonstrator may have meant something else, when noise was added on purpose.
+    moved = dataclasses.replace(robot, demonstrated_twist=robot.twist_command)
+    # No picture is looked at, but episodes have one.
+    small = ObservationSpec((dataclasses.replace(contract.cameras[0], height=8, width=8),), spec.proprioception)
+    parts = bag_parts(args.bags, moved, small, contract.timing)
+    loaded, _ = load_demonstrations(parts, ", ".join(args.bags), args.store, workers=0)
+    episodes = spread(loaded.episodes, args.episodes)
+    sim = TabletopSim()
+    try:
+        driven = [drive(episode, spec.proprioception, contract.timing.control_hz, sim) for episode in episodes]
+    except ValueError as error:
+        raise ConfigError(f"--onto-sim: {error}") from None
+    figures: dict[str, Any] = {
+        key: _median([getattr(one, key) for one in driven])
+        for key in ("position_error_m", "rotation_error_rad", "linear_gain", "angular_gain")
     }
+    low, high = ONTO_SIM_GAIN
+    gains = [figures["linear_gain"], figures["angular_gain"]]
+    return {**figures, "episodes": len(driven), "fits": all(gain is None or low < gain < high for gain in gains)}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    known = [value for value in values if math.isfinite(value)]
+    return statistics.median(known) if known else None
+
+
+def _progress() -> Any:
+    if not sys.stdout.isatty():
+        return lambda _: None
+    return lambda text: print(f"\rtrying {text:100.100}", end="\r", flush=True)
 
 
 def _print(figures: dict[str, Any]) -> None:
+    console = Console()
     table = Table("axis", "mean absolute error", "of never moving")
     for axis, row in figures["axes"].items():
         table.add_row(axis, f"{row['error']:.4f} {row['unit']}", f"{row['error_of_never_moving']:.4f} {row['unit']}")
     table.add_row("gripper", f"right in {figures['gripper_accuracy']:.1%} of {figures['frames']} frames", "")
-    Console().print(table)
+    console.print(table)
+    inference = figures["inference_ms"]
+    print(f"inference p50 {inference['p50']:.1f} ms, p95 {inference['p95']:.1f} ms")
+    if "onto_sim" in figures:
+        sim = figures["onto_sim"]
+        gains = ", ".join(
+            f"{part} {'hardly moved' if sim[f'{part}_gain'] is None else format(sim[f'{part}_gain'], '.2f')}"
+            for part in ("linear", "angular")
+        )
+        print(
+            f"onto the simulator: {sim['episodes']} episodes, {1e3 * sim['position_error_m']:.1f} mm and "
+            f"{sim['rotation_error_rad']:.3f} rad from the recorded way; gain {gains} (1 when units and frame fit)"
+        )
+        if not sim["fits"]:
+            print("mismatch, onto the simulator: it does not move as the recorded arm did; see units, frame and rate")
+    diagnosis = figures["diagnosis"]
+    for row in [*figures["declared"], *diagnosis["findings"]]:
+        print(f"mismatch, {row['name']}: {row['detail']}")
+    if diagnosis["unexplained"]:
+        print(
+            f"the policy does something else than was demonstrated (disagreement {diagnosis['cost_undone']:.2f}, where "
+            "1 is as bad as standing still): another task, robot or scene, or a mismatch not known here"
+        )
+    if not figures["declared"] and not diagnosis["findings"] and not diagnosis["unexplained"]:
+        print(f"no mismatch found (disagreement {diagnosis['cost']:.2f}: 0 perfect, 1 as bad as standing still)")

@@ -3,25 +3,31 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from vla_ros.errors import UserError
+from vla_ros.evaluation.film import Film
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.robot import load_robot
+from vla_ros.runtime.executors import make_executor
 from vla_ros.runtime.governor import SafetyGovernor
 from vla_ros.runtime.rollout import rollout
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.tasks import COLORS, TASKS
+
+# As config/policy.yaml has them.
+HORIZON_TICKS, ENSEMBLE_DECAY = 4, 0.01
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class RolloutSettings:
     max_time_s: float
     delay_ticks: int
     blank: tuple[str, ...] = ()
+    executor: str = "full_chunk"
+    films: str = ""  # folder for a film of every rollout; empty: none
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Outcome:
     inference_ms: tuple[float, ...]
     ticks: int
     ticks_missed: int
+    film: str = ""
 
 
 def request_rollouts(
@@ -82,29 +91,37 @@ def request_rollouts(
     return requests
 
 
-def run_rollouts(settings: RolloutSettings, requests: Sequence[RolloutRequest], workers: int) -> list[Outcome]:
+def run_rollouts(settings: RolloutSettings, requests: Sequence[RolloutRequest], workers: int) -> Iterator[Outcome]:
     """Run the requests in ``workers`` processes, each with one checkpoint, one simulator and one thread.
+
+    Yields:
+        Their outcomes in the same order, as they come.
 
     Raises:
         UserError: the checkpoint or the robot's file can't be loaded, or there is no OpenGL for the cameras.
     """
+    return in_workers(RolloutWorker, settings, requests, workers)
+
+
+class Worker(Protocol):
+    """What does one piece of an evaluation after the other, in one thread; made with the settings of all of them."""
+
+    def run(self, request: Any) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+def in_workers(
+    make: Callable[[Any], Worker], settings: Any, requests: Sequence[Any], workers: int
+) -> Iterator[Any]:  # fmt: skip
+    """Yield what ``make(settings).run`` returns for each request, in order, from ``workers`` processes."""
     if workers <= 1:
-        with closing(_Worker(settings)) as worker:
-            return [worker.run(request) for request in requests]
+        with closing(make(settings)) as worker:
+            yield from map(worker.run, requests)
+        return
     context = multiprocessing.get_context("spawn")  # neither torch nor OpenGL survive a fork
-    with ProcessPoolExecutor(workers, context, _start_worker, (settings,)) as pool:
-        return list(pool.map(_run, requests, chunksize=4))
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % score interval of a success rate (Wilson 1927); it stays right near 0 and 1."""
-    if trials == 0:
-        return 0.0, 1.0
-    rate = successes / trials
-    scale = 1 + z * z / trials
-    centre = (rate + z * z / (2 * trials)) / scale
-    half = z / scale * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    with ProcessPoolExecutor(workers, context, _start_worker, (make, settings)) as pool:
+        yield from pool.map(_run, requests)
 
 
 def _other_colour(task: str, index: int) -> str:
@@ -138,7 +155,7 @@ class _JudgedEnv:
         return self.env.step(action)
 
 
-class _Worker:
+class RolloutWorker:
     """A checkpoint and a simulator, which belong to the thread that makes this object."""
 
     def __init__(self, settings: RolloutSettings) -> None:
@@ -147,10 +164,12 @@ class _Worker:
         self._runner.warm_up()
         self._period_s = self._runner.contract.timing.period_ns / 1e9
         self._limits = load_robot(settings.robot).limits
-        self._env = _JudgedEnv(_tabletop(self._runner.contract.timing.control_hz))
+        self._env = _JudgedEnv(tabletop(self._runner.contract.timing.control_hz))
 
     def run(self, request: RolloutRequest) -> Outcome:
         self._env.judged = request.judged
+        contract = self._runner.contract
+        film = Film(contract.camera_names) if self._settings.films else None
         result = rollout(
             self._env,
             self._runner,
@@ -161,34 +180,42 @@ class _Worker:
             delay_ticks=self._settings.delay_ticks,
             blank=self._settings.blank,
             governor=SafetyGovernor(self._limits, period_s=self._period_s, armed=True),
+            executor=make_executor(self._settings.executor, horizon=HORIZON_TICKS, decay=ENSEMBLE_DECAY),
+            on_frame=None if film is None else film.on_frame,
         )
-        return Outcome(result.success, result.time_s, tuple(result.inference_ms), result.ticks, result.ticks_missed)
+        name = ""
+        if film is not None:
+            name = f"{request.task}-{request.seed}-{'success' if result.success else 'failure'}.webp"
+            film.save(Path(self._settings.films) / name, contract.timing.control_hz)
+        inference_ms = tuple(round(ms, 3) for ms in result.inference_ms)
+        return Outcome(result.success, result.time_s, inference_ms, result.ticks, result.ticks_missed, name)
 
     def close(self) -> None:
         self._env.env.close()
 
 
-def _tabletop(control_hz: float) -> TabletopEnv:
+def tabletop(control_hz: float) -> TabletopEnv:
+    """Return the simulated arm with its cameras; UserError where they can't render."""
     try:
         return TabletopEnv(control_hz=control_hz)
     except RuntimeError as error:  # no off-screen OpenGL; it says what to install
         raise UserError(str(error)) from None
 
 
-_settings: RolloutSettings | None = None  # of this worker process
-_worker: _Worker | None = None
+_make: Callable[[], Worker] | None = None  # of this worker process
+_worker: Worker | None = None
 
 
-def _start_worker(settings: RolloutSettings) -> None:
-    global _settings
+def _start_worker(make: Callable[[Any], Worker], settings: Any) -> None:
+    global _make
     torch.set_num_threads(1)
-    _settings = settings
+    _make = functools.partial(make, settings)
 
 
-def _run(request: RolloutRequest) -> Outcome:
+def _run(request: Any) -> Any:
     global _worker
     if _worker is None:  # here, not at the start: what is raised here reaches the caller
-        assert _settings is not None
-        _worker = _Worker(_settings)
+        assert _make is not None
+        _worker = _make()
         Finalize(None, _worker.close, exitpriority=1)  # the OpenGL context goes before the interpreter does
     return _worker.run(request)

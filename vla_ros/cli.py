@@ -26,7 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "store": ("vla_ros.demos.store_command", "list demonstrations that are decoded already, and remove stale ones"),
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
     "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
-    "replay": ("vla_ros.train.replay", "compare a checkpoint's actions with the ones in recorded bags"),
+    "replay": ("vla_ros.train.replay", "show a checkpoint recorded bags, and say by name what does not fit"),
+    "report": ("vla_ros.train.report", "put curves, data, evaluations and replays of a run into one HTML file"),
     "import-robovlms": (
         "vla_ros.commands.import_robovlms", "make a checkpoint of weights that were trained with RoboVLMs"
     ),
@@ -40,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXTRAS = {
     **dict.fromkeys(
         ("numpy", "scipy", "cv2", "yaml", "rosbags", "apsw", "backports", "lz4", "torch", "pytorch_lightning",
-         "transformers", "tokenizers", "safetensors", "rich", "matplotlib"),
+         "transformers", "tokenizers", "safetensors", "rich", "matplotlib", "PIL"),
         "",
     ),
     **dict.fromkeys(

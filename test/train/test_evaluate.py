@@ -12,21 +12,13 @@ import pytest
 
 from vla_ros.contract import Camera
 from vla_ros.errors import UserError
+from vla_ros.evaluation.chains import Attempt, Chain, ChainResult
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
-from vla_ros.train import evaluate
+from vla_ros.train import evaluate, evaluations
 from vla_ros.train.build import new_policy
 from vla_ros.train.config import ConfigError
-from vla_ros.train.rollouts import Outcome, RolloutSettings, request_rollouts, run_rollouts, wilson_interval
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(0, 0, 0.0, 1.0), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
-)
-def test_wilson_interval_equals_published_values(successes, trials, low, high) -> None:
-    """81 of 263: Newcombe 1998, table I, method 3."""
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-4)
+from vla_ros.train.rollouts import Outcome, RolloutSettings, request_rollouts, run_rollouts
 
 
 def test_tasks_are_chosen_by_name_kind_and_set() -> None:
@@ -61,7 +53,7 @@ def test_an_override_is_said_and_the_task_still_counts() -> None:
 def test_the_report_counts_by_task_and_writes_json(config, episodes, monkeypatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(config, episodes))
     outcomes = [Outcome(True, 2.0, (1.0, 3.0), 20, 1), Outcome(False, 12.0, (2.0,), 120, 0)] * 2
-    monkeypatch.setattr(evaluate, "run_rollouts", lambda *_: outcomes)
+    monkeypatch.setattr(evaluations, "run_rollouts", lambda *_: outcomes)
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
     report_file = tmp_path / "out" / "report.json"
@@ -101,7 +93,7 @@ def test_what_would_stop_every_rollout_is_refused_before_the_first(
     contract = dataclasses.replace(config.contract, cameras=(Camera("wrist", 16, 16),))
     wrist = dataclasses.replace(config, contract=contract)
     monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(wrist, episodes))
-    monkeypatch.setattr(evaluate, "run_rollouts", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(evaluations, "run_rollouts", lambda *_: pytest.fail("it ran"))
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
     with pytest.raises(UserError, match=message):
@@ -122,7 +114,7 @@ def test_a_worker_that_cannot_start_says_why(config, episodes, tmp_path: Path) -
     save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
     settings = RolloutSettings(str(tmp_path / "checkpoint"), "no_such_robot", max_time_s=0.5, delay_ticks=1)
     with pytest.raises(UserError, match="no_such_robot"):
-        run_rollouts(settings, request_rollouts(["open_drawer"], 1, 7), workers=2)
+        list(run_rollouts(settings, request_rollouts(["open_drawer"], 1, 7), workers=2))
 
 
 def test_swapping_the_colour_of_a_drawer_is_refused(tmp_path: Path) -> None:
@@ -130,3 +122,101 @@ def test_swapping_the_colour_of_a_drawer_is_refused(tmp_path: Path) -> None:
     evaluate.add_arguments(parser)
     with pytest.raises(ConfigError, match="--tasks pick_up"):
         evaluate.run(parser.parse_args(["ckpt", "--tasks", "open_drawer", "--swap-colour"]))
+
+
+@pytest.fixture
+def counted(config, episodes, monkeypatch) -> list[tuple[RolloutSettings, str, int]]:
+    """Rollouts that take no time: a list of those that ran; every third fails."""
+    ran: list[tuple[RolloutSettings, str, int]] = []
+
+    def run(settings, requests, _workers):
+        for request in requests:
+            ran.append((settings, request.task, request.seed))
+            yield Outcome(request.seed % 3 > 0, 2.0, (1.5,), 20, 0)
+
+    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(config, episodes))
+    monkeypatch.setattr(evaluations, "run_rollouts", run)
+    return ran
+
+
+def _evaluate(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    return evaluate.run(parser.parse_args(["ckpt", "--tasks", "open_drawer", "--seed", "0", *arguments]))
+
+
+def test_what_is_on_disk_is_not_run_again_and_the_report_is_the_same(counted, tmp_path: Path) -> None:
+    whole, parts = ["--rollouts", "6", "--output"], str(tmp_path / "parts")
+    assert _evaluate(*whole, str(tmp_path / "whole")) == 0
+    counted.clear()
+    assert _evaluate(*whole, parts, "--rank", "1/2") == 0
+    assert [seed for _, _, seed in counted] == [1, 3, 5]
+    assert not (tmp_path / "parts" / "report.json").exists()
+    assert _evaluate(*whole, parts, "--rank", "0/2") == 0
+    assert sorted(seed for _, _, seed in counted) == list(range(6))
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "parts")]
+    assert reports[0]["total"] == reports[1]["total"] and reports[0]["total"]["successes"] == 4
+    counted.clear()
+    assert _evaluate(*whole, parts) == 0 and not counted
+    with pytest.raises(UserError, match="another rollouts: 6, not 7"):
+        _evaluate("--rollouts", "7", "--output", parts)
+    html = (tmp_path / "parts" / "report.html").read_text()
+    assert "open_drawer" in html and "data:image/png" in html
+
+
+def test_success_against_delay_is_counted_for_each_executor(counted, tmp_path: Path, capsys) -> None:
+    """The recipe of these tests settles for 20 ms at 10 Hz: 80 ms more still arrive with the next tick."""
+    executors = ["full_chunk", "first_action"]
+    arguments = ["--delays", "0", "80", "81", "400", "--executors", *executors, "--rollouts", "3"]
+    assert _evaluate(*arguments, "--json", str(tmp_path / "r.json")) == 0
+    conditions = json.loads((tmp_path / "r.json").read_text())["conditions"]
+    assert [(row["executor"], row["delay_ms"], row["delay_ticks"]) for row in conditions] == [
+        (executor, delay, ticks) for executor in executors for delay, ticks in ((0, 1), (80, 1), (81, 2), (400, 5))
+    ]
+    assert all((row["successes"], row["rollouts"]) == (2, 3) for row in conditions)
+    assert {(settings.executor, settings.delay_ticks) for settings, _, _ in counted} == {
+        (executor, ticks) for executor in executors for ticks in (1, 2, 5)
+    }
+    assert "first_action" in capsys.readouterr().out
+
+
+def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Path, capsys) -> None:
+    ran: list[int] = []
+
+    def run(settings, numbers, _workers):
+        for number in numbers:
+            ran.append(number)
+            attempts = (*[Attempt(True, 50)] * number, Attempt(False, settings.steps))
+            yield ChainResult(
+                Chain(number, settings.first_seed + number, ("open_drawer", "close_drawer") * 3), attempts
+            )
+
+    monkeypatch.setattr(evaluations, "run_chains", run)
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    arguments = ["ckpt", "--chains", "4", "--output", str(tmp_path)]
+    assert evaluate.run(parser.parse_args([*arguments, "--rank", "0/2"])) == 0
+    assert evaluate.run(parser.parse_args(arguments)) == 0
+    assert sorted(ran) == [0, 1, 2, 3]
+    assert "average length 1.50" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["successes"] for row in report["success_at"].values()][:4] == [3, 2, 1, 0]
+    assert "in a row" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rank", "2/2"], r"--rank is '2/2'; allowed: 0/1"),
+        (["--films"], "need --output"),
+        (["--delays", "-5"], r"--delays is \[-5.0\]; allowed: 0 ms or more"),
+        (["--delays", "5", "5"], "names the same twice"),
+        (["--delays", "5", "6", "--films", "--output", "runs/none"], "--films goes with one executor and one delay"),
+        (["--chains", "3"], "does not go with --tasks"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(counted, monkeypatch, tmp_path, arguments, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        _evaluate(*arguments)
+    assert not counted

@@ -16,9 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.contract import PolicyContract
 from vla_ros.observation import ObservationBuffer
 from vla_ros.robot import Limits, ObservationLimits
 from vla_ros.runtime.control import ControlLoop
+from vla_ros.runtime.executors import Executor
 from vla_ros.runtime.governor import SafetyGovernor
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.planner import ChunkPolicy, Plan, Planner
@@ -82,37 +84,70 @@ def rollout(
     blank: Collection[str] = (),
     governor: SafetyGovernor | None = None,
     gripper: GripperSwitch | None = None,
+    executor: Executor | None = None,
     on_frame: Callable[[int, Mapping[str, Any]], None] | None = None,
 ) -> RolloutResult:
-    """Run `runner` on `env` with the language `command` until success or `max_time_s`.
+    """Reset `env` to the scene of `seed` and `task`, and run `runner` on it as `pursue` does, until `max_time_s`."""
+    check_environment(env, runner.contract, blank)
+    observation, _ = env.reset(seed=seed, options={"task": task, "command": command})
+    return pursue(
+        env,
+        runner,
+        observation,
+        command=command,
+        max_ticks=max(1, math.floor(max_time_s * runner.contract.timing.control_hz)),
+        delay_ticks=delay_ticks,
+        blank=blank,
+        governor=governor,
+        gripper=gripper,
+        executor=executor,
+        on_frame=on_frame,
+    )
+
+
+def pursue(
+    env: Environment,
+    runner: ChunkPolicy,
+    observation: Mapping[str, Any],
+    *,
+    command: str,
+    max_ticks: int,
+    delay_ticks: int = 1,
+    blank: Collection[str] = (),
+    governor: SafetyGovernor | None = None,
+    gripper: GripperSwitch | None = None,
+    executor: Executor | None = None,
+    on_frame: Callable[[int, Mapping[str, Any]], None] | None = None,
+) -> RolloutResult:
+    """Run `runner`, without any history, on `env` as it is, with the language `command`, until success.
 
     Args:
         env: steps at the contract's control rate.
-        seed: for the scene; with `task` it determines the scene.
+        observation: what it showed last.
+        max_ticks: when to give up.
         delay_ticks: an observation's chunk is available this many ticks after it; 0 is an infinitely fast robot, 1 is
             what the node does as long as inference takes less than a period.
         blank: cameras whose images are black, to see how much they matter.
         governor: armed, new for this episode; None: no limits beside the environment's own.
-        gripper: None: the node's default.
+        gripper, executor: None: the node's default.
         on_frame: called with the tick and the environment's observation, for videos.
 
     Raises:
         ValueError: the environment steps at another rate than the contract's, or `blank` names no camera of it.
     """
     contract = runner.contract
+    check_environment(env, contract, blank)
     period_ns = contract.timing.period_ns
-    _check(env, contract.timing.control_hz, blank, contract.camera_names)
     buffer = ObservationBuffer(contract.observation_spec, EVERYTHING_IS_FRESH)
     planner = Planner(runner, buffer.snapshot)
     governor = governor or SafetyGovernor(_no_limits(), period_s=period_ns / 1e9, armed=True)
-    control = ControlLoop(ActionTimeline(), governor, gripper or GripperSwitch(), period_ns=period_ns)
+    control = ControlLoop(ActionTimeline(executor), governor, gripper or GripperSwitch(), period_ns=period_ns)
     pending: deque[tuple[int, Plan]] = deque()
     inference_ms: list[float] = []
-    observation, _ = env.reset(seed=seed, options={"task": task, "command": command})
     opening = float(np.asarray(observation["opening"]).reshape(-1)[0])
     buffer.push("language", 0, command)
     success, tick = False, 0
-    for tick in range(max(1, math.floor(max_time_s * contract.timing.control_hz))):
+    for tick in range(max_ticks):
         time_ns = tick * period_ns
         if on_frame is not None:
             on_frame(tick, observation)
@@ -169,15 +204,16 @@ def _push(
         buffer.push(stream, time_ns, value)
 
 
-def _check(env: Environment, control_hz: float, blank: Collection[str], cameras: Collection[str]) -> None:
-    if not math.isclose(env.control_hz, control_hz):
+def check_environment(env: Environment, contract: PolicyContract, blank: Collection[str] = ()) -> None:
+    """Raise ValueError where `env` steps at another rate than the contract's, or `blank` names no camera of it."""
+    if not math.isclose(env.control_hz, contract.timing.control_hz):
         raise ValueError(
-            f"the environment steps at {env.control_hz} Hz, the checkpoint was trained for {control_hz} Hz; "
-            f"create the environment with control_hz={control_hz}"
+            f"the environment steps at {env.control_hz} Hz, the checkpoint was trained for {contract.timing.control_hz}"
+            f" Hz; create the environment with control_hz={contract.timing.control_hz}"
         )
-    unknown = [name for name in blank if name not in cameras]
+    unknown = [name for name in blank if name not in contract.camera_names]
     if unknown:
-        raise ValueError(f"blank names {unknown[0]!r}; the checkpoint's cameras are {', '.join(cameras)}")
+        raise ValueError(f"blank names {unknown[0]!r}; the checkpoint's cameras are {', '.join(contract.camera_names)}")
 
 
 def _no_limits() -> Limits:

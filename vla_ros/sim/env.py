@@ -95,6 +95,18 @@ class TabletopEnv(gymnasium.Env):
         self._start = self.sim.state()
         return self._observation(self._start), self._info(self._start)
 
+    def begin(self, task: str) -> dict:
+        """Go on in the scene as it is with another task, whose success counts from now on; returns the observation.
+
+        Raises:
+            ValueError: an unknown task.
+        """
+        if task not in TASKS:
+            raise ValueError(f"task {task!r} is unknown; allowed: {', '.join(TASKS)}")
+        self.task = TASKS[task]
+        self._start = self.sim.state()
+        return self._observation(self._start)
+
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         """Execute an action (7,) for one control period.
 

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does `vla replay` name mismatches that were planted, and none where there is none?
+
+Demonstrations are made in process, in scenes that no recording and no evaluation has; or come from bags. Each fault of
+`vla_ros/evaluation/planting.py` is planted by itself, and the policy is asked what is wrong. Healthy rows are all tasks
+together, in scenes of two seeds, and single tasks.
+
+    python benchmarks/replay_faults.py --json benchmarks/results/replay_faults.json
+    python benchmarks/replay_faults.py --bags bags/tabletop --json runs/replay_faults.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import figures
+import torch
+
+from vla_ros import resources
+from vla_ros.bringup import CHECKPOINT
+from vla_ros.contract import PolicyContract
+from vla_ros.demos.bag_source import bag_parts
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.sources import load_demonstrations
+from vla_ros.evaluation.diagnosis import Diagnosis, diagnose
+from vla_ros.evaluation.planting import FAULTS
+from vla_ros.evaluation.simulated import demonstrate
+from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.policy.policy import Policy
+from vla_ros.policy.runner import PolicyRunner
+from vla_ros.robot import load_robot
+from vla_ros.sim.env import TabletopEnv
+from vla_ros.sim.tasks import TRAINED_TASKS
+from vla_ros.train.replay import spread
+
+FIRST_SEED = 80_000
+HEALTHY_TASKS = ("pick_up_blue", "push_left_green", "put_in_box_red", "open_drawer", "close_drawer")
+
+
+def stating(policy: Policy, contract: PolicyContract) -> PolicyRunner:
+    """The same weights under another contract."""
+    other = Policy(contract, policy.config, policy.tokenizer)
+    other.load_state_dict(policy.state_dict())
+    return PolicyRunner(other)
+
+
+def simulated(contract: PolicyContract, first_seed: int, each: int) -> dict[str, list[Episode]]:
+    """`each` demonstrations of every task."""
+    env = TabletopEnv(control_hz=contract.timing.control_hz)
+    try:
+        return {
+            task: [demonstrate(env, task, first_seed + index, contract.observation_spec) for index in range(each)]
+            for task in TRAINED_TASKS
+        }
+    finally:
+        env.close()
+
+
+def recorded(bags: Sequence[str], contract: PolicyContract, each: int) -> dict[str, list[Episode]]:
+    """`each` demonstrations of every task in the bags."""
+    parts = bag_parts(bags, load_robot("tabletop"), contract.observation_spec, contract.timing)
+    episodes = load_demonstrations(parts, ", ".join(bags), None, workers=0)[0].episodes
+    tasks = dict.fromkeys(episode.task for episode in episodes)
+    return {task: spread([one for one in episodes if one.task == task], each) for task in tasks}
+
+
+def everything(by_task: dict[str, list[Episode]]) -> list[Episode]:
+    return [episode for episodes in by_task.values() for episode in episodes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="", help="folder (default: the shipped one)")
+    parser.add_argument("--bags", nargs="+", help="recorded demonstrations instead of simulated ones")
+    parser.add_argument("--each", type=int, default=1, help="demonstrations of each task (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    policy = load_checkpoint(arguments.checkpoint or resources.path(CHECKPOINT))
+    contract = policy.contract
+    names = contract.observation_spec.proprioception
+    if arguments.bags:
+        by_task = recorded(arguments.bags, contract, arguments.each)
+        healthy = {"healthy, recorded": everything(by_task)}
+    else:
+        by_task = simulated(contract, FIRST_SEED, arguments.each)
+        more = simulated(contract, FIRST_SEED + 1000, arguments.each)
+        healthy = {"healthy, new scenes": everything(by_task), "healthy, other new scenes": everything(more)}
+    healthy |= {f"healthy, {task}": by_task[task] for task in HEALTHY_TASKS if task in by_task}
+    rows: list[tuple[str, str, Diagnosis]] = []
+
+    def note(what: str, wanted: str, diagnosis: Diagnosis) -> None:
+        rows.append((what, wanted, diagnosis))
+        found = "; ".join(f"{one.name}: {one.detail}" for one in diagnosis.findings) or "nothing"
+        verdict = "right" if _found(diagnosis) == wanted else "WRONG"
+        print(f"{verdict}  {what:34} {diagnosis.cost:.2f} -> {diagnosis.cost_undone:.2f}  {found}", flush=True)
+
+    for what, episodes in healthy.items():
+        note(what, "nothing", diagnose(PolicyRunner(policy), episodes, names))
+    for what, fault in FAULTS.items():
+        episodes = everything(by_task)
+        if fault.episode:
+            episodes = [fault.episode(episode, names, contract) for episode in episodes]
+        runner = stating(policy, fault.contract(contract) if fault.contract else contract)
+        note(what, fault.name, diagnose(runner, episodes, names))
+    right = sum(_found(diagnosis) == wanted for _, wanted, diagnosis in rows)
+    print(f"{right} of {len(rows)} right")
+    if arguments.json:
+        _write(arguments.json, rows, right, arguments.each)
+
+
+def _found(diagnosis: Diagnosis) -> str:
+    """The names that were found, once each; what is known only to be wrong counts as found, too."""
+    names = dict.fromkeys(finding.name for finding in diagnosis.findings)
+    return ", ".join([*names, *(["unexplained"] if diagnosis.unexplained else [])]) or "nothing"
+
+
+def _write(path: Path, rows: Sequence[tuple[str, str, Diagnosis]], right: int, each: int) -> None:
+    details: list[dict[str, Any]] = [
+        {"planted": what, "wanted": wanted, **dataclasses.asdict(diagnosis)} for what, wanted, diagnosis in rows
+    ]
+    figures.write(
+        path,
+        title="Mismatches that `vla replay` names",
+        runs=each,
+        note=f"{right} of {len(rows)} right. Runs are demonstrations of each task. The disagreement between predicted "
+        "and demonstrated actions, as recorded and with what was found undone: 0 is perfect, 1 no better than standing "
+        "still.",
+        columns=("planted", "named", "disagreement", "undone"),
+        rows=[
+            (what, _found(diagnosis), f"{diagnosis.cost:.2f}", f"{diagnosis.cost_undone:.2f}")
+            for what, _, diagnosis in rows
+        ],
+        details=details,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `vla evaluate` runs and counts: rollouts of tasks under some conditions, or chains, kept on disk or not."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vla_ros.contract import PolicyContract, Timing
+from vla_ros.evaluation.chains import STEPS_PER_SUBTASK, ChainResult, merge
+from vla_ros.evaluation.chains import summarise as summarise_chains
+from vla_ros.evaluation.intervals import wilson_interval
+from vla_ros.evaluation.record import Record
+from vla_ros.train.chain_rollouts import ChainSettings, run_chains
+from vla_ros.train.config import ConfigError
+from vla_ros.train.rollouts import Outcome, RolloutRequest, RolloutSettings, request_rollouts, run_rollouts
+
+FILMS = "films"
+BLANKS = {"none": (), "static": ("static",), "wrist": ("wrist",), "both": ("static", "wrist")}
+T = TypeVar("T")
+
+
+def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: PolicyContract) -> dict[str, Any] | None:
+    """Run single tasks and return their report; None while other ranks are not done."""
+    requests = request_rollouts(
+        tasks,
+        args.rollouts,
+        args.seed,
+        phrasings=args.phrasings,
+        command=args.command_override,
+        swap_colour=args.swap_colour,
+    )
+    conditions = _conditions(args, contract)
+    wanted = [(condition, request) for condition in conditions for request in requests]
+    keys = [f"{name}, {request.task} {request.seed}" for name, request in ((c.name, r) for c, r in wanted)]
+    if len(set(keys)) < len(keys):
+        raise ConfigError("--delays or --executors names the same twice")
+    if args.films and len(conditions) > 1:
+        raise ConfigError(
+            "--films goes with one executor and one delay, since each rollout has one film; give one of each"
+        )
+    record = _open_record(args)
+    done = _outcomes(record)
+    for condition in conditions:
+        missing = [
+            (key, request)
+            for key, (which, request) in _share(list(zip(keys, wanted, strict=True)), args.rank)
+            if which == condition and key not in done
+        ]
+        settings = RolloutSettings(
+            checkpoint=str(args.checkpoint),
+            robot=args.robot,
+            max_time_s=args.max_time,
+            delay_ticks=condition.delay_ticks,
+            blank=BLANKS[args.blank],
+            executor=condition.executor,
+            films=str(args.output / FILMS) if args.films else "",
+        )
+        outcomes = run_rollouts(settings, [request for _, request in missing], args.workers) if missing else ()
+        for (key, _), outcome in zip(missing, outcomes, strict=True):
+            done[key] = outcome
+            if record:
+                record.add({"key": key, "outcome": dataclasses.asdict(outcome)})
+    done |= _outcomes(record)  # of ranks that have gone on meanwhile
+    if any(key not in done for key in keys):
+        return None
+    by_condition = {
+        condition.name: [done[key] for key, (which, _) in zip(keys, wanted, strict=True) if which == condition]
+        for condition in conditions
+    }
+    report = summarise(requests, by_condition[conditions[0].name])
+    if len(conditions) > 1:
+        report["conditions"] = [
+            {**dataclasses.asdict(condition), **_count(by_condition[condition.name])} for condition in conditions
+        ]
+    return report
+
+
+def evaluate_chains(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Run chains and return their report; None while other ranks are not done."""
+    record = _open_record(args)
+    done = _chain_results(record)
+    settings = ChainSettings(
+        checkpoint=str(args.checkpoint),
+        robot=args.robot,
+        first_seed=args.seed,
+        phrasings=args.phrasings,
+        delay_ticks=args.delay_ticks,
+        steps=STEPS_PER_SUBTASK,
+        executor=args.executors[0],
+    )
+    known = {result.chain.number for result in done}
+    missing = [number for number in _share(range(args.chains), args.rank) if number not in known]
+    for result in run_chains(settings, missing, args.workers) if missing else ():
+        done.append(result)
+        if record:
+            record.add(result.to_dict())
+        print(f"chain {result.chain.number}: {result.length} of {', '.join(result.chain.subtasks)}", flush=True)
+    others = _chain_results(record)  # of ranks that have gone on meanwhile, too
+    if len({result.chain.number for result in (*done, *others)}) < args.chains:
+        return None
+    return summarise_chains(merge([done, others], args.chains))
+
+
+def _outcomes(record: Record | None) -> dict[str, Outcome]:
+    """Return what is kept on disk, by key."""
+    rows = record.results() if record else ()
+    return {
+        row["key"]: Outcome(**{**row["outcome"], "inference_ms": tuple(row["outcome"]["inference_ms"])}) for row in rows
+    }
+
+
+def _chain_results(record: Record | None) -> list[ChainResult]:
+    return [ChainResult.from_dict(row) for row in record.results()] if record else []
+
+
+def _open_record(args: argparse.Namespace) -> Record | None:
+    """Return where results are kept, None without --output."""
+    if args.output is None:
+        return None
+    rank = rank_of(args.rank)[0]
+    return Record(args.output, settings_of(args), rank)
+
+
+def rank_of(text: str) -> tuple[int, int]:
+    """Return which of how many shares.
+
+    Raises:
+        ConfigError: the text does not say that.
+    """
+    number, slash, ranks = text.partition("/")
+    if slash and number.isdigit() and ranks.isdigit() and int(number) < int(ranks):
+        return int(number), int(ranks)
+    raise ConfigError(f"--rank is {text!r}; allowed: 0/1 for all of it, or for instance 0/4, 1/4, 2/4 and 3/4")
+
+
+def _share(work: Sequence[T], rank: str) -> Sequence[T]:
+    number, ranks = rank_of(rank)
+    return work[number::ranks]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the same rollouts are run under; delay_ms is what is added to the way of a chunk."""
+
+    executor: str
+    delay_ms: float | None
+    delay_ticks: int
+
+    @property
+    def name(self) -> str:
+        return self.executor if self.delay_ms is None else f"{self.executor}, {self.delay_ms:g} ms"
+
+
+def _conditions(args: argparse.Namespace, contract: PolicyContract) -> list[Condition]:
+    delays: list[tuple[float | None, int]] = [(None, args.delay_ticks)]
+    if args.delays:
+        delays = [(ms, ticks_of(ms, contract.timing)) for ms in args.delays]
+    return [Condition(executor, ms, ticks) for executor in args.executors for ms, ticks in delays]
+
+
+def ticks_of(added_ms: float, timing: Timing) -> int:
+    """Return after how many ticks a chunk is there that takes so much longer than the settle time: 1 at the least.
+
+    As in real time: the arm acts on ticks of the grid, the world goes on meanwhile. Inference itself is not counted.
+    """
+    return max(1, math.ceil(round((timing.settle_s + added_ms / 1e3) * timing.control_hz, 6)))
+
+
+def summarise(requests: Sequence[RolloutRequest], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return successes by task, the total with its 95 % interval, and the inference time."""
+    by_task: dict[str, list[Outcome]] = {}
+    for request, outcome in zip(requests, outcomes, strict=True):
+        by_task.setdefault(request.task, []).append(outcome)
+    inference = np.array([ms for outcome in outcomes for ms in outcome.inference_ms] or [float("nan")])
+    total = _count(outcomes)
+    return {
+        "tasks": {task: _count(of_task) for task, of_task in by_task.items()},
+        "total": total,
+        "success_rate": total["success_rate"],
+        "ticks": {"total": sum(o.ticks for o in outcomes), "missed": sum(o.ticks_missed for o in outcomes)},
+        "inference_ms": {"p50": float(np.percentile(inference, 50)), "p95": float(np.percentile(inference, 95))},
+    }
+
+
+def _count(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    times = [outcome.time_s for outcome in outcomes if outcome.success]
+    return {
+        "successes": len(times),
+        "rollouts": len(outcomes),
+        "success_rate": len(times) / max(1, len(outcomes)),
+        "interval": wilson_interval(len(times), len(outcomes)),
+        "mean_time_s": statistics.mean(times) if times else None,
+    }
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that change the figures."""
+    names = (
+        "tasks", "rollouts", "chains", "seed", "phrasings", "blank", "command_override", "swap_colour", "delay_ticks",
+        "delays", "executors", "max_time", "robot",
+    )  # fmt: skip
+    return {"checkpoint": str(args.checkpoint), **{name: getattr(args, name) for name in names}}
