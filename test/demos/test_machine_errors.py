@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import resource
 import signal
@@ -165,20 +166,25 @@ def test_files_that_the_disk_does_not_give_are_not_called_damaged(tmp_path: Path
         list(records(tmp_path / "frame.npz"))
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may have more than 200 bytes: the system refuses the write, as it does on a full disk."""
+    """No file may have more than 200 bytes: the system refuses the write, as it does on a full disk.
+
+    Not around a whole test: pytest may be writing to a file itself.
+    """
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_says_what_to_do_and_leaves_nothing(load, tmp_path: Path, request) -> None:
-    request.getfixturevalue("full_disk")  # after the bags were written
-    with pytest.raises(StoreError, match=r"\.vla_store can't be written \(File too large\).*--clean.*data\.store="):
+def test_a_full_disk_says_what_to_do_and_leaves_nothing(load, tmp_path: Path) -> None:
+    message = r"\.vla_store can't be written \(File too large\).*--clean.*data\.store="
+    with full_disk(), pytest.raises(StoreError, match=message):
         load()
     assert not any((tmp_path / "bags" / ".vla_store").iterdir())
 
