@@ -8,7 +8,9 @@ output is said to mean. Which of them is there, `diagnosis` finds out by trying.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,9 +108,7 @@ def _of_state(known: Proprioception, seen: Array) -> list[Mismatch]:
     mean, std = np.array(known.mean), np.array(known.std)
     own_mean, own_std = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-9)
     found = [
-        Mismatch(
-            UNITS, f"the tool's position is {text}", ("position",), view=_state(position, lambda x, f=factor: x * f)
-        )
+        Mismatch(UNITS, f"the tool's position is {text}", ("position",), view=_state(position, partial(operator.mul, factor)))
         for text, factor in _SCALES.items()
         if position
     ]
@@ -147,7 +147,7 @@ def euler_rates_to_angular(rates: Array, orientation: Rotation) -> Array:
 
 def angular_to_euler_rates(angular: Array, orientation: Rotation) -> Array:
     """Turn angular velocities (T, 3) in the base frame into rates of fixed-axis xyz Euler angles [rad/s]."""
-    return np.linalg.solve(_euler_jacobian(orientation), angular[..., None])[..., 0]
+    return np.asarray(np.linalg.solve(_euler_jacobian(orientation), angular[..., None])[..., 0], np.float64)
 
 
 def _euler_jacobian(orientation: Rotation) -> Array:

@@ -67,13 +67,15 @@ def drive(episode: Episode, names: Sequence[str], control_hz: float, sim: Tablet
 def _compare(source: str, recorded: Array, rotations: Rotation, driven: Array, turned: Rotation) -> Driven:
     apart = np.linalg.norm((driven - driven[0]) - (recorded - recorded[0]), axis=1)
     since = [rotation * rotation[0].inv() for rotation in (rotations, turned)]
-    steps = [(rotation[1:] * rotation[:-1].inv()).as_rotvec() for rotation in (rotations, turned)]
+    recorded_turns, driven_turns = (
+        (rotation[1:] * rotation[:-1].inv()).as_rotvec() for rotation in (rotations, turned)
+    )
     return Driven(
         source,
         float(apart.mean()),
         float((since[0] * since[1].inv()).magnitude().mean()),
         _gain(np.diff(recorded, axis=0), np.diff(driven, axis=0), 1e-3),
-        _gain(*steps, 5e-3),
+        _gain(recorded_turns, driven_turns, 5e-3),
     )
 
 

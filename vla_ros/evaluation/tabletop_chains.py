@@ -101,7 +101,7 @@ def _draw(random: np.random.Generator) -> tuple[str, ...]:
     """Draw subtasks that make sense one after the other; the drawer's state follows from the first that uses it."""
     first = str(random.choice(TRAINED_TASKS))
     table = _Table(drawer_open=TASKS[first].kind == "close_drawer")
-    subtasks = []
+    subtasks: list[str] = []
     for _ in range(CHAIN_LENGTH):
         last = subtasks[-1] if subtasks else ""
         allowed = [task for task in TRAINED_TASKS if table.allows(task) and task != last]
