@@ -108,7 +108,9 @@ def _of_state(known: Proprioception, seen: Array) -> list[Mismatch]:
     mean, std = np.array(known.mean), np.array(known.std)
     own_mean, own_std = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-9)
     found = [
-        Mismatch(UNITS, f"the tool's position is {text}", ("position",), view=_state(position, partial(operator.mul, factor)))
+        Mismatch(
+            UNITS, f"the tool's position is {text}", ("position",), view=_state(position, partial(operator.mul, factor))
+        )
         for text, factor in _SCALES.items()
         if position
     ]
