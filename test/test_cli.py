@@ -75,7 +75,7 @@ def test_every_package_that_setup_py_asks_for_has_its_extra() -> None:
     """Else its absence would be a traceback."""
     setup = (Path(cli.__file__).parents[1] / "setup.py").read_text()
     required = re.findall(r'"([\w-]+)', setup.partition("install_requires=[")[2].partition("]")[0])
-    modules = {"opencv-python": "cv2", "pyyaml": "yaml"}
+    modules = {"opencv-python": "cv2", "pyyaml": "yaml", "pillow": "PIL"}
     names = {modules.get(name, name.replace("-", "_")) for name in required if name != "setuptools"}
     assert names == {name for name, extra in cli.EXTRAS.items() if not extra}
 
