@@ -65,8 +65,9 @@ test: $(STAMP) ## ruff and the tests; injected faults are in nightly (ARGS="-m '
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-nightly: $(STAMP) ## the tests that need a quiet machine and minutes: every injected fault over real DDS
+nightly: $(STAMP) ## what needs a quiet machine and minutes: every injected fault over real DDS, and a soak of 10 minutes
 	$(VENV)/bin/python -m pytest -m nightly $(ARGS)
+	$(VENV)/bin/python benchmarks/soak.py --minutes 10
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .

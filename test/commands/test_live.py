@@ -101,11 +101,11 @@ class Client:
 def test_a_policy_that_stays_disarmed_is_an_error_with_the_way_out(monkeypatch):
     monkeypatch.setattr(live, "DISARMED_AFTER_S", 0.1)
     with pytest.raises(UserError, match=r'ros2 service call /arm1/policy/arm std_srvs/srv/SetBool "\{data: true\}"'):
-        live._wait_for_policy(Client("disarmed"), "arm1", lambda: None)
+        live.wait_for_policy(Client("disarmed"), "arm1", lambda: None)
 
 
 def test_a_policy_is_disarmed_for_the_moment_before_its_first_tick():
-    live._wait_for_policy(Client("inactive", "disarmed", "waiting"), "", lambda: None)
+    live.wait_for_policy(Client("inactive", "disarmed", "waiting"), "", lambda: None)
 
 
 def test_figures_of_an_earlier_run_do_not_survive_the_start_of_another(monkeypatch, tmp_path):

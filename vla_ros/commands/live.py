@@ -128,7 +128,7 @@ def attach(
 
     started_s, done = time.monotonic(), []
     with RolloutClient(namespace, watch=film is not None or on_poll is not None) as client:
-        _wait_for_policy(client, namespace, check)
+        wait_for_policy(client, namespace, check)
         for trial in trials:
             rollout = client.rollout(
                 trial.task, trial.seed, trial.command, TIME_LIMIT_S, on_poll or (lambda _: None), check
@@ -141,7 +141,7 @@ def attach(
     return LiveResult(done, state["ticks"], state["inference_ms"], time.monotonic() - started_s)
 
 
-def _wait_for_policy(client: Any, namespace: str, check: Callable[[], None]) -> None:
+def wait_for_policy(client: Any, namespace: str, check: Callable[[], None]) -> None:
     """Until the policy is active: armed, with nothing to do. A policy that cannot be configured says why."""
     deadline = time.monotonic() + START_TIMEOUT_S
     disarmed_since_s: float | None = None

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does anything grow or get lost when the policy runs for long? Simulator and policy through ROS, rollout by rollout.
+
+After a while of warming up, memory, threads, sockets, open files and shared-memory segments of both processes are
+looked at after each rollout; the end is compared with the beginning. Stops are counted by their reason: that a rollout
+ends with an empty command is the only one expected. Exit status 1 when memory has grown by more than 1 %, anything else
+has grown at all, or the arm was stopped for another reason.
+
+    python benchmarks/soak.py --minutes 60 --json benchmarks/results/soak.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import figures
+
+from vla_ros import bringup, transport
+from vla_ros.commands import live, shared_memory
+from vla_ros.commands.isolation import isolate
+from vla_ros.commands.processes import ProcessGroup
+
+NODES = ("policy_node", "simulator_node")
+EXPECTED_STOPS = frozenset({"no_command"})
+GROWTH_ALLOWED = 0.01
+# Of the first and of the last so many looks, the median.
+LOOKS = 5
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
+COLUMNS = ("process", "what", "after warming up", "in the end")
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a process holds."""
+
+    memory_mb: float
+    threads: int
+    sockets: int
+    files: int
+    segments: int
+
+
+def look(pid: int) -> Look:
+    """Look at a process (Linux)."""
+    files = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    return Look(
+        memory_mb=int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_MB,
+        threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
+        sockets=sum(file.startswith("socket:") for file in files),
+        files=sum(not file.startswith("socket:") for file in files),
+        segments=len(shared_memory.mapped_by(pid)),
+    )
+
+
+def processes() -> dict[str, int]:
+    """The nodes that this process has started, by name."""
+    found = {}
+    for pid in shared_memory.children(os.getpid()):
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+        found.update({name: pid for name in NODES if f"nodes.{name}" in command})
+    return found
+
+
+def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list[Look]], Counter, int]:
+    """Run rollouts for so long; returns what was seen of each process, the stops by reason, and the rollouts."""
+    from vla_ros.nodes.rollouts import RolloutClient  # not before the environment is set: rclpy reads it once
+
+    seen: dict[str, list[Look]] = {name: [] for name in NODES}
+    rollouts = 0
+    with ProcessGroup(folder) as group:
+        group.start(*bringup.demo())
+        with RolloutClient("", watch=False) as client:
+            live.wait_for_policy(client, "", group.check)
+            started_s = time.monotonic()
+            for trial in itertools.cycle(live.plan(["all"], 10, "held-out")):
+                client.rollout(trial.task, trial.seed, trial.command, live.TIME_LIMIT_S, check=group.check)
+                rollouts += 1
+                passed_s = time.monotonic() - started_s
+                if passed_s < warm_up_s:
+                    continue
+                for name, pid in processes().items():
+                    seen[name].append(look(pid))
+                print(f"{passed_s / 60:6.1f} min, {rollouts} rollouts, {seen['policy_node'][-1]}", flush=True)
+                if passed_s > 60 * minutes:
+                    break
+            stops = Counter(client.final_policy_state()["stops"])
+    return seen, stops, rollouts
+
+
+def compare(looks: Sequence[Look]) -> dict[str, tuple[float, float]]:
+    """Of each figure, the median of the first looks and of the last ones."""
+
+    def median(name: str, some: Sequence[Look]) -> float:
+        return statistics.median(getattr(one, name) for one in some)
+
+    names = [field.name for field in dataclasses.fields(Look)]
+    return {name: (median(name, looks[:LOOKS]), median(name, looks[-LOOKS:])) for name in names}
+
+
+def wrong(compared: dict[str, dict[str, tuple[float, float]]], stops: Counter) -> list[str]:
+    """What must not have happened."""
+    found = [f"stopped for {reason}: {count} times" for reason, count in stops.items() if reason not in EXPECTED_STOPS]
+    for process, figures_of in compared.items():
+        for name, (before, after) in figures_of.items():
+            allowed = GROWTH_ALLOWED if name == "memory_mb" else 0.0
+            if after > before * (1 + allowed):
+                found.append(f"{process}: {name} has grown from {before:g} to {after:g}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long, warming up included (default 10)")
+    parser.add_argument("--warm-up", type=float, default=60.0, help="seconds before the first look (default 60)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    if 60 * arguments.minutes <= arguments.warm_up:
+        parser.error(f"--minutes {arguments.minutes:g} ends within --warm-up {arguments.warm_up:g} s; give more")
+    isolate()
+    os.environ.update(transport.environment(), OMP_NUM_THREADS="1")
+    with tempfile.TemporaryDirectory() as scratch:
+        seen, stops, rollouts = soak(arguments.minutes, arguments.warm_up, Path(scratch))
+    compared = {process: compare(looks) for process, looks in seen.items()}
+    rows = [
+        (process, name.replace("_mb", " [MB]"), f"{before:g}", f"{after:g}")
+        for process, figures_of in compared.items()
+        for name, (before, after) in figures_of.items()
+    ]
+    for row in rows:
+        print("{:<16} {:<12} {:>18} {:>12}".format(*row))
+    failures = wrong(compared, stops)
+    counted = ", ".join(f"{reason} {count}" for reason, count in stops.most_common()) or "none"
+    print(f"{rollouts} rollouts; stops: {counted}; wrong: {'; '.join(failures) or 'nothing'}")
+    if arguments.json:
+        figures.write(
+            arguments.json, title="Soak: what has grown", runs=rollouts, columns=COLUMNS, rows=rows,
+            note=f"Rollouts through ROS for {arguments.minutes:g} minutes; medians of {LOOKS} looks each. "
+            f"Stops: {counted} (a rollout ends with an empty command).",
+            details={"stops": dict(stops), "wrong": failures},
+        )  # fmt: skip
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks make of their measurements. To measure is no test: that needs a quiet machine."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a script of benchmarks/ by name."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1] / "benchmarks"), *sys.path])
+    return importlib.import_module
+
+
+def test_what_a_node_adds_is_how_late_its_observation_and_its_twist_are_on_the_grid(benchmark):
+    latency = benchmark("latency")
+    # At 50 Hz: tick 1000 is at 20 s; its picture was stamped 4 ms before, and looked at 13 ms after (due: 10 ms).
+    again = 2000  # the code of tick 1000 comes again then
+    trace = [(1000, 19_996 * MS, 20_013 * MS, 20_014 * MS), (again, 39_990 * MS, 40_010 * MS, 40_011 * MS)]
+    stamps_ns = [20_021 * MS, 40_020 * MS, 40_040 * MS]
+    heard = latency.Heard(stamps_ns, codes=[0, 0, 7], frames=[""] * 3)  # nobody planned the last one in this time
+    added, whole = latency.answers_ms(heard, trace)
+    assert added == pytest.approx([3 + 1, 0]) and whole == pytest.approx([25, 30])
+
+
+def test_the_percentiles_of_a_table_are_medians_over_the_runs(benchmark):
+    latency = benchmark("latency")
+    names = ("relay", "timer", *(f"{policy}: {figure}" for policy in ("no cost", "checkpoint")
+             for figure in ("added", "whole", "jitter", "missed", "ticks")))  # fmt: skip
+    results = {name: [[1.0], [2.0], [9.0]] for name in names}
+    rows = {row[0]: row[1:] for row in latency.table(results)}
+    assert rows["camera stamp to twist, bare relay"] == ("2.00", "2.00")
+    assert rows["ticks missed, policy: checkpoint"][0] == "12 of 12"
+
+
+def test_a_soak_names_what_has_grown_and_every_stop_that_it_did_not_ask_for(benchmark):
+    soak = benchmark("soak")
+    before, after = soak.Look(100.0, 8, 4, 10, 2), soak.Look(101.5, 8, 5, 9, 2)
+    compared = {"policy_node": soak.compare([before] * soak.LOOKS + [after] * soak.LOOKS)}
+    assert soak.wrong(compared, Counter({"no_command": 3, "stale": 1})) == [
+        "stopped for stale: 1 times",
+        "policy_node: memory_mb has grown from 100 to 101.5",
+        "policy_node: sockets has grown from 4 to 5",
+    ]
+    little = soak.Look(100.9, 8, 4, 10, 2)
+    assert soak.wrong({"policy_node": soak.compare([before] * 5 + [little] * 5)}, Counter()) == []
+
+
+def test_a_look_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_path):
+    import socket
+
+    soak = benchmark("soak")
+    before = soak.look(os.getpid())
+    with (tmp_path / "file").open("w"), socket.socket():
+        after = soak.look(os.getpid())
+    assert (after.files - before.files, after.sockets - before.sockets) == (1, 1)
+    assert after.threads >= 1 and after.memory_mb > 1
