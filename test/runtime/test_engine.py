@@ -71,6 +71,25 @@ def test_it_observes_once_a_tick_after_the_settle_time_and_plans_from_that_tick(
     assert engine.status().reason is None
 
 
+def test_it_looks_while_pictures_settle_so_that_what_is_there_is_decoded_when_the_observation_is_due(clock, policy):
+    looks = []
+
+    def snapshot(time_ns: int):
+        looks.append((clock.now_ns(), time_ns // PERIOD_NS))
+        if len(looks) == 1:
+            raise MemoryError("said when it is due, if it still holds then")
+        return Observation(time_ns, {}, {}, None, "go")
+
+    engine = Engine(lambda: policy, snapshot, ActionTimeline(), clock)
+    engine.start(10.0)
+    engine.set_command("go")
+    clock.turn_to_ns(at(3) - SETTLE_NS // 2)
+    clock.turn_to_ns(at(3))
+    assert looks == [(at(3) - SETTLE_NS // 2, 3), (at(3), 3)]
+    assert policy.ticks == [3]
+    assert engine.stop(10.0)
+
+
 def test_the_policy_is_built_warmed_and_used_in_one_thread(clock, policy, world):
     made_in = []
 

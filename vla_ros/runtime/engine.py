@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import traceback
 from collections.abc import Callable
@@ -162,11 +163,21 @@ class Engine:
         last_tick: int | None = None
         while not self._stopping.is_set():
             tick = self._coming_tick(last_tick, timing)
-            if not self._clock.sleep_until_ns(tick * timing.period_ns + timing.settle_ns):
+            due_ns = tick * timing.period_ns + timing.settle_ns
+            if not self._clock.sleep_until_ns(due_ns - timing.settle_ns // 2):
+                continue
+            self._look_ahead(tick * timing.period_ns, due_ns)
+            if not self._clock.sleep_until_ns(due_ns):
                 continue
             tick = max(tick, self._reached_tick(timing))
             self._tick(planner, tick, last_tick, timing.period_ns)
             last_tick = tick
+
+    def _look_ahead(self, time_ns: int, due_ns: int) -> None:
+        """Have the pictures that are there already decoded while there is time: the buffer keeps them."""
+        if self._clock.now_ns() < due_ns:
+            with contextlib.suppress(Exception):  # what is wrong will be found again, and said, when it is due
+                self._snapshot(time_ns)
 
     def _reached_tick(self, timing: Timing) -> int:
         """The newest tick whose observation is due."""
