@@ -117,9 +117,7 @@ class Engine:
 
     def status(self) -> EngineStatus:
         with self._lock:
-            return EngineStatus(
-                self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns
-            )
+            return EngineStatus(self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns)
 
     @property
     def command(self) -> str:
