@@ -322,7 +322,7 @@ def _sections(kind: type) -> dict[str, type]:
         name: typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
         for name, hint in typing.get_type_hints(kind).items()
     }
-    return {name: options[0] for name, options in hints.items() if dataclasses.is_dataclass(options[0])}
+    return {name: kinds[0] for name, kinds in hints.items() if dataclasses.is_dataclass(kinds[0])}  # type: ignore[misc]
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _load_best(module: VLAModule, trainer: pl.Trainer) -> None:
         )
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
-    print(f"the checkpoint is that of step {saved['global_step']}: validation {float(best.best_model_score):.4f}")
+    print(f"the checkpoint is that of step {saved['global_step']}: validation {best.best_model_score:.4f}")
 
 
 def make_module(config: TrainConfig, policy: Policy) -> VLAModule:

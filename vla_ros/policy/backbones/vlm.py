@@ -83,7 +83,8 @@ class VlmBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.model: Any = build_model(config.model) if model is None else model
-        self._families = [FAMILIES[self.model.config.model_type](self.model)]  # a list: not a module itself
+        kind: str = self.model.config.model_type  # type: ignore[union-attr,assignment]
+        self._families = [FAMILIES[kind](self.model)]  # a list: not a module itself
         self._blank = (tokenizer.padding_id, tokenizer.dropped_id)
         rows = self.family.embedding.num_embeddings
         if any(number not in self._blank for number in range(rows, tokenizer.vocabulary_size)):
