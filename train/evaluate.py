@@ -31,6 +31,8 @@ from vla_ros.evaluation import page
 from vla_ros.evaluation.evaluation_page import evaluation_parts
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
+from vla_ros.runtime.commitment import check_trained_for_delays
+from vla_ros.runtime.executors import EXECUTORS
 from vla_ros.sim.cameras import CAMERAS
 from vla_ros.sim.tasks import NOVEL_TASKS, TASKS, TRAINED_TASKS
 from vla_ros.train.config import ConfigError
@@ -38,7 +40,6 @@ from vla_ros.train.evaluations import BLANKS, FILMS, evaluate_chains, evaluate_t
 from vla_ros.train.rollouts import has_colour
 
 FIRST_SEED = 50_000  # demonstrations are recorded with smaller seeds: scenes here are new
-EXECUTORS = ("full_chunk", "first_action", "receding_horizon", "temporal_ensemble")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--delays", nargs="+", type=float, metavar="MS", help="run all of it once for each delay added to a chunk's way"
     )
     parser.add_argument(
-        "--executors", nargs="+", choices=EXECUTORS, default=["full_chunk"],
+        "--executors", nargs="+", choices=list(EXECUTORS), default=["full_chunk"],
         help="which planned action is executed; all of it once for each (default: full_chunk)",
     )  # fmt: skip
     parser.add_argument(
@@ -78,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
     tasks = select_tasks(args.tasks)
     if args.swap_colour and not all(map(has_colour, tasks)):
         raise ConfigError("--swap-colour needs tasks that name a block; give for instance --tasks pick_up")
-    contract = load_checkpoint(args.checkpoint).contract
+    policy = load_checkpoint(args.checkpoint)
+    contract = policy.contract
     _check(args, contract)  # refuse it here, not in every worker
+    if "delay_aware" in args.executors:
+        check_trained_for_delays(policy.config.max_delay_steps)
     started_s = time.monotonic()
     report = evaluate_chains(args) if args.chains else evaluate_tasks(args, tasks, contract)
     if report is None:

@@ -33,15 +33,18 @@ class LiftingPolicy:
         provenance=Provenance("none", "0", "none", "none", "0"),
     )
 
+    max_delay_steps = 0
+
     def reset(self, command: str) -> None:
         assert command == "open the drawer"
         self.resets += 1
 
     def clear_history(self) -> None: ...
 
-    def warm_up(self) -> None: ...
+    def warm_up(self) -> float:
+        return 0.0
 
-    def step(self, observation) -> np.ndarray:
+    def step(self, observation, committed=None) -> np.ndarray:
         return np.tile([0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 1.0], (2, 1))
 
 

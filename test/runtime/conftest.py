@@ -77,6 +77,9 @@ class FakePolicy:
 
     def __init__(self, contract: PolicyContract | None = None) -> None:
         self.contract = contract or make_contract()
+        self.max_delay_steps = 0
+        self.warm_up_s = 0.0
+        self.committed: list[np.ndarray] = []
         self.calls: list[tuple] = []
         self.threads: set[int] = set()
         self.before_step = lambda observation: None
@@ -86,8 +89,9 @@ class FakePolicy:
         self.calls.append(call)
         self.threads.add(threading.get_ident())
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> float:
         self._note("warm_up")
+        return self.warm_up_s
 
     def reset(self, command: str) -> None:
         self._note("reset", command)
@@ -95,9 +99,10 @@ class FakePolicy:
     def clear_history(self) -> None:
         self._note("clear_history")
 
-    def step(self, observation: Observation):
+    def step(self, observation: Observation, committed=None):
         tick = observation.time_ns // self.contract.timing.period_ns
         self._note("step", tick)
+        self.committed.append(committed)
         self.before_step(observation)
         chunk = np.zeros((self.contract.timing.chunk, 7))
         chunk[:, 0] = (tick + np.arange(len(chunk))) / 1000

@@ -47,6 +47,8 @@ class PointEnvironment:
 class CountingPolicy:
     """Its action for tick k is vx = k/100, so that what is executed tells which tick it was planned for."""
 
+    max_delay_steps = 0
+
     def __init__(self, opening: float = 1.0) -> None:
         self.contract = contract()
         self.opening = opening
@@ -57,9 +59,10 @@ class CountingPolicy:
 
     def clear_history(self): ...
 
-    def warm_up(self): ...
+    def warm_up(self):
+        return 0.0
 
-    def step(self, observation):
+    def step(self, observation, committed=None):
         self.observations.append(observation)
         tick = observation.time_ns // self.contract.timing.period_ns
         chunk = np.zeros((self.contract.timing.chunk, 7))
@@ -78,7 +81,7 @@ def test_every_executed_action_is_the_one_planned_for_its_tick_whatever_the_dela
 
 def test_success_ends_the_episode_with_its_time():
     policy = CountingPolicy()
-    policy.step = lambda observation: np.tile([1.0, 0, 0, 0, 0, 0, 1.0], (4, 1))
+    policy.step = lambda observation, committed: np.tile([1.0, 0, 0, 0, 0, 0, 1.0], (4, 1))
     result = rollout(PointEnvironment(), policy, seed=0, task="t", command="go", max_time_s=3.0, delay_ticks=1)
     assert result.success
     assert result.time_s == pytest.approx(0.6)  # one tick of delay, five of 1 m/s

@@ -18,11 +18,14 @@ from vla_ros.nodes import policy_loading, policy_node
 
 
 class ObedientRunner:
+    max_delay_steps = 0
+
     def __init__(self, contract: PolicyContract) -> None:
         self.contract = contract
         self.word, self.value = "move", 0.0
 
-    def warm_up(self) -> None: ...
+    def warm_up(self) -> float:
+        return 0.0
 
     def clear_history(self) -> None: ...
 
@@ -31,7 +34,7 @@ class ObedientRunner:
         number = re.search(r"-?[0-9.]+", command)
         self.value = float(number[0]) if number else 0.0
 
-    def step(self, observation) -> np.ndarray:
+    def step(self, observation, committed=None) -> np.ndarray:
         assert all(image.shape == (16, 16, 3) for image in observation.images.values())
         chunk = np.zeros((self.contract.timing.chunk, 7))
         chunk[:, 6] = 1.0

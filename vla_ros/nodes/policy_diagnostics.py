@@ -12,6 +12,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from vla_ros import transport
+from vla_ros.runtime.commitment import Delay
 from vla_ros.runtime.control import ControlLoop
 from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import State
@@ -60,7 +61,7 @@ def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatu
     level, reason, age = DiagnosticStatus.OK, governor.reason, control.plan_age_ms.summary()
     if governor.state is State.FAULT:
         level = DiagnosticStatus.ERROR
-    elif reason is not None and reason not in AT_EASE:
+    elif (reason is not None and reason not in AT_EASE) or _clamped(engine.delay):
         level = DiagnosticStatus.WARN
     values: dict[str, Any] = {
         "state": governor.state.value,
@@ -76,6 +77,7 @@ def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatu
         "ticks missed": control.ticks_missed,
         "ticks starved": timeline.starved,
         "ticks overrun by inference": engine.overruns,
+        **_delay_values(engine.delay),
         "ticks limited": governor.ticks_limited,
         "speed scale": governor.scale,
         "chunks posted": timeline.posted,
@@ -84,7 +86,24 @@ def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatu
         **{f"stops: {name}": count for name, count in sorted(governor.stops.items())},
     }
     message = governor.state.value if reason is None else f"{governor.state.value}: {reason}"
-    return status("policy", level, message, values)
+    return status("policy", level, message + _clamped(engine.delay), values)
+
+
+def _clamped(delay: Delay | None) -> str:
+    """What to say where chunks take longer than the policy can be told of."""
+    if delay is None or not delay.clamped:
+        return ""
+    return (
+        f"; chunks take up to {delay.ticks} ticks, the policy can be told of {delay.allowed} (max_delay_steps): it may "
+        "jerk at a new chunk; train with more, or make inference faster"
+    )
+
+
+def _delay_values(delay: Delay | None) -> dict[str, Any]:
+    if delay is None:
+        return {}
+    told = {"actions told": delay.told, "chunks later than told": delay.overdue} if delay.allowed else {}
+    return {"ticks a chunk takes": delay.ticks, **told}
 
 
 def memory_mb() -> float:

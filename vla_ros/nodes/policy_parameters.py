@@ -42,7 +42,10 @@ PARAMETERS = (
         "first_run_scale", 1.0, "A further factor, until the arm is disarmed for the first time after moving.", 0.0, 1.0
     ),
     ParameterSpec(
-        "executor", "full_chunk", "Which planned action: full_chunk, first_action, receding_horizon, temporal_ensemble."
+        "executor",
+        "full_chunk",
+        "Which planned action: full_chunk, first_action, receding_horizon, temporal_ensemble; or delay_aware, for "
+        "checkpoints trained with max_delay_steps.",
     ),
     ParameterSpec("executor_horizon", 4, "Actions of a chunk that receding_horizon executes [ticks].", 1, 1000),
     ParameterSpec("ensemble_decay", 0.01, "How much less temporal_ensemble trusts newer chunks (ACT's m).", 0.0, 10.0),

@@ -14,28 +14,24 @@ from rclpy.node import Node
 from std_msgs.msg import Bool
 
 from vla_ros.bringup import SUCCESS_TOPIC
-from vla_ros.contract import PolicyContract
-from vla_ros.errors import UserError
 from vla_ros.nodes import policy_loading
 from vla_ros.nodes.message_types import COMMAND_QOS
 from vla_ros.nodes.observation_streams import ObservationStreams
 from vla_ros.nodes.operator_inputs import EMERGENCY_STOP, OperatorInputs
 from vla_ros.nodes.plan_display import PlanDisplay
+from vla_ros.nodes.policy_control import make_commands, make_control
 from vla_ros.nodes.ros_clock import GridTimer, RosClock
 from vla_ros.nodes.servo_link import ServoLink
 from vla_ros.nodes.sinks import GripperSink, TwistSink
 from vla_ros.observation import ObservationBuffer
 from vla_ros.robot import TWIST_STAMPED, Robot, load_robot
-from vla_ros.runtime.commands import AFTER_SUCCESS, CommandQueue
-from vla_ros.runtime.control import Command, ControlLoop
+from vla_ros.runtime.commands import AFTER_SUCCESS
+from vla_ros.runtime.control import Command
 from vla_ros.runtime.engine import Engine, EngineStatus
-from vla_ros.runtime.executors import make_executor
-from vla_ros.runtime.governor import SafetyGovernor, State
-from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.runtime.governor import State
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.interlocks import Interlocks
 from vla_ros.runtime.summary import run_summary
-from vla_ros.runtime.timeline import ActionTimeline
 from vla_ros.runtime.watchdog import CLOCK_SET_BACK, Watchdog
 
 SINKS_PERIOD_S = 0.1
@@ -61,7 +57,8 @@ class PolicySession:
         self.robot: Robot = load_robot(self._value("robot"))
         checkpoint = self._value("checkpoint")
         contract = policy_loading.load_contract(checkpoint, self.robot)
-        self.control = self._make_control(contract)
+        self.control = make_control(self._value, self.robot, contract)
+        self.commands = make_commands(self._value)
         self._watchdog = Watchdog(self.control.period_ns / 1e9)
         self._chunk_ticks, self._succeeded = contract.timing.chunk, False
         intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
@@ -136,31 +133,6 @@ class PolicySession:
     def _end_engine(self) -> None:
         if not self.engine.stop():
             self._node.get_logger().warning("the policy is still computing; its thread ends when that is done")
-
-    def _make_control(self, contract: PolicyContract) -> ControlLoop:
-        try:
-            gripper = GripperSwitch(
-                self._value("gripper_close_below"),
-                self._value("gripper_open_above"),
-                self._value("gripper_debounce_ticks"),
-            )
-        except ValueError as error:
-            raise UserError(f"parameters gripper_*: {error}") from None
-        try:
-            horizon, decay = self._value("executor_horizon"), self._value("ensemble_decay")
-            timeline = ActionTimeline(make_executor(self._value("executor"), horizon=horizon, decay=decay))
-            self.commands = CommandQueue(self._value("on_new_command"), self._value("stop_words"))
-        except ValueError as error:
-            raise UserError(f"parameter {error}") from None
-        period_ns = contract.timing.period_ns
-        governor = SafetyGovernor(
-            self.robot.limits,
-            period_s=period_ns / 1e9,
-            stop_ticks=self._value("stop_ticks"),
-            speed_scale=self._value("speed_scale"),
-            first_run_scale=self._value("first_run_scale"),
-        )
-        return ControlLoop(timeline, governor, gripper, period_ns=period_ns)
 
     def _make_entities(self, undo: contextlib.ExitStack) -> None:
         node = self._node

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -73,8 +75,11 @@ class PolicyRunner:
             chunk[: len(committed)] = committed
         return chunk
 
-    def warm_up(self, steps: int = 3) -> None:
-        """Run a few steps on black images, so that the first real step is not slower; forgets them and the command."""
+    def warm_up(self, steps: int = 3) -> float:
+        """Run a few steps on black images, so that the first real step is not slower; forgets them and the command.
+
+        Returns how long the last one took [s], with all that can be told of committed actions.
+        """
         cameras = self.contract.cameras
         proprioception = self.contract.proprioception
         blank = Observation(
@@ -84,11 +89,14 @@ class PolicyRunner:
             proprioception=np.asarray(proprioception.mean, np.float32) if proprioception else None,
             command="",
         )
+        committed = np.zeros((self.max_delay_steps, 7))
         self.reset("")
         for _ in range(steps):
-            self.step(blank)
+            started_s = time.perf_counter()
+            self.step(blank, committed)
         self.clear_history()
         self._text = None
+        return time.perf_counter() - started_s
 
     def _inputs(self, observation: Observation) -> tuple[dict[str, Tensor], Tensor]:
         """Return the images {camera: (1, 3, h, w)} and the proprioception (1, P) as tensors on the device."""

@@ -87,6 +87,7 @@ class ControlLoop:
             action, reason = None, reason or "handed_back"
         twist = self.governor.tick(action, reason, ee_position)
         running = self.governor.state is State.RUNNING
+        self.timeline.acted(running)
         if running and (answered_tick := self.timeline.answered_tick) is not None:
             self.plan_age_ms.add((now_ns - answered_tick * self.period_ns) / 1e6)
         if was_running and not running:
@@ -104,6 +105,7 @@ class ControlLoop:
 
     def _tick_by_hand(self, by_hand: ByHand, reason: str | None, ee_position: Position | None) -> Command:
         self.taken_over = True
+        self.timeline.acted(False)
         unused_opening = 0.5  # the governor looks at the twist
         twist = self.governor.tick(np.append(by_hand.twist, unused_opening), reason, ee_position)
         return Command(twist, by_hand.opening if self.governor.state is State.RUNNING else None)
@@ -112,6 +114,7 @@ class ControlLoop:
         """One tick of stopping without a tick of the grid: the clock stands still, or the node is going down."""
         was_running = self.governor.state is State.RUNNING
         twist = self.governor.tick(None, reason, None)
+        self.timeline.acted(False)
         if was_running:
             self.timeline.clear(observed_from=None if self._last_tick is None else self._last_tick + 1)
         return Command(twist, None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from vla_ros.contract import Timing
 from vla_ros.observation import Observation, Refusal
 from vla_ros.runtime.clock import Clock
+from vla_ros.runtime.commitment import Commitment, Delay
 from vla_ros.runtime.governor import FAULTS
 from vla_ros.runtime.planner import ChunkPolicy, Plan, Planner
 from vla_ros.runtime.stats import RecentValues, Summary
@@ -20,13 +21,17 @@ from vla_ros.runtime.timeline import ActionTimeline
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """`reason` and `detail`: why nothing is planned now, or None. `overruns`: ticks passed over by slow inference."""
+    """`reason` and `detail`: why nothing is planned now, or None. `overruns`: ticks passed over by slow inference.
+
+    `delay`: how many ticks chunks take; None until the policy is ready.
+    """
 
     command: str
     reason: str | None
     detail: str
     inference_ms: Summary | None
     overruns: int
+    delay: Delay | None = None
 
 
 class Engine:
@@ -68,6 +73,7 @@ class Engine:
         self._overruns = 0
         self._crashed = False
         self._inference_ms = RecentValues()
+        self._commitment: Commitment | None = None
         # Of the engine's thread alone: the epoch of the last tick.
         self._planned_epoch: int | None = None
 
@@ -117,7 +123,10 @@ class Engine:
 
     def status(self) -> EngineStatus:
         with self._lock:
-            return EngineStatus(self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns)
+            delay = None if self._commitment is None else self._commitment.delay
+            return EngineStatus(
+                self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns, delay
+            )
 
     @property
     def command(self) -> str:
@@ -141,22 +150,24 @@ class Engine:
     def _run(self) -> None:
         try:
             policy = self._make_policy()
-            policy.warm_up()
+            commitment = Commitment(self._timeline, policy.max_delay_steps)
+            commitment.expect(_ticks_of(policy.warm_up(), policy.contract.timing))
         except BaseException as error:
             self._startup_error = error
             self._ready.set()
             return
+        self._commitment = commitment
         self._ready.set()
         try:
-            self._work(policy)
+            self._work(policy, commitment)
         except Exception:  # nobody plans any more, and nobody else would say so
             with self._lock:
                 self._timeline.clear()
                 self._crashed = True
                 self._reason, self._detail = "policy_error", traceback.format_exc()
 
-    def _work(self, policy: ChunkPolicy) -> None:
-        planner = Planner(policy, self._snapshot)
+    def _work(self, policy: ChunkPolicy, commitment: Commitment) -> None:
+        planner = Planner(policy, self._snapshot, commitment)
         timing = policy.contract.timing
         last_tick: int | None = None
         while not self._stopping.is_set():
@@ -217,7 +228,14 @@ class Engine:
             if plan.actions is not None:
                 if self._timeline.post(tick, plan.actions, anew=epoch != self._posted_epoch):
                     self._posted_epoch = epoch
+                if self._commitment is not None:
+                    self._commitment.arrived(tick)
                 self._reason, self._detail = None, ""
             else:
                 self._timeline.clear()
                 self._reason, self._detail = plan.reason, plan.detail
+
+
+def _ticks_of(inference_s: float, timing: Timing) -> int:
+    """How many ticks are over when a chunk is there whose observation was complete in time."""
+    return 1 + (timing.settle_ns + round(inference_s * 1e9)) // timing.period_ns

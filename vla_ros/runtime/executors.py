@@ -24,7 +24,15 @@ class Planned(NamedTuple):
 
 
 class Executor(Protocol):
-    """Keeps chunks and says what to do at a tick; ticks are asked for in rising order."""
+    """Keeps chunks and says what to do at a tick; ticks are asked for in rising order.
+
+    What it keeps is replaced and never changed in place by `take`, so that a shallow copy can look ahead.
+    """
+
+    @property
+    def tells_policy(self) -> bool:
+        """Whether the policy is told what will be carried out while it computes (`runtime.commitment`)."""
+        ...
 
     def offer(self, first_tick: int, chunk: Array) -> None:
         """Take `chunk` (N, 7), whose row i is for `first_tick` + i; it has a row for a tick that is still to come."""
@@ -40,9 +48,13 @@ class Executor(Protocol):
 
 
 class FullChunk:
-    """Always the newest chunk, to its end: the next one replaces the whole future as soon as it is there."""
+    """Always the newest chunk, to its end: the next one replaces the whole future as soon as it is there.
 
-    def __init__(self) -> None:
+    Where the policy is told what is carried out meanwhile, the next one goes on from there; else the arm may jerk.
+    """
+
+    def __init__(self, *, tells_policy: bool = False) -> None:
+        self.tells_policy = tells_policy
         self.clear()
 
     def offer(self, first_tick: int, chunk: Array) -> None:
@@ -61,6 +73,8 @@ class RecedingHorizon:
     With a horizon of 1, only ever the first action that is still to come. Actions beyond the horizon are not trusted:
     where no newer chunk has come in time, there is no action.
     """
+
+    tells_policy = False
 
     def __init__(self, horizon: int) -> None:
         if horizon < 1:
@@ -94,6 +108,8 @@ class TemporalEnsemble:
     obstacle make one way through it.
     """
 
+    tells_policy = False
+
     def __init__(self, decay: float = 0.01) -> None:
         self._decay = decay
         self._chunks: list[tuple[int, Array]] = []
@@ -119,18 +135,22 @@ def _row(first_tick: int, chunk: Array, tick: int) -> Planned | None:
     return Planned(chunk[index], first_tick) if 0 <= index < len(chunk) else None
 
 
+# Made with the horizon of receding_horizon and the decay of temporal_ensemble.
+EXECUTORS: dict[str, Callable[[int, float], Executor]] = {
+    "full_chunk": lambda horizon, decay: FullChunk(),
+    "first_action": lambda horizon, decay: RecedingHorizon(1),
+    "receding_horizon": lambda horizon, decay: RecedingHorizon(horizon),
+    "temporal_ensemble": lambda horizon, decay: TemporalEnsemble(decay),
+    "delay_aware": lambda horizon, decay: FullChunk(tells_policy=True),
+}
+
+
 def make_executor(name: str, *, horizon: int, decay: float) -> Executor:
     """The executor called `name`; `horizon` is of receding_horizon, `decay` of temporal_ensemble.
 
     Raises:
         ValueError: there is none of that name.
     """
-    makers: dict[str, Callable[[], Executor]] = {
-        "full_chunk": FullChunk,
-        "first_action": lambda: RecedingHorizon(1),
-        "receding_horizon": lambda: RecedingHorizon(horizon),
-        "temporal_ensemble": lambda: TemporalEnsemble(decay),
-    }
-    if name not in makers:
-        raise ValueError(f"executor is {name!r}; allowed: {', '.join(makers)}")
-    return makers[name]()
+    if name not in EXECUTORS:
+        raise ValueError(f"executor is {name!r}; allowed: {', '.join(EXECUTORS)}")
+    return EXECUTORS[name](horizon, decay)

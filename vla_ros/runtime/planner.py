@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vla_ros.contract import PolicyContract
 from vla_ros.observation import Observation, Refusal
+from vla_ros.runtime.commitment import Commitment
 
 
 class ChunkPolicy(Protocol):
@@ -21,6 +22,11 @@ class ChunkPolicy(Protocol):
 
     @property
     def contract(self) -> PolicyContract: ...
+
+    @property
+    def max_delay_steps(self) -> int:
+        """How many actions `step` can be told of; 0: it was not trained for that."""
+        ...
 
     def reset(self, command: str) -> None:
         """Start a new command: encode it, forget the history."""
@@ -30,12 +36,16 @@ class ChunkPolicy(Protocol):
         """Forget the frames seen; the command stays."""
         ...
 
-    def step(self, observation: Observation) -> NDArray[np.float64]:
-        """The chunk (N, 7) in physical units whose first action is for the observation's tick."""
+    def step(self, observation: Observation, committed: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """The chunk (N, 7) in physical units whose first action is for the observation's tick.
+
+        `committed` (D, 7): what the arm does at the first D of these ticks in any case, D <= `max_delay_steps`; the
+        chunk has them in its first D rows, and goes on from there.
+        """
         ...
 
-    def warm_up(self) -> None:
-        """Run once, so that what is built on first use is built."""
+    def warm_up(self) -> float:
+        """Run a few times, so that what is built on first use is built; return how long the last time took [s]."""
         ...
 
 
@@ -57,9 +67,13 @@ class Planner:
     in training are something the policy never saw, while a cold start is.
     """
 
-    def __init__(self, policy: ChunkPolicy, snapshot: Callable[[int], Observation | Refusal]) -> None:
+    def __init__(
+        self, policy: ChunkPolicy, snapshot: Callable[[int], Observation | Refusal], commitment: Commitment
+    ) -> None:
         self._policy = policy
         self._snapshot = snapshot
+        self._commitment = commitment
+        self._period_ns = policy.contract.timing.period_ns
         self._command: str | None = None
 
     def plan(self, time_ns: int) -> Plan:
@@ -83,7 +97,8 @@ class Planner:
         if observation.command != self._command:
             self._policy.reset(observation.command)
             self._command = observation.command
-        actions = np.asarray(self._policy.step(observation), dtype=np.float64)
+        committed = self._commitment.actions(observation.time_ns // self._period_ns)
+        actions = np.asarray(self._policy.step(observation, committed), dtype=np.float64)
         inference_ms = 1e3 * (time.perf_counter() - started)
         if actions.ndim != 2 or actions.shape[1] != 7 or not len(actions):
             raise ValueError(f"the policy's chunk has shape {actions.shape}; expected (N, 7)")

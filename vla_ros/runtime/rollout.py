@@ -2,7 +2,9 @@
 """One episode in process: the same buffer, planner, timeline, governor and gripper switch as the node, without waiting.
 
 Time is simulated: a control tick is one step of the environment. What the node's latency does to the policy is emulated
-by whole ticks of delay.
+by whole ticks of delay: a chunk is under way for so long while the next ones are being computed. Only a policy that is
+told what the arm does meanwhile computes one chunk after the other, as the node does: with several under way nobody
+could tell it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from vla_ros.contract import PolicyContract
 from vla_ros.observation import ObservationBuffer
 from vla_ros.robot import Limits, ObservationLimits
+from vla_ros.runtime.commitment import Commitment
 from vla_ros.runtime.control import ControlLoop
 from vla_ros.runtime.executors import Executor
 from vla_ros.runtime.governor import SafetyGovernor
@@ -134,16 +137,15 @@ def pursue(
 
     Raises:
         ValueError: the environment steps at another rate than the contract's, or `blank` names no camera of it.
+        ExecutorError: the executor tells the policy what the arm does meanwhile, and it was not trained for that.
     """
     contract = runner.contract
     check_environment(env, contract, blank)
     period_ns = contract.timing.period_ns
     buffer = ObservationBuffer(contract.observation_spec, EVERYTHING_IS_FRESH)
-    planner = Planner(runner, buffer.snapshot)
     governor = governor or SafetyGovernor(_no_limits(), period_s=period_ns / 1e9, armed=True)
     control = ControlLoop(ActionTimeline(executor), governor, gripper or GripperSwitch(), period_ns=period_ns)
-    pending: deque[tuple[int, Plan]] = deque()
-    inference_ms: list[float] = []
+    inference = _Inference(runner, buffer, control.timeline, delay_ticks)
     opening = float(np.asarray(observation["opening"]).reshape(-1)[0])
     buffer.push("language", 0, command)
     success, tick = False, 0
@@ -152,12 +154,7 @@ def pursue(
         if on_frame is not None:
             on_frame(tick, observation)
         _push(buffer, observation, contract.observation_spec.streams, time_ns, blank)
-        plan = planner.plan(time_ns)
-        if plan.inference_ms is not None:
-            inference_ms.append(plan.inference_ms)
-        pending.append((tick, plan))
-        reason = _receive(pending, tick - delay_ticks, control.timeline)
-        acted = control.tick(time_ns, reason, observation["ee_position"])
+        acted = control.tick(time_ns, inference.reason_at(tick), observation["ee_position"])
         opening = opening if acted.opening is None else acted.opening
         twist = np.zeros(6) if acted.twist is None else acted.twist
         observation, _, _, _, info = env.step(np.concatenate([twist, [opening]]))
@@ -165,22 +162,56 @@ def pursue(
             success = True
             break
     ticks = tick + 1
-    return RolloutResult(success, ticks * period_ns / 1e9, ticks, control.ticks_missed, governor.stops, inference_ms)
+    return RolloutResult(
+        success, ticks * period_ns / 1e9, ticks, control.ticks_missed, governor.stops, inference.spent_ms
+    )
 
 
-def _receive(pending: deque[tuple[int, Plan]], until_tick: int, timeline: ActionTimeline) -> str | None:
-    """Post the plans of observations until `until_tick`; returns what speaks against moving, as the engine would."""
-    reason = None
-    while pending and pending[0][0] <= until_tick:
-        first_tick, plan = pending.popleft()
-        reason = plan.reason
-        if plan.reason == "policy_error":
-            raise RuntimeError(plan.detail)
-        if plan.actions is None:
-            timeline.clear()
-        else:
-            timeline.post(first_tick, plan.actions)
-    return reason
+class _Inference:
+    """The engine's part of a rollout: plans, and posts each plan `delay_ticks` after its observation."""
+
+    def __init__(
+        self, runner: ChunkPolicy, buffer: ObservationBuffer, timeline: ActionTimeline, delay_ticks: int
+    ) -> None:
+        self._commitment = Commitment(timeline, runner.max_delay_steps)
+        self._commitment.expect(delay_ticks)
+        self._planner = Planner(runner, buffer.snapshot, self._commitment)
+        self._period_ns = runner.contract.timing.period_ns
+        self._timeline = timeline
+        self._delay_ticks = delay_ticks
+        self._pending: deque[tuple[int, Plan]] = deque()
+        self._planned_tick: int | None = None
+        self._reason: str | None = None
+        self.spent_ms: list[float] = []
+
+    def reason_at(self, tick: int) -> str | None:
+        """Post what is there at `tick`, plan for it, and return what speaks against moving, as the engine would."""
+        self._receive(tick)
+        if not (self._timeline.tells_policy and self._pending):
+            self._plan(tick)
+            self._receive(tick)
+        return self._reason
+
+    def _plan(self, tick: int) -> None:
+        if self._planned_tick is not None and tick - 1 != self._planned_tick:
+            self._planner.interrupt()
+        self._planned_tick = tick
+        plan = self._planner.plan(tick * self._period_ns)
+        if plan.inference_ms is not None:
+            self.spent_ms.append(plan.inference_ms)
+        self._pending.append((tick, plan))
+
+    def _receive(self, tick: int) -> None:
+        while self._pending and self._pending[0][0] <= tick - self._delay_ticks:
+            first_tick, plan = self._pending.popleft()
+            self._reason = plan.reason
+            if plan.reason == "policy_error":
+                raise RuntimeError(plan.detail)
+            if plan.actions is None:
+                self._timeline.clear()
+            else:
+                self._timeline.post(first_tick, plan.actions)
+                self._commitment.arrived(first_tick)
 
 
 def _push(

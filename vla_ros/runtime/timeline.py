@@ -8,13 +8,18 @@ latency (that estimate makes arms jump: huggingface/lerobot PR 4223).
 
 from __future__ import annotations
 
+import copy
 import threading
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_ros.runtime.executors import Executor, FullChunk
+
+# Of which it is known what was carried out: more ticks than pass before somebody asks.
+REMEMBERED_TICKS = 64
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class ActionTimeline:
         self._last_popped: int | None = None
         self._observed_from: int | None = None
         self._fed = False
+        # Whether the arm was given the action popped last, and those (tick, action) that it was given since it moves.
+        self._moving = False
+        self._carried_out: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=REMEMBERED_TICKS)
+        # The tick of the observation whose chunk is being computed by a policy that was told what is planned.
+        self._told_tick: int | None = None
         self._counts = dict.fromkeys(TimelineStatistics.__dataclass_fields__, 0)
 
     def post(self, first_tick: int, actions: ArrayLike, *, anew: bool = False) -> bool:
@@ -76,6 +86,10 @@ class ActionTimeline:
                 )
             self._last_popped = tick
             planned = self._executor.take(tick)
+            if planned is None:
+                self._carried_out.clear()
+            else:
+                self._carried_out.append((tick, planned.action))
             self._answered_tick = None if planned is None else planned.observed_tick
             if self._fed:
                 self._counts["popped"] += 1
@@ -88,8 +102,12 @@ class ActionTimeline:
             self._executor.clear()
             self._newest = None
             self._fed = False
-            if observed_from is not None:
-                self._observed_from = max(observed_from, self._observed_from or observed_from)
+            self._moving = False
+            floors = [self._observed_from, observed_from]
+            if self._told_tick is not None:  # a chunk that goes on from what is dropped here
+                floors.append(self._told_tick + 1)
+                self._told_tick = None
+            self._observed_from = max((floor for floor in floors if floor is not None), default=None)
 
     def restart(self) -> None:
         """Forget ticks as well: the clock was set back, so ticks that were popped will come again."""
@@ -97,7 +115,49 @@ class ActionTimeline:
             self._executor.clear()
             self._newest = None
             self._fed = False
-            self._last_popped = self._observed_from = None
+            self._last_popped = self._observed_from = self._told_tick = None
+            self._moving = False
+
+    def acted(self, moved: bool) -> None:
+        """Say whether the arm was given the action popped last, as opposed to standing still or being moved by hand."""
+        with self._lock:
+            self._moving = moved
+            if not moved:
+                self._carried_out.clear()
+
+    def committed(self, first_tick: int, count: int) -> NDArray[np.float64]:
+        """What the arm does at `first_tick` and the up to `count` ticks from there, if no chunk comes: (n, 7).
+
+        What it was given for ticks that are over, and what the executor will give then; as planned, before the robot's
+        limits. It ends before the first tick that has no action; an arm that stands still has none.
+        """
+        with self._lock:
+            actions = self._foreseen(first_tick, count) if self._moving else []
+            self._told_tick = first_tick if actions else None
+        return np.array(actions, dtype=np.float64).reshape(-1, 7)
+
+    def _foreseen(self, first_tick: int, count: int) -> list[NDArray[np.float64]]:
+        by_tick = dict(self._carried_out)
+        ahead, next_tick = copy.copy(self._executor), (self._last_popped or 0) + 1
+        for tick in range(max(next_tick, first_tick - REMEMBERED_TICKS), first_tick + count):
+            if (planned := ahead.take(tick)) is not None:
+                by_tick[tick] = planned.action
+        actions = []
+        for tick in range(first_tick, first_tick + count):
+            if tick not in by_tick:
+                break
+            actions.append(by_tick[tick])
+        return actions
+
+    def ticks_over(self, first_tick: int) -> int:
+        """How many ticks from `first_tick` on are over."""
+        last = self._last_popped
+        return 0 if last is None else max(0, last + 1 - first_tick)
+
+    @property
+    def tells_policy(self) -> bool:
+        """Whether the policy is to be told what is planned while it computes."""
+        return self._executor.tells_policy
 
     @property
     def newest_tick(self) -> int | None:
