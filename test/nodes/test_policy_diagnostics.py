@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ pytest.importorskip("diagnostic_msgs")
 from vla_ros import transport  # noqa: E402
 from vla_ros.nodes import policy_diagnostics  # noqa: E402
 from vla_ros.robot import Limits  # noqa: E402
+from vla_ros.runtime.commitment import Delay  # noqa: E402
 from vla_ros.runtime.control import ControlLoop  # noqa: E402
 from vla_ros.runtime.engine import EngineStatus  # noqa: E402
 from vla_ros.runtime.governor import SafetyGovernor  # noqa: E402
@@ -52,6 +54,15 @@ def test_a_stop_is_counted_by_its_reason_and_shown_as_badly_as_it_is(control, re
     status = policy_diagnostics.policy_status(control, EngineStatus("go", reason, "why", None, 0))
     assert status.level == level
     assert values(status)[f"stops: {reason}"] == "1" and values(status)["detail"] == "why"
+
+
+def test_chunks_that_take_longer_than_the_policy_can_be_told_of_are_a_warning_with_the_way_out(control):
+    delay = Delay(ticks=5, told=2, allowed=2, overdue=7)
+    status = policy_diagnostics.policy_status(control, dataclasses.replace(RUNNING, delay=delay))
+    assert status.level == WARN and "up to 5 ticks" in status.message and "max_delay_steps" in status.message
+    assert values(status)["ticks a chunk takes"] == "5" and values(status)["chunks later than told"] == "7"
+    enough = dataclasses.replace(RUNNING, delay=dataclasses.replace(delay, allowed=5))
+    assert policy_diagnostics.policy_status(control, enough).level == OK
 
 
 def test_a_stream_that_is_silent_or_was_never_heard_is_an_error():

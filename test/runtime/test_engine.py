@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from vla_ros.observation import Observation, Refusal
+from vla_ros.runtime.commitment import ExecutorError
 from vla_ros.runtime.engine import Engine
-from vla_ros.runtime.executors import TemporalEnsemble
+from vla_ros.runtime.executors import FullChunk, TemporalEnsemble
 from vla_ros.runtime.timeline import ActionTimeline
 
 MS = 1_000_000
@@ -266,6 +267,31 @@ def test_a_thread_that_crashes_says_so_and_no_reset_hides_it(engine, clock, poli
     status = engine.status()
     assert status.reason == "policy_error" and "ZeroDivisionError" in status.detail
     assert timeline(engine).pop(2) is None
+
+
+def test_a_policy_that_is_told_what_the_arm_does_starts_with_the_delay_of_its_warm_up(clock, policy, world):
+    policy.max_delay_steps, policy.warm_up_s = 3, 0.15
+    plan = ActionTimeline(FullChunk(tells_policy=True))
+    engine = Engine(lambda: policy, world.snapshot, plan, clock)
+    engine.start(10.0)
+    assert engine.status().delay.ticks == 2, "settle and warm-up: 0.17 s"
+    engine.set_command("go")
+    run_ticks(engine, clock, 1)
+    assert len(policy.committed[-1]) == 0, "the arm stands still"
+    given = [plan.pop(2)]
+    plan.acted(True)
+    run_ticks(engine, clock, 2)
+    given.append(plan.pop(3))
+    assert policy.committed[-1][:, 0] == pytest.approx([0.002, 0.003])
+    assert [action[0] for action in given] == pytest.approx([0.002, 0.003])
+    assert engine.status().delay.told == 2
+    assert engine.stop(10.0)
+
+
+def test_a_policy_that_cannot_be_told_is_refused_before_its_warm_up(clock, policy, world):
+    with pytest.raises(ExecutorError, match="max_delay_steps is 0"):
+        Engine(lambda: policy, world.snapshot, ActionTimeline(FullChunk(tells_policy=True)), clock).start(10.0)
+    assert policy.calls == []
 
 
 def test_a_policy_that_cannot_be_built_says_why_in_start(clock, world):

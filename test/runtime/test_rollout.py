@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
+from vla_ros.runtime.commitment import ExecutorError
+from vla_ros.runtime.executors import make_executor
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.rollout import rollout
 
@@ -109,3 +111,49 @@ def test_another_rate_than_the_contract_s_is_refused():
     env.control_hz = 20.0
     with pytest.raises(ValueError, match=r"20\.0 Hz.*control_hz=10\.0"):
         rollout(env, CountingPolicy(), seed=0, task="t", command="go", max_time_s=1.0)
+
+
+class SteadyPolicy(CountingPolicy):
+    """Goes on at the speed it is told of, or begins with a tenth of the tick's number; as fast as that for all rows."""
+
+    max_delay_steps = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contract = contract(chunk=8)
+        self.told = []
+
+    def step(self, observation, committed=None):
+        chunk = super().step(observation)
+        self.told.append((observation.time_ns // self.contract.timing.period_ns, np.array(committed)))
+        chunk[:, 0] = committed[-1, 0] if len(committed) else observation.time_ns / 1e11 + 0.01
+        chunk[: len(committed)] = committed
+        return chunk
+
+
+def delay_aware():
+    return make_executor("delay_aware", horizon=1, decay=0.0)
+
+
+@pytest.mark.parametrize("delay_ticks", [0, 1, 3])
+def test_a_policy_is_told_what_the_rollout_then_does_one_chunk_after_the_other(delay_ticks):
+    env, policy = PointEnvironment(), SteadyPolicy()
+    rollout(
+        env, policy, seed=0, task="t", command="go", max_time_s=2.0, delay_ticks=delay_ticks, executor=delay_aware()
+    )  # fmt: skip
+    done = [action[0] for action in env.actions]
+    ticks = [tick for tick, _ in policy.told]
+    assert ticks == list(range(0, len(done), max(1, delay_ticks)))
+    # When the second one is begun the arm still stands.
+    assert [len(told) for _, told in policy.told] == [0, 0] + [delay_ticks] * (len(ticks) - 2)
+    for tick, told in policy.told:
+        assert done[tick : tick + len(told)] == pytest.approx(told[: len(done) - tick, 0])
+    if delay_ticks:
+        assert len(set(done[2 * delay_ticks :])) == 1, "the arm notices no new chunk"
+
+
+def test_a_rollout_with_a_policy_that_cannot_be_told_is_refused():
+    with pytest.raises(ExecutorError, match="max_delay_steps is 0"):
+        rollout(
+            PointEnvironment(), CountingPolicy(), seed=0, task="t", command="go", max_time_s=1.0, executor=delay_aware()
+        )
