@@ -55,6 +55,8 @@ class DataConfig:
         robot: the robot's YAML file, or the name of a shipped one, for bags.
         validation_fraction: part of the recorded episodes that is held out, of each source.
         include_failures: also learn from episodes that were marked as failed.
+        policy_frames: of bags that were recorded beside a policy: "drop" what it did itself and learn a person's
+            corrections only, or "imitate" both.
         store: folder for decoded demonstrations; null: ``.vla_store`` beside each source.
         workers: processes that decode; 0: one for each core.
     """
@@ -64,6 +66,7 @@ class DataConfig:
     robot: str = "tabletop"
     validation_fraction: float = 0.05
     include_failures: bool = False
+    policy_frames: Literal["drop", "imitate"] = "drop"
     store: str | None = None
     workers: int = 0
 

@@ -92,12 +92,16 @@ def _require_distinct(sources: Sequence[Demonstrations]) -> None:
 
 
 def _bags(data: DataConfig, bags: Sequence[str], key: str, spec: ObservationSpec, timing: Timing) -> Demonstrations:
-    return _load(data, bag_parts(bags, load_robot(data.robot), spec, timing, data.include_failures), key)
+    return _load(data, _bag_parts(data, bags, spec, timing), key)
+
+
+def _bag_parts(data: DataConfig, bags: Sequence[str], spec: ObservationSpec, timing: Timing) -> list[Part]:
+    return bag_parts(bags, load_robot(data.robot), spec, timing, data.include_failures, data.policy_frames)
 
 
 def _parts(data: DataConfig, source: SourceConfig, spec: ObservationSpec, timing: Timing) -> list[Part]:
     if source.format == "bags":
-        return bag_parts([source.path], load_robot(data.robot), spec, timing, data.include_failures)
+        return _bag_parts(data, [source.path], spec, timing)
     return PARTS[source.format](Path(source.path), spec, timing)
 
 

@@ -13,14 +13,13 @@ import os
 from typing import Any
 
 from vla_ros import resources, transport
-from vla_ros.demos.markers import EPISODE_TOPIC
+from vla_ros.demos.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
 from vla_ros.errors import UserError
 from vla_ros.robot import Robot
 
 PACKAGE = "vla_ros"
 DEMONSTRATION_HZ = 10.0
 SUCCESS_TOPIC = "task/success"
-INTERVENTION_TOPIC = "intervention"
 CHECKPOINT = "config/checkpoints/tabletop"
 
 

@@ -11,6 +11,7 @@ from vla_ros.demos.bag_source import bag_part
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.finding import absolute
+from vla_ros.demos.interventions import PolicyFrames
 from vla_ros.demos.report import ReadReport
 from vla_ros.robot import Robot
 
@@ -18,19 +19,26 @@ logger = logging.getLogger(__name__)
 
 
 def read_bag(
-    path: str | Path, robot: Robot, spec: ObservationSpec, timing: Timing, include_failures: bool = False
+    path: str | Path,
+    robot: Robot,
+    spec: ObservationSpec,
+    timing: Timing,
+    include_failures: bool = False,
+    policy_frames: PolicyFrames = "drop",
 ) -> tuple[list[Episode], ReadReport]:
     """Read the episodes of one bag, sampled on the control grid as the live node samples.
 
     Frames before an episode's first twist and frames whose observation is refused are not in it; a gap cuts the
     episode into pieces, and so does a change of the command. Discarded and unfinished episodes are left out, failures
-    too unless asked for. Of a bag that is damaged or cut off, what can be read is used; the report and a warning tell.
+    too unless asked for. Of a bag that was recorded beside a policy only a person's corrections are taken, unless
+    `policy_frames` says otherwise. Of a bag that is damaged or cut off, what can be read is used; the report and a
+    warning tell.
 
     Raises:
         BagError: the bag is missing or empty, nothing of it can be read, it lacks a topic, or no episode is left of it.
     """
     episodes: list[Episode] = []
-    decoded = bag_part(absolute(path), robot, spec, timing, include_failures).decode(episodes.append)
+    decoded = bag_part(absolute(path), robot, spec, timing, include_failures, policy_frames).decode(episodes.append)
     for text in decoded.damage:
         logger.warning("%s", text)
     report = ReadReport.of(episodes, decoded)

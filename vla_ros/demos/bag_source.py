@@ -11,9 +11,10 @@ from typing import Any
 
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.annotations import Row, annotations_of
-from vla_ros.demos.cutting import EpisodeCutter
+from vla_ros.demos.cutting import MOVED_BY_THE_POLICY, EpisodeCutter
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.finding import find_bags
+from vla_ros.demos.interventions import PolicyFrames
 from vla_ros.demos.parts import Decoded, Part, sampling_settings
 from vla_ros.demos.recording import open_bag
 from vla_ros.robot import Robot
@@ -23,17 +24,31 @@ CLOCKS_APART_S = 5.0
 
 
 def bag_parts(
-    paths: Sequence[str | Path], robot: Robot, spec: ObservationSpec, timing: Timing, include_failures: bool = False
+    paths: Sequence[str | Path],
+    robot: Robot,
+    spec: ObservationSpec,
+    timing: Timing,
+    include_failures: bool = False,
+    policy_frames: PolicyFrames = "drop",
 ) -> list[Part]:
     """Return a part for each bag that `paths` mean, in the order of `find_bags`.
+
+    Of bags that were recorded beside a policy, what the policy did is left out, or imitated: `policy_frames`.
 
     Raises:
         BagError: as `find_bags`, or a table of annotations is malformed.
     """
-    return [bag_part(bag, robot, spec, timing, include_failures) for bag in find_bags(paths)]
+    return [bag_part(bag, robot, spec, timing, include_failures, policy_frames) for bag in find_bags(paths)]
 
 
-def bag_part(bag: Path, robot: Robot, spec: ObservationSpec, timing: Timing, include_failures: bool) -> Part:
+def bag_part(
+    bag: Path,
+    robot: Robot,
+    spec: ObservationSpec,
+    timing: Timing,
+    include_failures: bool,
+    policy_frames: PolicyFrames = "drop",
+) -> Part:
     """Return one bag, given by its absolute path, as a part.
 
     What a person wrote about it is read here, once: what identifies the part is then also what is decoded.
@@ -46,6 +61,7 @@ def bag_part(bag: Path, robot: Robot, spec: ObservationSpec, timing: Timing, inc
         "format": "bags",
         "robot": dataclasses.asdict(robot),
         "include_failures": include_failures,
+        "policy_frames": policy_frames,
         **sampling_settings(spec, timing),
         "name": bag.name,
         "annotations": _plain(rows),
@@ -55,7 +71,7 @@ def bag_part(bag: Path, robot: Robot, spec: ObservationSpec, timing: Timing, inc
         home=bag.parent,
         files=_files(bag),
         settings=settings,
-        decode=functools.partial(_decode, bag, robot, spec, timing, include_failures, rows),
+        decode=functools.partial(_decode, bag, robot, spec, timing, include_failures, policy_frames, rows),
     )
 
 
@@ -65,6 +81,11 @@ def hint_of(cutter: EpisodeCutter) -> str:
         return (
             ". It has neither an episode marker nor a language command: start episodes with the recorder's services, "
             "or write them into a table with `vla annotate`"
+        )
+    if cutter.dropped[MOVED_BY_THE_POLICY]:
+        return (
+            ". It was recorded beside a policy (it has the topic `intervention`), of which only a person's corrections "
+            "are learned; with data.policy_frames: imitate, what the policy did is imitated, too"
         )
     delay_s = cutter.labelling.delay_s
     if abs(delay_s) > CLOCKS_APART_S:
@@ -91,11 +112,12 @@ def _decode(
     spec: ObservationSpec,
     timing: Timing,
     include_failures: bool,
+    policy_frames: PolicyFrames,
     rows: Sequence[Row] | None,
     add: Callable[[Episode], None],
 ) -> Decoded:
     with open_bag(bag) as recording:
-        cutter = EpisodeCutter(recording, robot, spec, timing, rows)
+        cutter = EpisodeCutter(recording, robot, spec, timing, rows, policy_frames)
         for episode in cutter.episodes(include_failures):
             add(episode)
         damage = tuple(f"{bag}: {text}" for text in recording.damage)

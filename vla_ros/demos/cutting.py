@@ -13,8 +13,9 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.annotations import Row
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.filters import idle_frames, outlier_frames
+from vla_ros.demos.interventions import PolicyFrames, find_interventions
 from vla_ros.demos.labelling import Labelling
-from vla_ros.demos.markers import EPISODE_TOPIC
+from vla_ros.demos.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
 from vla_ros.demos.recording import Recording
 from vla_ros.demos.sampling import observations
 from vla_ros.demos.segmentation import find_segments
@@ -24,6 +25,8 @@ from vla_ros.robot import Robot, RobotError, match_topic
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2
+
+MOVED_BY_THE_POLICY = "moved by the policy"
 
 _REFUSALS = {
     "missing": "{stream}: nothing received yet",
@@ -42,7 +45,11 @@ _Labelled = tuple[int, Observation, np.ndarray]  # and what was done (7,)
 class EpisodeCutter:
     """Cuts a recording into episodes; `rows` are those of a table about it, None where no table has any.
 
-    segmentation: where they are; labelling: what was done; dropped: counts the frames that were left out, by reason.
+    policy_frames: what becomes of frames in which a policy moved the arm beside which it was recorded; "imitate" takes
+    what moved the arm as what was done, `twist_command`, instead of what a demonstrator meant.
+
+    segmentation: where they are; labelling: what was done; interventions: who did it, None where it was a demonstrator;
+    dropped: counts the frames that were left out, by reason.
 
     Raises:
         BagError: the recording lacks a topic, or holds values that can't be right.
@@ -55,6 +62,7 @@ class EpisodeCutter:
         spec: ObservationSpec,
         timing: Timing,
         rows: Sequence[Row] | None,
+        policy_frames: PolicyFrames = "drop",
     ) -> None:
         self._recording = recording
         self._robot = robot
@@ -62,7 +70,10 @@ class EpisodeCutter:
         self._timing = timing
         with recording.kept(_topics_of_labels(recording, robot)):
             self.segmentation = find_segments(recording, robot, rows)
-            self.labelling = Labelling(recording, robot)
+            self.interventions = find_interventions(recording)
+            imitated = self.interventions is not None and policy_frames == "imitate"
+            self.labelling = Labelling(recording, robot, robot.twist_command if imitated else None)
+        self._corrections = None if imitated else self.interventions
         self.dropped: collections.Counter[str] = collections.Counter()
 
     def episodes(self, include_failures: bool) -> Iterator[Episode]:
@@ -108,6 +119,10 @@ class EpisodeCutter:
             frames, seen = [], 0
 
     def _why_not(self, segment: Segment, tick: int, observed: Observation | Refusal) -> str:
+        if self._corrections is not None:
+            by_hand = self._corrections.frames(np.array([tick]), self._timing.period_ns)
+            if not by_hand[0]:
+                return MOVED_BY_THE_POLICY
         first_ns = self.labelling.first_ns(segment)
         if first_ns is None:
             return "episode without a twist command"
@@ -165,6 +180,7 @@ class EpisodeCutter:
 def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
     """Return the topics that say where episodes are and what was done, as far as the recording has them."""
     wanted = [EPISODE_TOPIC, robot.language.topic, robot.demonstrated_twist.topic, robot.gripper_command.topic]
+    wanted.append(INTERVENTION_TOPIC)
     if robot.ee_pose is not None and (robot.labels.arm == "motion" or robot.tool_frame):
         wanted.append(robot.ee_pose.topic)
     if robot.gripper_state is not None and robot.labels.gripper == "state":

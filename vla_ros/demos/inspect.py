@@ -115,7 +115,7 @@ class Inspection:
         cutter = EpisodeCutter(recording, self._robot, _everything(self._robot), self._timing, rows)
         found = list(cutter.episodes(include_failures=True))
         self._streams.append(StreamFigures(recording, self._robot))
-        self._rows += _episode_rows(recording, cutter, found)
+        self._rows += _episode_rows(recording, cutter, found, self._timing.period_ns)
         self._dropped += cutter.dropped
         for episode in found:
             self._add_episode(episode)
@@ -183,9 +183,11 @@ def _everything(robot: Robot) -> ObservationSpec:
     )
 
 
-def _episode_rows(recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+def _episode_rows(
+    recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode], period_ns: int
+) -> list[dict[str, Any]]:
     """One row for each episode of the recording, usable or not, whether it was cut or not."""
-    rows = []
+    rows, who = [], cutter.interventions
     for segment in cutter.segmentation.segments:
         pieces = [episode for episode in episodes if segment.start_ns <= episode.start_ns < segment.stop_ns]
         rows.append({
@@ -196,6 +198,7 @@ def _episode_rows(recording: Recording, cutter: EpisodeCutter, episodes: Sequenc
             "command": pieces[0].command if pieces else "",
             "phrasings": list(segment.texts),
             "outcome": segment.outcome,
+            "by_hand": None if who is None else who.share(segment, period_ns),
             "frames": sum(map(len, pieces)),
             "pieces": len(pieces),
             "duration_s": (segment.stop_ns - segment.start_ns) / 1e9,

@@ -30,6 +30,7 @@ class Samples:
 class Labelling:
     """The actions of one recording, from what the robot's file says under `labels`.
 
+    commanded: the stream of twists to take; None: what the demonstrator meant, `demonstrated_twist`.
     delay_s: median of receive time minus header stamp of the arm's stream, 0 without stamps: large when two clocks were
     recorded.
 
@@ -37,15 +38,16 @@ class Labelling:
         BagError: a topic is missing, a twist is in an unknown frame, or a value is not a finite number.
     """
 
-    def __init__(self, recording: Recording, robot: Robot) -> None:
+    def __init__(self, recording: Recording, robot: Robot, commanded: Stream | None = None) -> None:
         self._recording = recording
         self._robot = robot
+        self._commanded = commanded or robot.demonstrated_twist
         self._delays_ns: list[int] = []
         self._measured_openings: Samples | None = None
         labels = robot.labels
         wanted: dict[str, Stream | GripperCommand] = {}
         if labels.arm == "command":
-            wanted["demonstrated twist"] = robot.demonstrated_twist
+            wanted["demonstrated twist"] = self._commanded
         elif robot.ee_pose is not None:
             wanted["ee_pose, for the arm's motion"] = robot.ee_pose
         if labels.gripper == "command":
@@ -122,7 +124,7 @@ class Labelling:
         return self._measured_openings
 
     def _read_twists(self) -> Samples:
-        stream, robot = self._robot.demonstrated_twist, self._robot
+        stream, robot = self._commanded, self._robot
         in_tool: list[bool] = []
 
         def value(message: Any) -> NDArray[np.float64]:

@@ -14,6 +14,9 @@ from vla_ros.demos.errors import BagError
 
 EPISODE_TOPIC = "episode"
 EPISODE_TYPE = "std_msgs/msg/String"
+# True while a person moves the arm instead of the policy that runs beside the recording.
+INTERVENTION_TOPIC = "intervention"
+INTERVENTION_TYPE = "std_msgs/msg/Bool"
 EVENTS = ("start", "success", "failure", "discard")
 
 

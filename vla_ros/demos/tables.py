@@ -32,7 +32,11 @@ def of(report: dict[str, Any]) -> list[tuple[str, Sequence[str], Rows]]:
             _streams(report),
         ),
         ("skew between cameras", ("median [ms]", "95 % [ms]", "max [ms]"), _skew(report)),
-        ("episodes", ("episode", "from", "task", "command", "outcome", "frames", "duration [s]"), _episodes(report)),
+        (
+            "episodes",
+            ("episode", "from", "task", "command", "outcome", "by hand", "frames", "duration [s]"),
+            _episodes(report),
+        ),
         ("commands", ("command", "frames"), list(report["language"].items())),
         ("actions", ("axis", "unit", "min", "low", "mean", "high", "max"), _actions(report)),
         ("motion", ("what", "how much"), _motion(report)),
@@ -103,8 +107,8 @@ def _skew(report: dict[str, Any]) -> Rows:
 def _episodes(report: dict[str, Any]) -> Rows:
     return [
         (
-            row["source"], row["from"], row["task"], row["command"], row["outcome"], row["frames"],
-            f"{row['duration_s']:.1f}",
+            row["source"], row["from"], row["task"], row["command"], row["outcome"],
+            "" if row["by_hand"] is None else f"{row['by_hand']:.0%}", row["frames"], f"{row['duration_s']:.1f}",
         )
         for row in report["episodes"]
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from rclpy.qos import ReliabilityPolicy
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros import messages
-from vla_ros.bringup import INTERVENTION_TOPIC
+from vla_ros.demos.markers import INTERVENTION_TOPIC
 from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS, subscribe_latched
 from vla_ros.robot import Robot
 from vla_ros.runtime.control import ByHand

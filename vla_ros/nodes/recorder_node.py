@@ -28,10 +28,16 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from vla_ros.bringup import INTERVENTION_TOPIC, SUCCESS_TOPIC
+from vla_ros.bringup import SUCCESS_TOPIC
 from vla_ros.demos.bag_writer import BagWriter, TopicQos
 from vla_ros.demos.errors import BagError
-from vla_ros.demos.markers import EPISODE_TOPIC, EPISODE_TYPE, EpisodeMarker
+from vla_ros.demos.markers import (
+    EPISODE_TOPIC,
+    EPISODE_TYPE,
+    INTERVENTION_TOPIC,
+    INTERVENTION_TYPE,
+    EpisodeMarker,
+)
 from vla_ros.nodes import startup
 from vla_ros.nodes.message_types import (
     LATCHED_QOS,
@@ -132,7 +138,7 @@ class RecorderNode(Node):
                 stamped=robot.twist_command.stamp == "header",
             ),
             Recorded(name(SUCCESS_TOPIC), "std_msgs/msg/Bool", RELIABLE_QOS),
-            Recorded(name(INTERVENTION_TOPIC), "std_msgs/msg/Bool", LATCHED_QOS, repeated=True),
+            Recorded(name(INTERVENTION_TOPIC), INTERVENTION_TYPE, LATCHED_QOS, repeated=True),
         ]
         return list({stream.topic: stream for stream in streams}.values())
 
