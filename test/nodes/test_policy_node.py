@@ -59,6 +59,12 @@ def values(robot: FakeRobot) -> list[float]:
     return [twist.linear_x for twist in robot.twists]
 
 
+def policy_values(robot: FakeRobot) -> dict[str, str]:
+    """What the newest diagnostics say of the policy."""
+    statuses = robot.diagnostics[-1].status if robot.diagnostics else []
+    return {v.key: v.value for status in statuses if status.name.endswith("policy") for v in status.values}
+
+
 def assert_stops(robot: FakeRobot, speed: float) -> None:
     """Speed until the stop, then exactly the zero twists of one stop, and silence."""
     robot.assert_silent()
@@ -164,7 +170,7 @@ def test_a_new_command_takes_effect_within_a_chunk_and_without_a_stop(robot):
     assert 0.0 not in values(robot)
 
 
-def test_inference_slower_than_the_chunk_stops_the_arm_and_is_counted(robot):
+def test_inference_slower_than_the_chunk_stops_the_arm_is_counted_and_moves_it_again_when_it_is_fast(robot):
     robot.say("move 0.05")
     robot.wait_moving(0.05)
     missed = robot.states[-1]["ticks"]["missed"]
@@ -172,6 +178,11 @@ def test_inference_slower_than_the_chunk_stops_the_arm_and_is_counted(robot):
     robot.wait_state("waiting", "starved")
     assert values(robot)[-STOP_TICKS:] == [0.0] * STOP_TICKS
     robot.wait(lambda: robot.states[-1]["ticks"]["missed"] > missed, "a missed tick")
+    robot.wait(lambda: int(policy_values(robot).get("chunks too late", 0)) > 0, "a late chunk in the diagnostics")
+    stopped = len(robot.twists)
+    robot.say("move 0.08")
+    robot.wait_moving(0.08)
+    assert 0.05 not in values(robot)[stopped:], "a chunk that was too late moved the arm"
 
 
 def test_the_gripper_is_commanded_on_change_in_the_actuator_s_unit(robot):
@@ -383,6 +394,14 @@ def test_a_misspelt_parameter_ends_the_node_with_a_line_that_names_it(ros_enviro
         assert process.wait(TIMEOUT_S) == 1
     assert "policy has no parameter require_enabel; it has: " in process.output
     assert "require_enable," in process.output and "Traceback" not in process.output
+
+
+def test_telling_a_policy_that_was_not_trained_for_it_ends_the_node_with_what_to_do(ros_environment, tmp_path):
+    files = write_checkpoint(tmp_path), write_robot(tmp_path)
+    with policy_node(*files, ros_environment, executor="delay_aware") as process:
+        assert process.wait(TIMEOUT_S) == 1
+    assert "executor is 'delay_aware'" in process.output and "policy.max_delay_steps" in process.output
+    assert "Traceback" not in process.output
 
 
 def test_a_checkpoint_without_weights_ends_the_node_with_a_line_that_names_the_file(ros_environment, tmp_path):
