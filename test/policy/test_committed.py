@@ -59,9 +59,9 @@ def test_what_is_added_reaches_the_chunk_of_every_head_streamed_as_in_the_window
     head = HEADS[name](feature_size=6, chunk=3, history=4, config=SIZES[name]).eval()
     features, added = torch.randn(2, 4, 6), torch.randn(2, 4, head.context_size)
     valid = torch.ones(2, 4, dtype=torch.bool)
-    window, streamed = head(features, valid, added), head.newest(features, added[:, -1])
+    window, streamed = head(features, valid, added), head.newest(features, valid, added[:, -1])
     torch.testing.assert_close(streamed.gripper_logit, window.gripper_logit[:, -1])
-    assert not torch.allclose(streamed.gripper_logit, head.newest(features).gripper_logit)
+    assert not torch.allclose(streamed.gripper_logit, head.newest(features, valid).gripper_logit)
 
 
 def observed(policy: Policy) -> tuple:
