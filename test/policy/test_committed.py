@@ -162,8 +162,8 @@ def test_a_runner_is_told_in_physical_units_and_gives_these_actions_back(told: P
     assert np.array_equal(bound[:2], committed)
     assert not np.allclose(bound[2:], free[2:])
     seen = []
-    told.step = lambda *args: seen.append(args[-1]) or Policy.step(told, *args)
+    told.step = lambda *args: seen.append(args[-2]) or Policy.step(told, *args)
     step(committed)
     expected = torch.tensor([[0.1, 0.2]]).T  # of [-0.2, 0.4] to [-1, 1]
-    torch.testing.assert_close(seen[0][:, :1], (expected + 0.2) / 0.3 - 1)
-    assert seen[0][:, 6].tolist() == [1.0, 1.0]
+    torch.testing.assert_close(seen[0][0, :, :1], (expected + 0.2) / 0.3 - 1)
+    assert seen[0][0, :, 6].tolist() == [1.0, 1.0]

@@ -76,10 +76,15 @@ class Policy(nn.Module):
         """Where the weights are."""
         return self.proprioception_mean.device
 
-    def tokenize(self, commands: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, L) and token_mask (B, L) of commands, through the contract's prompt template."""
+    def tokenize(self, commands: Sequence[str], *, fixed_length: bool = False) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, L) and token_mask (B, L) of commands, through the contract's prompt template.
+
+        Args:
+            fixed_length: pad to the contract's ``max_tokens`` and not to the longest.
+        """
         language = self.contract.language
-        return self.tokenizer.batch([language.prompt(command) for command in commands], language.max_tokens)
+        prompts = [language.prompt(command) for command in commands]
+        return self.tokenizer.batch(prompts, language.max_tokens, fixed_length=fixed_length)
 
     def encode_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Return text features (B, E)."""

@@ -43,6 +43,16 @@ class EmbeddedText:
     def __len__(self) -> int:
         return len(self.mask)
 
+    def clone(self) -> EmbeddedText:
+        """Return a copy in memory of its own, as a tensor's."""
+        return EmbeddedText(self.embeddings.clone(), self.mask.clone())
+
+    def copy_(self, other: EmbeddedText) -> EmbeddedText:
+        """Take over what ``other`` holds, of the same shape, as a tensor does."""
+        self.embeddings.copy_(other.embeddings)
+        self.mask.copy_(other.mask)
+        return self
+
 
 class Part(NamedTuple):
     """s tokens of B sequences that stand together."""
