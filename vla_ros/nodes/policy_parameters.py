@@ -28,7 +28,9 @@ PARAMETERS = (
     ParameterSpec("checkpoint", "", "Folder of the checkpoint (model.safetensors, contract.json, ...). Required."),
     ParameterSpec("robot", "tabletop", "Robot file: topics, units and limits. A name in config/robots, or a path."),
     ParameterSpec("device", "auto", "Where the policy computes: cpu, cuda, cuda:1, or auto (a GPU if there is one)."),
-    ParameterSpec("precision", "auto", "Of the policy's backbone: fp32, bf16, fp16, or auto (bf16 on GPUs that have it)."),
+    ParameterSpec(
+        "precision", "auto", "Of the policy's backbone: fp32, bf16, fp16, or auto (bf16 on GPUs that have it)."
+    ),
     ParameterSpec(
         "compile", "auto", "How steps are launched: none, compile, cuda_graph, or auto (cuda_graph on NVIDIA GPUs)."
     ),

@@ -114,7 +114,8 @@ class PolicyRunner:
     def warm_up(self, steps: int = 3) -> None:
         """Run a few steps, so that the first real one is not slower, and compile or capture it; leaves no trace.
 
-        Where ``compile`` was "auto" and the policy can't be captured, that is logged and it runs operation by operation.
+        Where ``compile`` was "auto" and the policy can't be captured, that is logged, and it runs operation by
+        operation.
 
         Raises:
             AccelerationError: the policy can't be compiled or captured, and that was asked for by name.

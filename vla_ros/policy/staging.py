@@ -20,7 +20,7 @@ class Staging:
     """Named arrays in one buffer on the host, and the same as tensors in one buffer on the device.
 
     The host's buffer is pinned for a CUDA device, so that the copy needs no CPU and does not wait. On the CPU both are
-    the same memory and nothing is copied. Written on the host until ``send``; not before the step that reads it is over.
+    the same memory and nothing is copied. What is written on the host until ``send`` must stay until the step is over.
 
     Args:
         fields: name -> (shape, type), all with at least one element.

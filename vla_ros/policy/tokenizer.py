@@ -104,9 +104,7 @@ class CommandTokenizer:
         """Return the text of ``ids``, without the space that every first word gets."""
         return self._tokenizer.decode(list(ids)).removeprefix(" ")
 
-    def batch(
-        self, prompts: Sequence[str], max_tokens: int, *, fixed_length: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def batch(self, prompts: Sequence[str], max_tokens: int, *, fixed_length: bool = False) -> tuple[Tensor, Tensor]:
         """Return tokens (B, L) and token_mask (B, L), padded on the right to the longest prompt (L >= 1).
 
         Args:
