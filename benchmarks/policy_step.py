@@ -3,8 +3,8 @@
 
 Both run the same policy on the same observations, in turns, in one process. "ours" is a step of PolicyRunner, copies
 and all, with a full history; "whole window" gives `forward` the pictures of the last W frames and reads its last chunk,
-as a policy does that keeps no features. Sizes: the shipped recipe's compact backbone, and a vision-language model
-(LLaVA's layout, random weights) small enough for a CPU, in every history mode.
+as a policy does that keeps no features. Sizes: the compact backbone, and a vision-language model (LLaVA's layout,
+random weights) small enough for a CPU, in every history mode.
 
     python benchmarks/policy_step.py --json benchmarks/results/policy_step.json
     python benchmarks/policy_step.py --device cuda --precision auto --compile auto      where there is a GPU
@@ -27,19 +27,31 @@ from vla_ros import images
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
 from vla_ros.observation import Observation
 from vla_ros.policy.acceleration import COMPILES, PRECISIONS
-from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.tokenizer import CommandTokenizer
 
 COMMAND, CHUNK = "pick up the red block", 8
-# name -> backbone, history mode, head, network input in pixels
+WIDTH, LAYERS = 192, 4
+VLM = {
+    "model_type": "llava",
+    "text_config": {
+        "model_type": "llama", "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "vocab_size": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model", "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": LAYERS, "num_attention_heads": 4, "image_size": 96, "patch_size": 16,
+    },
+    "image_token_index": 500,
+}  # fmt: skip
+# name -> backbone, history mode, head
 POLICIES = {
-    "compact, policy_head, lstm": ("compact", "policy_head", "lstm", 96),
-    "tiny vlm, policy_head, lstm": ("vlm", "policy_head", "lstm", IMAGE_PX),
-    "tiny vlm, interleaved, lstm": ("vlm", "interleaved", "lstm", IMAGE_PX),
-    "tiny vlm, video, mlp": ("vlm", "video", "mlp", IMAGE_PX),
+    "compact, policy_head, lstm": ("compact", "policy_head", "lstm"),
+    "small vlm, policy_head, lstm": ("vlm", "policy_head", "lstm"),
+    "small vlm, interleaved, lstm": ("vlm", "interleaved", "lstm"),
+    "small vlm, video, mlp": ("vlm", "video", "mlp"),
 }
 
 
@@ -72,9 +84,10 @@ def main() -> None:
             title="A step of a policy, encoding the newest frame only",
             runs=arguments.rounds,
             note=f"Milliseconds per step with a full history of W frames, median of {arguments.rounds} rounds of "
-            f"{arguments.steps} steps each, in turns; one CPU thread. Whole window: the same policy, given the pictures "
-            "of all W frames at every step, in the same precision, operation by operation. The vision-language model "
-            "is tiny, with random weights: the ratio is what counts.",
+            f"{arguments.steps} steps each, in turns; one CPU thread. Whole window: the same policy, given the "
+            "pictures of all W frames at every step, in the same precision, operation by operation. Where the model "
+            "fuses time itself, what is saved is the vision tower. The vision-language model "
+            f"has {LAYERS} layers of {WIDTH} in either part and random weights: the ratio is what counts.",
             columns=COLUMNS,
             rows=rows,
             details=details,
@@ -84,19 +97,19 @@ def main() -> None:
 COLUMNS = ("backbone, history mode, head", "W", "ours ms", "whole window ms", "ratio", "how")
 
 
-def make(backbone: str, mode: str, head: str, size_px: int, window: int) -> Policy:
+def make(backbone: str, mode: str, head: str, window: int) -> Policy:
     """Return a policy with random weights, the same ones at each call."""
     torch.manual_seed(0)
     tokenizer = CommandTokenizer.train([COMMAND], 300)
     contract = PolicyContract(
-        cameras=(Camera("static", size_px, size_px), Camera("wrist", size_px, size_px)),
+        cameras=(Camera("static", 96, 96), Camera("wrist", 96, 96)),
         proprioception=Proprioception(("ee_x", "gripper_opening"), ("m", "1"), (0.4, 0.5), (0.1, 0.5)),
         language=Language("{command}", tokenizer.identity, 16),
         timing=Timing(control_hz=10.0, history=window, chunk=CHUNK),
         action=ActionSpace(low=(-0.2,) * 6, high=(0.2,) * 6),
         provenance=Provenance(backbone, "random", head, "none", "0"),
     )
-    vlm = VlmConfig(model=TINY_MODELS["llava"], history_mode=mode)
+    vlm = VlmConfig(model=VLM, history_mode=mode)
     return Policy(contract, dataclasses.replace(PolicyConfig(), backbone=backbone, head=head, vlm=vlm), tokenizer)
 
 
@@ -135,17 +148,15 @@ def observations(contract: PolicyContract, count: int) -> list[Observation]:
 
 
 def whole_window_step(runner: PolicyRunner, observed: list[Observation]) -> Callable[[], np.ndarray]:
-    """Return what predicts the normalised chunk (N, 7) from the pictures of all frames, from the host and back to it."""
+    """Return what predicts the normalised chunk (N, 7) from the pictures of all frames, from and to the host."""
     policy, chosen = runner._policy, runner.acceleration
     with torch.inference_mode(), chosen.autocast():
         text = policy.encode_text(*(tensor.to(chosen.device) for tensor in policy.tokenize([COMMAND])))
 
     @torch.inference_mode()
     def step() -> np.ndarray:
-        pixels = {
-            c.name: images.to_network(torch.from_numpy(np.stack([o.images[c.name] for o in observed])).to(chosen.device), c)
-            for c in policy.contract.cameras
-        }  # fmt: skip
+        stacked = {c: torch.from_numpy(np.stack([o.images[c.name] for o in observed])) for c in policy.contract.cameras}
+        pixels = {camera.name: images.to_network(stack.to(chosen.device), camera) for camera, stack in stacked.items()}
         state = torch.from_numpy(np.stack([o.proprioception for o in observed])).to(chosen.device)
         valid = torch.ones((1, len(observed)), dtype=torch.bool, device=chosen.device)
         with chosen.autocast():

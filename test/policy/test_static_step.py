@@ -74,7 +74,7 @@ def test_a_step_of_every_head_looks_at_no_value_and_brings_nothing_from_the_host
     with torch.inference_mode(), captured:
         prediction, after = made.step(pictures, meta(1, 2), meta(1, 16), history, meta(1, 2, 7), one)
     assert prediction.arm.shape == (1, 4, 6)
-    assert after.frames.shape == history.frames.shape and after.count.shape == (1,)
+    assert after.frames.shape == history.frames.shape and after.seen.shape == (1,)
 
 
 @pytest.mark.parametrize(("family", "mode"), CELLS)
@@ -108,7 +108,7 @@ def test_a_history_keeps_its_shape_and_holds_the_last_frames_of_each_stream() ->
         history = slide(history, newest, 3)
         expected = torch.stack(seen[-3:], dim=1)
         there = expected.shape[1]
-        assert history.frames.shape == (2, 3, 1) and history.count.tolist() == [there, there]
+        assert history.frames.shape == (2, 3, 1) and history.seen.tolist() == [there, there]
         assert torch.equal(history.frames[:, :there], expected) and not history.frames[:, there:].any()
         assert torch.equal(at_end(history.frames, history.valid), newest)
 
@@ -132,7 +132,7 @@ def test_the_shapes_of_a_step_stay_whatever_is_seen_and_committed(with_head) -> 
     runner, shapes, step = PolicyRunner(told), set(), told.step
 
     def watched(images, proprioception, text, state, prefix, delay_steps):
-        given = (proprioception, state.frames, state.count, prefix, delay_steps)
+        given = (proprioception, state.frames, state.seen, prefix, delay_steps)
         made = (text, *images.values())
         shapes.add((tuple((t.shape, t.data_ptr()) for t in given), tuple(t.shape for t in made)))
         return step(images, proprioception, text, state, prefix, delay_steps)

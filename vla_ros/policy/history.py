@@ -13,12 +13,12 @@ class History(NamedTuple):
     """Up to W frames of B streams, as training pads them: oldest first, what is not there yet is zero, at the end."""
 
     frames: Tensor  # (B, W, ...)
-    count: Tensor  # (B,) long, how many are there
+    seen: Tensor  # (B,) long, how many are there
 
     @property
     def valid(self) -> Tensor:
         """(B, W), True on the frames that are there."""
-        return torch.arange(self.frames.shape[1], device=self.frames.device) < self.count[:, None]
+        return torch.arange(self.frames.shape[1], device=self.frames.device) < self.seen[:, None]
 
 
 def slide(history: History | None, newest: Tensor, length: int) -> History:
@@ -31,11 +31,11 @@ def slide(history: History | None, newest: Tensor, length: int) -> History:
         frames = newest.new_zeros(len(newest), length, *newest.shape[1:])
         history = History(frames, torch.zeros(len(newest), dtype=torch.long, device=newest.device))
     place = torch.arange(length, device=newest.device)
-    full = (history.count == length).long()  # (B,)
+    full = (history.seen == length).long()  # (B,)
     source = (place + full[:, None]).clamp(max=length - 1)  # (B, W)
     ones = [1] * (newest.ndim - 1)
     kept = history.frames.gather(1, source.view(*source.shape, *ones).expand(history.frames.shape))
-    last = history.count - full  # where the newest frame goes
+    last = history.seen - full  # where the newest frame goes
     placed = torch.where((place == last[:, None]).view(*source.shape, *ones), newest[:, None], kept)
     # What is not there must be zero, not merely unseen: attention gives it the weight 0, and 0 times NaN is NaN.
     there = (place <= last[:, None]).view(*source.shape, *ones)
