@@ -21,6 +21,8 @@ def generate_launch_description() -> LaunchDescription:
             launching.argument("checkpoint", "", "Folder of the checkpoint (model.safetensors, contract.json, ...)"),
             launching.argument("robot", "", "Robot file: a path, or a name in config/robots"),
             launching.argument("device", "", "Where the policy computes: auto, cpu, cuda, cuda:1, ..."),
+            launching.argument("precision", "", "Of the backbone", ["", "auto", "fp32", "bf16", "fp16"]),
+            launching.argument("compile", "", "How steps are launched", ["", "auto", "none", "compile", "cuda_graph"]),
             launching.argument("params_file", "", "Parameters (YAML), for instance config/policy.yaml"),
             launching.argument("autostart", "", "Configure and activate at once", ["", "true", "false"]),
             launching.argument("arm_on_start", "", "Move as soon as there is a command", ["", "true", "false"]),
@@ -33,7 +35,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def _policy(context: LaunchContext) -> list:
     given = {}
-    for name in ("robot", "device"):
+    for name in ("robot", "device", "precision", "compile"):
         if text := launching.value(context, name):
             given[name] = text
     for name in ("autostart", "arm_on_start", "dry_run"):

@@ -101,10 +101,18 @@ def _scale(rgb: Image, height: int, width: int) -> Image:
 
 def to_network(pixels: torch.Tensor, camera: Camera) -> torch.Tensor:
     """(..., h, w, 3) uint8 to (..., 3, h, w) float32, normalised with the camera's mean and std, on the same device."""
+    return normalize(pixels, *statistics(camera, pixels.device))
+
+
+def statistics(camera: Camera, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The camera's mean and std, each (3,), for who normalises often: this waits until they are on the device."""
     import torch
 
-    mean = torch.tensor(camera.mean, device=pixels.device)
-    std = torch.tensor(camera.std, device=pixels.device)
+    return torch.tensor(camera.mean, device=device), torch.tensor(camera.std, device=device)
+
+
+def normalize(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """`to_network` with the `statistics` of the camera; runs on the device alone."""
     return ((pixels.float() / 255 - mean) / std).movedim(-1, -3)
 
 

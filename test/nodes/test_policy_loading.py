@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, ContractError, Language, PolicyContract, Provenance, Timing
+from vla_ros.errors import UserError
 from vla_ros.nodes import policy_loading
 from vla_ros.robot import RobotError, load_robot
 
@@ -60,7 +61,7 @@ def test_no_checkpoint_and_a_missing_one_are_refused(robot, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ContractError, match="parameter device is 'warp'"):
+    with pytest.raises(UserError, match="parameter device is 'warp'"):
         policy_loading.load_runner(str(tmp_path), "warp")
 
 

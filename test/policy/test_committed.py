@@ -59,9 +59,9 @@ def test_what_is_added_reaches_the_chunk_of_every_head_streamed_as_in_the_window
     head = HEADS[name](feature_size=6, chunk=3, history=4, config=SIZES[name]).eval()
     features, added = torch.randn(2, 4, 6), torch.randn(2, 4, head.context_size)
     valid = torch.ones(2, 4, dtype=torch.bool)
-    window, streamed = head(features, valid, added), head.newest(features, added[:, -1])
+    window, streamed = head(features, valid, added), head.newest(features, valid, added[:, -1])
     torch.testing.assert_close(streamed.gripper_logit, window.gripper_logit[:, -1])
-    assert not torch.allclose(streamed.gripper_logit, head.newest(features).gripper_logit)
+    assert not torch.allclose(streamed.gripper_logit, head.newest(features, valid).gripper_logit)
 
 
 def observed(policy: Policy) -> tuple:
@@ -162,8 +162,8 @@ def test_a_runner_is_told_in_physical_units_and_gives_these_actions_back(told: P
     assert np.array_equal(bound[:2], committed)
     assert not np.allclose(bound[2:], free[2:])
     seen = []
-    told.step = lambda *args: seen.append(args[-1]) or Policy.step(told, *args)
+    told.step = lambda *args: seen.append(args[-2]) or Policy.step(told, *args)
     step(committed)
     expected = torch.tensor([[0.1, 0.2]]).T  # of [-0.2, 0.4] to [-1, 1]
-    torch.testing.assert_close(seen[0][:, :1], (expected + 0.2) / 0.3 - 1)
-    assert seen[0][:, 6].tolist() == [1.0, 1.0]
+    torch.testing.assert_close(seen[0][0, :, :1], (expected + 0.2) / 0.3 - 1)
+    assert seen[0][0, :, 6].tolist() == [1.0, 1.0]

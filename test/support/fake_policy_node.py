@@ -58,7 +58,7 @@ class ObedientRunner:
         return chunk
 
 
-def load_runner(checkpoint: str, device: str, cpu_threads: int) -> ObedientRunner:
+def load_runner(checkpoint: str, device: str, cpu_threads: int, precision: str, compile: str) -> ObedientRunner:
     from pathlib import Path
 
     return ObedientRunner(PolicyContract.load(Path(checkpoint) / "contract.json"))

@@ -54,7 +54,9 @@ def check(contract: PolicyContract, robot: Robot) -> None:
         )
 
 
-def load_runner(checkpoint: str, device: str, cpu_threads: int = 1) -> PolicyRunner:
+def load_runner(
+    checkpoint: str, device: str, cpu_threads: int = 1, precision: str = "auto", compile: str = "auto"
+) -> PolicyRunner:
     """Load the weights, in the thread that will use them.
 
     Args:
@@ -62,21 +64,18 @@ def load_runner(checkpoint: str, device: str, cpu_threads: int = 1) -> PolicyRun
         device: auto, or what torch calls it.
         cpu_threads: for torch's operators on the CPU. A second thread is no help to a small policy, and makes it wait
             for a core that another process holds: under load, a step of 8 ms becomes one of 900 ms now and then.
+        precision, compile: as ``vla_ros.policy.acceleration.choose`` takes them.
 
     Raises:
         CheckpointError: the folder is no checkpoint.
-        ContractError: the device is not there.
+        AccelerationError: the device is not there, or can't do what is asked for by name.
     """
     import torch
 
+    from vla_ros.policy import acceleration
     from vla_ros.policy.checkpoint import load_checkpoint
     from vla_ros.policy.runner import PolicyRunner
 
     torch.set_num_threads(cpu_threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ContractError(f"the parameter device is {device!r}, not usable here ({error}); try auto") from None
-    return PolicyRunner(load_checkpoint(Path(checkpoint).expanduser(), device), device)
+    where = str(acceleration.choose(device, precision, compile).device)  # before the weights are read
+    return PolicyRunner(load_checkpoint(Path(checkpoint).expanduser(), where), where, precision, compile)

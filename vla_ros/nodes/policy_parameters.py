@@ -27,7 +27,13 @@ class ParameterSpec:
 PARAMETERS = (
     ParameterSpec("checkpoint", "", "Folder of the checkpoint (model.safetensors, contract.json, ...). Required."),
     ParameterSpec("robot", "tabletop", "Robot file: topics, units and limits. A name in config/robots, or a path."),
-    ParameterSpec("device", "auto", "Where the policy computes: cpu, cuda, cuda:1, or auto (a GPU if there is one)."),
+    ParameterSpec("device", "auto", "Where the policy computes: cpu, cuda, cuda:1, or auto (an NVIDIA GPU if there is one)."),
+    ParameterSpec(
+        "precision", "auto", "Of the policy's backbone: fp32, bf16, fp16, or auto (bf16 on GPUs that have it)."
+    ),
+    ParameterSpec(
+        "compile", "auto", "How steps are launched: none, compile, cuda_graph, or auto (cuda_graph on NVIDIA GPUs)."
+    ),
     ParameterSpec("cpu_threads", 1, "Threads of one operator on the CPU; more help large policies only.", 1, 256),
     ParameterSpec("autostart", False, "Configure and activate at the start, without a lifecycle manager."),
     ParameterSpec("arm_on_start", False, "Be armed on activation. Otherwise the arm stays still until ~/arm."),

@@ -63,7 +63,7 @@ class PolicySession:
         self._chunk_ticks, self._succeeded = contract.timing.chunk, False
         intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
         clock = RosClock(cast(ROSClock, node.get_clock()), on_set_back=self._on_clock_set_back)
-        where = self._value("device"), self._value("cpu_threads")
+        where = (self._value(name) for name in ("device", "cpu_threads", "precision", "compile"))
         make_policy = functools.partial(policy_loading.load_runner, checkpoint, *where)
         self.engine = Engine(make_policy, intake.snapshot, self.control.timeline, clock)
         with contextlib.ExitStack() as undo:

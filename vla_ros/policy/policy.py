@@ -13,7 +13,8 @@ from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.committed import CommittedActions
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.heads import HEADS
-from vla_ros.policy.heads.head import Head, slide
+from vla_ros.policy.heads.head import Head
+from vla_ros.policy.history import History, slide
 from vla_ros.policy.prediction import ActionPrediction, Readout
 from vla_ros.policy.tokenizer import CommandTokenizer
 
@@ -75,10 +76,15 @@ class Policy(nn.Module):
         """Where the weights are."""
         return self.proprioception_mean.device
 
-    def tokenize(self, commands: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, L) and token_mask (B, L) of commands, through the contract's prompt template."""
+    def tokenize(self, commands: Sequence[str], *, fixed_length: bool = False) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, L) and token_mask (B, L) of commands, through the contract's prompt template.
+
+        Args:
+            fixed_length: pad to the contract's ``max_tokens`` and not to the longest.
+        """
         language = self.contract.language
-        return self.tokenizer.batch([language.prompt(command) for command in commands], language.max_tokens)
+        prompts = [language.prompt(command) for command in commands]
+        return self.tokenizer.batch(prompts, language.max_tokens, fixed_length=fixed_length)
 
     def encode_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Return text features (B, E)."""
@@ -143,12 +149,15 @@ class Policy(nn.Module):
         images: Mapping[str, Tensor],
         proprioception: Tensor,
         text: Tensor,
-        state: Tensor | None,
+        state: History | None,
         prefix: Tensor | None = None,
-    ) -> tuple[ActionPrediction, Tensor]:
+        delay_steps: Tensor | None = None,
+    ) -> tuple[ActionPrediction, History]:
         """Predict for the newest frame: what ``forward`` says at the end of the window of the last W frames.
 
-        Pure. Only the newest frame is encoded; the state is the window of what was encoded before.
+        Pure, and of the same operations and shapes at every step: only values differ, so it can be compiled or
+        captured. Only the newest frame is encoded; the state is the window of what was encoded before. The head
+        computes in float32, whatever autocast says: it is small, and its outputs are velocities.
 
         Args:
             images: camera name -> (B, 3, h, w).
@@ -158,6 +167,7 @@ class Policy(nn.Module):
             prefix: (D, 7), or (B, D, 7), for policies that were trained with delays: the actions that are committed
                 already for the first D ticks of the chunk, normalised as in training (arm in [-1, 1], gripper 0 or 1).
                 None is D = 0.
+            delay_steps: (B,), how many rows of the prefix count; None: all.
 
         Returns:
             The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step. What the chunk says
@@ -166,26 +176,35 @@ class Policy(nn.Module):
         Raises:
             ValueError: the policy can't be told of so many committed actions.
         """
-        added = self._added(prefix, len(proprioception))
+        added = self._added(prefix, delay_steps, len(proprioception))
         frame = self.encode(images, proprioception, text)
-        if not self.backbone.fuses_time:
-            return self.head.step(frame, state, added)
-        state = slide(state, frame, self.contract.timing.history)
-        valid = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
-        return self.head.newest(self.backbone.read(state, valid, text).features, added), state
+        if self.backbone.fuses_time:
+            state = slide(state, frame, self.contract.timing.history)
+            readout = self.backbone.read(state.frames, state.valid, text)
+            with torch.autocast(frame.device.type, enabled=False):
+                return self.head.newest(readout.features.float(), readout.valid, added), state
+        with torch.autocast(frame.device.type, enabled=False):
+            return self.head.step(frame.float(), state, added)
 
-    def _added(self, prefix: Tensor | None, batch: int) -> Tensor | None:
+    def check_delay(self, steps: int) -> None:
+        """Raise ValueError where the policy can't be told of ``steps`` committed actions."""
+        longest = self.config.max_delay_steps
+        if steps > longest:
+            raise ValueError(
+                f"the prefix has {steps} committed actions; allowed: up to max_delay_steps = {longest}, "
+                "which is what the policy was trained with (policy.max_delay_steps of its recipe)"
+            )
+
+    def _added(self, prefix: Tensor | None, delay_steps: Tensor | None, batch: int) -> Tensor | None:
         """Return what committed actions (D, 7) or (B, D, 7) add to the head's context (B, C)."""
         if prefix is None or prefix.shape[-2] == 0:
             return None
-        longest = self.config.max_delay_steps
-        if self.committed is None or prefix.shape[-2] > longest:
-            raise ValueError(
-                f"the prefix has {prefix.shape[-2]} committed actions; allowed: up to max_delay_steps = {longest}, "
-                "which is what the policy was trained with (policy.max_delay_steps of its recipe)"
-            )
-        actions = prefix.expand(batch, *prefix.shape[-2:])
-        return self.committed(actions, torch.full((batch,), prefix.shape[-2], device=prefix.device))
+        self.check_delay(prefix.shape[-2])
+        assert self.committed is not None  # there is one where a delay is allowed
+        if delay_steps is None:
+            delay_steps = torch.full((batch,), prefix.shape[-2], device=prefix.device)
+        with torch.autocast(prefix.device.type, enabled=False):
+            return self.committed(prefix.expand(batch, *prefix.shape[-2:]), delay_steps)
 
 
 def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTokenizer) -> None:

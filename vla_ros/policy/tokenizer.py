@@ -104,10 +104,16 @@ class CommandTokenizer:
         """Return the text of ``ids``, without the space that every first word gets."""
         return self._tokenizer.decode(list(ids)).removeprefix(" ")
 
-    def batch(self, prompts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, L) and token_mask (B, L), padded on the right to the longest prompt (L >= 1)."""
+    def batch(self, prompts: Sequence[str], max_tokens: int, *, fixed_length: bool = False) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, L) and token_mask (B, L), padded on the right to the longest prompt (L >= 1).
+
+        Args:
+            fixed_length: pad to ``max_tokens`` instead.
+        """
         rows = [self.encode(prompt, max_tokens) for prompt in prompts]
         length = max(1, *(len(row) for row in rows)) if rows else 1
+        if fixed_length:
+            length = max_tokens
         tokens = torch.full((len(rows), length), self.padding_id, dtype=torch.long)
         mask = torch.zeros((len(rows), length), dtype=torch.bool)
         for index, row in enumerate(rows):

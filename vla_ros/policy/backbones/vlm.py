@@ -14,6 +14,7 @@ of a batch nor a short history changes a feature.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -41,6 +42,16 @@ class EmbeddedText:
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    def clone(self) -> EmbeddedText:
+        """Return a copy in memory of its own, as a tensor's."""
+        return EmbeddedText(self.embeddings.clone(), self.mask.clone())
+
+    def copy_(self, other: EmbeddedText) -> EmbeddedText:
+        """Take over what ``other`` holds, of the same shape, as a tensor does."""
+        self.embeddings.copy_(other.embeddings)
+        self.mask.copy_(other.mask)
+        return self
 
 
 class Part(NamedTuple):
@@ -186,8 +197,10 @@ class VlmBackbone(nn.Module):
             blocks=torch.cat([torch.full_like(part.valid, part.block, dtype=torch.long) for part in parts], dim=1),
             visual=torch.cat([torch.full_like(part.valid, part.visual) for part in parts], dim=1),
         )
-        ends = torch.tensor([part.embeddings.shape[1] for part in parts]).cumsum(0) - 1
-        return self.family.run(sequence)[:, ends[readouts].to(frames.device)]
+        ends = list(itertools.accumulate(part.embeddings.shape[1] for part in parts))
+        states = self.family.run(sequence)
+        # Not by a tensor of indices: that would have to be brought to the device, at every step.
+        return torch.stack([states[:, ends[index] - 1] for index in readouts], dim=1)
 
     def _layout(self, frames: Tensor, valid: Tensor, text: EmbeddedText) -> tuple[list[Part], list[int]]:
         """Return the parts of the sequences in order, and the indices of those that end with a readout token."""

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from vla_ros.policy.history import History, at_end, slide
 from vla_ros.policy.losses import LossConfig, action_loss
 from vla_ros.policy.prediction import ActionPrediction
 
@@ -59,8 +59,8 @@ class Head(nn.Module):
         return ActionPrediction(prediction.arm * mask[..., None], prediction.gripper_logit * mask)
 
     def step(
-        self, feature: Tensor, state: Tensor | None, added: Tensor | None = None
-    ) -> tuple[ActionPrediction, Tensor]:
+        self, feature: Tensor, state: History | None, added: Tensor | None = None
+    ) -> tuple[ActionPrediction, History]:
         """Predict for the newest frame only: what ``forward`` says at the end of the window of the last W frames.
 
         Pure: one head serves any number of robots. The state is a window of features and the head runs over it from
@@ -72,15 +72,15 @@ class Head(nn.Module):
             added: (B, C) or None.
 
         Returns:
-            The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state (B, up to W, D) for the next step.
+            The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step.
         """
         state = slide(state, feature, self.history)
-        return self.newest(state, added), state
+        return self.newest(state.frames, state.valid, added), state
 
-    def newest(self, features: Tensor, added: Tensor | None = None) -> ActionPrediction:
-        """Return the chunk, arm (B, N, 6) and gripper_logit (B, N), at the end of ``features`` (B, W, D)."""
-        context = self.context(features)[:, -1:]
-        arm, gripper_logit = self.decode(context if added is None else context + added[:, None])
+    def newest(self, features: Tensor, valid: Tensor, added: Tensor | None = None) -> ActionPrediction:
+        """Return the chunk, arm (B, N, 6) and gripper_logit (B, N), of the last valid one of ``features`` (B, W, D)."""
+        context = at_end(self.context(features), valid)
+        arm, gripper_logit = self.decode((context if added is None else context + added)[:, None])
         return ActionPrediction(arm[:, 0], gripper_logit[:, 0])
 
     def losses(
@@ -95,10 +95,3 @@ class Head(nn.Module):
             added: (B, W, C) or None.
         """
         return action_loss(self.decode(self.context_with(features, added)), actions, mask, config)
-
-
-def slide(window: Tensor | None, newest: Tensor, length: int) -> Tensor:
-    """Return ``window`` (B, up to length, ...) or None with ``newest`` (B, ...) at its end, the oldest dropped."""
-    if window is None:
-        return newest[:, None]
-    return torch.cat([window, newest[:, None]], dim=1)[:, -length:]

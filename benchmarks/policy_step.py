@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step costs: encoding only the newest frame, beside encoding the whole window again at every step.
+
+Both run the same policy on the same observations, in turns, in one process. "ours" is a step of PolicyRunner, copies
+and all, with a full history; "whole window" gives `forward` the pictures of the last W frames and reads its last chunk,
+as a policy does that keeps no features. Sizes: the compact backbone, and a vision-language model (LLaVA's layout,
+random weights) small enough for a CPU, in every history mode.
+
+    python benchmarks/policy_step.py --json benchmarks/results/policy_step.json
+    python benchmarks/policy_step.py --device cuda --precision auto --compile auto      where there is a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import figures
+import numpy as np
+import torch
+
+from vla_ros import images
+from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
+from vla_ros.observation import Observation
+from vla_ros.policy.acceleration import COMPILES, PRECISIONS
+from vla_ros.policy.config import PolicyConfig, VlmConfig
+from vla_ros.policy.policy import Policy
+from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.tokenizer import CommandTokenizer
+
+COMMAND, CHUNK = "pick up the red block", 8
+WIDTH, LAYERS = 192, 4
+VLM = {
+    "model_type": "llava",
+    "text_config": {
+        "model_type": "llama", "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "vocab_size": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model", "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": LAYERS, "num_attention_heads": 4, "image_size": 96, "patch_size": 16,
+    },
+    "image_token_index": 500,
+}  # fmt: skip
+# name -> backbone, history mode, head
+POLICIES = {
+    "compact, policy_head, lstm": ("compact", "policy_head", "lstm"),
+    "small vlm, policy_head, lstm": ("vlm", "policy_head", "lstm"),
+    "small vlm, interleaved, lstm": ("vlm", "interleaved", "lstm"),
+    "small vlm, video, mlp": ("vlm", "video", "mlp"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS)
+    parser.add_argument("--compile", default="auto", choices=COMPILES)
+    parser.add_argument("--windows", type=int, nargs="+", default=[8, 16], metavar="W", help="frames of history")
+    parser.add_argument("--rounds", type=int, default=9, help="of each, in turns (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="per round (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, details = [], {}
+    print("{:30} {:>3} {:>10} {:>14} {:>7}  {}".format(*COLUMNS))
+    for name, shape in POLICIES.items():
+        for window in arguments.windows:
+            runner = PolicyRunner(make(*shape, window), arguments.device, arguments.precision, arguments.compile)
+            runner.warm_up()
+            chosen = runner.acceleration
+            ours, whole = compare(runner, window, arguments.rounds, arguments.steps)
+            how = f"{chosen.device}, {chosen.precision}, {chosen.compile}"
+            rows.append((name, window, f"{ours:.2f}", f"{whole:.2f}", f"{whole / ours:.1f}", how))
+            details[f"{name}, {window}"] = {"ours_ms": ours, "whole_window_ms": whole, "how": how}
+            print("{:30} {:>3} {:>10} {:>14} {:>7}  {}".format(*rows[-1]))
+    if arguments.json:
+        figures.write(
+            arguments.json,
+            title="A step of a policy, encoding the newest frame only",
+            runs=arguments.rounds,
+            note=f"Milliseconds per step with a full history of W frames, median of {arguments.rounds} rounds of "
+            f"{arguments.steps} steps each, in turns; one CPU thread. Whole window: the same policy, given the "
+            "pictures of all W frames at every step, in the same precision, operation by operation. Where the model "
+            "fuses time itself, what is saved is the vision tower. The vision-language model "
+            f"has {LAYERS} layers of {WIDTH} in either part and random weights: the ratio is what counts.",
+            columns=COLUMNS,
+            rows=rows,
+            details=details,
+        )
+
+
+COLUMNS = ("backbone, history mode, head", "W", "ours ms", "whole window ms", "ratio", "how")
+
+
+def make(backbone: str, mode: str, head: str, window: int) -> Policy:
+    """Return a policy with random weights, the same ones at each call."""
+    torch.manual_seed(0)
+    tokenizer = CommandTokenizer.train([COMMAND], 300)
+    contract = PolicyContract(
+        cameras=(Camera("static", 96, 96), Camera("wrist", 96, 96)),
+        proprioception=Proprioception(("ee_x", "gripper_opening"), ("m", "1"), (0.4, 0.5), (0.1, 0.5)),
+        language=Language("{command}", tokenizer.identity, 16),
+        timing=Timing(control_hz=10.0, history=window, chunk=CHUNK),
+        action=ActionSpace(low=(-0.2,) * 6, high=(0.2,) * 6),
+        provenance=Provenance(backbone, "random", head, "none", "0"),
+    )
+    vlm = VlmConfig(model=VLM, history_mode=mode)
+    return Policy(contract, dataclasses.replace(PolicyConfig(), backbone=backbone, head=head, vlm=vlm), tokenizer)
+
+
+def compare(runner: PolicyRunner, window: int, rounds: int, steps: int) -> tuple[float, float]:
+    """Return the median milliseconds of a step of both, after having seen that both say the same."""
+    observed = observations(runner.contract, window)
+    whole_window = whole_window_step(runner, observed)
+    runner.reset(COMMAND)
+    for observation in observed:
+        newest = runner.step(observation)
+    space = runner.contract.action
+    low, high = np.asarray(space.low), np.asarray(space.high)
+    difference = np.abs((newest[:, :6] - low) / (high - low) * 2 - 1 - whole_window()[:, :6].clip(-1, 1)).max()
+    allowed = 1e-4 if runner.acceleration.precision == "fp32" else 0.1
+    if not difference < allowed:
+        raise SystemExit(f"the two differ by {difference:.2g} of normalised actions, more than {allowed}")
+    took: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        took[0].append(milliseconds(lambda: runner.step(observed[-1]), steps))
+        took[1].append(milliseconds(whole_window, max(2, steps // window)))
+    return statistics.median(took[0]), statistics.median(took[1])
+
+
+def observations(contract: PolicyContract, count: int) -> list[Observation]:
+    draw = np.random.default_rng(0)
+    return [
+        Observation(
+            time_ns=0,
+            images={c.name: draw.integers(0, 256, (c.height, c.width, 3), dtype=np.uint8) for c in contract.cameras},
+            stamps_ns={},
+            proprioception=draw.random(2).astype(np.float32),
+            command=COMMAND,
+        )
+        for _ in range(count)
+    ]
+
+
+def whole_window_step(runner: PolicyRunner, observed: list[Observation]) -> Callable[[], np.ndarray]:
+    """Return what predicts the normalised chunk (N, 7) from the pictures of all frames, from and to the host."""
+    policy, chosen = runner._policy, runner.acceleration
+    with torch.inference_mode(), chosen.autocast():
+        text = policy.encode_text(*(tensor.to(chosen.device) for tensor in policy.tokenize([COMMAND])))
+
+    @torch.inference_mode()
+    def step() -> np.ndarray:
+        stacked = {c: torch.from_numpy(np.stack([o.images[c.name] for o in observed])) for c in policy.contract.cameras}
+        pixels = {camera.name: images.to_network(stack.to(chosen.device), camera) for camera, stack in stacked.items()}
+        state = torch.from_numpy(np.stack([o.proprioception for o in observed])).to(chosen.device)
+        valid = torch.ones((1, len(observed)), dtype=torch.bool, device=chosen.device)
+        with chosen.autocast():
+            readout = policy.read({n: x[None] for n, x in pixels.items()}, state[None], text, valid)
+        prediction = policy.head.newest(readout.features.float(), readout.valid)
+        return torch.cat([prediction.arm[0], prediction.gripper_logit[0].sigmoid()[:, None]], dim=-1).cpu().numpy()
+
+    return step
+
+
+def milliseconds(step: Callable[[], object], count: int) -> float:
+    started_s = time.perf_counter()
+    for _ in range(count):
+        step()
+    return 1e3 * (time.perf_counter() - started_s) / count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step is the same work at every tick, on the device alone: what torch.compile and CUDA graphs ask for.
+
+Shown without a GPU: on the device "meta" tensors have shapes and no values, so whoever looks at one fails, as a
+recording would; and whatever goes between the host and the device is seen by a dispatch mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vla_ros.observation import Observation
+from vla_ros.policy.backbones.families import FAMILIES
+from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
+from vla_ros.policy.backbones.vlm import VlmBackbone
+from vla_ros.policy.config import VlmConfig
+from vla_ros.policy.heads import HEADS
+from vla_ros.policy.history import History, at_end, slide
+from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.tokenizer import CommandTokenizer
+
+TOKENIZER = CommandTokenizer.train([], 300)
+# Their vision towers read sizes back from the device; they run operation by operation.
+NOT_CAPTURABLE = {"qwen2_5_vl", "qwen3_vl"}
+CELLS = [(family, mode) for family, kind in sorted(FAMILIES.items())
+         for mode in ("policy_head", "interleaved", "video") if kind.sequences or mode == "policy_head"]  # fmt: skip
+
+
+class DeviceAlone(TorchDispatchMode):
+    """Fails on an operation between two devices, but for single numbers, which travel with the launch."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor) and t.ndim]
+        if len({t.device for t in tensors}) > 1:
+            raise RuntimeError(f"{operation} goes between the host and the device")
+        return result
+
+
+@pytest.fixture
+def captured(monkeypatch) -> DeviceAlone:
+    """What a recording forbids; libraries are told that one is under way, as CUDA would tell them."""
+    make = torch.tensor
+
+    def tensor(*args, **kwargs):
+        if str(kwargs.get("device")) == "meta":
+            raise RuntimeError("torch.tensor goes between the host and the device")
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "tensor", tensor)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which "meta" has not
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    return DeviceAlone()
+
+
+def meta(*shape: int, dtype=torch.float32) -> torch.Tensor:
+    return torch.empty(shape, device="meta", dtype=dtype)
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_a_step_of_every_head_looks_at_no_value_and_brings_nothing_from_the_host(
+    head: str, with_head, contract, captured
+) -> None:
+    made = with_head(head, 2).to("meta")
+    pictures = {name: meta(1, 3, 16, 16) for name in contract.camera_names}
+    one = meta(1, dtype=torch.long)
+    history = History(meta(1, made.head.history, 32), one)
+    with torch.inference_mode(), captured:
+        prediction, after = made.step(pictures, meta(1, 2), meta(1, 16), history, meta(1, 2, 7), one)
+    assert prediction.arm.shape == (1, 4, 6)
+    assert after.frames.shape == history.frames.shape and after.seen.shape == (1,)
+
+
+@pytest.mark.parametrize(("family", "mode"), CELLS)
+def test_families_that_a_graph_can_record_look_at_no_value(family: str, mode: str, captured) -> None:
+    cameras = dict.fromkeys(("static", "wrist"), (IMAGE_PX, IMAGE_PX))
+    config = VlmConfig(model=TINY_MODELS[family], history_mode=mode)
+    backbone = VlmBackbone(camera_sizes=cameras, proprioception_size=2, tokenizer=TOKENIZER, config=config)
+    backbone = backbone.eval().to("meta")
+    pictures = {name: meta(1, 3, IMAGE_PX, IMAGE_PX) for name in cameras}
+    text = backbone.encode_text(meta(1, 4, dtype=torch.long), meta(1, 4, dtype=torch.bool))
+
+    def read():
+        with torch.inference_mode(), captured:
+            frame = backbone.encode(pictures, meta(1, 2), text)
+            history = slide(History(meta(1, 3, *frame.shape[1:]), meta(1, dtype=torch.long)), frame, 3)
+            readout = backbone.read(history.frames, history.valid, text)
+            return at_end(readout.features, readout.valid)
+
+    if family in NOT_CAPTURABLE:
+        with pytest.raises(RuntimeError, match=r"torch\.tensor goes between|item\(\)"):
+            read()
+    else:
+        assert read().shape == (1, backbone.feature_size)
+
+
+def test_a_history_keeps_its_shape_and_holds_the_last_frames_of_each_stream() -> None:
+    history, seen = None, []
+    for index in range(1, 8):
+        newest = torch.tensor([[float(index)], [10.0 * index]])
+        seen.append(newest)
+        history = slide(history, newest, 3)
+        expected = torch.stack(seen[-3:], dim=1)
+        there = expected.shape[1]
+        assert history.frames.shape == (2, 3, 1) and history.seen.tolist() == [there, there]
+        assert torch.equal(history.frames[:, :there], expected) and not history.frames[:, there:].any()
+        assert torch.equal(at_end(history.frames, history.valid), newest)
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_a_picture_that_made_nan_is_forgotten_with_the_history(head: str, with_head) -> None:
+    """Attention gives what is not there the weight 0, and 0 times NaN is NaN."""
+    runner = PolicyRunner(with_head(head))
+    runner.reset("open the drawer")
+    good = _observation(np.array([0.4, 0.5]))
+    before = runner.step(good)
+    for _ in range(3):
+        broken = runner.step(_observation(np.array([np.nan, 0.5])))
+    assert not np.isfinite(broken).all()
+    runner.clear_history()
+    np.testing.assert_array_equal(runner.step(good), before)
+
+
+def test_the_shapes_of_a_step_stay_whatever_is_seen_and_committed(with_head) -> None:
+    told = with_head("lstm", 3)
+    runner, shapes, step = PolicyRunner(told), set(), told.step
+
+    def watched(images, proprioception, text, state, prefix, delay_steps):
+        given = (proprioception, state.frames, state.seen, prefix, delay_steps)
+        made = (text, *images.values())
+        shapes.add((tuple((t.shape, t.data_ptr()) for t in given), tuple(t.shape for t in made)))
+        return step(images, proprioception, text, state, prefix, delay_steps)
+
+    runner.warm_up()
+    told.step = watched
+    runner.reset("pick up the red block")
+    for index in range(7):
+        runner.step(_observation(np.array([0.4, 0.5])), np.full((index % 4, 7), 0.1))
+        if index == 4:
+            runner.clear_history()
+    assert len(shapes) == 1
+
+
+def _observation(proprioception: np.ndarray) -> Observation:
+    pictures = {name: np.full((16, 16, 3), 90, np.uint8) for name in ("static", "wrist")}
+    return Observation(0, pictures, {}, proprioception.astype(np.float32), "open the drawer")
