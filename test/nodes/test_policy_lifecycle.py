@@ -17,7 +17,7 @@ import rclpy
 from geometry_msgs.msg import TwistStamped
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from std_msgs.msg import Bool, Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray, String
 
 from vla_ros.nodes import policy_lifecycle, policy_session
 from vla_ros.nodes.operator_inputs import OperatorInputs
@@ -189,5 +189,19 @@ def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros
     button = node.create_publisher(Bool, "emergency_stop", lossy)
     assert wait_until(lambda: inputs.unheard() == ["emergency_stop"])
     assert inputs.unheard("emergency_stop") == ["emergency_stop"]
+    assert inputs.unheard_stop() == "emergency_stop_unheard"
     node.destroy_publisher(button)
     assert wait_until(lambda: inputs.unheard() == [])
+
+
+@pytest.mark.parametrize(
+    ("topic", "kind", "reason"),
+    [("language_command", String, "command_unheard"), ("takeover_twist", TwistStamped, "takeover_unheard")],
+)
+def test_a_stop_word_or_a_hand_that_cannot_be_heard_is_a_reason_not_to_move(ros_context_node, topic, kind, reason):
+    inputs = OperatorInputs(ros_context_node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None)
+    ros_context_node.create_publisher(kind, topic, QoSProfile(depth=1))
+    lossy = ros_context_node.create_publisher(kind, topic, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    assert wait_until(lambda: inputs.unheard_stop() == reason)
+    ros_context_node.destroy_publisher(lossy)
+    assert wait_until(lambda: inputs.unheard_stop() is None)

@@ -14,7 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from policy_bench import CONTROL_HZ, FakeRobot, waited_s
+
+from vla_ros import images
 
 PERIOD_S = 1 / CONTROL_HZ
 MAX_AGE_S, MAX_SKEW_S, FROZEN_S = 0.2, 0.15, 0.3
@@ -31,6 +34,9 @@ FROZEN_PICTURE_S = FROZEN_S + 2 / 30 + COMMAND_S
 # A measurement in which the processes have waited longer than this for a core is one of the machine, and made again.
 WAITED_S = 0.1
 ATTEMPTS = 2
+COMMAND, LOSSY = "COMMAND_QOS", "SENSOR_QOS"
+# compressed_depth_image_transport's configuration before the PNG: an enumerator and two floats.
+COMPRESSED_DEPTH = array.array("B", struct.pack("<iff", 0, 0.0, 0.0) + b"\x89PNG\r\n\x1a\n" + bytes(40))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +116,7 @@ def _measure(robot: FakeRobot, fault: Fault) -> Measurement:
     if not fault.reasons:
         _assert_goes_on(robot)
         robot.spoil.clear()
+        fault.heal(robot)
         return Measurement(fault.name, "", None, fault.bound_s)
     reason = wait_stopped(robot, fault.reasons)
     moved_s = max([twist.received_s for twist in robot.twists if twist.linear_x], default=start_s) - start_s
@@ -224,6 +231,15 @@ def _truncated(message: Any) -> Any:
     return message
 
 
+def _larger(message: Any) -> Any:
+    pixels = np.random.default_rng(message.header.stamp.nanosec).integers(0, 255, (24, 40, 3), np.uint8)
+    if hasattr(message, "encoding"):
+        message.height, message.width, message.step, message.data = 24, 40, 120, array.array("B", pixels.tobytes())
+    else:
+        message.data = array.array("B", images.encode_jpeg(pixels))
+    return message
+
+
 def _pose(x: float, frame: str = "base_link") -> Callable[[Any], Any]:
     def changed(message):
         message.pose.position.x, message.header.frame_id = x, frame
@@ -236,6 +252,39 @@ def _spoil(stream: str, make: Callable[[], Callable[[Any], Any]]) -> Callable[[F
     return lambda robot: robot.spoil.__setitem__(stream, make())
 
 
+def _offer(camera: str, qos: str) -> Callable[[FakeRobot], None]:
+    """Let the camera publish with another QoS."""
+
+    def inject(robot: FakeRobot) -> None:
+        before = getattr(robot, camera)
+        setattr(robot, camera, robot.node.create_publisher(before.msg_type, f"camera/{camera}", _qos(qos)))
+        robot.node.destroy_publisher(before)
+
+    return inject
+
+
+def _qos(name: str) -> Any:
+    from vla_ros.nodes import message_types
+
+    return getattr(message_types, name)
+
+
+def _publish_lossily(topic: str, kind: str) -> Callable[[FakeRobot], None]:
+    """One more publisher, best effort, whose messages cannot arrive."""
+    return lambda robot: robot.extra.append(robot.node.create_publisher(robot.kind(kind), topic, _qos(LOSSY)))
+
+
+def _publish_no_more(robot: FakeRobot) -> None:
+    while robot.extra:
+        robot.node.destroy_publisher(robot.extra.pop())
+
+
+def _listen_latched(robot: FakeRobot) -> None:
+    """A receiver that asks commands for what they do not offer; the node counts it."""
+    robot.node.create_subscription(robot.kind("twist"), "twist_command", lambda _: None, _qos("LATCHED_QOS"))
+    robot.wait(lambda: robot.diagnosed("sinks", "receivers with incompatible QoS") == "1", "a count of it")
+
+
 def _silence(stream: str) -> Callable[[FakeRobot], None]:
     return lambda robot: robot.silent.add(stream)
 
@@ -246,11 +295,13 @@ def _camera(name: str) -> list[Fault]:
             "a corrupt JPEG": lambda: _set(data=array.array("B", b"\xff\xd8\xff\xe0 no picture")),
             "a JPEG cut short": lambda: lambda message: _set(data=message.data[:20])(message),
             "no bytes at all": lambda: _set(data=array.array("B")),
+            "a depth picture (compressedDepth)": lambda: _set(data=COMPRESSED_DEPTH, format="16UC1; compressedDepth"),
         },
         "wrist": {
             "an unknown encoding": lambda: _set(encoding="yuv9"),
             "more rows than bytes": lambda: _set(height=480),
             "bytes cut short": lambda: _truncated,
+            "a depth picture (16UC1)": lambda: _set(encoding="16UC1", width=8),
         },
     }[name]
     return [
@@ -261,6 +312,9 @@ def _camera(name: str) -> list[Fault]:
         Fault(f"camera {name}: 0.19 s behind the other", _spoil(name, lambda: _shift(-0.19)), ("skewed", "stale")),
         Fault(f"camera {name}: stamps 1 s in the future", _spoil(name, lambda: _shift(1.0)), ("stale", "missing")),
         Fault(f"camera {name}: out of order by one", _spoil(name, _swapped), ()),
+        # Scaled to the network's size, as the same picture in a bag is.
+        Fault(f"camera {name}: another size", _spoil(name, lambda: _larger), ()),
+        Fault(f"camera {name}: published reliably", _offer(name, COMMAND), (), heal=_offer(name, LOSSY)),
         *(
             Fault(f"camera {name}: {what}", _spoil(name, make), ("undecodable",))
             for what, make in undecodable.items()
@@ -341,4 +395,20 @@ OPERATOR = [
     Fault("parameter: use_sim_time while armed", _refused("use_sim_time", True), ()),
 ]
 
-FAULTS = [*_camera("static"), *_camera("wrist"), *STATES, *MODEL, *OPERATOR]
+# Until a publisher is discovered, and the graph looked at, each 0.1 s.
+DISCOVERED_S = 0.2 + COMMAND_S
+
+QOS = [
+    Fault(
+        f"QoS: {what} is published best effort", _publish_lossily(topic, kind), (reason,), DISCOVERED_S,
+        heal=_publish_no_more,
+    )
+    for what, topic, kind, reason in (
+        ("a command", "language_command", "text", "command_unheard"),
+        ("the emergency stop", "emergency_stop", "bool", "emergency_stop_unheard"),
+        ("a takeover", "takeover_twist", "twist", "takeover_unheard"),
+    )
+]  # fmt: skip
+QOS.append(Fault("QoS: a receiver of twists asks for latched ones", _listen_latched, ()))
+
+FAULTS = [*_camera("static"), *_camera("wrist"), *STATES, *MODEL, *OPERATOR, *QOS]

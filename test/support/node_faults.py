@@ -5,17 +5,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from faults import COMMAND_S, MAX_AGE_S, OBSERVATION, PERIOD_S, SPEED, Measurement, stays_stopped, wait_stopped
-from policy_bench import TIMEOUT_S, FakeRobot, policy_node, write_checkpoint, write_robot
+from policy_bench import CONTROL_HZ, TIMEOUT_S, FakeRobot, policy_node, write_checkpoint, write_robot
+
+from vla_ros.demos.markers import parse_marker
+from vla_ros.demos.recording import open_bag
+from vla_ros.messages import stamp_ns
+from vla_ros.robot import load_robot
 
 Environment = dict[str, str]
 # Of a receiver as docs/safety.md asks for it: MoveIt Servo's and ros2_control's timeouts are like this.
 RECEIVER_TIMEOUT_S = 2 * PERIOD_S
+# Some seconds of the fake robot's topics.
+FULL_AT_BYTES = 200_000
 
 
 @contextlib.contextmanager
@@ -50,7 +60,10 @@ def _after_a_stop(robot: FakeRobot, start_s: float, name: str, reason: str, boun
 
 
 def killed(folder: Path, environment: Environment) -> list[Measurement]:
-    """kill -9, for which only the receiver can stop; and a new node in its place, which moves on a plan of its own."""
+    """kill -9, for which only the receiver can stop; and a new node in its place, as launch files respawn it.
+
+    That one stands still until it is armed, and moves on a plan of its own then.
+    """
     with _started(folder, environment) as (robot, process):
         _move(robot)
         process.kill()
@@ -66,11 +79,14 @@ def killed(folder: Path, environment: Environment) -> list[Measurement]:
         robot.twists.clear()
         files = folder / "checkpoint", folder / "robot.yaml"
         started_ns = time.time_ns()
-        with policy_node(*files, environment):
-            robot.wait_state("running")
+        with policy_node(*files, environment, arm_on_start=False):
+            robot.wait_state("disarmed")
+            robot.assert_silent()
+            robot.twists.clear()
+            robot.arm(True)
             robot.wait(lambda: bool(robot.twists), "moving again")
             assert all(twist.stamp_ns > started_ns for twist in robot.twists)
-    return [measured]
+    return [measured, Measurement("node: respawned, until it is armed", "disarmed", 0.0, COMMAND_S)]
 
 
 def suspended(folder: Path, environment: Environment) -> list[Measurement]:
@@ -94,7 +110,7 @@ def suspended(folder: Path, environment: Environment) -> list[Measurement]:
 
 
 def ended(folder: Path, environment: Environment) -> list[Measurement]:
-    """SIGTERM and SIGINT while moving, SIGTERM in each other state of the lifecycle."""
+    """SIGTERM and SIGINT while moving, SIGTERM in each other state of the lifecycle and of the governor."""
     results = []
     for number in (signal.SIGTERM, signal.SIGINT):
         with _started(folder, environment) as (robot, process):
@@ -103,30 +119,86 @@ def ended(folder: Path, environment: Environment) -> list[Measurement]:
             assert process.wait(TIMEOUT_S) == 0
             robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
             results.append(Measurement(f"node: {number.name} while moving", "", _moved_s(robot, start_s), COMMAND_S))
-    for state in ("unconfigured", "inactive", "active"):
-        with _started(folder, environment, autostart=state == "active", arm_on_start=False) as (robot, process):
-            robot.wait_state("disarmed" if state == "active" else "unconfigured")
-            if state == "inactive":
-                _configure(robot)
-                robot.wait_state("inactive")
+    for state, bring in REST.items():
+        with _started(folder, environment, autostart=state not in BY_HAND, arm_on_start=state != "active") as (
+            robot,
+            process,
+        ):
+            bring(robot)
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT_S) == 0, state
             assert not any(twist.linear_x for twist in robot.twists)
             results.append(Measurement(f"node: SIGTERM while {state}", "", 0.0, COMMAND_S))
-    return results
+    return [*results, _ended_while_configuring(folder, environment), _ended_while_deactivating(folder, environment)]
 
 
-def _configure(robot: FakeRobot) -> None:
+def _ended_while_configuring(folder: Path, environment: Environment) -> Measurement:
+    """The model takes a minute to load, and nobody waits for it."""
+    slow, loading = folder / "checkpoint" / "load_s", folder / "checkpoint" / "loading"
+    slow.write_text("60")
+    try:
+        with _started(folder, environment) as (robot, process):
+            robot.wait_value(loading.exists, "a model that loads")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT_S) == 0
+            assert not robot.twists
+    finally:
+        slow.unlink()
+        loading.unlink(missing_ok=True)
+    return Measurement("node: SIGTERM while configuring", "", 0.0, COMMAND_S)
+
+
+def _ended_while_deactivating(folder: Path, environment: Environment) -> Measurement:
+    with _started(folder, environment) as (robot, process):
+        client, request = _transition(robot, "DEACTIVATE")
+        start_s = _move(robot)
+        client.call_async(request)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
+        robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
+        return Measurement("node: SIGTERM while deactivating", "", _moved_s(robot, start_s), COMMAND_S)
+
+
+def _transition(robot: FakeRobot, name: str) -> tuple:
+    """A client that is connected, and its request."""
     from lifecycle_msgs.msg import Transition
     from lifecycle_msgs.srv import ChangeState
 
     request = ChangeState.Request()
-    request.transition.id = Transition.TRANSITION_CONFIGURE
-    assert robot.call(robot.node.create_client(ChangeState, "policy/change_state"), request).success
+    request.transition.id = getattr(Transition, f"TRANSITION_{name}")
+    client = robot.node.create_client(ChangeState, "policy/change_state")
+    assert client.wait_for_service(TIMEOUT_S)
+    return client, request
+
+
+def _inactive(robot: FakeRobot) -> None:
+    assert robot.call(*_transition(robot, "CONFIGURE")).success
+    robot.wait_state("inactive")
+
+
+def _finalized(robot: FakeRobot) -> None:
+    assert robot.call(*_transition(robot, "UNCONFIGURED_SHUTDOWN")).success
+
+
+def _fault(robot: FakeRobot) -> None:
+    robot.say("fail")
+    robot.wait_state("fault")
+
+
+# How the node gets to where it rests.
+REST: Mapping[str, Callable[[FakeRobot], None]] = {
+    "unconfigured": lambda robot: robot.wait_state("unconfigured"),
+    "inactive": _inactive,
+    "active": lambda robot: robot.wait_state("disarmed"),
+    "waiting": lambda robot: robot.wait_state("waiting", "no_command"),
+    "fault": _fault,
+    "finalized": _finalized,
+}
+BY_HAND = ("unconfigured", "inactive", "finalized")
 
 
 def simulated_time(folder: Path, environment: Environment) -> list[Measurement]:
-    """/clock stops, jumps back, jumps ahead."""
+    """/clock stops, jumps back, jumps ahead; and jumps while the arm rests, which makes nothing move."""
     results = []
     with _started(folder, environment, clock_ns=10**12, use_sim_time=True) as (robot, _):
         start_s = _move(robot)
@@ -140,6 +212,12 @@ def simulated_time(folder: Path, environment: Environment) -> list[Measurement]:
             robot.wait(lambda: robot.twists[-1].linear_x == 0.0, f"a stop after a jump {name}")
             results.append(Measurement(f"clock: jumps {name}", "", _moved_s(robot, start_s), MAX_AGE_S + COMMAND_S))
             robot.wait_moving(SPEED)
+            robot.say("")
+            robot.wait_state("waiting", "no_command")
+            robot.twists.clear()
+            robot.clock_ns += jump_ns
+            robot.assert_silent()
+            results.append(Measurement(f"clock: jumps {name} at rest", "no_command", 0.0, COMMAND_S))
     return results
 
 
@@ -165,10 +243,80 @@ def peers(folder: Path, environment: Environment) -> list[Measurement]:
     return results
 
 
+def simulator(folder: Path, environment: Environment) -> list[Measurement]:
+    """The robot's side is killed: everything that it publishes is gone, with its publishers. A new one comes."""
+    files = write_checkpoint(folder), "tabletop"
+    command = [sys.executable, "-m", "vla_ros.nodes.simulator_node"]
+    robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]))
+    robot.silent |= {"static", "wrist", "ee_pose", "joint_states"}
+    max_age_s = load_robot("tabletop").observation.max_age_s
+    with contextlib.ExitStack() as stack:
+        stack.callback(robot.close)
+        simulators = [stack.enter_context(_process(command, environment))]
+        stack.enter_context(policy_node(*files, environment))
+        _move(robot)
+        start_s = time.monotonic()
+        simulators[0].kill()
+        reason = wait_stopped(robot, ("stale", "no_ee_position"))
+        stays_stopped(robot)
+        moved_s = _moved_s(robot, start_s)
+        robot.twists.clear()
+        stack.enter_context(_process(command, environment))
+        robot.wait(lambda: any(twist.linear_x for twist in robot.twists), "moving again", 2 * TIMEOUT_S)
+    return [Measurement("robot: the simulator is killed", reason, moved_s, max_age_s + COMMAND_S)]
+
+
+@contextlib.contextmanager
+def _process(command: list[str], environment: Environment, **options) -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen(command, env=environment, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def disk_full(folder: Path, environment: Environment) -> list[Measurement]:
+    """The recorder's disk is full in an episode: it says so, what is in the bag can be read, and the policy goes on."""
+    from std_msgs.msg import String
+    from std_srvs.srv import Trigger
+
+    from vla_ros.nodes.message_types import LATCHED_QOS
+
+    bag, markers = folder / "bags" / "one", []
+    command = [sys.executable, "-m", "vla_ros.nodes.recorder_node", "--ros-args", "-p", f"output:={bag}"]
+    with contextlib.ExitStack() as stack:
+        robot, _ = stack.enter_context(_started(folder, environment))
+        robot.node.create_subscription(String, "episode", lambda text: markers.append(parse_marker(text.data)), LATCHED_QOS)
+        options = {"stderr": subprocess.PIPE, "text": True}
+        command += ["-p", f"robot:={folder / 'robot.yaml'}"]
+        recorder = stack.enter_context(_process(command, environment, **options))
+        _move(robot)
+        client = robot.node.create_client(Trigger, "recorder/start")
+        robot.wait_value(lambda: robot.call(client, Trigger.Request()).success, "an episode")
+        written = len(robot.twists)
+        resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (FULL_AT_BYTES, FULL_AT_BYTES))
+        told = recorder.communicate(timeout=2 * TIMEOUT_S)[1]
+        assert recorder.returncode == 2 and "can't be written any more" in told and str(bag) in told, told
+        robot.wait_value(lambda: [marker.event for marker in markers][-1:] == ["discard"], "the end of the episode")
+        count = len(robot.twists)
+        robot.wait(lambda: len(robot.twists) >= count + 10, "ten more twists")
+        sent = [twist.stamp_ns for twist in robot.twists]
+        assert all(twist.linear_x == SPEED for twist in robot.twists), "the policy was disturbed"
+    with open_bag(bag.with_name("one.partial")) as recording:
+        kept = [stamp_ns(twist) for _, _, twist in recording.messages(["/twist_command"])]
+    # All of them, from the start of the episode on, without a gap.
+    first = sent.index(kept[0])
+    assert first <= written + 2 and kept == sent[first : first + len(kept)] and len(kept) > CONTROL_HZ, kept
+    return [Measurement("recorder: the disk is full (the policy goes on)", "", None, COMMAND_S)]
+
+
 NODE_FAULTS: Mapping[str, Callable[[Path, Environment], list[Measurement]]] = {
     "killed": killed,
     "suspended": suspended,
     "ended": ended,
     "simulated_time": simulated_time,
     "peers": peers,
+    "simulator": simulator,
+    "disk_full": disk_full,
 }

@@ -19,7 +19,7 @@ from vla_ros.errors import UserError
 from vla_ros.nodes import policy_loading
 from vla_ros.nodes.message_types import COMMAND_QOS
 from vla_ros.nodes.observation_streams import ObservationStreams
-from vla_ros.nodes.operator_inputs import EMERGENCY_STOP, OperatorInputs
+from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.plan_display import PlanDisplay
 from vla_ros.nodes.ros_clock import GridTimer, RosClock
 from vla_ros.nodes.servo_link import ServoLink
@@ -204,7 +204,7 @@ class PolicySession:
     def _check_sinks(self) -> None:
         """Whether what carries the commands out is there, and nobody else commands it."""
         self.interlocks.publishers = 1 if self._value("allow_other_publishers") else self._twists.publishers()
-        self.interlocks.emergency_stop_unheard = bool(self.inputs.unheard(EMERGENCY_STOP))
+        self.interlocks.unheard = self.inputs.unheard_stop()
         servo_reason = None if self.servo is None else self.servo.reason
         self.interlocks.sink = servo_reason or self._grippers.reason
 
@@ -290,7 +290,10 @@ class PolicySession:
     def sinks(self) -> dict[str, str]:
         """What is to be reported of what carries the commands out."""
         servo = {} if self.servo is None else {"servo status": self.servo.status, "servo detail": self.servo.detail}
-        others = {"publishers of the command": str(self._twists.publishers())}
+        others = {
+            "publishers of the command": str(self._twists.publishers()),
+            "receivers with incompatible QoS": str(self._twists.deaf_receivers),
+        }
         return {**servo, **others, "gripper goals failed": str(self._grippers.goals_failed)}
 
     def _send(self, command: Command) -> None:
