@@ -43,8 +43,8 @@ def _policy(context: LaunchContext) -> list:
     if launching.truth(context, "use_respawn"):
         if given.get("arm_on_start"):
             raise RuntimeError(
-                "use_respawn and arm_on_start are both true: a node that has crashed would move the arm again by itself; "
-                "leave one of them out, and arm it with the service policy/arm"
+                "use_respawn and arm_on_start are both true: a node that has crashed would move the arm again by "
+                "itself; leave one of them out, and arm it with the service policy/arm"
             )
         given["arm_on_start"] = False  # whatever params_file says
     checkpoint, params_file = launching.value(context, "checkpoint"), launching.value(context, "params_file")

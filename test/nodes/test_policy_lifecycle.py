@@ -201,7 +201,8 @@ def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros
 def test_a_stop_word_or_a_hand_that_cannot_be_heard_is_a_reason_not_to_move(ros_context_node, topic, kind, reason):
     inputs = OperatorInputs(ros_context_node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None)
     ros_context_node.create_publisher(kind, topic, QoSProfile(depth=1))
-    lossy = ros_context_node.create_publisher(kind, topic, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    lossy = ros_context_node.create_publisher(kind, topic, best_effort)
     assert wait_until(lambda: inputs.unheard_stop() == reason)
     ros_context_node.destroy_publisher(lossy)
     assert wait_until(lambda: inputs.unheard_stop() is None)

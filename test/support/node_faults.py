@@ -287,7 +287,8 @@ def disk_full(folder: Path, environment: Environment) -> list[Measurement]:
     command = [sys.executable, "-m", "vla_ros.nodes.recorder_node", "--ros-args", "-p", f"output:={bag}"]
     with contextlib.ExitStack() as stack:
         robot, _ = stack.enter_context(_started(folder, environment))
-        robot.node.create_subscription(String, "episode", lambda text: markers.append(parse_marker(text.data)), LATCHED_QOS)
+        keep = lambda text: markers.append(parse_marker(text.data))  # noqa: E731
+        robot.node.create_subscription(String, "episode", keep, LATCHED_QOS)
         options = {"stderr": subprocess.PIPE, "text": True}
         command += ["-p", f"robot:={folder / 'robot.yaml'}"]
         recorder = stack.enter_context(_process(command, environment, **options))

@@ -202,10 +202,8 @@ class FakeRobot:
     def diagnosed(self, status: str, key: str) -> str | None:
         """The newest value under `key` in the policy node's diagnostics, or None."""
         newest = self.diagnostics[-1].status if self.diagnostics else []
-        return next(
-            (pair.value for each in newest if each.name.endswith(f": {status}") for pair in each.values if pair.key == key),
-            None,
-        )
+        pairs = [pair for each in newest if each.name.endswith(f": {status}") for pair in each.values]
+        return next((pair.value for pair in pairs if pair.key == key), None)
 
     def call(self, client, request) -> object:
         assert client.wait_for_service(TIMEOUT_S)

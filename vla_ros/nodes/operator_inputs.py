@@ -79,7 +79,7 @@ class OperatorInputs:
                     self._on_emergency_stop(taken[0])
 
     def unheard(self, *names: str) -> list[str]:
-        """Those topics (default: all that people speak on) to which somebody publishes with a QoS that does not arrive."""
+        """Those topics (default: all that people speak on) to which somebody publishes with a QoS that never arrives."""
         found = []
         for name in names or (*INPUTS, self._language):
             publishers = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(name))

@@ -256,8 +256,8 @@ class RecorderNode(Node):
         if self._episode is not None:
             self._end("discard")
         return BagError(
-            f"the bag can't be written any more: {error}; what was written until now is in {writer.partial}, without the "
-            "running episode's end, so training leaves that one out; make room and start the recorder anew"
+            f"the bag can't be written any more: {error}; what was written until now is in {writer.partial}, without "
+            "the running episode's end, so training leaves that one out; make room and start the recorder anew"
         )
 
     def _open_bag(self, folder: Path) -> BagWriter:

@@ -14,8 +14,8 @@ class Interlocks:
     Args:
         require_enable: whether the arm may only move while `enable(True)` is repeated within `ENABLE_MAX_AGE_S`.
 
-    `publishers` is how many publish on the command topic, the policy itself included. `unheard`: the reason why somebody
-    who could stop the arm would not be heard (a button, a stop word, a hand whose messages cannot arrive), or None.
+    `publishers` is how many publish on the command topic, the policy itself included. `unheard`: the reason why
+    somebody who could stop the arm would not be heard (a button, a stop word, a hand whose messages cannot arrive).
     `sink` says why what carries the commands out (MoveIt Servo, the gripper's action server) is not ready, or None.
     """
 
