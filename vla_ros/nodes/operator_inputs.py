@@ -79,7 +79,7 @@ class OperatorInputs:
                     self._on_emergency_stop(taken[0])
 
     def unheard(self, *names: str) -> list[str]:
-        """Those topics (default: all that people speak on) to which somebody publishes with a QoS that never arrives."""
+        """Those topics (default: all that people speak on) with a publisher whose QoS lets nothing arrive."""
         found = []
         for name in names or (*INPUTS, self._language):
             publishers = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(name))

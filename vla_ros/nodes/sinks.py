@@ -52,7 +52,7 @@ class TwistSink:
 
     def _on_incompatible_qos(self, event: Any) -> None:
         self.deaf_receivers = event.total_count
-        text = f"a subscriber asks for a QoS that commands don't have (policy {event.last_policy_kind}), and hears nothing"
+        text = f"a subscriber asks for a QoS that commands lack (policy {event.last_policy_kind}), and hears nothing"
         self._node.get_logger().warning(f"{self._publisher.topic_name}: {text}")
 
     def publishers(self) -> int:
