@@ -39,6 +39,10 @@ class Process:
     params_file: str = ""
     ends: bool = False
 
+    def enclave(self, namespace: str) -> str:
+        """Its SROS 2 enclave, as config/sros2/policies.xml names it; of an arm in a namespace, one of its own."""
+        return _full_name("vla_ros", f"{namespace.strip('/')}/{self.name}".lstrip("/"))
+
     def ros_arguments(self) -> list[str]:
         """The command line after the executable. JSON is YAML, so every value arrives with its type."""
         arguments = ["--ros-args", "-r", f"__node:={self.name}"]

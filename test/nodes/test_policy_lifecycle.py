@@ -28,6 +28,7 @@ from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.interlocks import Interlocks
+from vla_ros.runtime.stats import RecentValues
 from vla_ros.runtime.timeline import ActionTimeline
 from vla_ros.runtime.watchdog import Watchdog
 
@@ -80,6 +81,7 @@ class Session(PolicySession):
         status = EngineStatus("", None, "", None, 0)
         self.engine = SimpleNamespace(set_command=lambda _: None, status=lambda: status)
         self._started_s = 0.0
+        self.camera_to_twist_ms = RecentValues()
         self.streams = SimpleNamespace(stop=lambda: None, restart=lambda: self.called.append("restart"))
         self.called: list[str] = []
         self._timer = SimpleNamespace(destroy=lambda: None, align=lambda: self.called.append("align"))

@@ -64,7 +64,11 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
                 {**_typed(process.parameters), **use_sim_time},
             ],
             additional_env=process.environment,
-            ros_arguments=["--log-level", value(context, "log_level")],
+            # Without ROS_SECURITY_ENABLE the enclave is only a name.
+            ros_arguments=[
+                *("--log-level", value(context, "log_level")),
+                *("--enclave", process.enclave(value(context, "namespace"))),
+            ],
             respawn=truth(context, "use_respawn") and not process.ends,
             respawn_delay=2.0,
             output="screen",

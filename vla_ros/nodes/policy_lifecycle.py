@@ -157,7 +157,8 @@ class PolicyNode(LifecycleNode):
             limits, rates = session.robot.observation, session.streams.rates
             reason = session.interlocks.sink or session.sinks_warning()
             engine = session.engine.status()
-            message.status.append(policy_diagnostics.policy_status(session.control, engine))
+            traced = session.camera_to_twist_ms.summary()
+            message.status.append(policy_diagnostics.policy_status(session.control, engine, traced))
             message.status.append(policy_diagnostics.sinks_status(session.sinks(), reason))
             message.status.append(policy_diagnostics.inputs_status(session.inputs.unheard()))
             message.status.append(
