@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -65,6 +67,23 @@ def created(probe, node: str) -> Granted | None:
         return None
 
 
+def listening_ports(pid: int) -> list[int]:
+    """The TCP ports on which a process listens (Linux). DDS uses UDP and shared memory."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = row.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
+                listening.append(int(fields[1].rsplit(":", 1)[1], 16))
+    return listening
+
+
+def test_a_port_would_be_found():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert listening_ports(os.getpid()) == [server.getsockname()[1]]
+
+
 @contextlib.contextmanager
 def _running(code: str, environment: dict[str, str]) -> Iterator[None]:
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
@@ -95,10 +114,11 @@ def test_each_node_may_do_what_it_does_and_nothing_else(make_graph, ros_environm
     preview = {_full_name("policy", "~/preview"), _full_name("policy", "~/preview_gripper")}
     robot = load_robot("tabletop")
     commands = {f"/{topic.topic}" for topic in (robot.twist_command, robot.gripper_command, robot.demonstrated_twist)}
-    with policy_node(*files, ros_environment, **options), _running(WATCHER, ros_environment):
+    with policy_node(*files, ros_environment, **options) as policy, _running(WATCHER, ros_environment):
         for node in ("policy", "monitor", "simulator", "recorder"):
             see(node, {**wanted[node], "publish": wanted[node]["publish"] - (preview if node == "policy" else set())})
         moving = seen["policy"]
+        assert listening_ports(policy.pid) == []
     with policy_node(*files, ros_environment, dry_run=True, **options):
         see("policy", {**wanted["policy"], "publish": wanted["policy"]["publish"] - commands})
     seen["policy"] = {qualifier: moving[qualifier] | seen["policy"][qualifier] for qualifier in QUALIFIERS}
