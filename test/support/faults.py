@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults that are injected while the policy moves the arm, and how long it goes on moving. All of it over real DDS.
 
-`FAULTS` happen to one node that survives them; `NODE_FAULTS` end a node, or need one of their own.
+`FAULTS` happen to one node that survives them; those of node_faults.py and system_faults.py need nodes of their own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import spoilt_messages as spoil
 from policy_bench import CONTROL_HZ, FakeRobot, waited_s
-
-from vla_ros import images
 
 PERIOD_S = 1 / CONTROL_HZ
 MAX_AGE_S, MAX_SKEW_S, FROZEN_S = 0.2, 0.15, 0.3
@@ -35,8 +33,6 @@ FROZEN_PICTURE_S = FROZEN_S + 2 / 30 + COMMAND_S
 WAITED_S = 0.1
 ATTEMPTS = 2
 COMMAND, LOSSY = "COMMAND_QOS", "SENSOR_QOS"
-# compressed_depth_image_transport's configuration before the PNG: an enumerator and two floats.
-COMPRESSED_DEPTH = array.array("B", struct.pack("<iff", 0, 0.0, 0.0) + b"\x89PNG\r\n\x1a\n" + bytes(40))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,85 +165,6 @@ def _all_silent(robot: FakeRobot) -> None:
     robot.silent |= {"static", "wrist", "ee_pose", "joint_states"}
 
 
-def _shift(seconds: float) -> Callable[[Any], Any]:
-    def shifted(message):
-        stamp = message.header.stamp
-        total_ns = stamp.sec * 10**9 + stamp.nanosec + round(seconds * 1e9)
-        # A new one: the messages of one instant share theirs.
-        message.header.stamp = type(stamp)(sec=total_ns // 10**9, nanosec=total_ns % 10**9)
-        return message
-
-    return shifted
-
-
-def _frozen_picture() -> Callable[[Any], Any]:
-    first: list = []
-
-    def frozen(message):
-        first.append(message.data)
-        message.data = first[0]
-        return message
-
-    return frozen
-
-
-def _frozen_stamp() -> Callable[[Any], Any]:
-    first: list = []
-
-    def frozen(message):
-        first.append(message.header.stamp)
-        message.header.stamp = first[0]
-        return message
-
-    return frozen
-
-
-def _swapped() -> Callable[[Any], Any]:
-    """Each second message before the first: out of order by one."""
-    held: list = []
-
-    def swap(message):
-        held.append(message)
-        if len(held) < 2:
-            return None
-        pair = [held[1], held[0]]
-        held.clear()
-        return pair
-
-    return swap
-
-
-def _set(**fields: Any) -> Callable[[Any], Any]:
-    def changed(message):
-        for name, value in fields.items():
-            setattr(message, name, value)
-        return message
-
-    return changed
-
-
-def _truncated(message: Any) -> Any:
-    message.data = message.data[: len(message.data) // 3]
-    return message
-
-
-def _larger(message: Any) -> Any:
-    pixels = np.random.default_rng(message.header.stamp.nanosec).integers(0, 255, (24, 40, 3), np.uint8)
-    if hasattr(message, "encoding"):
-        message.height, message.width, message.step, message.data = 24, 40, 120, array.array("B", pixels.tobytes())
-    else:
-        message.data = array.array("B", images.encode_jpeg(pixels))
-    return message
-
-
-def _pose(x: float, frame: str = "base_link") -> Callable[[Any], Any]:
-    def changed(message):
-        message.pose.position.x, message.header.frame_id = x, frame
-        return message
-
-    return changed
-
-
 def _spoil(stream: str, make: Callable[[], Callable[[Any], Any]]) -> Callable[[FakeRobot], None]:
     return lambda robot: robot.spoil.__setitem__(stream, make())
 
@@ -281,8 +198,14 @@ def _publish_no_more(robot: FakeRobot) -> None:
 
 def _listen_latched(robot: FakeRobot) -> None:
     """A receiver that asks commands for what they do not offer; the node counts it."""
-    robot.node.create_subscription(robot.kind("twist"), "twist_command", lambda _: None, _qos("LATCHED_QOS"))
-    robot.wait(lambda: robot.diagnosed("sinks", "receivers with incompatible QoS") == "1", "a count of it")
+    before = int(robot.diagnosed("sinks", "receivers with incompatible QoS") or 0)
+    deaf = robot.node.create_subscription(robot.kind("twist"), "twist_command", lambda _: None, _qos("LATCHED_QOS"))
+
+    def counted() -> bool:
+        return int(robot.diagnosed("sinks", "receivers with incompatible QoS") or 0) > before
+
+    robot.wait(counted, "a count of it")
+    robot.node.destroy_subscription(deaf)
 
 
 def _silence(stream: str) -> Callable[[FakeRobot], None]:
@@ -292,28 +215,28 @@ def _silence(stream: str) -> Callable[[FakeRobot], None]:
 def _camera(name: str) -> list[Fault]:
     undecodable = {
         "static": {
-            "a corrupt JPEG": lambda: _set(data=array.array("B", b"\xff\xd8\xff\xe0 no picture")),
-            "a JPEG cut short": lambda: lambda message: _set(data=message.data[:20])(message),
-            "no bytes at all": lambda: _set(data=array.array("B")),
-            "a depth picture (compressedDepth)": lambda: _set(data=COMPRESSED_DEPTH, format="16UC1; compressedDepth"),
+            "a corrupt JPEG": lambda: spoil.changed(data=array.array("B", b"\xff\xd8\xff\xe0 no picture")),
+            "a JPEG cut short": lambda: lambda message: spoil.changed(data=message.data[:20])(message),
+            "no bytes at all": lambda: spoil.changed(data=array.array("B")),
+            "a depth picture (compressedDepth)": lambda: spoil.changed(data=spoil.COMPRESSED_DEPTH),
         },
         "wrist": {
-            "an unknown encoding": lambda: _set(encoding="yuv9"),
-            "more rows than bytes": lambda: _set(height=480),
-            "bytes cut short": lambda: _truncated,
-            "a depth picture (16UC1)": lambda: _set(encoding="16UC1", width=8),
+            "an unknown encoding": lambda: spoil.changed(encoding="yuv9"),
+            "more rows than bytes": lambda: spoil.changed(height=480),
+            "bytes cut short": lambda: spoil.truncated,
+            "a depth picture (16UC1)": lambda: spoil.changed(encoding="16UC1", width=8),
         },
     }[name]
     return [
         Fault(f"camera {name}: silent", _silence(name), ("stale",)),
-        Fault(f"camera {name}: the same picture", _spoil(name, _frozen_picture), ("frozen",), FROZEN_PICTURE_S),
-        Fault(f"camera {name}: the same stamp", _spoil(name, _frozen_stamp), ("stale",)),
-        Fault(f"camera {name}: delayed by 0.5 s", _spoil(name, lambda: _shift(-0.5)), ("stale", "skewed")),
-        Fault(f"camera {name}: 0.19 s behind the other", _spoil(name, lambda: _shift(-0.19)), ("skewed", "stale")),
-        Fault(f"camera {name}: stamps 1 s in the future", _spoil(name, lambda: _shift(1.0)), ("stale", "missing")),
-        Fault(f"camera {name}: out of order by one", _spoil(name, _swapped), ()),
+        Fault(f"camera {name}: the same picture", _spoil(name, spoil.frozen_picture), ("frozen",), FROZEN_PICTURE_S),
+        Fault(f"camera {name}: the same stamp", _spoil(name, spoil.frozen_stamp), ("stale",)),
+        Fault(f"camera {name}: delayed by 0.5 s", _spoil(name, lambda: spoil.shift(-0.5)), ("stale", "skewed")),
+        Fault(f"camera {name}: 0.19 s behind the other", _spoil(name, lambda: spoil.shift(-0.19)), ("skewed", "stale")),
+        Fault(f"camera {name}: stamps 1 s in the future", _spoil(name, lambda: spoil.shift(1.0)), ("stale", "missing")),
+        Fault(f"camera {name}: out of order by one", _spoil(name, spoil.swapped), ()),
         # Scaled to the network's size, as the same picture in a bag is.
-        Fault(f"camera {name}: another size", _spoil(name, lambda: _larger), ()),
+        Fault(f"camera {name}: another size", _spoil(name, lambda: spoil.larger), ()),
         Fault(f"camera {name}: published reliably", _offer(name, COMMAND), (), heal=_offer(name, LOSSY)),
         *(
             Fault(f"camera {name}: {what}", _spoil(name, make), ("undecodable",))
@@ -353,17 +276,19 @@ def _release(robot: FakeRobot) -> None:
 
 STATES = [
     Fault("pose: silent", _silence("ee_pose"), ("stale", "no_ee_position")),
-    Fault("pose: NaN", _spoil("ee_pose", lambda: _pose(float("nan"))), ("invalid", "no_ee_position")),
-    Fault("pose: in another frame", _spoil("ee_pose", lambda: _pose(0.5, "tool0")), ("stale", "no_ee_position")),
-    Fault("pose: stamps 1 s in the future", _spoil("ee_pose", lambda: _shift(1.0)), ("stale", "no_ee_position")),
-    Fault("pose: the same stamp", _spoil("ee_pose", _frozen_stamp), ("stale", "no_ee_position")),
+    Fault("pose: NaN", _spoil("ee_pose", lambda: spoil.pose(float("nan"))), ("invalid", "no_ee_position")),
+    Fault("pose: in another frame", _spoil("ee_pose", lambda: spoil.pose(0.5, "tool0")), ("stale", "no_ee_position")),
+    Fault("pose: stamps 1 s in the future", _spoil("ee_pose", lambda: spoil.shift(1.0)), ("stale", "no_ee_position")),
+    Fault("pose: the same stamp", _spoil("ee_pose", spoil.frozen_stamp), ("stale", "no_ee_position")),
     Fault("joint states: silent", _silence("joint_states"), ("stale",)),
-    Fault("joint states: without positions", _spoil("joint_states", lambda: _set(position=[])), ("stale",)),
+    Fault("joint states: without positions", _spoil("joint_states", lambda: spoil.changed(position=[])), ("stale",)),
     Fault(
         "joint states: without the gripper's joint",
-        _spoil("joint_states", lambda: _set(name=["elbow", "wrist"])), ("stale",),
+        _spoil("joint_states", lambda: spoil.changed(name=["elbow", "wrist"])), ("stale",),
     ),
-    Fault("joint states: NaN", _spoil("joint_states", lambda: _set(position=[1.0, float("nan")])), ("invalid",)),
+    Fault(
+        "joint states: NaN", _spoil("joint_states", lambda: spoil.changed(position=[1.0, float("nan")])), ("invalid",),
+    ),
     Fault("all sensors silent: the robot's computer is gone", _all_silent, ("stale", "no_ee_position")),
 ]  # fmt: skip
 

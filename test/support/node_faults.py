@@ -5,31 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from faults import COMMAND_S, MAX_AGE_S, OBSERVATION, PERIOD_S, SPEED, Measurement, stays_stopped, wait_stopped
-from policy_bench import CONTROL_HZ, TIMEOUT_S, FakeRobot, policy_node, write_checkpoint, write_robot
-
-from vla_ros.demos.markers import parse_marker
-from vla_ros.demos.recording import open_bag
-from vla_ros.messages import stamp_ns
-from vla_ros.robot import load_robot
+from policy_bench import TIMEOUT_S, FakeRobot, policy_node, write_checkpoint, write_robot
 
 Environment = dict[str, str]
 # Of a receiver as docs/safety.md asks for it: MoveIt Servo's and ros2_control's timeouts are like this.
 RECEIVER_TIMEOUT_S = 2 * PERIOD_S
-# Some seconds of the fake robot's topics.
-FULL_AT_BYTES = 200_000
 
 
 @contextlib.contextmanager
-def _started(folder: Path, environment: Environment, *, clock_ns: int | None = None, **parameters) -> Iterator:
+def started(folder: Path, environment: Environment, *, clock_ns: int | None = None, **parameters) -> Iterator:
     """A robot and a policy node on it."""
     robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]), clock_ns)
     files = write_checkpoint(folder), write_robot(folder, observation=OBSERVATION)
@@ -40,7 +30,7 @@ def _started(folder: Path, environment: Environment, *, clock_ns: int | None = N
         robot.close()
 
 
-def _move(robot: FakeRobot) -> float:
+def move(robot: FakeRobot) -> float:
     """Wait until the arm moves; returns the time on the steady clock."""
     robot.say(f"move {SPEED}")
     robot.wait_moving(SPEED)
@@ -49,14 +39,14 @@ def _move(robot: FakeRobot) -> float:
     return time.monotonic()
 
 
-def _moved_s(robot: FakeRobot, start_s: float) -> float:
+def moved_s(robot: FakeRobot, start_s: float) -> float:
     return max([0.0, *(twist.received_s - start_s for twist in robot.twists if twist.linear_x)])
 
 
 def _after_a_stop(robot: FakeRobot, start_s: float, name: str, reason: str, bound_s: float) -> Measurement:
     wait_stopped(robot, (reason,))
     stays_stopped(robot)
-    return Measurement(name, reason, _moved_s(robot, start_s), bound_s)
+    return Measurement(name, reason, moved_s(robot, start_s), bound_s)
 
 
 def killed(folder: Path, environment: Environment) -> list[Measurement]:
@@ -64,8 +54,8 @@ def killed(folder: Path, environment: Environment) -> list[Measurement]:
 
     That one stands still until it is armed, and moves on a plan of its own then.
     """
-    with _started(folder, environment) as (robot, process):
-        _move(robot)
+    with started(folder, environment) as (robot, process):
+        move(robot)
         process.kill()
         killed_ns = time.time_ns()
         process.wait(TIMEOUT_S)
@@ -94,8 +84,8 @@ def suspended(folder: Path, environment: Environment) -> list[Measurement]:
 
     What it says first is zero, and only a new plan moves the arm after that.
     """
-    with _started(folder, environment) as (robot, process):
-        _move(robot)
+    with started(folder, environment) as (robot, process):
+        move(robot)
         process.send_signal(signal.SIGSTOP)
         time.sleep(1.0)
         resumed, resumed_s = len(robot.twists), time.monotonic()
@@ -113,14 +103,14 @@ def ended(folder: Path, environment: Environment) -> list[Measurement]:
     """SIGTERM and SIGINT while moving, SIGTERM in each other state of the lifecycle and of the governor."""
     results = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        with _started(folder, environment) as (robot, process):
-            start_s = _move(robot)
+        with started(folder, environment) as (robot, process):
+            start_s = move(robot)
             process.send_signal(number)
             assert process.wait(TIMEOUT_S) == 0
             robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
-            results.append(Measurement(f"node: {number.name} while moving", "", _moved_s(robot, start_s), COMMAND_S))
+            results.append(Measurement(f"node: {number.name} while moving", "", moved_s(robot, start_s), COMMAND_S))
     for state, bring in REST.items():
-        with _started(folder, environment, autostart=state not in BY_HAND, arm_on_start=state != "active") as (
+        with started(folder, environment, autostart=state not in BY_HAND, arm_on_start=state != "active") as (
             robot,
             process,
         ):
@@ -137,7 +127,7 @@ def _ended_while_configuring(folder: Path, environment: Environment) -> Measurem
     slow, loading = folder / "checkpoint" / "load_s", folder / "checkpoint" / "loading"
     slow.write_text("60")
     try:
-        with _started(folder, environment) as (robot, process):
+        with started(folder, environment) as (robot, process):
             robot.wait_value(loading.exists, "a model that loads")
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT_S) == 0
@@ -149,14 +139,14 @@ def _ended_while_configuring(folder: Path, environment: Environment) -> Measurem
 
 
 def _ended_while_deactivating(folder: Path, environment: Environment) -> Measurement:
-    with _started(folder, environment) as (robot, process):
+    with started(folder, environment) as (robot, process):
         client, request = _transition(robot, "DEACTIVATE")
-        start_s = _move(robot)
+        start_s = move(robot)
         client.call_async(request)
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT_S) == 0
         robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
-        return Measurement("node: SIGTERM while deactivating", "", _moved_s(robot, start_s), COMMAND_S)
+        return Measurement("node: SIGTERM while deactivating", "", moved_s(robot, start_s), COMMAND_S)
 
 
 def _transition(robot: FakeRobot, name: str) -> tuple:
@@ -200,17 +190,17 @@ BY_HAND = ("unconfigured", "inactive", "finalized")
 def simulated_time(folder: Path, environment: Environment) -> list[Measurement]:
     """/clock stops, jumps back, jumps ahead; and jumps while the arm rests, which makes nothing move."""
     results = []
-    with _started(folder, environment, clock_ns=10**12, use_sim_time=True) as (robot, _):
-        start_s = _move(robot)
+    with started(folder, environment, clock_ns=10**12, use_sim_time=True) as (robot, _):
+        start_s = move(robot)
         robot.silent.add("clock")
         bound_s = 4.5 * PERIOD_S  # the watchdog's 2.5 periods on the steady clock, and two to act
         results.append(_after_a_stop(robot, start_s, "clock: /clock stops", "clock_stopped", bound_s))
         robot.silent.clear()
         for name, jump_ns in (("back by 100 s", -(10**11)), ("ahead by 100 s", 10**11)):
-            start_s = _move(robot)
+            start_s = move(robot)
             robot.clock_ns += jump_ns
             robot.wait(lambda: robot.twists[-1].linear_x == 0.0, f"a stop after a jump {name}")
-            results.append(Measurement(f"clock: jumps {name}", "", _moved_s(robot, start_s), MAX_AGE_S + COMMAND_S))
+            results.append(Measurement(f"clock: jumps {name}", "", moved_s(robot, start_s), MAX_AGE_S + COMMAND_S))
             robot.wait_moving(SPEED)
             robot.say("")
             robot.wait_state("waiting", "no_command")
@@ -224,92 +214,23 @@ def simulated_time(folder: Path, environment: Environment) -> list[Measurement]:
 def peers(folder: Path, environment: Environment) -> list[Measurement]:
     """Another publisher on the command topic; a deadman that is let go, or whose sender is gone."""
     results = []
-    with _started(folder, environment, allow_other_publishers=False, require_enable=True) as (robot, _):
+    with started(folder, environment, allow_other_publishers=False, require_enable=True) as (robot, _):
         robot.node.destroy_publisher(robot.sentinel)
-        start_s = _move(robot)
+        start_s = move(robot)
         second = robot.node.create_publisher(robot._messages.twist, "twist_command", 1)
         bound_s = 0.2 + COMMAND_S  # discovery, and a look at the graph each 0.1 s
         name = "peers: a second publisher on the command topic"
         results.append(_after_a_stop(robot, start_s, name, "second_publisher", bound_s))
         robot.node.destroy_publisher(second)
-        start_s = _move(robot)
+        start_s = move(robot)
         robot.silent.add("enable")
         robot.enable.publish(robot._messages.bool(data=False))
         results.append(_after_a_stop(robot, start_s, "peers: the deadman is let go", "disabled", COMMAND_S))
         robot.silent.clear()
-        start_s = _move(robot)
+        start_s = move(robot)
         robot.silent.add("enable")
         results.append(_after_a_stop(robot, start_s, "peers: the deadman falls silent", "disabled", 0.5 + COMMAND_S))
     return results
-
-
-def simulator(folder: Path, environment: Environment) -> list[Measurement]:
-    """The robot's side is killed: everything that it publishes is gone, with its publishers. A new one comes."""
-    files = write_checkpoint(folder), "tabletop"
-    command = [sys.executable, "-m", "vla_ros.nodes.simulator_node"]
-    robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]))
-    robot.silent |= {"static", "wrist", "ee_pose", "joint_states"}
-    max_age_s = load_robot("tabletop").observation.max_age_s
-    with contextlib.ExitStack() as stack:
-        stack.callback(robot.close)
-        simulators = [stack.enter_context(_process(command, environment))]
-        stack.enter_context(policy_node(*files, environment))
-        _move(robot)
-        start_s = time.monotonic()
-        simulators[0].kill()
-        reason = wait_stopped(robot, ("stale", "no_ee_position"))
-        stays_stopped(robot)
-        moved_s = _moved_s(robot, start_s)
-        robot.twists.clear()
-        stack.enter_context(_process(command, environment))
-        robot.wait(lambda: any(twist.linear_x for twist in robot.twists), "moving again", 2 * TIMEOUT_S)
-    return [Measurement("robot: the simulator is killed", reason, moved_s, max_age_s + COMMAND_S)]
-
-
-@contextlib.contextmanager
-def _process(command: list[str], environment: Environment, **options) -> Iterator[subprocess.Popen]:
-    process = subprocess.Popen(command, env=environment, **options)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def disk_full(folder: Path, environment: Environment) -> list[Measurement]:
-    """The recorder's disk is full in an episode: it says so, what is in the bag can be read, and the policy goes on."""
-    from std_msgs.msg import String
-    from std_srvs.srv import Trigger
-
-    from vla_ros.nodes.message_types import LATCHED_QOS
-
-    bag, markers = folder / "bags" / "one", []
-    command = [sys.executable, "-m", "vla_ros.nodes.recorder_node", "--ros-args", "-p", f"output:={bag}"]
-    with contextlib.ExitStack() as stack:
-        robot, _ = stack.enter_context(_started(folder, environment))
-        keep = lambda text: markers.append(parse_marker(text.data))  # noqa: E731
-        robot.node.create_subscription(String, "episode", keep, LATCHED_QOS)
-        options = {"stderr": subprocess.PIPE, "text": True}
-        command += ["-p", f"robot:={folder / 'robot.yaml'}"]
-        recorder = stack.enter_context(_process(command, environment, **options))
-        _move(robot)
-        client = robot.node.create_client(Trigger, "recorder/start")
-        robot.wait_value(lambda: robot.call(client, Trigger.Request()).success, "an episode")
-        written = len(robot.twists)
-        resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (FULL_AT_BYTES, FULL_AT_BYTES))
-        told = recorder.communicate(timeout=2 * TIMEOUT_S)[1]
-        assert recorder.returncode == 2 and "can't be written any more" in told and str(bag) in told, told
-        robot.wait_value(lambda: [marker.event for marker in markers][-1:] == ["discard"], "the end of the episode")
-        count = len(robot.twists)
-        robot.wait(lambda: len(robot.twists) >= count + 10, "ten more twists")
-        sent = [twist.stamp_ns for twist in robot.twists]
-        assert all(twist.linear_x == SPEED for twist in robot.twists), "the policy was disturbed"
-    with open_bag(bag.with_name("one.partial")) as recording:
-        kept = [stamp_ns(twist) for _, _, twist in recording.messages(["/twist_command"])]
-    # All of them, from the start of the episode on, without a gap.
-    first = sent.index(kept[0])
-    assert first <= written + 2 and kept == sent[first : first + len(kept)] and len(kept) > CONTROL_HZ, kept
-    return [Measurement("recorder: the disk is full (the policy goes on)", "", None, COMMAND_S)]
 
 
 NODE_FAULTS: Mapping[str, Callable[[Path, Environment], list[Measurement]]] = {
@@ -318,6 +239,4 @@ NODE_FAULTS: Mapping[str, Callable[[Path, Environment], list[Measurement]]] = {
     "ended": ended,
     "simulated_time": simulated_time,
     "peers": peers,
-    "simulator": simulator,
-    "disk_full": disk_full,
 }
