@@ -28,6 +28,7 @@ def run(times: int) -> list[list]:
     from faults import FAULTS, OBSERVATION, measure
     from node_faults import NODE_FAULTS
     from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
+    from system_faults import SYSTEM_FAULTS
 
     environment = dict(os.environ)
     results: dict[str, list] = {}
@@ -42,7 +43,7 @@ def run(times: int) -> list[list]:
                     _note(results, measure(robot, fault, process.pid))
         finally:
             robot.close()
-        for scenario in list(NODE_FAULTS.values()) * times:
+        for scenario in [*NODE_FAULTS.values(), *SYSTEM_FAULTS.values()] * times:
             for measured in scenario(folder, environment):
                 _note(results, measured)
     return list(results.values())

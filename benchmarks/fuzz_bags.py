@@ -110,8 +110,16 @@ def _demonstration() -> list[tuple[int, str, str, Any]]:
         pose = vector("Pose", position=vector("Point", x=0.4, y=0.0, z=0.3),
                       orientation=vector("Quaternion", x=1.0, y=0.0, z=0.0, w=0.0))  # fmt: skip
         add(time_ns, "ee_pose", "geometry_msgs/msg/PoseStamped", header=stamp, pose=pose)
-        add(time_ns, "joint_states", "sensor_msgs/msg/JointState", header=stamp, effort=np.zeros(0),
-            name=["panda_finger_joint1", "panda_finger_joint2"], position=np.array([0.04, 0.04]), velocity=np.zeros(0))
+        add(
+            time_ns,
+            "joint_states",
+            "sensor_msgs/msg/JointState",
+            header=stamp,
+            effort=np.zeros(0),
+            name=["panda_finger_joint1", "panda_finger_joint2"],
+            position=np.array([0.04, 0.04]),
+            velocity=np.zeros(0),
+        )
         twist = vector("Twist", linear=vector("Vector3", x=0.1, y=0.0, z=0.0),
                        angular=vector("Vector3", x=0.0, y=0.0, z=0.1))  # fmt: skip
         add(time_ns, "demonstrated_twist", "geometry_msgs/msg/TwistStamped", header=stamp, twist=twist)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.contract import PolicyContract
+from vla_ros.observation import Observation
 
 CAMERAS = ("static", "wrist")
 CAMERA_HZ, CONTROL_HZ = 30.0, 50.0
@@ -104,12 +105,12 @@ class EchoRunner:
 
     def __init__(self, contract: PolicyContract, inner) -> None:
         self.contract = contract
+        self.max_delay_steps = 0
         self.trace: list[tuple[int, int, int, int]] = []
         self._inner = inner
 
-    def warm_up(self) -> None:
-        if self._inner is not None:
-            self._inner.warm_up()
+    def warm_up(self) -> float:
+        return 0.0 if self._inner is None else self._inner.warm_up()
 
     def reset(self, command: str) -> None:
         if self._inner is not None:
@@ -119,7 +120,7 @@ class EchoRunner:
         if self._inner is not None:
             self._inner.clear_history()
 
-    def step(self, observation) -> np.ndarray:
+    def step(self, observation, committed=None) -> np.ndarray:
         begun_ns = time.time_ns()
         if self._inner is not None:
             self._inner.step(observation)
@@ -137,9 +138,9 @@ def policy(checkpoint: str, trace: str, arguments: Sequence[str]) -> int:
 
     load, made = policy_loading.load_runner, []
 
-    def load_echo(folder: str, device: str, cpu_threads: int) -> EchoRunner:
+    def load_echo(folder: str, *how) -> EchoRunner:
         contract = PolicyContract.load(Path(folder) / "contract.json")
-        made.append(EchoRunner(contract, load(checkpoint, device, cpu_threads) if checkpoint else None))
+        made.append(EchoRunner(contract, load(checkpoint, *how) if checkpoint else None))
         return made[-1]
 
     policy_loading.load_runner = load_echo
@@ -154,10 +155,14 @@ def load(checkpoint: str, ready: str) -> None:
 
     runner = load_runner(checkpoint, "auto")
     runner.warm_up()
+    cameras, proprioception = runner.contract.cameras, runner.contract.proprioception
+    pictures = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in cameras}
+    state = None if proprioception is None else np.asarray(proprioception.mean, np.float32)
+    runner.reset("go")
     Path(ready).touch()
     while True:
         due_s = time.monotonic() + 1 / CONTROL_HZ
-        runner.warm_up(1)
+        runner.step(Observation(0, pictures, {}, state, "go"))
         time.sleep(max(0.0, due_s - time.monotonic()))
 
 

@@ -4,7 +4,8 @@
 ros2 launch vla_ros policy.launch.py checkpoint:=/path/to/checkpoint robot:=/path/to/robot.yaml
 
 An argument that is left empty keeps the value of params_file; without that file, the shipped policy runs on the
-simulated robot's topics. The arm stays still until the service policy/arm, unless arm_on_start:=true.
+simulated robot's topics. The arm stays still until the service policy/arm, unless arm_on_start:=true; with
+use_respawn:=true it always does, so that a node that has crashed does not move the arm again by itself.
 """
 
 from launch import LaunchContext, LaunchDescription
@@ -41,5 +42,12 @@ def _policy(context: LaunchContext) -> list:
     for name in ("autostart", "arm_on_start", "dry_run"):
         if launching.value(context, name):
             given[name] = launching.truth(context, name)
+    if launching.truth(context, "use_respawn"):
+        if given.get("arm_on_start"):
+            raise RuntimeError(
+                "use_respawn and arm_on_start are both true: a node that has crashed would move the arm again by "
+                "itself; leave one of them out, and arm it with the service policy/arm"
+            )
+        given["arm_on_start"] = False  # whatever params_file says
     checkpoint, params_file = launching.value(context, "checkpoint"), launching.value(context, "params_file")
     return launching.nodes(context, [bringup.policy(checkpoint, params_file, **given)])

@@ -49,9 +49,7 @@ def test_a_parameter_file_is_overridden_only_by_what_is_given():
 
 def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_namespace():
     robot = load_robot("tabletop")
-    command = bringup.bag_record_command(
-        robot, "bags/one", "arm", "qos.yaml", use_sim_time=True, topics_option=True
-    )
+    command = bringup.bag_record_command(robot, "bags/one", "arm", "qos.yaml", use_sim_time=True, topics_option=True)
     topics = command[command.index("--topics") + 1 :]
     assert len(topics) == len(set(topics))
     assert set(topics) >= {
@@ -63,9 +61,7 @@ def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_name
     latched = bringup.bag_record_qos(robot, "arm")
     assert latched["/arm/language_command"]["durability"] == "transient_local"
     assert set(latched) <= set(topics)
-    older = bringup.bag_record_command(
-        robot, "bags/one", "arm", "qos.yaml", use_sim_time=True, topics_option=False
-    )
+    older = bringup.bag_record_command(robot, "bags/one", "arm", "qos.yaml", use_sim_time=True, topics_option=False)
     assert older == [part for part in command if part != "--topics"]
 
 
@@ -74,6 +70,13 @@ def test_the_shipped_checkpoint_is_for_no_other_robot():
         bringup.policy(robot="mine.yaml")
     assert bringup.policy("somewhere", robot="mine.yaml").parameters["robot"] == "mine.yaml"
     assert bringup.policy(params_file="mine.params.yaml", robot="mine.yaml").parameters == {"robot": "mine.yaml"}
+
+
+def test_each_process_has_an_enclave_and_in_a_namespace_one_of_its_own():
+    process = bringup.Process("policy_node", "policy", {})
+    assert [process.enclave(namespace) for namespace in ("", "/", "left", "/left/")] == [
+        "/vla_ros/policy", "/vla_ros/policy", "/vla_ros/left/policy", "/vla_ros/left/policy",
+    ]  # fmt: skip
 
 
 @needs_launch
@@ -102,3 +105,41 @@ def test_the_launch_file_starts_the_same_nodes_as_vla_demo():
             nodes += [made for made in entity.execute(context) or [] if isinstance(made, Node)]
     executables = [node.node_executable for node in nodes]
     assert executables == [process.executable for process in bringup.demo("somewhere")]
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    ("given", "armed"),
+    [
+        ({}, None),
+        ({"arm_on_start": "true"}, True),
+        ({"use_respawn": "true"}, False),
+        ({"use_respawn": "true", "arm_on_start": "false"}, False),
+        ({"use_respawn": "true", "params_file": "mine.yaml", "checkpoint": "somewhere"}, False),
+    ],
+)
+def test_a_node_that_is_respawned_waits_to_be_armed(given, armed, monkeypatch):
+    assert _policy_process(given, monkeypatch).parameters.get("arm_on_start") is armed
+
+
+@needs_launch
+def test_a_respawn_that_would_move_by_itself_is_refused(monkeypatch):
+    with pytest.raises(RuntimeError, match=r"use_respawn and arm_on_start are both true.*leave one of them out"):
+        _policy_process({"use_respawn": "true", "arm_on_start": "true"}, monkeypatch)
+
+
+def _policy_process(given, monkeypatch) -> bringup.Process:
+    """What policy.launch.py starts with these arguments."""
+    from launch import LaunchContext
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    from vla_ros.nodes import launching
+
+    processes = []
+    monkeypatch.setattr(launching, "nodes", lambda context, wanted: processes.extend(wanted) or [])
+    context = LaunchContext()
+    context.launch_configurations.update(given)
+    path = next(path for path in LAUNCH_FILES if path.name.startswith("policy"))
+    for entity in get_launch_description_from_python_launch_file(str(path)).entities:
+        entity.execute(context)
+    return processes[0]

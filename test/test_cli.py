@@ -30,9 +30,7 @@ def test_exit_status_is_what_the_command_returns(command: ModuleType) -> None:
     assert cli.main(["polish", "--times", "3"]) == 3
 
 
-def test_user_error_is_one_line_without_traceback(
-    command: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_user_error_is_one_line_without_traceback(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     def run(args: argparse.Namespace) -> int:
         raise UserError("times is -1; allowed: 1 or more")
 
@@ -114,9 +112,7 @@ def test_help_of_a_command_is_its_docstring(command: ModuleType, capsys: pytest.
     assert "Until it shines." in out and "how often" in out
 
 
-def test_help_lists_every_command_and_imports_none(
-    command: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_lists_every_command_and_imports_none(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     out = capsys.readouterr().out
     assert "polish" in out and "make it shine" in out and "absent" in out

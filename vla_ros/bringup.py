@@ -38,6 +38,10 @@ class Process:
     params_file: str = ""
     ends: bool = False
 
+    def enclave(self, namespace: str) -> str:
+        """Its SROS 2 enclave, as config/sros2/policies.xml names it; of an arm in a namespace, one of its own."""
+        return _full_name("vla_ros", f"{namespace.strip('/')}/{self.name}".lstrip("/"))
+
     def ros_arguments(self) -> list[str]:
         """The command line after the executable. JSON is YAML, so every value arrives with its type."""
         arguments = ["--ros-args", "-r", f"__node:={self.name}"]
@@ -127,15 +131,17 @@ def _full_name(namespace: str, topic: str) -> str:
 
 def recording_simulator(speed: float) -> Process:
     """The simulated robot on a clock of its own, `speed` times as fast as the wall clock if the machine can follow."""
-    return simulator(
-        publish_clock=True, real_time_factor=float(speed), lockstep_hz=DEMONSTRATION_HZ, publish_raw=False
-    )
+    return simulator(publish_clock=True, real_time_factor=float(speed), lockstep_hz=DEMONSTRATION_HZ, publish_raw=False)
 
 
 def recording(output: str, tasks: list[str], episodes: int, *, first_seed: int, perturbation: float) -> list[Process]:
     """The recorder and the demonstrator beside a `recording_simulator`."""
     teacher = demonstrator(
-        tasks=tasks, episodes=episodes, first_seed=first_seed, perturbation=float(perturbation),
-        control_hz=DEMONSTRATION_HZ, use_sim_time=True,
+        tasks=tasks,
+        episodes=episodes,
+        first_seed=first_seed,
+        perturbation=float(perturbation),
+        control_hz=DEMONSTRATION_HZ,
+        use_sim_time=True,
     )
     return [recorder(output, use_sim_time=True, lockstep_hz=DEMONSTRATION_HZ), teacher]

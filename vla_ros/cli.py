@@ -29,7 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("vla_ros.train.replay", "show a checkpoint recorded bags, and say by name what does not fit"),
     "report": ("vla_ros.train.report", "put curves, data, evaluations and replays of a run into one HTML file"),
     "import-robovlms": (
-        "vla_ros.commands.import_robovlms", "make a checkpoint of weights that were trained with RoboVLMs"
+        "vla_ros.commands.import_robovlms",
+        "make a checkpoint of weights that were trained with RoboVLMs",
     ),
     "params": ("vla_ros.commands.params", "say how big a checkpoint's policy is, and what a step of it costs"),
     "say": ("vla_ros.commands.say", "send a language command to the running policy"),

@@ -45,6 +45,9 @@ def path(relative: str) -> Path:
     names = sorted(entry.name for entry in beside.iterdir()) if beside.is_dir() else []
     raise UserError(
         f"vla_ros ships no {relative!r} in {share}; "
-        + (f"{beside.relative_to(share)}/ holds: {', '.join(names) or 'nothing'}" if beside.is_dir() else
-           f"there is no {beside.relative_to(share)}/ either")
+        + (
+            f"{beside.relative_to(share)}/ holds: {', '.join(names) or 'nothing'}"
+            if beside.is_dir()
+            else f"there is no {beside.relative_to(share)}/ either"
+        )
     )

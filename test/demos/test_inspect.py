@@ -151,9 +151,7 @@ def test_pauses_fast_and_spiky_actions_and_gripper_switches_are_counted(
     assert motion["gripper_switches_per_episode"] == 1
 
 
-def test_a_dead_camera_is_told(
-    demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dead_camera_is_told(demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     black = np.frombuffer(images.encode_jpeg(np.zeros((16, 16, 3), np.uint8)), np.uint8)
     for _, topic, _, message in demonstration.messages:
         if topic.startswith("/camera/wrist"):

@@ -10,8 +10,10 @@ import pytest
 from faults import FAULTS, OBSERVATION, Fault, measure
 from node_faults import NODE_FAULTS
 from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
+from system_faults import SYSTEM_FAULTS
 
 pytestmark = pytest.mark.ros
+SCENARIOS = {**NODE_FAULTS, **SYSTEM_FAULTS}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def test_the_arm_stops_in_time_and_moves_again_only_on_a_new_plan(running: tuple
 
 @pytest.mark.nightly
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NODE_FAULTS)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_whatever_ends_the_node_or_confuses_it_the_arm_stands_still_in_time(name, ros_environment, tmp_path):
-    for measured in NODE_FAULTS[name](tmp_path, ros_environment):
+    for measured in SCENARIOS[name](tmp_path, ros_environment):
         assert measured.held, measured

@@ -17,7 +17,7 @@ import rclpy
 from geometry_msgs.msg import TwistStamped
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from std_msgs.msg import Bool, Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray, String
 
 from vla_ros.nodes import policy_lifecycle, policy_session
 from vla_ros.nodes.operator_inputs import OperatorInputs
@@ -28,6 +28,7 @@ from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import SafetyGovernor, State
 from vla_ros.runtime.gripper import GripperSwitch
 from vla_ros.runtime.interlocks import Interlocks
+from vla_ros.runtime.stats import RecentValues
 from vla_ros.runtime.timeline import ActionTimeline
 from vla_ros.runtime.watchdog import Watchdog
 
@@ -80,6 +81,7 @@ class Session(PolicySession):
         status = EngineStatus("", None, "", None, 0)
         self.engine = SimpleNamespace(set_command=lambda _: None, status=lambda: status)
         self._started_s = 0.0
+        self.camera_to_twist_ms = RecentValues()
         self.streams = SimpleNamespace(stop=lambda: None, restart=lambda: self.called.append("restart"))
         self.called: list[str] = []
         self._timer = SimpleNamespace(destroy=lambda: None, align=lambda: self.called.append("align"))
@@ -189,5 +191,20 @@ def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros
     button = node.create_publisher(Bool, "emergency_stop", lossy)
     assert wait_until(lambda: inputs.unheard() == ["emergency_stop"])
     assert inputs.unheard("emergency_stop") == ["emergency_stop"]
+    assert inputs.unheard_stop() == "emergency_stop_unheard"
     node.destroy_publisher(button)
     assert wait_until(lambda: inputs.unheard() == [])
+
+
+@pytest.mark.parametrize(
+    ("topic", "kind", "reason"),
+    [("language_command", String, "command_unheard"), ("takeover_twist", TwistStamped, "takeover_unheard")],
+)
+def test_a_stop_word_or_a_hand_that_cannot_be_heard_is_a_reason_not_to_move(ros_context_node, topic, kind, reason):
+    inputs = OperatorInputs(ros_context_node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None)
+    ros_context_node.create_publisher(kind, topic, QoSProfile(depth=1))
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    lossy = ros_context_node.create_publisher(kind, topic, best_effort)
+    assert wait_until(lambda: inputs.unheard_stop() == reason)
+    ros_context_node.destroy_publisher(lossy)
+    assert wait_until(lambda: inputs.unheard_stop() is None)

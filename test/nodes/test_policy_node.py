@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -287,6 +288,9 @@ def test_diagnostics_name_every_stream_with_its_rate_and_the_policy_s_latency(ro
     assert float(camera["rate Hz"]) == pytest.approx(30, rel=0.2) and float(camera["age s"]) < 0.2
     policy = {pair.key: pair.value for pair in statuses["/policy: policy"].values}
     assert policy["state"] == "running" and float(policy["inference p95 ms"]) < 50
+    # Up to a frame's time and a tick, and never less than the plan's age, which counts from the tick that looked.
+    traced_ms, plan_ms = float(policy["camera to twist p50 ms"]), float(policy["plan age p50 ms"])
+    assert plan_ms <= traced_ms < plan_ms + 100
     assert statuses["/policy: transport"].level == b"\0"
 
 
@@ -334,6 +338,31 @@ def test_a_second_publisher_on_the_command_topic_stops_the_arm(other_robot, ros_
         assert_stops(robot, 0.04)
         robot.node.destroy_publisher(robot.sentinel)
         robot.wait_moving(0.04)
+
+
+def test_two_arms_in_two_namespaces_do_not_hear_each_other(ros_environment, tmp_path):
+    domain_id = int(ros_environment["ROS_DOMAIN_ID"])
+    files = write_checkpoint(tmp_path), write_robot(tmp_path)
+    with contextlib.ExitStack() as stack:
+        robots = []
+        for namespace in ("left", "right"):
+            robots.append(FakeRobot(domain_id, namespace=namespace))
+            stack.callback(robots[-1].close)
+            options = {"namespace": namespace, "allow_other_publishers": False}
+            robots[-1].node.destroy_publisher(robots[-1].sentinel)
+            stack.enter_context(policy_node(*files, ros_environment, **options))
+        left, right = robots
+        right.wait_state("waiting", "no_command")
+        left.say("move 0.05")
+        left.wait_moving(0.05)
+        assert right.twists == [] and right.states[-1]["reason"] == "no_command"
+        right.say("move 0.03")
+        right.wait_moving(0.03)
+        left.press(True)
+        left.wait_state("fault", "emergency_stop")
+        count = len(right.twists)
+        right.wait(lambda: len(right.twists) >= count + 10, "ten more twists")
+        assert {twist.linear_x for twist in right.twists[count:]} == {0.03}
 
 
 def test_with_a_deadman_the_arm_moves_only_while_enable_says_so(other_robot, ros_environment, tmp_path):

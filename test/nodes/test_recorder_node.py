@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import Float64MultiArray, String
 
 from vla_ros import bringup
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag import read_bag
+from vla_ros.demos.errors import BagError
 from vla_ros.demos.markers import parse_marker
 from vla_ros.demos.recording import open_bag
 from vla_ros.nodes.message_types import LATCHED_QOS, SENSOR_QOS
@@ -201,7 +204,7 @@ def test_a_command_that_is_not_latched_is_recorded_and_a_latched_one_once(bench)
     assert texts(bench.bag, "/language_command") == ["push it", "pull it"]
 
 
-def test_after_a_write_error_the_bag_is_still_closed(tmp_path, ros_environment):
+def test_after_a_write_error_the_bag_is_still_closed_and_the_operator_told_where_it_is(tmp_path, ros_environment):
     import rclpy
 
     from vla_ros.demos.markers import EpisodeMarker
@@ -217,12 +220,32 @@ def test_after_a_write_error_the_bag_is_still_closed(tmp_path, ros_environment):
             raise OSError("no space left on device")
 
         node._writer.write = fail
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(BagError, match=r"no space left.*one\.partial.*make room"):
             node.close()
         node.destroy_node()
     finally:
         rclpy.try_shutdown()
-    assert markers(tmp_path / "one") == [("start", 0)]
+    assert markers(tmp_path / "one.partial") == [("start", 0)]
+
+
+def test_an_episode_does_not_start_on_a_disk_that_is_almost_full(tmp_path, ros_environment, monkeypatch):
+    import rclpy
+
+    from vla_ros.nodes import recorder_node
+
+    rclpy.init(args=["recorder", "--ros-args", "-p", f"output:={tmp_path / 'one'}"])
+    try:
+        node = recorder_node.RecorderNode()
+        for stream in node._streams.values():
+            stream.heard_s = node._steady_s() + 60.0
+        node._streams[node._language].last = serialize_message(String(data="push it"))
+        assert node._why_not() is None
+        monkeypatch.setattr(recorder_node.shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+        assert node._why_not() == "5 MB are free for the bag, fewer than 200; make room first"
+        node.close()
+        node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
 
 
 def test_only_what_happens_in_an_episode_is_written(bench):
@@ -276,8 +299,6 @@ def test_an_existing_bag_is_not_overwritten(tmp_path):
 
 
 def test_stamps_are_read_from_serialised_messages():
-    from rclpy.serialization import serialize_message
-
     from vla_ros.nodes.recorder_node import _stamp_ns
 
     pose = PoseStamped()

@@ -36,9 +36,7 @@ def vla_say(*arguments: str, environment: dict[str, str]) -> subprocess.Complete
 
 def test_all_listeners_hear_it_and_are_counted_by_node(ros_environment):
     listeners = [
-        subprocess.Popen(
-            [sys.executable, "-c", LISTENER, name], env=ros_environment, stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", LISTENER, name], env=ros_environment, stdout=subprocess.PIPE, text=True)
         for name in ("recorder", "policy")
     ]
     try:

@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.ros
 pytest.importorskip("moveit_msgs", reason="moveit_msgs is not installed (it is not on PyPI)")
 
+import fake_servo
 from fake_servo import FakeServo
 from moveit_msgs.msg import ServoStatus
 from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
@@ -109,3 +110,10 @@ def test_what_servo_says_is_reported(robot, make_servo):
     robot.wait(lambda: sinks(robot).get("servo status") == "4: close to the table", "the status")
     newest = next(status for status in robot.diagnostics[-1].status if status.name.endswith("sinks"))
     assert (newest.level, newest.message) == (b"\1", "servo says 4: close to the table")
+
+
+def test_a_frame_that_servo_does_not_know_moves_nothing_and_is_reported(robot, make_servo, monkeypatch):
+    monkeypatch.setattr(fake_servo, "FRAMES", ("world",))
+    servo = make_servo()
+    robot.wait(lambda: sinks(robot).get("servo status") == f"{ServoStatus.INVALID}: invalid command", "the status")
+    assert servo.moved_s == []

@@ -38,6 +38,13 @@ def test_a_stream_ignores_stamps_out_of_order():
     assert stream.received == 3
 
 
+def test_the_stamp_that_an_observation_of_then_held_is_known_while_it_is_kept():
+    stream = StreamRate(kept=3)
+    for stamp in (10, 20, 30, 40):
+        stream.add(stamp)
+    assert [stream.newest_at(time_ns) for time_ns in (50, 39, 30, 15)] == [40, 30, 30, None]
+
+
 class Picture:
     def rgb(self):
         return np.zeros((4, 4, 3), np.uint8)

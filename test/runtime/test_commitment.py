@@ -282,8 +282,6 @@ def test_a_delay_that_is_longer_than_was_trained_is_clamped_and_said():
 
 
 def test_a_policy_that_was_not_trained_for_it_is_refused_with_the_ways_out():
-    with pytest.raises(
-        ExecutorError, match=r"'delay_aware'.*one of full_chunk, .* policy\.max_delay_steps"
-    ):
+    with pytest.raises(ExecutorError, match=r"'delay_aware'.*one of full_chunk, .* policy\.max_delay_steps"):
         Commitment(timeline("delay_aware"), 0)
     Commitment(timeline("full_chunk"), 0)

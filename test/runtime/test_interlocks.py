@@ -42,7 +42,7 @@ def test_a_second_publisher_on_the_command_topic_stops_the_arm_while_it_is_there
 
 
 def test_an_emergency_stop_that_cannot_be_heard_is_a_reason_not_to_move(tested):
-    tested.emergency_stop_unheard = True
+    tested.unheard = "emergency_stop_unheard"
     assert tested.reason(0.0) == "emergency_stop_unheard"
     tested.emergency_stop(True)
     assert tested.reason(0.0) == "emergency_stop"

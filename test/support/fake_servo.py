@@ -2,8 +2,8 @@
 """A node that takes twists as MoveIt Servo does, by its documentation and source (moveit_servo, Jazzy and newer).
 
 It ignores commands until a command type was selected; halts on a command that is older than `incoming_command_timeout`,
-holds NaN or has no frame; multiplies by its scale unless it is told speed_units, and then limits by norm; reports
-`~/status` in each cycle, and does nothing at all while it is paused.
+holds NaN, has no frame or one that tf does not know; multiplies by its scale unless it is told speed_units, and then
+limits by norm; reports `~/status` in each cycle, and does nothing at all while it is paused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from std_srvs.srv import SetBool
 
 CYCLE_S = 1 / 30
 LINEAR_SCALE = 0.4
+# Those that tf can bring into the planning frame.
+FRAMES = ("base_link", "tool0")
 NO_COMMAND_TYPE = -1
 
 
@@ -69,7 +71,7 @@ class FakeServo:
         if self._newest is not None and self.command_type == ServoCommandType.Request.TWIST:
             linear = self._newest.twist.linear
             velocity = np.array([linear.x, linear.y, linear.z])
-            if not np.isfinite(velocity).all() or not self._newest.header.frame_id:
+            if not np.isfinite(velocity).all() or self._newest.header.frame_id not in FRAMES:
                 code, text = ServoStatus.INVALID, "invalid command"
             elif not self._stale(self._newest):
                 self.linear_x = float(self._scaled(velocity)[0])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults that are injected while the policy moves the arm, and how long it goes on moving. All of it over real DDS.
 
-`FAULTS` happen to one node that survives them; `NODE_FAULTS` end a node, or need one of their own.
+`FAULTS` happen to one node that survives them; those of node_faults.py and system_faults.py need nodes of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import spoilt_messages as spoil
 from policy_bench import CONTROL_HZ, FakeRobot, waited_s
 
 PERIOD_S = 1 / CONTROL_HZ
@@ -31,6 +32,7 @@ FROZEN_PICTURE_S = FROZEN_S + 2 / 30 + COMMAND_S
 # A measurement in which the processes have waited longer than this for a core is one of the machine, and made again.
 WAITED_S = 0.1
 ATTEMPTS = 2
+COMMAND, LOSSY = "COMMAND_QOS", "SENSOR_QOS"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,7 @@ def _measure(robot: FakeRobot, fault: Fault) -> Measurement:
     if not fault.reasons:
         _assert_goes_on(robot)
         robot.spoil.clear()
+        fault.heal(robot)
         return Measurement(fault.name, "", None, fault.bound_s)
     reason = wait_stopped(robot, fault.reasons)
     moved_s = max([twist.received_s for twist in robot.twists if twist.linear_x], default=start_s) - start_s
@@ -162,78 +165,47 @@ def _all_silent(robot: FakeRobot) -> None:
     robot.silent |= {"static", "wrist", "ee_pose", "joint_states"}
 
 
-def _shift(seconds: float) -> Callable[[Any], Any]:
-    def shifted(message):
-        stamp = message.header.stamp
-        total_ns = stamp.sec * 10**9 + stamp.nanosec + round(seconds * 1e9)
-        # A new one: the messages of one instant share theirs.
-        message.header.stamp = type(stamp)(sec=total_ns // 10**9, nanosec=total_ns % 10**9)
-        return message
-
-    return shifted
-
-
-def _frozen_picture() -> Callable[[Any], Any]:
-    first: list = []
-
-    def frozen(message):
-        first.append(message.data)
-        message.data = first[0]
-        return message
-
-    return frozen
-
-
-def _frozen_stamp() -> Callable[[Any], Any]:
-    first: list = []
-
-    def frozen(message):
-        first.append(message.header.stamp)
-        message.header.stamp = first[0]
-        return message
-
-    return frozen
-
-
-def _swapped() -> Callable[[Any], Any]:
-    """Each second message before the first: out of order by one."""
-    held: list = []
-
-    def swap(message):
-        held.append(message)
-        if len(held) < 2:
-            return None
-        pair = [held[1], held[0]]
-        held.clear()
-        return pair
-
-    return swap
-
-
-def _set(**fields: Any) -> Callable[[Any], Any]:
-    def changed(message):
-        for name, value in fields.items():
-            setattr(message, name, value)
-        return message
-
-    return changed
-
-
-def _truncated(message: Any) -> Any:
-    message.data = message.data[: len(message.data) // 3]
-    return message
-
-
-def _pose(x: float, frame: str = "base_link") -> Callable[[Any], Any]:
-    def changed(message):
-        message.pose.position.x, message.header.frame_id = x, frame
-        return message
-
-    return changed
-
-
 def _spoil(stream: str, make: Callable[[], Callable[[Any], Any]]) -> Callable[[FakeRobot], None]:
     return lambda robot: robot.spoil.__setitem__(stream, make())
+
+
+def _offer(camera: str, qos: str) -> Callable[[FakeRobot], None]:
+    """Let the camera publish with another QoS."""
+
+    def inject(robot: FakeRobot) -> None:
+        before = getattr(robot, camera)
+        setattr(robot, camera, robot.node.create_publisher(before.msg_type, f"camera/{camera}", _qos(qos)))
+        robot.node.destroy_publisher(before)
+
+    return inject
+
+
+def _qos(name: str) -> Any:
+    from vla_ros.nodes import message_types
+
+    return getattr(message_types, name)
+
+
+def _publish_lossily(topic: str, kind: str) -> Callable[[FakeRobot], None]:
+    """One more publisher, best effort, whose messages cannot arrive."""
+    return lambda robot: robot.extra.append(robot.node.create_publisher(robot.kind(kind), topic, _qos(LOSSY)))
+
+
+def _publish_no_more(robot: FakeRobot) -> None:
+    while robot.extra:
+        robot.node.destroy_publisher(robot.extra.pop())
+
+
+def _listen_latched(robot: FakeRobot) -> None:
+    """A receiver that asks commands for what they do not offer; the node counts it."""
+    before = int(robot.diagnosed("sinks", "receivers with incompatible QoS") or 0)
+    deaf = robot.node.create_subscription(robot.kind("twist"), "twist_command", lambda _: None, _qos("LATCHED_QOS"))
+
+    def counted() -> bool:
+        return int(robot.diagnosed("sinks", "receivers with incompatible QoS") or 0) > before
+
+    robot.wait(counted, "a count of it")
+    robot.node.destroy_subscription(deaf)
 
 
 def _silence(stream: str) -> Callable[[FakeRobot], None]:
@@ -243,24 +215,29 @@ def _silence(stream: str) -> Callable[[FakeRobot], None]:
 def _camera(name: str) -> list[Fault]:
     undecodable = {
         "static": {
-            "a corrupt JPEG": lambda: _set(data=array.array("B", b"\xff\xd8\xff\xe0 no picture")),
-            "a JPEG cut short": lambda: lambda message: _set(data=message.data[:20])(message),
-            "no bytes at all": lambda: _set(data=array.array("B")),
+            "a corrupt JPEG": lambda: spoil.changed(data=array.array("B", b"\xff\xd8\xff\xe0 no picture")),
+            "a JPEG cut short": lambda: lambda message: spoil.changed(data=message.data[:20])(message),
+            "no bytes at all": lambda: spoil.changed(data=array.array("B")),
+            "a depth picture (compressedDepth)": lambda: spoil.changed(data=spoil.COMPRESSED_DEPTH),
         },
         "wrist": {
-            "an unknown encoding": lambda: _set(encoding="yuv9"),
-            "more rows than bytes": lambda: _set(height=480),
-            "bytes cut short": lambda: _truncated,
+            "an unknown encoding": lambda: spoil.changed(encoding="yuv9"),
+            "more rows than bytes": lambda: spoil.changed(height=480),
+            "bytes cut short": lambda: spoil.truncated,
+            "a depth picture (16UC1)": lambda: spoil.changed(encoding="16UC1", width=8),
         },
     }[name]
     return [
         Fault(f"camera {name}: silent", _silence(name), ("stale",)),
-        Fault(f"camera {name}: the same picture", _spoil(name, _frozen_picture), ("frozen",), FROZEN_PICTURE_S),
-        Fault(f"camera {name}: the same stamp", _spoil(name, _frozen_stamp), ("stale",)),
-        Fault(f"camera {name}: delayed by 0.5 s", _spoil(name, lambda: _shift(-0.5)), ("stale", "skewed")),
-        Fault(f"camera {name}: 0.19 s behind the other", _spoil(name, lambda: _shift(-0.19)), ("skewed", "stale")),
-        Fault(f"camera {name}: stamps 1 s in the future", _spoil(name, lambda: _shift(1.0)), ("stale", "missing")),
-        Fault(f"camera {name}: out of order by one", _spoil(name, _swapped), ()),
+        Fault(f"camera {name}: the same picture", _spoil(name, spoil.frozen_picture), ("frozen",), FROZEN_PICTURE_S),
+        Fault(f"camera {name}: the same stamp", _spoil(name, spoil.frozen_stamp), ("stale",)),
+        Fault(f"camera {name}: delayed by 0.5 s", _spoil(name, lambda: spoil.shift(-0.5)), ("stale", "skewed")),
+        Fault(f"camera {name}: 0.19 s behind the other", _spoil(name, lambda: spoil.shift(-0.19)), ("skewed", "stale")),
+        Fault(f"camera {name}: stamps 1 s in the future", _spoil(name, lambda: spoil.shift(1.0)), ("stale", "missing")),
+        Fault(f"camera {name}: out of order by one", _spoil(name, spoil.swapped), ()),
+        # Scaled to the network's size, as the same picture in a bag is.
+        Fault(f"camera {name}: another size", _spoil(name, lambda: spoil.larger), ()),
+        Fault(f"camera {name}: published reliably", _offer(name, COMMAND), (), heal=_offer(name, LOSSY)),
         *(
             Fault(f"camera {name}: {what}", _spoil(name, make), ("undecodable",))
             for what, make in undecodable.items()
@@ -299,17 +276,19 @@ def _release(robot: FakeRobot) -> None:
 
 STATES = [
     Fault("pose: silent", _silence("ee_pose"), ("stale", "no_ee_position")),
-    Fault("pose: NaN", _spoil("ee_pose", lambda: _pose(float("nan"))), ("invalid", "no_ee_position")),
-    Fault("pose: in another frame", _spoil("ee_pose", lambda: _pose(0.5, "tool0")), ("stale", "no_ee_position")),
-    Fault("pose: stamps 1 s in the future", _spoil("ee_pose", lambda: _shift(1.0)), ("stale", "no_ee_position")),
-    Fault("pose: the same stamp", _spoil("ee_pose", _frozen_stamp), ("stale", "no_ee_position")),
+    Fault("pose: NaN", _spoil("ee_pose", lambda: spoil.pose(float("nan"))), ("invalid", "no_ee_position")),
+    Fault("pose: in another frame", _spoil("ee_pose", lambda: spoil.pose(0.5, "tool0")), ("stale", "no_ee_position")),
+    Fault("pose: stamps 1 s in the future", _spoil("ee_pose", lambda: spoil.shift(1.0)), ("stale", "no_ee_position")),
+    Fault("pose: the same stamp", _spoil("ee_pose", spoil.frozen_stamp), ("stale", "no_ee_position")),
     Fault("joint states: silent", _silence("joint_states"), ("stale",)),
-    Fault("joint states: without positions", _spoil("joint_states", lambda: _set(position=[])), ("stale",)),
+    Fault("joint states: without positions", _spoil("joint_states", lambda: spoil.changed(position=[])), ("stale",)),
     Fault(
         "joint states: without the gripper's joint",
-        _spoil("joint_states", lambda: _set(name=["elbow", "wrist"])), ("stale",),
+        _spoil("joint_states", lambda: spoil.changed(name=["elbow", "wrist"])), ("stale",),
     ),
-    Fault("joint states: NaN", _spoil("joint_states", lambda: _set(position=[1.0, float("nan")])), ("invalid",)),
+    Fault(
+        "joint states: NaN", _spoil("joint_states", lambda: spoil.changed(position=[1.0, float("nan")])), ("invalid",),
+    ),
     Fault("all sensors silent: the robot's computer is gone", _all_silent, ("stale", "no_ee_position")),
 ]  # fmt: skip
 
@@ -331,9 +310,7 @@ OPERATOR = [
     Fault("command: no UTF-8", _say_raw(f"move {SPEED} ".encode() + b"\xff\xfe\x80"), ()),
     Fault("command: 500 at once", _flood, ()),
     Fault("emergency stop", _press, ("emergency_stop",), COMMAND_S, heal=_release, resets=True),
-    Fault(
-        "disarmed", lambda robot: robot.arm(False), ("disarmed",), COMMAND_S, heal=lambda robot: robot.arm(True)
-    ),
+    Fault("disarmed", lambda robot: robot.arm(False), ("disarmed",), COMMAND_S, heal=lambda robot: robot.arm(True)),
     Fault("parameter: speed_scale NaN", _refused("speed_scale", float("nan")), ()),
     Fault("parameter: speed_scale 2", _refused("speed_scale", 2.0), ()),
     Fault("parameter: speed_scale a text", _refused("speed_scale", "fast"), ()),
@@ -341,4 +318,20 @@ OPERATOR = [
     Fault("parameter: use_sim_time while armed", _refused("use_sim_time", True), ()),
 ]
 
-FAULTS = [*_camera("static"), *_camera("wrist"), *STATES, *MODEL, *OPERATOR]
+# Until a publisher is discovered, and the graph looked at, each 0.1 s.
+DISCOVERED_S = 0.2 + COMMAND_S
+
+QOS = [
+    Fault(
+        f"QoS: {what} is published best effort", _publish_lossily(topic, kind), (reason,), DISCOVERED_S,
+        heal=_publish_no_more,
+    )
+    for what, topic, kind, reason in (
+        ("a command", "language_command", "text", "command_unheard"),
+        ("the emergency stop", "emergency_stop", "bool", "emergency_stop_unheard"),
+        ("a takeover", "takeover_twist", "twist", "takeover_unheard"),
+    )
+]  # fmt: skip
+QOS.append(Fault("QoS: a receiver of twists asks for latched ones", _listen_latched, ()))
+
+FAULTS = [*_camera("static"), *_camera("wrist"), *STATES, *MODEL, *OPERATOR, *QOS]

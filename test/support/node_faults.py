@@ -19,7 +19,7 @@ RECEIVER_TIMEOUT_S = 2 * PERIOD_S
 
 
 @contextlib.contextmanager
-def _started(folder: Path, environment: Environment, *, clock_ns: int | None = None, **parameters) -> Iterator:
+def started(folder: Path, environment: Environment, *, clock_ns: int | None = None, **parameters) -> Iterator:
     """A robot and a policy node on it."""
     robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]), clock_ns)
     files = write_checkpoint(folder), write_robot(folder, observation=OBSERVATION)
@@ -30,7 +30,7 @@ def _started(folder: Path, environment: Environment, *, clock_ns: int | None = N
         robot.close()
 
 
-def _move(robot: FakeRobot) -> float:
+def move(robot: FakeRobot) -> float:
     """Wait until the arm moves; returns the time on the steady clock."""
     robot.say(f"move {SPEED}")
     robot.wait_moving(SPEED)
@@ -39,20 +39,23 @@ def _move(robot: FakeRobot) -> float:
     return time.monotonic()
 
 
-def _moved_s(robot: FakeRobot, start_s: float) -> float:
+def moved_s(robot: FakeRobot, start_s: float) -> float:
     return max([0.0, *(twist.received_s - start_s for twist in robot.twists if twist.linear_x)])
 
 
 def _after_a_stop(robot: FakeRobot, start_s: float, name: str, reason: str, bound_s: float) -> Measurement:
     wait_stopped(robot, (reason,))
     stays_stopped(robot)
-    return Measurement(name, reason, _moved_s(robot, start_s), bound_s)
+    return Measurement(name, reason, moved_s(robot, start_s), bound_s)
 
 
 def killed(folder: Path, environment: Environment) -> list[Measurement]:
-    """kill -9, for which only the receiver can stop; and a new node in its place, which moves on a plan of its own."""
-    with _started(folder, environment) as (robot, process):
-        _move(robot)
+    """kill -9, for which only the receiver can stop; and a new node in its place, as launch files respawn it.
+
+    That one stands still until it is armed, and moves on a plan of its own then.
+    """
+    with started(folder, environment) as (robot, process):
+        move(robot)
         process.kill()
         killed_ns = time.time_ns()
         process.wait(TIMEOUT_S)
@@ -66,11 +69,14 @@ def killed(folder: Path, environment: Environment) -> list[Measurement]:
         robot.twists.clear()
         files = folder / "checkpoint", folder / "robot.yaml"
         started_ns = time.time_ns()
-        with policy_node(*files, environment):
-            robot.wait_state("running")
+        with policy_node(*files, environment, arm_on_start=False):
+            robot.wait_state("disarmed")
+            robot.assert_silent()
+            robot.twists.clear()
+            robot.arm(True)
             robot.wait(lambda: bool(robot.twists), "moving again")
             assert all(twist.stamp_ns > started_ns for twist in robot.twists)
-    return [measured]
+    return [measured, Measurement("node: respawned, until it is armed", "disarmed", 0.0, COMMAND_S)]
 
 
 def suspended(folder: Path, environment: Environment) -> list[Measurement]:
@@ -78,8 +84,8 @@ def suspended(folder: Path, environment: Environment) -> list[Measurement]:
 
     What it says first is zero, and only a new plan moves the arm after that.
     """
-    with _started(folder, environment) as (robot, process):
-        _move(robot)
+    with started(folder, environment) as (robot, process):
+        move(robot)
         process.send_signal(signal.SIGSTOP)
         time.sleep(1.0)
         resumed, resumed_s = len(robot.twists), time.monotonic()
@@ -94,72 +100,134 @@ def suspended(folder: Path, environment: Environment) -> list[Measurement]:
 
 
 def ended(folder: Path, environment: Environment) -> list[Measurement]:
-    """SIGTERM and SIGINT while moving, SIGTERM in each other state of the lifecycle."""
+    """SIGTERM and SIGINT while moving, SIGTERM in each other state of the lifecycle and of the governor."""
     results = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        with _started(folder, environment) as (robot, process):
-            start_s = _move(robot)
+        with started(folder, environment) as (robot, process):
+            start_s = move(robot)
             process.send_signal(number)
             assert process.wait(TIMEOUT_S) == 0
             robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
-            results.append(Measurement(f"node: {number.name} while moving", "", _moved_s(robot, start_s), COMMAND_S))
-    for state in ("unconfigured", "inactive", "active"):
-        with _started(folder, environment, autostart=state == "active", arm_on_start=False) as (robot, process):
-            robot.wait_state("disarmed" if state == "active" else "unconfigured")
-            if state == "inactive":
-                _configure(robot)
-                robot.wait_state("inactive")
+            results.append(Measurement(f"node: {number.name} while moving", "", moved_s(robot, start_s), COMMAND_S))
+    for state, bring in REST.items():
+        with started(folder, environment, autostart=state not in BY_HAND, arm_on_start=state != "active") as (
+            robot,
+            process,
+        ):
+            bring(robot)
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT_S) == 0, state
             assert not any(twist.linear_x for twist in robot.twists)
             results.append(Measurement(f"node: SIGTERM while {state}", "", 0.0, COMMAND_S))
-    return results
+    return [*results, _ended_while_configuring(folder, environment), _ended_while_deactivating(folder, environment)]
 
 
-def _configure(robot: FakeRobot) -> None:
+def _ended_while_configuring(folder: Path, environment: Environment) -> Measurement:
+    """The model takes a minute to load, and nobody waits for it."""
+    slow, loading = folder / "checkpoint" / "load_s", folder / "checkpoint" / "loading"
+    slow.write_text("60")
+    try:
+        with started(folder, environment) as (robot, process):
+            robot.wait_value(loading.exists, "a model that loads")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT_S) == 0
+            assert not robot.twists
+    finally:
+        slow.unlink()
+        loading.unlink(missing_ok=True)
+    return Measurement("node: SIGTERM while configuring", "", 0.0, COMMAND_S)
+
+
+def _ended_while_deactivating(folder: Path, environment: Environment) -> Measurement:
+    with started(folder, environment) as (robot, process):
+        client, request = _transition(robot, "DEACTIVATE")
+        start_s = move(robot)
+        client.call_async(request)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
+        robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
+        return Measurement("node: SIGTERM while deactivating", "", moved_s(robot, start_s), COMMAND_S)
+
+
+def _transition(robot: FakeRobot, name: str) -> tuple:
+    """A client that is connected, and its request."""
     from lifecycle_msgs.msg import Transition
     from lifecycle_msgs.srv import ChangeState
 
     request = ChangeState.Request()
-    request.transition.id = Transition.TRANSITION_CONFIGURE
-    assert robot.call(robot.node.create_client(ChangeState, "policy/change_state"), request).success
+    request.transition.id = getattr(Transition, f"TRANSITION_{name}")
+    client = robot.node.create_client(ChangeState, "policy/change_state")
+    assert client.wait_for_service(TIMEOUT_S)
+    return client, request
+
+
+def _inactive(robot: FakeRobot) -> None:
+    assert robot.call(*_transition(robot, "CONFIGURE")).success
+    robot.wait_state("inactive")
+
+
+def _finalized(robot: FakeRobot) -> None:
+    assert robot.call(*_transition(robot, "UNCONFIGURED_SHUTDOWN")).success
+
+
+def _fault(robot: FakeRobot) -> None:
+    robot.say("fail")
+    robot.wait_state("fault")
+
+
+# How the node gets to where it rests.
+REST: Mapping[str, Callable[[FakeRobot], None]] = {
+    "unconfigured": lambda robot: robot.wait_state("unconfigured"),
+    "inactive": _inactive,
+    "active": lambda robot: robot.wait_state("disarmed"),
+    "waiting": lambda robot: robot.wait_state("waiting", "no_command"),
+    "fault": _fault,
+    "finalized": _finalized,
+}
+BY_HAND = ("unconfigured", "inactive", "finalized")
 
 
 def simulated_time(folder: Path, environment: Environment) -> list[Measurement]:
-    """/clock stops, jumps back, jumps ahead."""
+    """/clock stops, jumps back, jumps ahead; and jumps while the arm rests, which makes nothing move."""
     results = []
-    with _started(folder, environment, clock_ns=10**12, use_sim_time=True) as (robot, _):
-        start_s = _move(robot)
+    with started(folder, environment, clock_ns=10**12, use_sim_time=True) as (robot, _):
+        start_s = move(robot)
         robot.silent.add("clock")
         bound_s = 4.5 * PERIOD_S  # the watchdog's 2.5 periods on the steady clock, and two to act
         results.append(_after_a_stop(robot, start_s, "clock: /clock stops", "clock_stopped", bound_s))
         robot.silent.clear()
         for name, jump_ns in (("back by 100 s", -(10**11)), ("ahead by 100 s", 10**11)):
-            start_s = _move(robot)
+            start_s = move(robot)
             robot.clock_ns += jump_ns
             robot.wait(lambda: robot.twists[-1].linear_x == 0.0, f"a stop after a jump {name}")
-            results.append(Measurement(f"clock: jumps {name}", "", _moved_s(robot, start_s), MAX_AGE_S + COMMAND_S))
+            results.append(Measurement(f"clock: jumps {name}", "", moved_s(robot, start_s), MAX_AGE_S + COMMAND_S))
             robot.wait_moving(SPEED)
+            robot.say("")
+            robot.wait_state("waiting", "no_command")
+            robot.twists.clear()
+            robot.clock_ns += jump_ns
+            robot.assert_silent()
+            results.append(Measurement(f"clock: jumps {name} at rest", "no_command", 0.0, COMMAND_S))
     return results
 
 
 def peers(folder: Path, environment: Environment) -> list[Measurement]:
     """Another publisher on the command topic; a deadman that is let go, or whose sender is gone."""
     results = []
-    with _started(folder, environment, allow_other_publishers=False, require_enable=True) as (robot, _):
+    with started(folder, environment, allow_other_publishers=False, require_enable=True) as (robot, _):
         robot.node.destroy_publisher(robot.sentinel)
-        start_s = _move(robot)
+        start_s = move(robot)
         second = robot.node.create_publisher(robot._messages.twist, "twist_command", 1)
         bound_s = 0.2 + COMMAND_S  # discovery, and a look at the graph each 0.1 s
         name = "peers: a second publisher on the command topic"
         results.append(_after_a_stop(robot, start_s, name, "second_publisher", bound_s))
         robot.node.destroy_publisher(second)
-        start_s = _move(robot)
+        start_s = move(robot)
         robot.silent.add("enable")
         robot.enable.publish(robot._messages.bool(data=False))
         results.append(_after_a_stop(robot, start_s, "peers: the deadman is let go", "disabled", COMMAND_S))
         robot.silent.clear()
-        start_s = _move(robot)
+        start_s = move(robot)
         robot.silent.add("enable")
         results.append(_after_a_stop(robot, start_s, "peers: the deadman falls silent", "disabled", 0.5 + COMMAND_S))
     return results

@@ -95,7 +95,7 @@ class FakeRobot:
     With `clock_ns` its time is simulated, starts there, and is published on /clock; set it to make that clock jump.
     """
 
-    def __init__(self, domain_id: int, clock_ns: int | None = None) -> None:
+    def __init__(self, domain_id: int, clock_ns: int | None = None, namespace: str = "") -> None:
         import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
         from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -117,11 +117,12 @@ class FakeRobot:
         self.openings: list[float] = []
         self.states: list[dict] = []
         self.diagnostics: list = []
+        self.extra: list = []  # further publishers of a test
         self._changed = threading.Condition()
         self._pixels = np.zeros((16, 16, 3), np.uint8)
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain_id)
-        self.node = node = rclpy.create_node("robot", context=self.context)
+        self.node = node = rclpy.create_node("robot", namespace=namespace, context=self.context)
         self._messages = SimpleNamespace(
             clock=Clock, compressed=CompressedImage, raw=Image, pose=PoseStamped, joints=JointState, text=String,
             twist=TwistStamped, bool=Bool,
@@ -193,6 +194,16 @@ class FakeRobot:
         self.sentinel.publish(message)
         self.wait(lambda: any(twist.linear_x == 77.0 for twist in self.twists[start:]), "the sentinel")
         assert [twist.linear_x for twist in self.twists[start:]] == [77.0]
+
+    def kind(self, name: str) -> Any:
+        """A message class by its name here: twist, text, bool, ..."""
+        return getattr(self._messages, name)
+
+    def diagnosed(self, status: str, key: str) -> str | None:
+        """The newest value under `key` in the policy node's diagnostics, or None."""
+        newest = self.diagnostics[-1].status if self.diagnostics else []
+        pairs = [pair for each in newest if each.name.endswith(f": {status}") for pair in each.values]
+        return next((pair.value for pair in pairs if pair.key == key), None)
 
     def call(self, client, request) -> object:
         assert client.wait_for_service(TIMEOUT_S)
@@ -299,7 +310,14 @@ class FakeRobot:
 
 @contextlib.contextmanager
 def policy_node(
-    checkpoint: Path, robot_file: Path, environment: dict, *, script: Path = FAKE_NODE, autostart=True, **parameters
+    checkpoint: Path,
+    robot_file: Path,
+    environment: dict,
+    *,
+    script: Path = FAKE_NODE,
+    autostart=True,
+    namespace: str = "",
+    **parameters,
 ) -> Iterator[subprocess.Popen]:
     parameters = {
         "checkpoint": checkpoint, "robot": robot_file, "autostart": autostart, "arm_on_start": True,
@@ -308,7 +326,8 @@ def policy_node(
         **parameters,
     }  # fmt: skip
     assignments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={yaml_value(value)}")]
-    command = [sys.executable, str(script), "--ros-args", *assignments]
+    remap = ["-r", f"__ns:=/{namespace}"] if namespace else []
+    command = [sys.executable, str(script), "--ros-args", *remap, *assignments]
     # Into a file: a pipe that nobody reads is full after 64 KiB, and the node stands still then.
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -116,7 +116,8 @@ class View:
         table = Table("report", "", "values", box=None, pad_edge=False)
         for name, (level, message, values) in self._statuses.items():
             if name == "policy":  # the state has shown most of it
-                values = {key: value for key, value in values.items() if key in ("plan age p50 ms", "memory MB")}
-            shown = ", ".join(f"{key} {value}" for key, value in values.items() if value)
-            table.add_row(Text(name), Text(message, LEVELS[level]), Text(shown))
+                shown = ("plan age p50 ms", "camera to twist p50 ms", "camera to twist p99 ms", "memory MB")
+                values = {key: value for key, value in values.items() if key in shown}
+            line = ", ".join(f"{key} {value}" for key, value in values.items() if value)
+            table.add_row(Text(name), Text(message, LEVELS[level]), Text(line))
         return table

@@ -183,8 +183,6 @@ def _skews_s(cameras: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
     for other in cameras[1:]:
         other = np.sort(other)
         right = np.clip(np.searchsorted(other, first), 1, max(len(other) - 1, 1))
-        nearest = np.minimum(
-            np.abs(other[np.minimum(right, len(other) - 1)] - first), np.abs(other[right - 1] - first)
-        )
+        nearest = np.minimum(np.abs(other[np.minimum(right, len(other) - 1)] - first), np.abs(other[right - 1] - first))
         result = np.maximum(result, nearest / 1e9)
     return result

@@ -67,8 +67,7 @@ def require_ours(path: Path) -> None:
     """Raise StoreError where `path` must not be removed: a store did not make it, or somebody put a folder into it."""
     if not is_ours(path) or (path.is_dir() and any(one.is_dir() and not one.is_symlink() for one in path.iterdir())):
         raise StoreError(
-            f"{path} was not made by vla_ros, or was changed since: it is not removed. Move it away, or "
-            f"{ELSEWHERE}"
+            f"{path} was not made by vla_ros, or was changed since: it is not removed. Move it away, or {ELSEWHERE}"
         )
 
 

@@ -17,9 +17,7 @@ from vla_ros.bringup import PACKAGE, Process
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 
-def argument(
-    name: str, default: str, description: str, choices: Sequence[str] | None = None
-) -> DeclareLaunchArgument:
+def argument(name: str, default: str, description: str, choices: Sequence[str] | None = None) -> DeclareLaunchArgument:
     """An argument of a launch file, as `ros2 launch ... --show-args` lists it."""
     return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
 
@@ -64,7 +62,11 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
                 {**_typed(process.parameters), **use_sim_time},
             ],
             additional_env=process.environment,
-            ros_arguments=["--log-level", value(context, "log_level")],
+            # Without ROS_SECURITY_ENABLE the enclave is only a name.
+            ros_arguments=[
+                *("--log-level", value(context, "log_level")),
+                *("--enclave", process.enclave(value(context, "namespace"))),
+            ],
             respawn=truth(context, "use_respawn") and not process.ends,
             respawn_delay=2.0,
             output="screen",

@@ -14,8 +14,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from vla_ros.robot import RobotError
 
 try:
+    from rclpy.event_handler import PublisherEventCallbacks as PublisherEventCallbacks
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks as PublisherEventCallbacks
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 # Pictures: the newest counts, a lost one is not repaired (as qos_profile_sensor_data, with depth 1).
@@ -24,9 +26,7 @@ SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 STATE_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # What a late joiner needs to know: the language command, a node's state.
-LATCHED_QOS = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 # Lockstep of simulator and recorder: the instant up to which everything is in the bag; 0: nobody records any more.
 RECORDED_TOPIC = "recorded_until"

@@ -59,6 +59,7 @@ class ObservationStreams:
         self._on_text = on_text
         self._heard: str | None = None
         self._needed = spec.streams
+        self._cameras = tuple(camera.name for camera in spec.cameras)
         self._decode = raw_decoder(node.get_logger().warning)
         self._command_ns = 0
         self._max_age_ns = round(robot.observation.max_age_s * 1e9) + period_ns
@@ -109,6 +110,11 @@ class ObservationStreams:
         # A clock that is ahead makes nothing fresher than its receipt.
         too_old = now_ns - min(stamp_ns, received_ns) > self._robot.observation.max_age_s * 1e9
         return None if too_old else pose
+
+    def camera_ns(self, time_ns: int) -> int | None:
+        """The oldest of the cameras' stamps in the observation of `time_ns`, or None: not known any more."""
+        stamps_ns = [self.rates[camera].newest_at(time_ns) for camera in self._cameras]
+        return None if None in stamps_ns else min(stamp_ns for stamp_ns in stamps_ns if stamp_ns is not None)
 
     def stale(self, now_ns: int) -> str | None:
         """The stream that has been silent for longer than the robot's `max_age_s` and a tick of grace, or None.

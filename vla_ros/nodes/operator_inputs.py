@@ -21,7 +21,8 @@ from vla_ros.runtime.control import ByHand
 from vla_ros.runtime.interlocks import TAKEOVER_MAX_AGE_S, Interlocks
 
 EMERGENCY_STOP = "emergency_stop"
-INPUTS = (EMERGENCY_STOP, "enable", "takeover_twist", "takeover_gripper")
+TAKEOVER = "takeover_twist"
+INPUTS = (EMERGENCY_STOP, "enable", TAKEOVER, "takeover_gripper")
 # With the newest message only, a button that is pressed and let go at once was never pressed.
 EMERGENCY_STOP_DEPTH = 50
 
@@ -44,6 +45,7 @@ class OperatorInputs:
         self._node = node
         self._interlocks = interlocks
         self._base_frame = robot.base_frame
+        self._language = robot.language.topic
         self._gripper = robot.gripper_command
         self._on_pressed = on_emergency_stop
         self._twist = np.zeros(6)
@@ -55,7 +57,7 @@ class OperatorInputs:
         )
         self._subscriptions: list[Any] = [
             node.create_subscription(Bool, "enable", self._on_enable, COMMAND_QOS),
-            node.create_subscription(TwistStamped, "takeover_twist", self._on_takeover, COMMAND_QOS),
+            node.create_subscription(TwistStamped, TAKEOVER, self._on_takeover, COMMAND_QOS),
             node.create_subscription(Float64MultiArray, "takeover_gripper", self._on_takeover_gripper, COMMAND_QOS),
             *self._emergency_stops,
         ]
@@ -77,14 +79,26 @@ class OperatorInputs:
                     self._on_emergency_stop(taken[0])
 
     def unheard(self, *names: str) -> list[str]:
-        """Those of the inputs (default: `INPUTS`) to which somebody publishes with a QoS that does not arrive."""
+        """Those topics (default: all that people speak on) with a publisher whose QoS lets nothing arrive."""
         found = []
-        for name in names or INPUTS:
+        for name in names or (*INPUTS, self._language):
             publishers = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(name))
             # All of them ask for reliability, and for nothing else that a publisher may not offer.
             if any(info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for info in publishers):
                 found.append(name)
         return found
+
+    def unheard_stop(self) -> str | None:
+        """The reason not to move because a stop that somebody means to give would not be heard, or None.
+
+        A deadman that is not heard says nothing, which stops the arm where it is required.
+        """
+        reasons = {
+            EMERGENCY_STOP: "emergency_stop_unheard",
+            self._language: "command_unheard",  # a stop word is a command
+            TAKEOVER: "takeover_unheard",
+        }
+        return next((reason for topic, reason in reasons.items() if self.unheard(topic)), None)
 
     def mark(self, taken_over: bool) -> None:
         """Publish where corrections begin and end, so that a bag tells a person's actions from the policy's."""

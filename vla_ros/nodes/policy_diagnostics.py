@@ -16,7 +16,7 @@ from vla_ros.runtime.commitment import Delay
 from vla_ros.runtime.control import ControlLoop
 from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import State
-from vla_ros.runtime.stats import StreamRate
+from vla_ros.runtime.stats import StreamRate, Summary
 
 # Reasons for not moving that are no trouble: somebody has to say something first.
 AT_EASE = frozenset({"no_command", "planning", "disarmed", "disabled"})
@@ -55,8 +55,10 @@ def idle_state_text(state: str, error: str) -> str:
     return json.dumps(idle)
 
 
-def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatus:
-    """State, latencies and counts."""
+def policy_status(
+    control: ControlLoop, engine: EngineStatus, camera_to_twist_ms: Summary | None = None
+) -> DiagnosticStatus:
+    """State, latencies and counts; `camera_to_twist_ms`: from a camera's stamp to the twist that answers it."""
     governor, timeline, inference = control.governor, control.timeline.statistics(), engine.inference_ms
     level, reason, age = DiagnosticStatus.OK, governor.reason, control.plan_age_ms.summary()
     if governor.state is State.FAULT:
@@ -73,6 +75,9 @@ def policy_status(control: ControlLoop, engine: EngineStatus) -> DiagnosticStatu
         "inference p99 ms": f"{inference.p99:.2f}" if inference else "",
         "plan age p50 ms": f"{age.p50:.1f}" if age else "",
         "plan age p99 ms": f"{age.p99:.1f}" if age else "",
+        "camera to twist p50 ms": f"{camera_to_twist_ms.p50:.1f}" if camera_to_twist_ms else "",
+        "camera to twist p95 ms": f"{camera_to_twist_ms.p95:.1f}" if camera_to_twist_ms else "",
+        "camera to twist p99 ms": f"{camera_to_twist_ms.p99:.1f}" if camera_to_twist_ms else "",
         "ticks total": control.ticks_total,
         "ticks missed": control.ticks_missed,
         "ticks starved": timeline.starved,

@@ -65,6 +65,7 @@ class PolicyNode(LifecycleNode):
         policy_parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.session: PolicySession | None = None
+        self.configuring = False  # which takes as long as the model takes to load
         self.last_error = ""
         self._reported: tuple | None = None
         self._state_publisher = self.create_publisher(String, "~/state", LATCHED_QOS)
@@ -77,7 +78,11 @@ class PolicyNode(LifecycleNode):
 
     @transition
     def on_configure(self, state: LifecycleState) -> None:
-        self.session = PolicySession(self, on_change=self._report_changes)
+        self.configuring = True
+        try:
+            self.session = PolicySession(self, on_change=self._report_changes)
+        finally:
+            self.configuring = False
 
     @transition
     def on_activate(self, state: LifecycleState) -> None:
@@ -152,12 +157,11 @@ class PolicyNode(LifecycleNode):
             limits, rates = session.robot.observation, session.streams.rates
             reason = session.interlocks.sink or session.sinks_warning()
             engine = session.engine.status()
-            message.status.append(policy_diagnostics.policy_status(session.control, engine))
+            traced = session.camera_to_twist_ms.summary()
+            message.status.append(policy_diagnostics.policy_status(session.control, engine, traced))
             message.status.append(policy_diagnostics.sinks_status(session.sinks(), reason))
             message.status.append(policy_diagnostics.inputs_status(session.inputs.unheard()))
-            message.status.append(
-                policy_diagnostics.skew_status(rates, session.robot.cameras, limits.max_skew_s)
-            )
+            message.status.append(policy_diagnostics.skew_status(rates, session.robot.cameras, limits.max_skew_s))
             for name, rate in rates.items():
                 qos = session.streams.incompatible_qos[name]
                 message.status.append(
@@ -209,12 +213,15 @@ def run(args: Sequence[str]) -> int:
     def stop(number: int, frame: object) -> None:
         nonlocal stopping
         stopping = True
+        if node is not None and node.configuring:  # nothing moves yet, and whoever stops us does not wait for the model
+            raise KeyboardInterrupt
 
+    node: PolicyNode | None = None
     # rclpy's own handlers end the context at once; then no zero twist could be sent any more.
     rclpy.init(args=["policy_node", *args], signal_handler_options=SignalHandlerOptions.NO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    executor, node, status = SingleThreadedExecutor(), None, 0
+    executor, status = SingleThreadedExecutor(), 0
     try:
         node = PolicyNode()
         startup.refuse_unknown_parameters(node)
@@ -223,6 +230,8 @@ def run(args: Sequence[str]) -> int:
             return 1
         while rclpy.ok() and not stopping:
             executor.spin_once(timeout_sec=0.1)
+    except KeyboardInterrupt:
+        pass
     except (ParameterException, UserError) as error:
         print(f"error: {error}; `policy_node --help` explains the parameters", file=sys.stderr)
         status = 1

@@ -27,7 +27,7 @@ class ParameterSpec:
 PARAMETERS = (
     ParameterSpec("checkpoint", "", "Folder of the checkpoint (model.safetensors, contract.json, ...). Required."),
     ParameterSpec("robot", "tabletop", "Robot file: topics, units and limits. A name in config/robots, or a path."),
-    ParameterSpec("device", "auto", "Where the policy computes: cpu, cuda, cuda:1, or auto (an NVIDIA GPU if there is one)."),
+    ParameterSpec("device", "auto", "Where the policy computes: cpu, cuda, cuda:1, or auto (an NVIDIA GPU, if any)."),
     ParameterSpec(
         "precision", "auto", "Of the policy's backbone: fp32, bf16, fp16, or auto (bf16 on GPUs that have it)."
     ),

@@ -17,7 +17,7 @@ from vla_ros.bringup import SUCCESS_TOPIC
 from vla_ros.nodes import policy_loading
 from vla_ros.nodes.message_types import COMMAND_QOS
 from vla_ros.nodes.observation_streams import ObservationStreams
-from vla_ros.nodes.operator_inputs import EMERGENCY_STOP, OperatorInputs
+from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.plan_display import PlanDisplay
 from vla_ros.nodes.policy_control import make_commands, make_control
 from vla_ros.nodes.ros_clock import GridTimer, RosClock
@@ -31,6 +31,7 @@ from vla_ros.runtime.engine import Engine, EngineStatus
 from vla_ros.runtime.governor import State
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.interlocks import Interlocks
+from vla_ros.runtime.stats import RecentValues
 from vla_ros.runtime.summary import run_summary
 from vla_ros.runtime.watchdog import CLOCK_SET_BACK, Watchdog
 
@@ -52,6 +53,7 @@ class PolicySession:
         self._node = node
         self._on_change = on_change
         self._timer: GridTimer | None = None
+        self.camera_to_twist_ms = RecentValues()
         self.dry_run: bool = self._value("dry_run")
         self.interlocks = Interlocks(require_enable=self._value("require_enable"))
         self.robot: Robot = load_robot(self._value("robot"))
@@ -119,7 +121,8 @@ class PolicySession:
         self.control.halt("disarmed")
         engine = self.engine.status()
         active_s = time.monotonic() - self._started_s
-        summary = run_summary(self.control, engine.inference_ms, engine.overruns, active_s)
+        traced = self.camera_to_twist_ms.summary()
+        summary = run_summary(self.control, engine.inference_ms, engine.overruns, active_s, traced)
         self._node.get_logger().info(f"run summary:\n{summary}")
         if moving:
             self._twists.flush(patience_s=0.5)
@@ -176,7 +179,7 @@ class PolicySession:
     def _check_sinks(self) -> None:
         """Whether what carries the commands out is there, and nobody else commands it."""
         self.interlocks.publishers = 1 if self._value("allow_other_publishers") else self._twists.publishers()
-        self.interlocks.emergency_stop_unheard = bool(self.inputs.unheard(EMERGENCY_STOP))
+        self.interlocks.unheard = self.inputs.unheard_stop()
         servo_reason = None if self.servo is None else self.servo.reason
         self.interlocks.sink = servo_reason or self._grippers.reason
 
@@ -210,11 +213,21 @@ class PolicySession:
         pose = self.streams.ee_pose(now_ns)
         command = self.control.tick(now_ns, reason, None if pose is None else pose[:3], by_hand)
         self._send(command)
+        self._trace()
         self._display.show(pose, self.control.timeline.newest_plan(now_ns // self.control.period_ns))
         self.inputs.mark(self.control.taken_over)
         if self.control.taken_over and self._corrections is not None and command.twist is not None:
             self._corrections.send(command.twist)  # what training takes for what was meant
         self._on_change()
+
+    def _trace(self) -> None:
+        """How long it took from the cameras to the twist that has just been published."""
+        tick = self.control.timeline.answered_tick
+        if self.control.governor.state is not State.RUNNING or self.control.taken_over or tick is None:
+            return
+        camera_ns = self.streams.camera_ns(tick * self.control.period_ns)
+        if camera_ns is not None:
+            self.camera_to_twist_ms.add((self._now_ns() - camera_ns) / 1e6)
 
     def _on_watchdog(self) -> None:
         """Bring the arm to a stop on the steady clock when the ROS clock's ticks do not come as they should."""
@@ -262,7 +275,10 @@ class PolicySession:
     def sinks(self) -> dict[str, str]:
         """What is to be reported of what carries the commands out."""
         servo = {} if self.servo is None else {"servo status": self.servo.status, "servo detail": self.servo.detail}
-        others = {"publishers of the command": str(self._twists.publishers())}
+        others = {
+            "publishers of the command": str(self._twists.publishers()),
+            "receivers with incompatible QoS": str(self._twists.deaf_receivers),
+        }
         return {**servo, **others, "gripper goals failed": str(self._grippers.goals_failed)}
 
     def _send(self, command: Command) -> None:

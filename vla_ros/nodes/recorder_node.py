@@ -11,6 +11,7 @@ With write:=false it writes no bag, but gates and marks episodes beside `ros2 ba
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -50,6 +51,8 @@ from vla_ros.nodes.simulator_messages import time_message
 from vla_ros.robot import Robot, load_robot
 
 SILENT_AFTER_S = 1.0
+# An episode does not start with less than that: some seconds of raw pictures, minutes of compressed ones.
+FREE_BYTES = 200 * 10**6
 CDR_HEADER_BYTES = 4
 # Deep enough for the writer to pause on a full disk cache; best effort, because it takes whatever a camera offers.
 CAMERA_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -203,6 +206,9 @@ class RecorderNode(Node):
                 return f"{stream.topic} has been silent for {silent_s:.1f} s; restart its publisher"
         if not self._command():
             return f"no language command is known; publish one on {self._language} first (vla say TEXT)"
+        free_bytes = shutil.disk_usage(self._writer.partial).free if self._writer is not None else FREE_BYTES
+        if free_bytes < FREE_BYTES:
+            return f"{free_bytes / 1e6:.0f} MB are free for the bag, fewer than {FREE_BYTES / 1e6:.0f}; make room first"
         if self._now_ns() == 0:
             return "use_sim_time is true, but nothing has arrived on /clock; start the simulation, or set it to false"
         return None
@@ -240,8 +246,25 @@ class RecorderNode(Node):
             self._markers.publish(message)
 
     def _record(self, topic: str, time_ns: int, data: bytes) -> None:
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             self._writer.write(topic, time_ns, data)
+        except OSError as error:
+            raise self._give_up(error) from None
+
+    def _give_up(self, error: OSError) -> BagError:
+        """Write no more, and tell everybody that the running episode is none; returns what the operator is told."""
+        writer, self._writer = self._writer, None
+        assert writer is not None
+        with contextlib.suppress(OSError):  # of a full disk: what was written stays, and is read as a killed recorder's
+            writer.abort()
+        if self._episode is not None:
+            self._end("discard")
+        return BagError(
+            f"the bag can't be written any more: {error}; what was written until now is in {writer.partial}, without "
+            "the running episode's end, so training leaves that one out; make room and start the recorder anew"
+        )
 
     def _open_bag(self, folder: Path) -> BagWriter:
         folder.parent.mkdir(parents=True, exist_ok=True)

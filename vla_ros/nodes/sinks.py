@@ -14,7 +14,7 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
 from vla_ros import actions
-from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS, message_class
+from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS, PublisherEventCallbacks, message_class
 from vla_ros.robot import TWIST_STAMPED, GripperAction, GripperCommand
 
 # action_msgs/GoalStatus
@@ -33,7 +33,10 @@ class TwistSink:
         self._kind = message_class(type_name)
         self._stamped = type_name == TWIST_STAMPED
         self._frame = frame
-        self._publisher = node.create_publisher(self._kind, topic, COMMAND_QOS)
+        # Receivers that have asked for what commands do not offer (latched ones, for instance), and hear nothing.
+        self.deaf_receivers = 0
+        events = PublisherEventCallbacks(incompatible_qos=self._on_incompatible_qos)
+        self._publisher = node.create_publisher(self._kind, topic, COMMAND_QOS, event_callbacks=events)
 
     def send(self, twist: NDArray[np.float64]) -> None:
         """Publish `twist` (6,) [m/s, rad/s] in the frame given."""
@@ -46,6 +49,11 @@ class TwistSink:
         linear, angular = body.linear, body.angular
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, twist)
         self._publisher.publish(message)
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        self.deaf_receivers = event.total_count
+        text = f"a subscriber asks for a QoS that commands lack (policy {event.last_policy_kind}), and hears nothing"
+        self._node.get_logger().warning(f"{self._publisher.topic_name}: {text}")
 
     def publishers(self) -> int:
         """How many publish on this topic, this one included."""

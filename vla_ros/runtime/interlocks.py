@@ -14,14 +14,14 @@ class Interlocks:
     Args:
         require_enable: whether the arm may only move while `enable(True)` is repeated within `ENABLE_MAX_AGE_S`.
 
-    `publishers` is how many publish on the command topic, the policy itself included. `emergency_stop_unheard`: there
-    is a button whose messages cannot arrive, so that pressing it would do nothing. `sink` says why what carries the
-    commands out (MoveIt Servo, the gripper's action server) is not ready, or None.
+    `publishers` is how many publish on the command topic, the policy itself included. `unheard`: the reason why
+    somebody who could stop the arm would not be heard (a button, a stop word, a hand whose messages cannot arrive).
+    `sink` says why what carries the commands out (MoveIt Servo, the gripper's action server) is not ready, or None.
     """
 
     def __init__(self, *, require_enable: bool) -> None:
         self.publishers = 1
-        self.emergency_stop_unheard = False
+        self.unheard: str | None = None
         self.sink: str | None = None
         self._require_enable = require_enable
         self._enabled_s: float | None = None
@@ -56,8 +56,8 @@ class Interlocks:
         """What speaks against any motion, whoever commands it; the gravest first."""
         if self.emergency:
             return "emergency_stop"
-        if self.emergency_stop_unheard:
-            return "emergency_stop_unheard"
+        if self.unheard is not None:
+            return self.unheard
         if self.publishers > 1:
             return "second_publisher"
         if self._require_enable and (self._enabled_s is None or now_s - self._enabled_s > ENABLE_MAX_AGE_S):

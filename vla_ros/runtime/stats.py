@@ -67,6 +67,10 @@ class StreamRate:
         self._stamps.append(stamp_ns)
         self.received += 1
 
+    def newest_at(self, time_ns: int) -> int | None:
+        """The newest stamp at or before `time_ns`, which is what an observation of then holds; None: forgotten."""
+        return next((stamp_ns for stamp_ns in reversed(self._stamps) if stamp_ns <= time_ns), None)
+
     def clear(self) -> None:
         """Forget the stamps (the clock was set back, or the stream was paused on purpose); the counts stay."""
         self._stamps.clear()

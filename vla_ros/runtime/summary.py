@@ -7,8 +7,17 @@ from vla_ros.runtime.control import ControlLoop
 from vla_ros.runtime.stats import Summary
 
 
-def run_summary(control: ControlLoop, inference_ms: Summary | None, overruns: int, active_s: float) -> str:
-    """What happened in the `active_s` seconds since activation, as text of several lines."""
+def run_summary(
+    control: ControlLoop,
+    inference_ms: Summary | None,
+    overruns: int,
+    active_s: float,
+    camera_to_twist_ms: Summary | None,
+) -> str:
+    """What happened in the `active_s` seconds since activation, as text of several lines.
+
+    camera_to_twist_ms: from the oldest camera's stamp in an observation to the twist that answers it.
+    """
     governor, timeline, total = control.governor, control.timeline.statistics(), control.ticks_total
     share = f" ({100 * control.ticks_missed / total:.2f} %)" if total else ""
     stops = ", ".join(f"{reason} {count}" for reason, count in governor.stops.most_common()) or "none"
@@ -19,6 +28,7 @@ def run_summary(control: ControlLoop, inference_ms: Summary | None, overruns: in
             f"chunks: {timeline.posted}, too late {timeline.late}; ticks overrun by inference: {overruns}",
             f"inference: {_milliseconds(inference_ms)}",
             f"plan's age at the twist: {_milliseconds(control.plan_age_ms.summary())}",
+            f"camera's stamp to the twist: {_milliseconds(camera_to_twist_ms)}",
             f"stops: {stops}",
         ]
     )
