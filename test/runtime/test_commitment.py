@@ -241,6 +241,19 @@ def test_it_ends_where_the_plan_does():
     assert len(run.commitment.actions(run.tick)) == 2
 
 
+def test_what_was_done_before_the_clock_was_set_back_is_not_what_will_be_done():
+    tested = timeline("delay_aware")
+    tested.post(100, np.ones((CHUNK, 7)))
+    for tick in range(100, 106):
+        tested.pop(tick)
+        tested.acted(True)
+    tested.restart()
+    tested.post(98, np.zeros((3, 7)))
+    tested.pop(98)
+    tested.acted(True)
+    assert tested.committed(98, 6).tolist() == [[0.0] * 7] * 3
+
+
 def test_a_chunk_that_goes_on_from_a_plan_which_was_dropped_meanwhile_is_refused():
     run = Run()
     run.commitment.expect(3)

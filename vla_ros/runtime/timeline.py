@@ -117,6 +117,7 @@ class ActionTimeline:
             self._fed = False
             self._last_popped = self._observed_from = self._told_tick = None
             self._moving = False
+            self._carried_out.clear()
 
     def acted(self, moved: bool) -> None:
         """Say whether the arm was given the action popped last, as opposed to standing still or being moved by hand."""
