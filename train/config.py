@@ -151,7 +151,8 @@ class TrainerConfig:
 
     Attributes:
         max_steps: optimizer steps.
-        batch_windows: history windows per step; the cost is in the frames, at most ``history`` times as many.
+        batch_windows: history windows per step, in each process (train/run.sh); the cost is in the frames, at most
+            ``history`` times as many.
         gradient_clip_norm: largest norm of a step's gradient.
         ema_decay: of the moving average of the weights that is validated and kept.
         validate_every_steps: how often the held-out episodes are looked at.

@@ -43,6 +43,7 @@ from vla_ros.train.config import ConfigError, TrainConfig, load_config
 from vla_ros.train.data import DemonstrationData, check_commands, check_statistics
 from vla_ros.train.data_summary import write_data_summary
 from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, read_rehearsed, split_demonstrations
+from vla_ros.train.processes import ALONE, Processes, in_turn, only_first_prints, started_processes
 
 LOG_EVERY_STEPS = 20
 
@@ -90,15 +91,29 @@ def fit(
         ContractError: the run to resume had other demonstrations or another recipe.
         KeyboardInterrupt: the training was interrupted; how to go on is printed.
     """
+    processes = started_processes()
+    with only_first_prints(processes):
+        return _fit(config, episodes, rehearsed, resume, processes)
+
+
+def _fit(
+    config: TrainConfig,
+    episodes: Sequence[Episode] | None,
+    rehearsed: Sequence[Episode] | None,
+    resume: Path | None,
+    processes: Processes,
+) -> Path:
     started_s = time.monotonic()
     pl.seed_everything(config.seed, verbose=False)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    _check_folder(config, resume)
+    if processes.rank == 0:
+        _check_folder(config, resume)
     sampled = observation_spec(config)
-    sources = read_demonstrations(config, *sampled) if episodes is None else [Demonstrations(episodes)]
-    if rehearsed is None and config.keep.bags:
-        rehearsed = read_rehearsed(config, sources, *sampled)
+    with in_turn(processes, Path(config.output)):
+        sources = read_demonstrations(config, *sampled) if episodes is None else [Demonstrations(episodes)]
+        if rehearsed is None and config.keep.bags:
+            rehearsed = read_rehearsed(config, sources, *sampled)
     episodes = [episode for source in sources for episode in source.episodes]
     training, validation, shares = split_demonstrations(sources, config.data.validation_fraction, config.seed)
     policy = new_policy(config, training) if config.init_from is None else tuned_policy(config, training)
@@ -119,24 +134,32 @@ def fit(
         rehearsed=rehearsed or (),
         rehearsed_fraction=config.keep.fraction,
         steps_ahead=config.loss.forward_prediction.steps_ahead if config.loss.forward_prediction else 0,
+        processes=processes,
+        seed=config.seed,
     )
     if config.trainer.export == "best_validation" and not validation:
         raise ConfigError(
             "trainer.export is 'best_validation', but no episode is held out; give two recordings or more and a "
             "data.validation_fraction above 0, or set trainer.export=last"
         )
-    folder = _prepare_folder(config)
-    write_data_summary(folder, {"training": training, "validation": validation, "rehearsed": rehearsed or ()})
+    folder = config.run_folder
+    if processes.rank == 0:
+        _prepare_folder(config)
+        write_data_summary(folder, {"training": training, "validation": validation, "rehearsed": rehearsed or ()})
+    if processes.count > 1:
+        torch.manual_seed(config.seed + processes.rank)  # the network was made alike; augmentation and dropout differ
     with _without_advice():
         module = make_module(config, policy)
         _announce_network(policy)
-        trainer = make_trainer(config, folder, validates=bool(validation))
+        trainer = make_trainer(config, folder, validates=bool(validation), processes=processes)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
             raise _interrupted(folder, trainer.global_step) from None
     if config.trainer.export == "best_validation":
         _load_best(module, trainer)
+    if processes.rank:
+        return folder / "checkpoint"
     save_checkpoint(folder / "checkpoint", module.deployable().cpu())  # MovingAverage has put its weights in at the end
     draw_curves(folder, folder / "curves.png")
     print(f"trained {trainer.global_step} steps in {(time.monotonic() - started_s) / 60:.1f} min")
@@ -181,13 +204,18 @@ def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
     )
 
 
-def make_trainer(config: TrainConfig, folder: Path, *, validates: bool) -> pl.Trainer:
+def make_trainer(
+    config: TrainConfig, folder: Path, *, validates: bool, processes: Processes = ALONE
+) -> pl.Trainer:
     """Return the Trainer of a recipe; everything that it writes is in ``folder``."""
     chosen = config.trainer
     return pl.Trainer(
         max_steps=chosen.max_steps,
         accelerator=chosen.accelerator,
-        devices=1,
+        devices=processes.on_machine,
+        num_nodes=processes.count // processes.on_machine,
+        strategy="auto" if processes.count == 1 else "ddp_find_unused_parameters_true",
+        use_distributed_sampler=False,  # DemonstrationData shares the windows out
         precision=chosen.precision,
         gradient_clip_val=chosen.gradient_clip_norm,
         gradient_clip_algorithm="norm",
