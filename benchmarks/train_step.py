@@ -2,10 +2,10 @@
 """What does our Trainer cost beside a bare PyTorch loop, and how long does training wait for data?
 
 Both train copies of the same module on the same windows, drawn by the same loader with the same seed, in short turns
-one after the other; a round is one turn of each. The bare loop draws a batch, steps the optimizer and its schedule, and
-clips: no log, no moving average, no checkpoint. Ours is what `vla fit` runs, with all its callbacks and loggers. Waiting
-is the part of our time inside the loader's `next`. On a machine that does other things too, look at the processor's time
-(of this process, all threads), which these do not lengthen as much.
+one after the other; a round is one turn of each. The bare loop draws a batch, clips, and steps the optimizer and its
+schedule: no log, no moving average, no checkpoint. Ours is what `vla fit` runs, with all its callbacks and loggers.
+Waiting is the part of our time inside the loader's `next`. On a machine that does other things too, look at the
+processor's time (of this process, all threads), which these lengthen less.
 
     python benchmarks/train_step.py --json benchmarks/results/train_step.json
 """
@@ -137,8 +137,8 @@ def report(arguments: argparse.Namespace, config: TrainConfig, rounds: list[tupl
             arguments.json,
             title="A training step",
             runs=len(rounds),
-            note=f"{config.name}: {config.trainer.batch_windows} windows a step on the CPU, {arguments.threads} thread; "
-            f"{len(rounds)} rounds of {arguments.steps} steps, interleaved; medians. Demonstrations in memory.",
+            note=f"{config.name}: {config.trainer.batch_windows} windows a step on the CPU, torch threads: {arguments.threads}; "
+            f"{arguments.steps} steps a turn, interleaved; medians. Demonstrations in memory.",
             columns=("what", "median", "least to most"),
             rows=rows,
             details={"rounds": [[vars(turn) for turn in pair] for pair in rounds]},

@@ -67,7 +67,8 @@ def _sections(kind: type) -> dict[str, type]:
         name: typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
         for name, hint in typing.get_type_hints(kind).items()
     }
-    return {name: options[0] for name, options in hints.items() if dataclasses.is_dataclass(options[0])}
+    chosen = {name: options[0] for name, options in hints.items()}
+    return {name: kind for name, kind in chosen.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 def _read_file(path: Path) -> dict[str, Any]:

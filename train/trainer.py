@@ -24,7 +24,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
-from vla_ros.train.callbacks import MovingAverage, ProgressLines
+from vla_ros.train.callbacks import MovingAverage, ProgressLines, Throughput
 from vla_ros.train.config import ConfigError, TrainConfig
 from vla_ros.train.processes import ALONE, Processes
 
@@ -40,6 +40,7 @@ def load_best(module: VLAModule, trainer: pl.Trainer) -> None:
             f"trainer.export is 'best_validation', but there is no file {best.best_model_path or 'best.ckpt'} of this "
             f"run; --resume {last} with --set trainer.export=last gives the last weights"
         )
+    assert best.best_model_score is not None  # as there is the file
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     print(f"the checkpoint is that of step {saved['global_step']}: validation {float(best.best_model_score):.4f}")
@@ -106,7 +107,7 @@ def _callbacks(config: TrainConfig, folder: Path, validates: bool) -> list[Callb
     held_out: list[Callback] = list(best) if validates else []
     if validates and config.trainer.patience_validations:
         held_out.append(EarlyStopping("val_loss", patience=config.trainer.patience_validations))
-    return [average, last, *held_out, LearningRateMonitor("step"), progress]
+    return [average, last, *held_out, LearningRateMonitor("step"), Throughput(), progress]
 
 
 def _loggers(folder: Path) -> list[Logger]:
