@@ -40,10 +40,9 @@ def load_best(module: VLAModule, trainer: pl.Trainer) -> None:
             f"trainer.export is 'best_validation', but there is no file {best.best_model_path or 'best.ckpt'} of this "
             f"run; --resume {last} with --set trainer.export=last gives the last weights"
         )
-    assert best.best_model_score is not None  # as there is the file
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
-    print(f"the checkpoint is that of step {saved['global_step']}: validation {float(best.best_model_score):.4f}")
+    print(f"the checkpoint is that of step {saved['global_step']}: validation {best.best_model_score:.4f}")
 
 
 def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
