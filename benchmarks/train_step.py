@@ -138,7 +138,8 @@ def report(arguments: argparse.Namespace, config: TrainConfig, rounds: list[tupl
             title="A training step",
             runs=len(rounds),
             note=f"{config.name}: {config.trainer.batch_windows} windows a step on the CPU, "
-            f"torch threads: {arguments.threads}; {arguments.steps} steps a turn, interleaved; medians. Demonstrations in memory.",
+            f"torch threads: {arguments.threads}; {arguments.steps} steps a turn, interleaved; medians. "
+            "Demonstrations in memory.",
             columns=("what", "median", "least to most"),
             rows=rows,
             details={"rounds": [[vars(turn) for turn in pair] for pair in rounds]},
