@@ -72,6 +72,7 @@ def joint(one: dict, other: dict) -> dict:
     return {name: torch.cat([one[name], other[name]]) for name in one if name != "images"} | {"images": images}
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_the_joint_batch_and_see_every_window_once(
     recipe, episodes, tmp_path: Path
 ) -> None:
