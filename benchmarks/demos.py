@@ -122,7 +122,7 @@ def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
 def recipe() -> tuple[ObservationSpec, Timing]:
     """What the shipped recipe samples."""
     from vla_ros.train.build import observation_spec
-    from vla_ros.train.config import load_config
+    from vla_ros.train.recipes import load_config
 
     return observation_spec(load_config(resources.path("config/train") / "tabletop.json"))
 
@@ -282,8 +282,8 @@ def watch_training(bags: Sequence[Path], count: int, robot: Robot, store: Path, 
 
     from vla_ros.policy.module import VLAModule
     from vla_ros.train.build import new_policy, observation_spec
-    from vla_ros.train.config import load_config
     from vla_ros.train.data import DemonstrationData
+    from vla_ros.train.recipes import load_config
 
     torch.set_num_threads(1)
     config = load_config(resources.path("config/train") / "tabletop.json")

@@ -32,9 +32,10 @@ from vla_ros.policy.module import VLAModule
 from vla_ros.robot import load_robot
 from vla_ros.train.build import new_policy, observation_spec
 from vla_ros.train.callbacks import ProgressLines
-from vla_ros.train.config import TrainConfig, load_config
+from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import DemonstrationData, split_episodes
-from vla_ros.train.fit import make_module
+from vla_ros.train.recipes import load_config
+from vla_ros.train.trainer import make_module
 
 MOVING = 0.2  # of normalised units, whose range is 2
 REGIONS = ("all pixels", "moving")

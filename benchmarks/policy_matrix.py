@@ -4,9 +4,12 @@
 step      one optimizer step changes the weights of backbone and head, with a finite loss
 overfits  the loss on 8 windows falls below half of its first value (what the policy predicts, not what it draws)
 stream    frame by frame on the robot's path is what the window gives, over more frames than the window has
-reload    saved and loaded again, the same bits come out
+reload    exported as a checkpoint folder and loaded again, the same bits come out
+node      what the policy node does with that folder (its checks against the robot's file, its runner) gives a chunk
 
-One-step is the policy-head mode with a history of one frame. What can't be combined is listed with the reason.
+One-step is the policy-head mode with a history of one frame. What can't be combined is listed with the reason. A cell
+that says "yes" passed all checks; another names those that failed. With --json, finished cells are kept when the
+script is started again; those that failed are checked again.
 
     python benchmarks/policy_matrix.py --backbones compact llava --json runs/policy_matrix.json
 """
@@ -14,17 +17,21 @@ One-step is the policy-head mode with a history of one frame. What can't be comb
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import figures
+import numpy as np
 import torch
 from torch import Tensor
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
+from vla_ros.nodes import policy_loading
+from vla_ros.observation import Observation
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
@@ -36,6 +43,7 @@ from vla_ros.policy.config import (
     LstmConfig,
     MlpConfig,
     PolicyConfig,
+    RobovlmsConfig,
     VlmConfig,
 )
 from vla_ros.policy.heads import HEADS
@@ -43,12 +51,12 @@ from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.module import Batch, OptimizerConfig, VLAModule
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
+from vla_ros.robot import load_robot
 
 HISTORY, CHUNK, WINDOWS = 3, 2, 8
 MODES = ("one_step", "policy_head", "interleaved", "video")
-CHECKS = ("step", "overfits", "stream", "reload")
+CHECKS = ("step", "overfits", "stream", "reload", "node")
 COMMANDS = ("pick up the red block", "open the drawer")
-COLUMNS = ("backbone", "history mode", "head", *CHECKS)
 NOT_FUSED = "the backbone sees single frames"
 SEES_ALL = "its encoder would see the future"
 
@@ -63,20 +71,43 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows, started_s = [], time.monotonic()
-    for backbone, mode in ((b, m) for b in arguments.backbones for m in arguments.modes):
-        reason = why_not(backbone, mode)
-        for head in arguments.heads:
-            cells = [reason, "", "", ""] if reason else ["yes" if done else "NO" for done in check(
-                make_policy(backbone, mode, head), arguments.steps)]  # fmt: skip
-            rows.append((backbone, mode, head, *cells))
-            print(("{:12} {:12} {:9}" + " {:>8}" * 4).format(*rows[-1]), flush=True)
-    failed = sum("NO" in row for row in rows)
-    print(f"{len(rows)} combinations, {failed} failed, {time.monotonic() - started_s:.0f} s")
-    if arguments.json:
-        note = "Tiny random networks on 8 windows of noise; " + " ".join((__doc__ or "").split("\n\n")[1].split())
-        figures.write(arguments.json, title="Policies that work", runs=1, note=note, columns=COLUMNS, rows=rows)
+    cells, started_s = finished(arguments.json), time.monotonic()
+    wanted = [(b, m, h) for b in arguments.backbones for m in arguments.modes for h in arguments.heads]
+    for backbone, mode, head in wanted:
+        name = f"{backbone} {mode} {head}"
+        if cells.get(name, "NO").startswith("NO"):
+            cells[name] = why_not(backbone, mode) or verdict(check(make_policy(backbone, mode, head), arguments.steps))
+            print(f"{backbone:12} {mode:12} {head:9} {cells[name]}", flush=True)
+            if arguments.json:
+                write(arguments.json, cells)
+    failed = sum(cells[" ".join(name)].startswith("NO") for name in wanted)
+    print(f"{len(wanted)} combinations, {failed} failed, {time.monotonic() - started_s:.0f} s")
     return 1 if failed else 0
+
+
+def finished(file: Path | None) -> dict[str, str]:
+    """Return what ``file`` holds of an earlier start, by "backbone mode head"."""
+    return dict(json.loads(file.read_text())["details"]) if file and file.exists() else {}
+
+
+def verdict(passed: Sequence[bool]) -> str:
+    failed = [name for name, good in zip(CHECKS, passed, strict=True) if not good]
+    return "NO: " + ", ".join(failed) if failed else "yes"
+
+
+def write(file: Path, cells: Mapping[str, str]) -> None:
+    """Write the table: a line for each backbone and history mode, a column for each head."""
+    lines = [(b, m) for b in ("compact", *TINY_MODELS) for m in MODES if any(f"{b} {m} {h}" in cells for h in HEADS)]
+    figures.write(
+        file,
+        title="Policies that work",
+        runs=1,
+        note="Tiny random networks on 8 windows of noise; yes: " + "; ".join(
+            " ".join(line.split()[1:]) for line in (__doc__ or "").split("\n\n")[1].split("\n")) + ".",
+        columns=("backbone", "history mode", *HEADS),
+        rows=[(b, m, *(cells.get(f"{b} {m} {h}", "") for h in HEADS)) for b, m in lines],
+        details=dict(cells),
+    )  # fmt: skip
 
 
 def why_not(backbone: str, mode: str) -> str:
@@ -106,6 +137,7 @@ def make_policy(backbone: str, mode: str, head: str) -> Policy:
         vlm=VlmConfig(model=TINY_MODELS.get(backbone, {}), history_mode="policy_head" if mode == "one_step" else mode),
         mlp=MlpConfig(mlp_size=64, layers=2),
         lstm=LstmConfig(hidden_size=32, mlp_size=64),
+        robovlms=RobovlmsConfig(hidden_size=32, layers=2, mlp_sizes=(64,)),
         gpt=GptConfig(width=32, layers=2, attention_heads=4),
         discrete=DiscreteConfig(hidden_size=32, mlp_size=64, token_size=16),
         flow=FlowConfig(hidden_size=32, width=64, blocks=2, integration_steps=4),
@@ -150,7 +182,11 @@ def check(policy: Policy, steps: int) -> tuple[bool, ...]:
     finite = all(bool(torch.isfinite(value).all()) for value in now.values())
     overfits = any(error < 0.5 * first for error in errors)
     policy.eval()
-    return (changed == {"backbone", "head"} and finite), overfits, streams(policy), reloads(policy)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint"
+        save_checkpoint(checkpoint, policy)
+        exported = reloads(policy, checkpoint), runs_as_in_the_node(checkpoint)
+    return (changed == {"backbone", "head"} and finite), overfits, streams(policy), *exported
 
 
 def train(module: VLAModule, batch: Batch, steps: int) -> Iterator[float]:
@@ -201,11 +237,9 @@ def streams(policy: Policy) -> bool:
 
 
 @torch.no_grad()
-def reloads(policy: Policy) -> bool:
-    """Whether a checkpoint gives the same bits."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder) / "checkpoint", policy)
-        loaded = load_checkpoint(Path(folder) / "checkpoint")
+def reloads(policy: Policy, checkpoint: Path) -> bool:
+    """Whether the checkpoint gives the same bits."""
+    loaded = load_checkpoint(checkpoint)
     images, proprioception = _frames(1)
     outputs = []
     for network in (policy, loaded):
@@ -214,6 +248,20 @@ def reloads(policy: Policy) -> bool:
     return torch.equal(outputs[0].arm, outputs[1].arm) and torch.equal(
         outputs[0].gripper_logit, outputs[1].gripper_logit
     )
+
+
+def runs_as_in_the_node(checkpoint: Path) -> bool:
+    """Whether the policy node's checks let it pass, and its runner gives finite chunks beyond the window."""
+    contract = policy_loading.load_contract(str(checkpoint), load_robot("tabletop"))
+    runner = policy_loading.load_runner(str(checkpoint), "cpu")
+    runner.warm_up()
+    runner.reset(COMMANDS[0])
+    random, chunks = np.random.default_rng(2), []
+    for _ in range(HISTORY + 2):
+        pixels = {n: random.integers(0, 256, (IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8) for n in contract.camera_names}
+        state = np.full(2, 0.5, np.float32)
+        chunks.append(runner.step(Observation(0, pixels, {}, proprioception=state, command=COMMANDS[0])))
+    return all(chunk.shape == (CHUNK, 7) and bool(np.isfinite(chunk).all()) for chunk in chunks)
 
 
 def _frames(count: int) -> tuple[dict[str, Tensor], Tensor]:

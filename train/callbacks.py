@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes on beside the training loop: averaged weights, progress in a log, pictures of the curves."""
+"""What goes on beside the training loop: averaged weights, speed and progress in a log, pictures of curves."""
 
 from __future__ import annotations
 
 import csv
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,66 @@ def _trained(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
+class Throughput(Callback):
+    """Log how fast the training goes, over the steps since the last log: frames and steps a second, waiting for data.
+
+    Names: ``throughput/frames_per_s``, of valid frames in this process, ``throughput/steps_per_s`` and
+    ``throughput/waiting_for_data``, the part of the time between the end of one step and the batch of the next, in
+    which callbacks and loggers run too. Validation does not count. Nothing is read from the device between two logs.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._frames: Tensor | int = 0
+        self._steps = 0
+        self._waiting_s = self._elapsed_s = 0.0
+        self._since_s = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since_s = self._clock()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        now_s = self._clock()
+        self._waiting_s += now_s - self._since_s
+        self._elapsed_s += now_s - self._since_s
+        self._since_s = now_s
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._frames = self._frames + batch["valid"].sum()
+        self._steps += 1
+        logs = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set in its __init__
+        frames = int(self._frames) if logs else 0  # waits for the device, whose time this is
+        now_s = self._clock()
+        self._elapsed_s += now_s - self._since_s
+        self._since_s = now_s
+        if logs:
+            self._log(trainer, frames)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since_s = self._clock()
+
+    def _log(self, trainer: pl.Trainer, frames: int) -> None:
+        figures = {
+            "throughput/frames_per_s": frames / self._elapsed_s,
+            "throughput/steps_per_s": self._steps / self._elapsed_s,
+            "throughput/waiting_for_data": self._waiting_s / self._elapsed_s,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=trainer.global_step - 1)  # as Lightning counts its own
+        self._frames, self._steps, self._waiting_s, self._elapsed_s = 0, 0, 0.0, 0.0
+
+
 class ProgressLines(Callback):
     """One line every ``every_steps`` steps: loss, speed and time left, for logs and terminals alike."""
 
     def __init__(self, every_steps: int = 100) -> None:
         self._every_steps = every_steps
-        self._frames = 0
-        self._losses: list[float] = []
+        self._frames: list[Tensor] = []
+        self._losses: list[Tensor] = []
         self._last_s = self._start_s = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -121,22 +175,23 @@ class ProgressLines(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._frames += int(batch["valid"].sum())
-        self._losses.append(float(outputs["loss"].detach()))
+        self._frames.append(batch["valid"].sum())  # tensors: reading them would wait for the device at every step
+        self._losses.append(outputs["loss"].detach())
         step = trainer.global_step
         if step % self._every_steps and step != trainer.max_steps:
             return
+        frames, loss = float(sum(self._frames)), float(sum(self._losses)) / len(self._losses)
         now_s = time.monotonic()
-        speed = self._frames / (now_s - self._last_s)
+        speed = frames / (now_s - self._last_s)
         left_s = (now_s - self._start_s) / step * (trainer.max_steps - step)
         validation = trainer.callback_metrics.get("val_loss")
         print(
-            f"step {step}/{trainer.max_steps}  loss {sum(self._losses) / len(self._losses):.4f}  "
+            f"step {step}/{trainer.max_steps}  loss {loss:.4f}  "
             + (f"validation {float(validation):.4f}  " if validation is not None else "")
             + f"{speed:.0f} frames/s  {left_s / 60:.1f} min left",
             flush=True,
         )
-        self._frames, self._losses, self._last_s = 0, [], now_s
+        self._frames, self._losses, self._last_s = [], [], now_s
 
 
 def keep_metrics(folder: Path) -> None:

@@ -22,6 +22,7 @@ from vla_ros.demos.windows import Indices, chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError
+from vla_ros.train.processes import ALONE, Processes, Share, shared_generator
 from vla_ros.train.sampling import MixtureSampler, PhrasingSampler
 
 MINIMUM_STD = 0.01  # m or 1: a state that the demonstrations hardly vary must not become a magnifying glass
@@ -214,6 +215,8 @@ class DemonstrationData(pl.LightningDataModule):
         shares: where the sources in ``training`` have weights: for each in turn, its number of episodes and its weight.
             Windows are drawn from the sources as the weights say, whatever the sizes; without it, all count alike.
         rehearsed: episodes of old tasks; ``rehearsed_fraction`` of the training windows are drawn from them.
+        processes: which share the training windows; each looks at all of the validation's.
+        seed: of the draws where there are several processes.
     """
 
     def __init__(
@@ -228,8 +231,11 @@ class DemonstrationData(pl.LightningDataModule):
         rehearsed: Sequence[Episode] = (),
         rehearsed_fraction: float = 0.0,
         steps_ahead: int = 0,
+        processes: Processes = ALONE,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self._generator = shared_generator(processes, seed)
         self.batch_windows = batch_windows
         self.train_windows = WindowDataset([*training, *rehearsed], policy, steps_ahead=steps_ahead)
         history = policy.contract.timing.history
@@ -240,7 +246,9 @@ class DemonstrationData(pl.LightningDataModule):
         if rehearsed:
             groups.append((len(rehearsed), rehearsed_fraction))
         lengths = [len(episode) for episode in [*training, *rehearsed]]
-        sampler = self._make_sampler(groups, lengths, history, max_steps * batch_windows)
+        sampler = self._make_sampler(groups, lengths, history, max_steps * batch_windows * processes.count)
+        if processes.count > 1:
+            sampler = Share(sampler, processes)
         several = any(len(episode.commands) > 1 for episode in [*training, *rehearsed])
         self._sampler: Sampler = PhrasingSampler(sampler) if several else sampler
 
@@ -249,10 +257,10 @@ class DemonstrationData(pl.LightningDataModule):
     ) -> Sampler:
         """Return a sampler of ``count`` windows: the whole training is one epoch, in as many shuffles as it takes."""
         if len(groups) == 1:
-            return RandomSampler(self.train_windows, num_samples=count)
+            return RandomSampler(self.train_windows, num_samples=count, generator=self._generator)
         ends = np.cumsum([episodes for episodes, _ in groups])
         sizes = [sum(part) + (history - 1) * len(part) for part in np.split(np.array(lengths), ends[:-1])]
-        return MixtureSampler(sizes, [share for _, share in groups], count)
+        return MixtureSampler(sizes, [share for _, share in groups], count, self._generator)
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(

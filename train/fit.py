@@ -11,40 +11,28 @@ events and last.ckpt (an interrupted run goes on with the same command and --res
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import logging
 import signal
-import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    Callback,
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from vla_ros.demos.episode import Episode
 from vla_ros.policy import summary
-from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
-from vla_ros.policy.module import VLAModule
+from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.policy import Policy
 from vla_ros.train.build import new_policy, observation_spec, tuned_policy
-from vla_ros.train.callbacks import MovingAverage, ProgressLines, draw_curves, keep_metrics
-from vla_ros.train.config import ConfigError, TrainConfig, load_config
+from vla_ros.train.callbacks import draw_curves, keep_metrics
+from vla_ros.train.config import ConfigError, TrainConfig
 from vla_ros.train.data import DemonstrationData, check_commands, check_statistics
 from vla_ros.train.data_summary import write_data_summary
 from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, read_rehearsed, split_demonstrations
-
-LOG_EVERY_STEPS = 20
+from vla_ros.train.processes import Processes, in_turn, only_first_prints, started_processes
+from vla_ros.train.recipes import load_config
+from vla_ros.train.trainer import load_best, make_module, make_trainer, without_advice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,15 +78,29 @@ def fit(
         ContractError: the run to resume had other demonstrations or another recipe.
         KeyboardInterrupt: the training was interrupted; how to go on is printed.
     """
+    processes = started_processes()
+    with only_first_prints(processes):
+        return _fit(config, episodes, rehearsed, resume, processes)
+
+
+def _fit(
+    config: TrainConfig,
+    episodes: Sequence[Episode] | None,
+    rehearsed: Sequence[Episode] | None,
+    resume: Path | None,
+    processes: Processes,
+) -> Path:
     started_s = time.monotonic()
     pl.seed_everything(config.seed, verbose=False)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    _check_folder(config, resume)
+    if processes.rank == 0:
+        _check_folder(config, resume)
     sampled = observation_spec(config)
-    sources = read_demonstrations(config, *sampled) if episodes is None else [Demonstrations(episodes)]
-    if rehearsed is None and config.keep.bags:
-        rehearsed = read_rehearsed(config, sources, *sampled)
+    with in_turn(processes, Path(config.output)):
+        sources = read_demonstrations(config, *sampled) if episodes is None else [Demonstrations(episodes)]
+        if rehearsed is None and config.keep.bags:
+            rehearsed = read_rehearsed(config, sources, *sampled)
     episodes = [episode for source in sources for episode in source.episodes]
     training, validation, shares = split_demonstrations(sources, config.data.validation_fraction, config.seed)
     policy = new_policy(config, training) if config.init_from is None else tuned_policy(config, training)
@@ -119,112 +121,36 @@ def fit(
         rehearsed=rehearsed or (),
         rehearsed_fraction=config.keep.fraction,
         steps_ahead=config.loss.forward_prediction.steps_ahead if config.loss.forward_prediction else 0,
+        processes=processes,
+        seed=config.seed,
     )
     if config.trainer.export == "best_validation" and not validation:
         raise ConfigError(
             "trainer.export is 'best_validation', but no episode is held out; give two recordings or more and a "
             "data.validation_fraction above 0, or set trainer.export=last"
         )
-    folder = _prepare_folder(config)
-    write_data_summary(folder, {"training": training, "validation": validation, "rehearsed": rehearsed or ()})
-    with _without_advice():
+    folder = config.run_folder
+    if processes.rank == 0:
+        _prepare_folder(config)
+        write_data_summary(folder, {"training": training, "validation": validation, "rehearsed": rehearsed or ()})
+    if processes.count > 1:
+        torch.manual_seed(config.seed + processes.rank)  # the network was made alike; augmentation and dropout differ
+    with without_advice():
         module = make_module(config, policy)
         _announce_network(policy)
-        trainer = make_trainer(config, folder, validates=bool(validation))
+        trainer = make_trainer(config, folder, validates=bool(validation), processes=processes)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
             raise _interrupted(folder, trainer.global_step) from None
     if config.trainer.export == "best_validation":
-        _load_best(module, trainer)
+        load_best(module, trainer)
+    if processes.rank:
+        return folder / "checkpoint"
     save_checkpoint(folder / "checkpoint", module.deployable().cpu())  # MovingAverage has put its weights in at the end
     draw_curves(folder, folder / "curves.png")
     print(f"trained {trainer.global_step} steps in {(time.monotonic() - started_s) / 60:.1f} min")
     return folder / "checkpoint"
-
-
-def _load_best(module: VLAModule, trainer: pl.Trainer) -> None:
-    """Give ``module`` the averaged weights of the validation with the smallest loss, and say which that was."""
-    (best,) = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
-    if not Path(best.best_model_path).is_file():
-        last = Path(trainer.default_root_dir) / "last.ckpt"
-        raise ConfigError(
-            f"trainer.export is 'best_validation', but there is no file {best.best_model_path or 'best.ckpt'} of this "
-            f"run; --resume {last} with --set trainer.export=last gives the last weights"
-        )
-    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    module.load_state_dict(saved["state_dict"])
-    print(f"the checkpoint is that of step {saved['global_step']}: validation {best.best_model_score:.4f}")
-
-
-def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
-    """Return the LightningModule of a recipe, with the frozen starting policy where self-distillation is on."""
-    retain = config.keep.retain
-    if config.trainer.gradient_checkpointing:
-        if policy.config.backbone != "vlm":
-            raise ConfigError(
-                f"trainer.gradient_checkpointing is set, but the backbone is {policy.config.backbone!r}; allowed: 'vlm'"
-            )
-        model = policy.backbone.model
-        if hasattr(model, "activation_checkpointing_enable"):
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        else:  # transformers before 5.20
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-    return VLAModule(
-        policy,
-        max_steps=config.trainer.max_steps,
-        optimizer=config.optimizer,
-        loss=config.loss,
-        augment=config.augment,
-        retain=retain,
-        teacher=load_checkpoint(config.init_from) if config.init_from and retain.weight else None,
-    )
-
-
-def make_trainer(config: TrainConfig, folder: Path, *, validates: bool) -> pl.Trainer:
-    """Return the Trainer of a recipe; everything that it writes is in ``folder``."""
-    chosen = config.trainer
-    return pl.Trainer(
-        max_steps=chosen.max_steps,
-        accelerator=chosen.accelerator,
-        devices=1,
-        precision=chosen.precision,
-        gradient_clip_val=chosen.gradient_clip_norm,
-        gradient_clip_algorithm="norm",
-        val_check_interval=min(chosen.validate_every_steps, chosen.max_steps) if validates else None,
-        check_val_every_n_epoch=None if validates else 1,
-        limit_val_batches=None if validates else 0,
-        num_sanity_val_steps=0,
-        log_every_n_steps=min(LOG_EVERY_STEPS, chosen.max_steps),
-        callbacks=_callbacks(config, folder, validates),
-        logger=_loggers(folder),
-        enable_model_summary=False,
-        enable_progress_bar=sys.stdout.isatty(),
-        default_root_dir=folder,
-    )
-
-
-def _callbacks(config: TrainConfig, folder: Path, validates: bool) -> list[Callback]:
-    every = min(config.trainer.validate_every_steps, config.trainer.max_steps)
-    last = ModelCheckpoint(
-        folder, filename="last", every_n_train_steps=every, save_on_exception=True, enable_version_counter=False
-    )
-    best = [ModelCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False)]
-    progress = RichProgressBar() if sys.stdout.isatty() else ProgressLines()
-    average = MovingAverage(config.trainer.ema_decay)
-    held_out: list[Callback] = list(best) if validates else []
-    if validates and config.trainer.patience_validations:
-        held_out.append(EarlyStopping("val_loss", patience=config.trainer.patience_validations))
-    return [average, last, *held_out, LearningRateMonitor("step"), progress]
-
-
-def _loggers(folder: Path) -> list[Logger]:
-    loggers: list[Logger] = [CSVLogger(folder, name=None, version="")]
-    try:
-        loggers.append(TensorBoardLogger(folder, name=None, version="", default_hp_metric=False))
-    except ModuleNotFoundError:  # the extra [train]; metrics.csv has the same figures
-        print("TensorBoard is not installed (pip install 'vla_ros[train]'): metrics go to metrics.csv only")
-    return loggers
 
 
 def _check_folder(config: TrainConfig, resume: Path | None) -> None:
@@ -277,23 +203,3 @@ def _announce_network(policy: Policy) -> None:
     note = f"; {frozen / 1e6:.2f} M are frozen" if frozen else ""
     memory = summary.training_bytes(policy) / 2**20
     print(f"policy: {each} parameters{note}; {memory:.0f} MiB without activations", flush=True)
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Silence Lightning's advice that does not apply here, for instance worker processes for data in memory."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for text in (
-            "does not have many workers",
-            "exists and is not empty",
-            "treespec",
-            "dataloader is not resumable",
-        ):
-            warnings.filterwarnings("ignore", f".*{text}.*")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

@@ -14,18 +14,25 @@ _DRAWN_AT_ONCE = 4096
 class MixtureSampler(Sampler[int]):
     """Draws ``count`` of the windows 0 .. sum(sizes) - 1; group g, the next ``sizes[g]``, gets ``shares[g]`` of them.
 
-    Shares are relative. Within a group every window comes once before any comes again. Draws follow torch's seed.
+    Shares are relative. Within a group every window comes once before any comes again. Draws follow
+    ``generator``, or torch's seed where it is None.
     """
 
-    def __init__(self, sizes: Sequence[int], shares: Sequence[float], count: int) -> None:
-        self._sizes, self._shares, self._count = sizes, shares, count
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        shares: Sequence[float],
+        count: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self._sizes, self._shares, self._count, self._seeds = sizes, shares, count, generator
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator()
-        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_(generator=self._seeds).item()))
         starts = [sum(self._sizes[:group]) for group in range(len(self._sizes))]
         groups = [_endless(start, size, generator) for start, size in zip(starts, self._sizes, strict=True)]
         shares = torch.tensor(self._shares, dtype=torch.float64)

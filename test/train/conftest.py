@@ -47,6 +47,11 @@ def episodes() -> list[Episode]:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> dict[str, Any]:
+    return make_recipe(tmp_path)
+
+
+def make_recipe(tmp_path: Path) -> dict[str, Any]:
+    """A recipe that writes below ``tmp_path``."""
     return {
         "name": "tiny",
         "output": str(tmp_path / "runs"),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vla_ros import resources
-from vla_ros.train.config import ConfigError, TrainConfig, load_config
+from vla_ros.train.config import ConfigError, TrainConfig
+from vla_ros.train.recipes import load_config
 
 
 @pytest.fixture

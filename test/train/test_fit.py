@@ -23,11 +23,11 @@ from vla_ros.policy.losses import ForwardPredictionConfig
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.tuning import LoraConfig
-from vla_ros.train import fit as fit_module
 from vla_ros.train.build import new_policy, tuned_policy
-from vla_ros.train.callbacks import MovingAverage
+from vla_ros.train.callbacks import MovingAverage, ProgressLines
 from vla_ros.train.config import ConfigError, TrainConfig
-from vla_ros.train.fit import fit, make_trainer
+from vla_ros.train.fit import fit
+from vla_ros.train.trainer import make_trainer
 
 
 def test_a_run_leaves_checkpoint_recipe_metrics_and_curves(config, episodes) -> None:
@@ -67,7 +67,7 @@ def test_the_checkpoint_holds_the_averaged_weights(config, episodes, monkeypatch
         kept[:] = [name for callback in trainer.callbacks if isinstance(callback, MovingAverage)
                    for name in callback._averages]  # fmt: skip
 
-    monkeypatch.setattr(fit_module.ProgressLines, "on_train_batch_end", spy)
+    monkeypatch.setattr(ProgressLines, "on_train_batch_end", spy)
     saved = load_checkpoint(fit(config, episodes)).state_dict()
     expected = average_by_hand(history, config.trainer.ema_decay)
     assert all(torch.equal(saved[name], expected[name]) for name in saved)
@@ -148,7 +148,7 @@ def interrupt(config: TrainConfig, episodes, monkeypatch, hook: str, step: int) 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module.ProgressLines, hook, press)
+        patch.setattr(ProgressLines, hook, press)
         with pytest.raises(KeyboardInterrupt):
             fit(config, episodes)
     return torch.load(config.run_folder / "last.ckpt", weights_only=True)
@@ -183,8 +183,8 @@ def test_a_resumed_run_goes_on_with_its_weights_and_with_their_average(config, e
         found["weights"] = {name: value.detach().clone() for name, value in module.named_parameters()}
         found["updates"] = average._updates
 
-    monkeypatch.setattr(fit_module.ProgressLines, "on_train_start", spy)
-    monkeypatch.setattr(fit_module.ProgressLines, "on_train_batch_end", lambda *_: None)
+    monkeypatch.setattr(ProgressLines, "on_train_start", spy)
+    monkeypatch.setattr(ProgressLines, "on_train_batch_end", lambda *_: None)
     fit(config, episodes, resume=config.run_folder / "last.ckpt")
     assert found["updates"] == 4
     assert all(torch.equal(value, saved["state_dict"][name]) for name, value in found["average"].items())
@@ -198,7 +198,7 @@ def test_a_run_that_is_preempted_saves_and_says_how_to_go_on(config, episodes, m
 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module.ProgressLines, "on_train_batch_end", preempt)
+        patch.setattr(ProgressLines, "on_train_batch_end", preempt)
         with pytest.raises(KeyboardInterrupt):
             fit(config, episodes)
     last = config.run_folder / "last.ckpt"

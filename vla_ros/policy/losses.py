@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 from vla_ros.policy.prediction import ARM_DIMENSIONS, ActionPrediction
 
@@ -69,8 +70,21 @@ class LossConfig:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of ``values`` where ``mask`` is True; zero, with zero gradient, where nothing is."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    """Return the mean of ``values`` where ``mask`` is True; zero, with zero gradient, where nothing is.
+
+    Where several processes train together, the mean of their results is the mean over the batches of all.
+    """
+    return (values * mask).sum() / _count(mask)
+
+
+def _count(mask: Tensor) -> Tensor:
+    """Return how often ``mask`` is True, 1 at least; with several processes their average, 1 at least of them all."""
+    count = mask.sum()
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return count.clamp(min=1)
+    total = count.to(torch.float32)
+    distributed.all_reduce(total)
+    return total.clamp(min=1) / distributed.get_world_size()
 
 
 def action_loss(prediction: ActionPrediction, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:

@@ -156,9 +156,10 @@ class VLAModule(pl.LightningModule):
             terms["retain_loss"] = self._retain_loss(inputs)
             terms["loss"] = terms["loss"] + self.retain_config.weight * terms["retain_loss"]
         logged = {f"{phase}/{name}": value.detach() for name, value in terms.items()}
-        self.log_dict(logged, prog_bar=False, on_step=phase == "train", on_epoch=phase == "val", batch_size=len(text))
+        self.log_dict(logged, prog_bar=False, on_step=phase == "train", on_epoch=phase == "val", batch_size=len(text),
+                      sync_dist=phase == "val")  # fmt: skip
         self.log("loss" if phase == "train" else "val_loss", terms["loss"].detach(), prog_bar=True, logger=False,
-                 batch_size=len(text))  # fmt: skip
+                 batch_size=len(text), sync_dist=phase == "val")  # fmt: skip
         return terms["loss"]
 
     def _committed(self, actions: Tensor, mask: Tensor, *, training: bool) -> tuple[Tensor | None, Tensor]:
