@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the format of demonstrations matter? The same episodes as bags, as CALVIN and as RLDS, trained on and rolled out.
+"""Does the format of demonstrations matter? The same episodes as bags, CALVIN and RLDS, trained on and rolled out.
 
 Bags of a task that the starting checkpoint can't do are read as training reads them, and written anew in the two other
 formats; all three are read back by their own readers, compared, and the checkpoint is fine-tuned on each with several
