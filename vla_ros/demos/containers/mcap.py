@@ -7,8 +7,8 @@ chunk. rosbags reads only files that have their footer.
 
 from __future__ import annotations
 
-import contextlib
 import collections
+import contextlib
 import dataclasses
 import os
 import struct
