@@ -6,11 +6,14 @@ Every figure is a ratio of two things measured in one run on the same episodes, 
   store      bag -> store on one core, against reading the bag's images with rosbags and decoding the same ones with cv2
   cores      bag -> store with one process for each core, against one process
   windows    random windows from the store, against decoding JPEGs of the same frames that are in memory
+  lerobot    random windows as training gets them, against LeRobot's own loader on what `vla convert` made of the bags
   memory     peak resident memory of training on all episodes, against a tenth of them
   encodings  size and speed of frames kept raw, as PNG, compressed with zlib, as JPEG
 
     vla record-demo --episodes 40 --bags bags/
-    python benchmarks/demos.py --bags bags/ --json demos.json
+    python benchmarks/demos.py --bags bags/ --lerobot-python lerobot-venv/bin/python --json demos.json
+
+LeRobot is in an environment of its own (`pip install lerobot`); without one that figure is left out, and said to be.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from typing import Any
 import cv2
 import numpy as np
 from figures import write
+from lerobot_windows import against_lerobot
 from rosbags.highlevel import AnyReader
 
 from vla_ros import images, resources
@@ -57,6 +61,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=40, help="bags to use at most (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="training steps to watch (default: %(default)s)")
+    parser.add_argument(
+        "--lerobot-python", type=Path, metavar="PYTHON", help="interpreter in which LeRobot is installed"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--watch-training", nargs=2, metavar=("STORE", "EPISODES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -74,6 +81,10 @@ def main() -> None:
         episodes, *_ = load_parts(bag_parts(bags, robot, spec, timing), Path(scratch) / "kept", workers=1)
         figures["frames"] = sum(map(len, episodes))
         figures["windows"] = window_access(episodes, timing, args.rounds)
+        if args.lerobot_python:
+            figures["lerobot"] = against_lerobot(
+                args.lerobot_python, bags, args.robot, robot, Path(scratch), args.rounds
+            )
         figures["encodings"] = encodings(episodes, args.rounds)
         figures["memory"] = memory(args, len(episodes), Path(scratch) / "kept")
     rows = table(figures)
@@ -106,6 +117,7 @@ def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
             "random windows: speed against decoding JPEGs in memory",
             f"{figures['windows']['speed_of_jpeg_decoding']:.1f}",
         ),
+        *lerobot_rows(figures.get("lerobot")),
         (
             f"peak memory of training: {memory_used['all']['data_mb']:.0f} MB of frames against "
             f"{memory_used['tenth']['data_mb']:.0f} MB",
@@ -117,6 +129,30 @@ def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
         size, time_ = f"{one['size_of_raw']:.2f}", f"{one['time_of_raw']:.1f}"
         rows.append((f"frames as {name} ({exact}): size, and time to get one back, of raw", f"{size}, {time_}"))
     return rows
+
+
+def lerobot_rows(measured: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The rows about LeRobot's loader, or the one that says that it was left out."""
+    if measured is None:
+        return [("random windows: speed against LeRobot's loader", "left out: no --lerobot-python")]
+    against = f"LeRobot {measured['lerobot']}'s loader ({measured['decoder']} {measured['decoder_version']})"
+    return [
+        (f"random windows, as bytes: speed against {against}", f"{measured['speed_of_lerobot']:.1f}"),
+        (
+            "random windows, made floats in [0, 1] as LeRobot's are: speed against it",
+            f"{measured['speed_of_lerobot_as_floats']:.1f}",
+        ),
+        (
+            f"{measured['checked_windows']} windows by LeRobot against ours: largest difference of a pixel (of 255), "
+            "of a state, of an action",
+            f"{measured['largest_error_of_pictures']:.1g}, {measured['largest_error_of_states']:.1g}, "
+            f"{measured['largest_error_of_actions']:.1g}",
+        ),
+        (
+            "statistics in meta/stats.json against LeRobot's own and the true quantiles: largest difference",
+            ", ".join(f"{value:.1g}" for value in measured["largest_error_of_statistics"].values()),
+        ),
+    ]
 
 
 def recipe() -> tuple[ObservationSpec, Timing]:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of damaged bags? Each of many mutated ones is read as training reads it: an error in words or a part.
+"""What becomes of damaged demonstrations? Many mutated ones are read as training reads them: an error or a part.
 
-Whole bags of every container (MCAP plain, zstd chunks, zstd messages, zstd file; sqlite3 plain and zstd messages) are
-mutated at random: bits flipped, bytes overwritten, cut out, doubled, zeroed, numbers made extreme, files cut off,
-metadata.yaml damaged or removed. Each try has a time and a memory limit, in processes of their own, so that a crash of
-the interpreter is seen, too. A cut-off file must give nothing but messages that were recorded.
+Whole bags of every container (MCAP plain, zstd chunks, zstd messages, zstd file; sqlite3 plain and zstd messages) and
+small data sets (CALVIN's npz and annotations, RLDS's TFRecords, LeRobot's tables and videos) are mutated at random:
+bits flipped, bytes overwritten, cut out, doubled, zeroed, numbers made extreme, files cut off, metadata.yaml damaged or
+removed. Each try has a time and a memory limit, in processes of their own, so that a crash of
+the interpreter is seen, too. A cut-off bag must give nothing but messages that were recorded. In the store an entry is
+there whole or not at all.
 
     python benchmarks/fuzz_bags.py --count 10000 --json benchmarks/results/fuzz_bags.json
 """
@@ -16,6 +18,7 @@ import collections
 import dataclasses
 import json
 import logging
+import os
 import resource
 import shutil
 import signal
@@ -24,19 +27,24 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import figures
+import fuzz_datasets
 import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from vla_ros import images
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.demos.bag import read_bag
+from vla_ros.demos.bag_source import bag_part
 from vla_ros.demos.bag_writer import typestore
-from vla_ros.demos.errors import BagError
+from vla_ros.demos.errors import BagError, SourceError
+from vla_ros.demos.parts import Part
 from vla_ros.demos.recording import open_bag
+from vla_ros.demos.store import ensure
+from vla_ros.demos.store_entry import read_manifest
 from vla_ros.robot import Robot, Stream, load_robot
 
 CONTAINERS = {
@@ -57,6 +65,10 @@ MEMORY_BYTES = 3 << 30
 Messages = list[tuple[str, int, bytes]]
 
 
+class TooSlow(BaseException):
+    """The time limit. No OSError, which readers rightly take for a failing disk."""
+
+
 def robot() -> Robot:
     """The table-top arm with a camera of raw pictures beside the compressed one."""
     plain = load_robot("tabletop")
@@ -65,8 +77,8 @@ def robot() -> Robot:
 
 
 def seeds(folder: Path) -> dict[str, Path]:
-    """Write one small demonstration in each container."""
-    bags = {}
+    """Write one small demonstration in each container, and a small data set in each other format."""
+    bags = fuzz_datasets.seeds(folder)
     for number, (name, (storage, compression)) in enumerate(CONTAINERS.items()):
         bags[name] = folder / f"bag{number}"
         writer = Writer(bags[name], version=9, storage_plugin=storage)
@@ -158,6 +170,11 @@ def damaged(number: int, bags: dict[str, Path], target: Path) -> tuple[str, str]
     container, kind = str(rng.choice(list(bags))), str(rng.choice(MUTATIONS))
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(bags[container], target)
+    if container in fuzz_datasets.FORMATS:
+        files = sorted(path for path in target.rglob("*") if path.is_file() and path.stat().st_size)
+        file = files[int(rng.integers(len(files)))]
+        file.write_bytes(mutate(file.read_bytes(), kind, rng))
+        return container, f"{file.name}: {kind}"
     metadata = target / "metadata.yaml"
     (storage,) = (path for path in target.iterdir() if path != metadata)
     where = rng.random()
@@ -176,40 +193,64 @@ def contents(bag: Path) -> Messages:
         return [(topic.name, time_ns, data) for topic, time_ns, data in recording.serialized()]
 
 
-def attempt(bag: Path, recorded: Messages, kind: str, read_with: Robot) -> str:
-    """Read a damaged bag; return one of OUTCOMES, never raising for what is in it."""
+def attempt(target: Path, container: str, recorded: Messages, kind: str, read_with: Robot) -> str:
+    """Read something damaged into a store; return one of OUTCOMES, never raising for what is in it."""
+    store = target.with_name("store")
+    shutil.rmtree(store, ignore_errors=True)
     try:
-        found = contents(bag)
-        if kind == "cut off" and not set(found) <= set(recorded):
-            return "wrong"
-        episodes, _ = read_bag(bag, read_with, SPEC, TIMING)
-        return "whole" if found == recorded and sum(map(len, episodes)) == TICKS else "part"
-    except BagError:
-        return "error"
-    except TimeoutError:
+        found: Messages | None = None
+        if container in fuzz_datasets.FORMATS:
+            parts = fuzz_datasets.parts(container, target)
+        else:
+            found = contents(target)
+            if kind == "cut off" and not set(found) <= set(recorded):
+                return "wrong"
+            parts = [bag_part(target, read_with, SPEC, TIMING, False)]
+        frames = _into_store(parts, store)
+        expected = fuzz_datasets.FRAMES.get(container, TICKS)
+        return "whole" if frames == expected and found in (None, recorded) else "part" if frames else "error"
+    except (BagError, SourceError):
+        return "error" if not _half_written(store) else "wrong"
+    except TooSlow:
         return "hang"
     except Exception:
         traceback.print_exc()
         return "crash"
 
 
+def _into_store(parts: Sequence[Part], store: Path) -> int:
+    """Decode parts and return how many frames the store has of them."""
+    manifests = [read_manifest(entry) for part in parts if (entry := ensure(part, store)) is not None]
+    if None in manifests or _half_written(store):
+        raise ValueError(f"the store is not whole: {sorted(store.iterdir())}")
+    return sum(manifest["frames"] for manifest in manifests if manifest is not None)
+
+
+def _half_written(store: Path) -> bool:
+    """Whether an entry is there that is not whole, or that is unfinished."""
+    folders = [path for path in store.iterdir() if path.is_dir()] if store.is_dir() else []
+    return any(read_manifest(folder) is None for folder in folders)
+
+
 def _work(first: int, stop: int, limit_s: float) -> None:
     """Try the bags [first, stop) and print a line of JSON for each; the parent sees by the last line where it died."""
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
+    os.fsync = lambda _: None  # the machine stays on; ten thousand times it would take minutes
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
     def ring(*_: Any) -> None:
-        raise TimeoutError
+        raise TooSlow
 
     signal.signal(signal.SIGALRM, ring)
     with tempfile.TemporaryDirectory() as scratch:
         bags = seeds(Path(scratch))
-        recorded, read_with = {name: contents(bag) for name, bag in bags.items()}, robot()
+        recorded = {name: contents(bags[name]) for name in CONTAINERS}
+        read_with = robot()
         for number in range(first, stop):
             container, kind = damaged(number, bags, Path(scratch) / "damaged")
             signal.setitimer(signal.ITIMER_REAL, limit_s)
             started_s = time.monotonic()
-            outcome = attempt(Path(scratch) / "damaged", recorded[container], kind, read_with)
+            outcome = attempt(Path(scratch) / "damaged", container, recorded.get(container, []), kind, read_with)
             signal.setitimer(signal.ITIMER_REAL, 0)
             row = {"number": number, "container": container, "kind": kind, "outcome": outcome,
                    "seconds": time.monotonic() - started_s}  # fmt: skip
@@ -240,7 +281,7 @@ def run(count: int, first: int, limit_s: float, batch: int = 500) -> tuple[list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000, help="mutated bags (default: 10000)")
+    parser.add_argument("--count", type=int, default=10_000, help="mutated ones (default: 10000)")
     parser.add_argument("--first", type=int, default=0, help="number, which is the seed, of the first (default: 0)")
     parser.add_argument("--limit", type=float, default=20.0, help="seconds for each (default: 20)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -250,8 +291,8 @@ def main() -> None:
         _work(*args.worker, args.limit)
         return
     rows, peak_mib = run(args.count, args.first, args.limit)
-    counts = {name: collections.Counter(row["outcome"] for row in rows if row["container"] == name)
-              for name in dict.fromkeys([*CONTAINERS, *(row["container"] for row in rows)])}  # fmt: skip
+    names = dict.fromkeys([*CONTAINERS, *fuzz_datasets.FORMATS, *(row["container"] for row in rows)])
+    counts = {name: collections.Counter(row["outcome"] for row in rows if row["container"] == name) for name in names}
     table = [[name, sum(count.values()), *(count[outcome] for outcome in OUTCOMES)] for name, count in counts.items()]
     for row in table:
         print("  ".join(map(str, row)))
@@ -261,9 +302,9 @@ def main() -> None:
     if args.json:
         figures.write(
             args.json,
-            title="Damaged bags",
+            title="Damaged demonstrations",
             runs=len(rows),
-            columns=["container", "mutated bags", *OUTCOMES],
+            columns=["container", "mutated", *OUTCOMES],
             rows=table,
             note=f"whole: nothing is hit that training needs. Slowest {slowest_s:.2f} s, at most {peak_mib} MiB.",
             details={"bad": bad, "slowest_s": slowest_s, "peak_mib": peak_mib},

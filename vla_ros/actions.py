@@ -122,7 +122,8 @@ def binarize_gripper(opening: ArrayLike, closed: float = 0.05, opened: float = 0
 
 def opening_from_value(value: float, closed: float, open: float) -> float:
     """An actuator's value as opening in [0, 1]; `closed` and `open` are its values at the ends, either order."""
-    return float(np.clip((value - closed) / (open - closed), 0.0, 1.0))
+    opening = (value - closed) / (open - closed)
+    return opening if opening != opening else float(min(max(opening, 0.0), 1.0))  # NaN stays; np.clip is slow for one
 
 
 def value_from_opening(opening: float, closed: float, open: float) -> float:

@@ -86,3 +86,14 @@ def test_a_header_that_lies_about_its_size_takes_no_memory(tmp_path: Path) -> No
     np.savez(tmp_path / "c.npz", x=np.array([Harm()], dtype=object))
     with pytest.raises(SourceError, match="an array of objects"):
         read_npz(tmp_path / "c.npz", ["x"])
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '|u1', 'fortran_order': (False, ", b"{'descr': '|u1\0', ", b"{'descr': \x8a"]
+)
+def test_a_header_that_is_no_text_of_numpy_s_is_told(tmp_path: Path, header: bytes) -> None:
+    text = header.ljust(118) + b"\n"
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(SourceError, match=r"a\.npy is damaged"):
+        read_npy(path)

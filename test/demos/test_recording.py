@@ -251,6 +251,27 @@ def test_a_cut_off_database_is_read_up_to_the_cut(demonstration: BagBuilder, tmp
     assert "damaged" in damage(tmp_path / "bag")
 
 
+def test_a_damaged_database_whose_tree_leads_in_circles_is_read_up_to_there(
+    demonstration: BagBuilder, tmp_path: Path
+) -> None:
+    """The root page of the messages leads back to its first child (https://sqlite.org/fileformat2.html, 1.6)."""
+    written = write(demonstration.noise("/static_noise", 40), tmp_path / "bag", StoragePlugin.SQLITE3)
+    storage = tmp_path / "bag" / "bag.db3"
+    with sqlite3.connect(storage) as database:
+        (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'messages'").fetchone()
+        (page_bytes,) = database.execute("PRAGMA page_size").fetchone()
+    database.close()
+    data = bytearray(storage.read_bytes())
+    root = (page - 1) * page_bytes
+    assert data[root] == 5  # an inner page of a table
+    first_child = root + int.from_bytes(data[root + 12 : root + 14], "big")
+    data[root + 8 : root + 12] = data[first_child : first_child + 4]
+    storage.write_bytes(data)
+    found = contents(tmp_path / "bag")
+    assert found and len(found) == len(set(found)) < len(written) and set(found) <= set(written)
+    assert "its rows are in no order" in damage(tmp_path / "bag")
+
+
 def test_what_a_killed_recorder_left_in_the_journal_is_read_and_the_bag_is_not_touched(
     demonstration: BagBuilder, tmp_path: Path
 ) -> None:

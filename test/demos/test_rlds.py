@@ -95,7 +95,8 @@ def steps(name: str, text: str = " Pick the cup ") -> dict[str, list]:
     if name == "berkeley_autolab_ur5":
         state = np.hstack([zeros[:, :6], pose, 1 - OPENING[:, None], zeros[:, :1]])
         features = {"observation/robot_state": state, "action/gripper_closedness_action": CHANGES}
-        return flat(features) | {"steps/observation/image": static, "steps/observation/hand_image": wrist} | old_words
+        swapped = [png(picture(step + 100)[:, :, ::-1]) for step in range(STEPS)]  # blue where red belongs
+        return flat(features) | {"steps/observation/image": static, "steps/observation/hand_image": swapped} | old_words
     assert name == "jaco_play"
     features = {"observation/end_effector_cartesian_pos": pose, "action/gripper_closedness_action": CHANGES}
     return flat(features) | {"steps/observation/image": static, "steps/observation/image_wrist": wrist} | old_words
@@ -150,6 +151,15 @@ def test_measured_openings_are_ours_where_the_data_set_states_them(tmp_path: Pat
         (episode,), _ = read(folder, spec, timing_of(name))
         at = (np.arange(len(episode)) * float(LAYOUTS[name].rate_hz) / timing_of(name).control_hz).astype(int)
         np.testing.assert_allclose(episode.proprioception[:, 0], OPENING[at], atol=1e-6)
+
+
+def test_each_text_of_droid_is_a_way_to_say_it(tmp_path: Path) -> None:
+    texts = {"": b"Pick the cup", "_2": b"", "_3": b"Get the cup"}
+    record = steps("droid") | {f"steps/language_instruction{key}": [text] * STEPS for key, text in texts.items()}
+    folder = write_rlds(tmp_path / "1.0.0", "droid", [[record, steps("droid")]])
+    (several, one), _ = read(folder, BOTH, timing_of("droid"))
+    assert (several.command, several.phrasings) == ("Pick the cup", ("Pick the cup", "Get the cup"))
+    assert (one.command, one.phrasings) == ("Pick the cup", ())
 
 
 def test_changes_become_openings_from_the_first_step_on() -> None:

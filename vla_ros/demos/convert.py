@@ -23,7 +23,7 @@ from vla_ros.demos.errors import SourceError
 from vla_ros.demos.inspect import SETTLE_S, known_proprioception
 from vla_ros.demos.parts import Decoded
 from vla_ros.demos.report import ReadReport
-from vla_ros.robot import load_robot
+from vla_ros.robot import Robot, load_robot
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from vla_ros.demos.lerobot_writer import LeRobotWriter
 
     robot = load_robot(args.robot)
-    height, width = _size(args.size)
-    cameras = tuple(Camera(name, height, width, "pad") for name in robot.cameras)
-    spec = ObservationSpec(cameras, known_proprioception(robot))
-    timing = Timing(args.control_hz, 1, 1, min(SETTLE_S, 0.8 / args.control_hz) if args.control_hz > 0 else SETTLE_S)
+    spec, timing = sampling(robot, args.control_hz, *_size(args.size))
     parts = bag_parts(args.bags, robot, spec, timing, args.include_failures)
     dropped: Counter[str] = Counter()
     damage: list[str] = []
@@ -65,6 +62,13 @@ def run(args: argparse.Namespace) -> int:
     for text in damage:
         print(f"damaged: {text}")
     return 0
+
+
+def sampling(robot: Robot, control_hz: float, height: int, width: int) -> tuple[ObservationSpec, Timing]:
+    """Return how bags are sampled: all cameras at one size, and all that the robot's file knows of its state."""
+    cameras = tuple(Camera(name, height, width, "pad") for name in robot.cameras)
+    settle_s = min(SETTLE_S, 0.8 / control_hz) if control_hz > 0 else SETTLE_S
+    return ObservationSpec(cameras, known_proprioception(robot)), Timing(control_hz, 1, 1, settle_s)
 
 
 def _size(text: str) -> tuple[int, int]:

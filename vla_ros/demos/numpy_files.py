@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -21,7 +22,8 @@ from vla_ros.demos.plain_pickle import PickledArray, read_pickle
 LARGEST_ARRAY_BYTES = 1 << 28
 LARGEST_FILE_BYTES = 1 << 30
 
-_ERRORS = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError)
+_ERRORS = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError,
+           SyntaxError, tokenize.TokenError)  # fmt: skip  # the last two: of a header, which is parsed as Python text
 
 
 def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:

@@ -118,10 +118,12 @@ def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source:
         raise ValueError("a pose that is not finite, or no rotation")
 
     def picture(camera: str, step: int) -> NDArray[np.uint8]:
-        return images.decode_image_file(bytes(pictures[camera][layout.first_step + step]))
+        shown = images.decode_image_file(bytes(pictures[camera][layout.first_step + step]))
+        return np.ascontiguousarray(shown[:, :, ::-1]) if camera in layout.cameras_in_bgr else shown
 
     moved = actions.twist_between(*_split(poses[:-1]), *_split(poses[1:]), 1 / float(layout.rate_hz))
     openings = None if layout.openings is None else layout.openings(numbers)[kept]
+    texts = _texts(example, layout)
     return Trajectory(
         rate_hz=layout.rate_hz,
         picture=picture,
@@ -129,10 +131,11 @@ def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source:
         grippers=layout.grippers(numbers)[kept],
         poses=poses[kept],
         openings=openings,
-        command=(command := _command(example, layout)),
-        task=command,
+        command=texts[0] if texts else "",
+        task=texts[0] if texts else "",
         outcome="unknown",
         source=source,
+        phrasings=texts if len(texts) > 1 else (),
     )
 
 
@@ -148,14 +151,14 @@ def _numbers(example: Example, name: str, size: int) -> Floats:
     return values.reshape(-1, size)
 
 
-def _command(example: Example, layout: Layout) -> str:
-    """Return the first text that says something."""
+def _texts(example: Example, layout: Layout) -> tuple[str, ...]:
+    """Return of each feature the first text that says something, each once."""
+    found = []
     for name in layout.commands:
-        texts = example.bytes_list(f"steps/{name}") if f"steps/{name}" in example else []
-        for text in texts:
-            if words := bytes(text).decode("utf-8", errors="replace").strip():
-                return words
-    return ""
+        said = example.bytes_list(f"steps/{name}") if f"steps/{name}" in example else []
+        words = (bytes(text).decode("utf-8", errors="replace").strip() for text in said)
+        found.append(next(filter(None, words), ""))
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _failed(example: Example) -> bool:

@@ -29,12 +29,13 @@ Numbers = Mapping[str, Floats]
 class Layout:
     """Where a data set has what. Names are relative to `steps/`.
 
-    rate_hz: steps per second; cameras: ours -> name of the image; commands: names of the text, the first that says
-        something counts
+    rate_hz: steps per second; cameras: ours -> name of the image; commands: names of the text; of
+        several that say something, the first is the command and the others are more ways to say it
     numbers: name -> how many it has at each step
     poses: -> (S, 7) position m, quaternion x y z w; grippers: -> (S,) commanded openings 0 or 1; openings: -> (S,)
         measured openings in [0, 1], or None
     first_step: 1 where the first one is a dummy
+    cameras_in_bgr: ours whose images were encoded with blue where red belongs
     """
 
     rate_hz: Fraction
@@ -45,6 +46,7 @@ class Layout:
     grippers: Callable[[Numbers], Floats]
     openings: Callable[[Numbers], Floats] | None
     first_step: int = 0
+    cameras_in_bgr: tuple[str, ...] = ()
 
 
 def openings_from_changes(closing: Floats) -> Floats:
@@ -144,6 +146,7 @@ LAYOUTS: dict[str, Layout] = {
         poses=lambda numbers: numbers["observation/robot_state"][:, 6:13],
         grippers=lambda numbers: openings_from_changes(numbers[_CLOSING][:, 0]),
         openings=lambda numbers: 1 - _unit(numbers["observation/robot_state"][:, 13]),
+        cameras_in_bgr=("wrist",),
     ),
     "jaco_play": Layout(
         rate_hz=Fraction(10),

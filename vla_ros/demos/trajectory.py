@@ -35,6 +35,7 @@ class Trajectory:
     twists (S, 6): m/s, rad/s, base frame, constant during the step
     grippers (S,): the opening in [0, 1] that was commanded at the step
     poses (S, 7): position m, quaternion x y z w, when the step began; openings (S,): measured; None where unknown
+    phrasings: as an Episode has them
     """
 
     rate_hz: Fraction
@@ -48,6 +49,7 @@ class Trajectory:
     outcome: str
     source: str
     start_ns: int = 0
+    phrasings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.twists)
@@ -92,6 +94,7 @@ def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) ->
         source=trajectory.source,
         start_ns=trajectory.start_ns,
         ticks=first_tick + np.arange(grid.ticks, dtype=np.int64),
+        phrasings=trajectory.phrasings,
     )
 
 

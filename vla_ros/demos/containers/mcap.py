@@ -8,6 +8,7 @@ chunk. rosbags reads only files that have their footer.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import struct
@@ -111,7 +112,8 @@ class McapFile:
                 return self._cut_off(at)
             if stop > self._size:
                 if opcode == _CHUNK:
-                    self._add_chunk(start, length)
+                    with contextlib.suppress(struct.error, ValueError):  # of a damaged head nothing can be used
+                        self._add_chunk(start, length)
                 return self._cut_off(at)
             try:
                 self._take(opcode, at, start, length)

@@ -10,6 +10,7 @@ import functools
 import itertools
 import shutil
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class SqliteFile:
                 definitions[row[0]] = (row[1], row[2])
         columns = {row[1] for row in self._database.execute("PRAGMA table_info(topics)")}
         qos = "offered_qos_profiles" if "offered_qos_profiles" in columns else "''"  # since Foxy
-        numbers = [number for (number,) in self._database.execute("SELECT id FROM topics ORDER BY rowid")]
+        numbers = [number for _, number in self._rows("id", "topics")]
         texts = self._texts("topics", "name", "type", "serialization_format", qos)
         for number, (name, kind, encoding, offered) in zip(numbers, texts):
             if isinstance(number, int) and 0 <= number < 1 << 31:
@@ -123,7 +124,16 @@ class SqliteFile:
     def _texts(self, table: str, *columns: str) -> list[list[str]]:
         """Read text columns of one of rosbag2's tables; letters that are damaged are replaced."""
         wanted = ", ".join(f"CAST({column} AS BLOB)" for column in columns)
-        return [list(map(_text, row)) for row in self._database.execute(f"SELECT {wanted} FROM {table} ORDER BY rowid")]
+        return [list(map(_text, row)) for _, *row in self._rows(wanted, table)]
+
+    def _rows(self, columns: str, table: str, behind: int = -(1 << 63)) -> Iterator[tuple[Any, ...]]:
+        """Yield (rowid, columns) of the rows behind one, in order. A damaged tree may lead in circles: an error."""
+        query = f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? ORDER BY rowid"
+        for row in self._database.execute(query, (behind,)):
+            if row[0] <= behind:
+                raise apsw.CorruptError("its rows are in no order")
+            behind = row[0]
+            yield row
 
     @functools.cached_property
     def _last_row(self) -> int:
@@ -141,8 +151,7 @@ class SqliteFile:
         strange, last, step = 0, 0, 1
         while last < self._last_row:
             try:
-                query = "SELECT rowid, topic_id, timestamp FROM messages WHERE rowid > ? ORDER BY rowid"
-                for row_id, topic, time_ns in self._database.execute(query, (last,)):
+                for row_id, topic, time_ns in self._rows("topic_id, timestamp", "messages", behind=last):
                     last, step = row_id, 1
                     known = isinstance(topic, int) and topic in self.topics
                     if known and isinstance(time_ns, int) and 0 <= time_ns < MAX_TIME_NS:

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the format of demonstrations matter? The same episodes as bags, CALVIN and RLDS, trained on and rolled out.
+
+Bags of a task that the starting checkpoint can't do are read as training reads them, and written anew in the two other
+formats; all three are read back by their own readers, compared, and the checkpoint is fine-tuned on each with several
+seeds and rolled out in the simulator, in scenes that no demonstration has.
+
+  CALVIN  each control period is written as three steps of 30 Hz, with rel_actions that carry out its twist
+  RLDS    the tool's measured poses at the control rate; labels are their motion, as of all RLDS data sets here
+
+    vla record-demo --tasks push_away_red --episodes 50 --bags bags/novel
+    python benchmarks/formats.py --bags bags/novel --json benchmarks/results/formats.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import figures
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from vla_ros import resources
+from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.demos import rlds_datasets
+from vla_ros.demos.bag_source import bag_parts
+from vla_ros.demos.calvin import RATE_HZ, STEP_M, STEP_RAD, calvin_parts
+from vla_ros.demos.episode import Episode
+from vla_ros.demos.parts import Part
+from vla_ros.demos.rlds import rlds_parts
+from vla_ros.demos.store import load_parts
+from vla_ros.demos.tfrecord import crc32c
+from vla_ros.evaluation.intervals import wilson_interval
+from vla_ros.robot import load_robot
+from vla_ros.train.build import observation_spec
+from vla_ros.train.config import TrainConfig, load_config
+from vla_ros.train.fit import fit
+from vla_ros.train.rollouts import RolloutSettings, request_rollouts, run_rollouts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))
+import tiny_datasets  # the writers of the tests
+
+STATES = (*(f"ee_{axis}" for axis in "xyz"), *(f"ee_r{index}" for index in range(6)), "gripper_opening")
+OPEN_WIDTH_M = 0.08
+FORMATS = ("bags", "calvin", "rlds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bags", type=Path, nargs="+", required=True, metavar="PATH", help="bags of the task")
+    parser.add_argument("--task", default="push_away_red", help="what they show (default: %(default)s)")
+    parser.add_argument("--checkpoint", default="config/checkpoints/tabletop", help="to start from (default: it)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings with each format (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="of each training (default: %(default)s)")
+    parser.add_argument("--rollouts", type=int, default=20, help="of each checkpoint (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        config = recipe(args.checkpoint, args.steps, Path(scratch))
+        episodes = in_all_formats(args.bags, *observation_spec(config), Path(scratch))
+        compared = {name: differences(episodes["bags"], episodes[name]) for name in FORMATS}
+        before = roll_out(args.checkpoint, args.task, args.rollouts)
+        print(f"before: {before}/{args.rollouts}", flush=True)
+        results: dict[str, list[int]] = {name: [] for name in FORMATS}
+        started_s = time.monotonic()
+        for seed in range(args.seeds):
+            for name in FORMATS:
+                checkpoint = fit(recipe(args.checkpoint, args.steps, Path(scratch), seed, name), episodes[name])
+                results[name].append(roll_out(str(checkpoint), args.task, args.rollouts))
+                print(f"{name}, seed {seed}: {results[name][-1]}/{args.rollouts}", flush=True)
+    rows = [row(name, results[name], args.rollouts, compared[name]) for name in FORMATS]
+    for line in rows:
+        print("  ".join(line))
+    if args.json:
+        figures.write(
+            args.json,
+            title="The same episodes as bags, CALVIN and RLDS",
+            runs=args.seeds,
+            columns=["format", "successes by seed", "success, 95 % interval", "frames", "pixels", "states", "actions"],
+            rows=rows,
+            note=f"{args.task}, {before}/{args.rollouts} before; {len(episodes['bags'])} episodes, {args.steps} steps "
+            f"of fine-tuning a seed, then {args.rollouts} rollouts in new scenes with phrasings that were not trained. "
+            "Pixels, states, actions: largest difference from the bags' (of 255; m and 1; m/s and rad/s). RLDS "
+            "labels are measured motion, not what was commanded.",
+            details={"before": before, "compared": compared, "results": results,
+                     "seconds": time.monotonic() - started_s},
+        )  # fmt: skip
+
+
+def recipe(checkpoint: str, steps: int, output: Path, seed: int = 0, name: str = "any") -> TrainConfig:
+    """The shipped recipe of fine-tuning, shorter, with every episode in training and without rehearsal."""
+    overrides = [f'init_from="{checkpoint}"', f'output="{output}"', f'name="{name}{seed}"', f"seed={seed}",
+                 f"trainer.max_steps={steps}", f"optimizer.warmup_steps={steps // 10}", "trainer.ema_decay=0.98",
+                 "data.validation_fraction=0.0", "trainer.threads=1"]  # fmt: skip
+    return load_config(resources.path("config/train") / "finetune.json", overrides)
+
+
+def in_all_formats(
+    bags: Sequence[Path], spec: ObservationSpec, timing: Timing, scratch: Path
+) -> dict[str, list[Episode]]:
+    """Read the bags, write their episodes as the other formats, and read those."""
+    if spec.proprioception != STATES or timing.control_hz != 10:
+        raise SystemExit(f"the checkpoint samples {spec.proprioception} at {timing.control_hz} Hz; this needs {STATES}")
+
+    def read(parts: list[Part]) -> list[Episode]:
+        return load_parts(parts, scratch / "store", workers=1).episodes
+
+    found = {"bags": read(bag_parts(bags, load_robot("tabletop"), spec, timing))}
+    write_calvin(scratch / "calvin", found["bags"])
+    found["calvin"] = read(calvin_parts(scratch / "calvin", spec, timing))
+    rlds_datasets.LAYOUTS["tabletop_sim"] = OWN_LAYOUT
+    write_rlds(scratch / "rlds", found["bags"])
+    found["rlds"] = read(rlds_parts(scratch / "rlds", spec, timing))
+    return found
+
+
+def poses_of(episode: Episode) -> tuple[NDArray[np.float64], Rotation, NDArray[np.float64]]:
+    """Positions (T, 3), rotations and gripper openings (T,) out of the states."""
+    states = episode.proprioception.astype(np.float64)
+    columns = states[:, 3:9].reshape(-1, 2, 3)
+    matrices = np.stack([columns[:, 0], columns[:, 1], np.cross(columns[:, 0], columns[:, 1])], axis=2)
+    return states[:, :3], Rotation.from_matrix(matrices), states[:, 9]
+
+
+def write_calvin(split: Path, episodes: Sequence[Episode]) -> None:
+    """Write a split as CALVIN's authors do: one npz a step, and the annotations with their pickle."""
+    substeps = int(RATE_HZ) // 10
+    (split / "lang_annotations").mkdir(parents=True)
+    bounds, number = [], 0
+    for episode in episodes:
+        positions, rotations, openings = poses_of(episode)
+        bounds.append((number, number + substeps * len(episode)))
+        for tick, action in enumerate(episode.actions):
+            turn = Rotation.from_rotvec(action[3:6] / float(RATE_HZ))
+            position, rotation = positions[tick], rotations[tick]
+            for _ in range(substeps):
+                angles = rotation.as_euler("xyz")
+                rotation = turn * rotation
+                turned = (rotation.as_euler("xyz") - angles + np.pi) % (2 * np.pi) - np.pi
+                moved = action[:3] / float(RATE_HZ)
+                relative = np.concatenate([moved / STEP_M, turned / STEP_RAD, [1.0 if action[6] > 0.5 else -1.0]])
+                state = np.zeros(15)
+                state[:7] = (*position, *angles, openings[tick] * OPEN_WIDTH_M)
+                position = position + moved
+                np.savez(
+                    split / f"episode_{number:07d}.npz",
+                    rgb_static=episode.images["static"][tick], rgb_gripper=episode.images["wrist"][tick],
+                    rel_actions=relative, robot_obs=state,
+                )  # fmt: skip
+                number += 1
+    annotations = {
+        "language": {"ann": [episode.command for episode in episodes], "task": [episode.task for episode in episodes]},
+        "info": {"episodes": [], "indx": bounds},
+    }
+    np.save(split / "lang_annotations" / "auto_lang_ann.npy", annotations, allow_pickle=True)  # type: ignore[arg-type]
+    np.save(split / "ep_start_end_ids.npy", np.array([(start, stop - 1) for start, stop in bounds]))
+
+
+# As a lab adds its own data set (docs/data.md).
+OWN_LAYOUT = rlds_datasets.Layout(
+    rate_hz=Fraction(10),
+    cameras={"static": "observation/image", "wrist": "observation/wrist_image"},
+    commands=("language_instruction",),
+    numbers={"observation/pose": 7, "observation/opening": 1, "action/gripper": 1},
+    poses=lambda numbers: numbers["observation/pose"],
+    grippers=lambda numbers: (numbers["action/gripper"][:, 0] > 0.5).astype(np.float64),
+    openings=lambda numbers: numbers["observation/opening"][:, 0],
+)
+
+
+def write_rlds(folder: Path, episodes: Sequence[Episode]) -> None:
+    """Write a shard of TFRecords, pictures as PNG; numbers are in float32 there."""
+    folder.mkdir(parents=True)
+    with (folder / "tabletop_sim-train.tfrecord-00000-of-00001").open("wb") as file:
+        for episode in episodes:
+            positions, rotations, openings = poses_of(episode)
+            features: dict[str, list[Any]] = {
+                "steps/observation/pose": np.concatenate([positions, rotations.as_quat()], axis=1).ravel().tolist(),
+                "steps/observation/opening": openings.tolist(),
+                "steps/action/gripper": episode.actions[:, 6].tolist(),
+                "steps/language_instruction": [episode.command.encode()] * len(episode),
+            }
+            for camera, name in OWN_LAYOUT.cameras.items():
+                pictures = episode.images[camera]
+                features[f"steps/{name}"] = [
+                    cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes() for picture in pictures
+                ]
+            record = tiny_datasets.encoded(features)
+            length = struct.pack("<Q", len(record))
+            file.write(length + masked_crc(length) + record + masked_crc(record))
+
+
+def masked_crc(data: bytes) -> bytes:
+    crc = crc32c(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def differences(expected: Sequence[Episode], found: Sequence[Episode]) -> dict[str, float]:
+    """Return the largest differences of two readings of the same episodes, over the frames that both have.
+
+    Raises:
+        SystemExit: they are not the same episodes.
+    """
+    if [episode.command for episode in expected] != [episode.command for episode in found]:
+        raise SystemExit(f"{len(found)} episodes instead of {len(expected)}, or other commands")
+    largest = {"frames": float(sum(map(len, found))), "pixels": 0.0, "states": 0.0, "gripper": 0.0, "actions": 0.0}
+    errors = []
+    for one, other in zip(expected, found, strict=True):
+        shared = slice(min(len(one), len(other)))
+        for camera in one.images:
+            difference = np.abs(one.images[camera][shared].astype(int) - other.images[camera][shared]).max()
+            largest["pixels"] = max(largest["pixels"], float(difference))
+        errors.append(np.abs(one.actions[shared, :6] - other.actions[shared, :6]))
+        states = np.abs(one.proprioception[shared] - other.proprioception[shared]).max()
+        gripper = np.abs((one.actions[shared, 6] > 0.5) - (other.actions[shared, 6] > 0.5).astype(float)).max()
+        largest |= {"states": max(largest["states"], float(states)), "gripper": max(largest["gripper"], float(gripper))}
+    everywhere = np.concatenate(errors)
+    return {**largest, "actions": float(everywhere.max()), "actions_mean": float(everywhere.mean())}
+
+
+def roll_out(checkpoint: str, task: str, rollouts: int) -> int:
+    """Return the successes in new scenes, in this process."""
+    requests = request_rollouts([task], rollouts, 50_000)
+    settings = RolloutSettings(checkpoint, "tabletop", 12.0, 1)
+    return sum(outcome.success for outcome in run_rollouts(settings, requests, workers=1))
+
+
+def row(name: str, successes: Sequence[int], rollouts: int, compared: dict[str, float]) -> list[str]:
+    count, total = sum(successes), len(successes) * rollouts
+    low, high = wilson_interval(count, total)
+    return [
+        name,
+        ", ".join(map(str, successes)),
+        f"{count}/{total}, {low:.0%} to {high:.0%}",
+        f"{compared['frames']:.0f}",
+        f"{compared['pixels']:.0f}",
+        f"{compared['states']:.1g}",
+        f"{compared['actions']:.1g} (mean {compared['actions_mean']:.1g})",
+    ]
+
+
+if __name__ == "__main__":
+    main()
