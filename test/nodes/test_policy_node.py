@@ -425,6 +425,21 @@ def test_a_misspelt_parameter_ends_the_node_with_a_line_that_names_it(ros_enviro
     assert "require_enable," in process.output and "Traceback" not in process.output
 
 
+def test_a_policy_that_was_trained_for_it_is_told_what_the_arm_does_while_it_computes(
+    other_robot, ros_environment, tmp_path
+):
+    robot, checkpoint = other_robot, write_checkpoint(tmp_path)
+    (checkpoint / "max_delay_steps").write_text("3")
+    with policy_node(checkpoint, write_robot(tmp_path), ros_environment, executor="delay_aware"):
+        robot.wait_state("waiting", "no_command")
+        robot.say(f"tell {1.3 / CONTROL_HZ}")  # a chunk is there two or three ticks after its observation
+        robot.wait(lambda: len(robot.twists) >= 40, "40 twists")
+        assert values(robot)[0] == 0.01  # nothing was to be told while the arm stood still
+        assert set(values(robot)[20:]) <= {0.03, 0.04}
+        robot.wait(lambda: policy_values(robot).get("actions told") in ("2", "3"), "diagnostics")
+        assert robot.states[-1]["state"] == "running"
+
+
 def test_telling_a_policy_that_was_not_trained_for_it_ends_the_node_with_what_to_do(ros_environment, tmp_path):
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     with policy_node(*files, ros_environment, executor="delay_aware") as process:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real policy node in a process of its own, with a policy that does what the command says instead of a network.
 
-Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `slow S` (S seconds for each chunk), `hang`, and
+Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `slow S` (S seconds for each chunk), `tell S` (the
+same; vx in cm/s is 1 more than how many actions it was told of, and those come first in its chunk), `hang`, and
 what a network may do wrong: `nan`, `inf`, `fail`, `memory`, `shape`. What follows the number is ignored.
 """
 
@@ -19,10 +20,9 @@ from vla_ros.nodes import policy_loading, policy_node
 
 
 class ObedientRunner:
-    max_delay_steps = 0
-
-    def __init__(self, contract: PolicyContract) -> None:
+    def __init__(self, contract: PolicyContract, max_delay_steps: int) -> None:
         self.contract = contract
+        self.max_delay_steps = max_delay_steps
         self.word, self.value = "move", 0.0
 
     def warm_up(self) -> float:
@@ -54,6 +54,10 @@ class ObedientRunner:
         elif self.word == "slow":
             time.sleep(self.value)
             chunk[:, 0] = 0.05
+        elif self.word == "tell":
+            time.sleep(self.value)
+            chunk[:, 0] = 0.01 * (1 + len(committed))
+            chunk[: len(committed)] = committed
         elif self.word == "fail":
             raise RuntimeError("the network is broken")
         return chunk
@@ -64,7 +68,9 @@ def load_runner(checkpoint: str, device: str, cpu_threads: int, precision: str, 
     if slow.exists():  # a model that takes that long to load
         slow.with_name("loading").touch()
         time.sleep(float(slow.read_text()))
-    return ObedientRunner(PolicyContract.load(Path(checkpoint) / "contract.json"))
+    told = Path(checkpoint) / "max_delay_steps"
+    max_delay_steps = int(told.read_text()) if told.exists() else 0
+    return ObedientRunner(PolicyContract.load(Path(checkpoint) / "contract.json"), max_delay_steps)
 
 
 if __name__ == "__main__":
