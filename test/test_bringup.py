@@ -128,6 +128,50 @@ def test_a_respawn_that_would_move_by_itself_is_refused(monkeypatch):
         _policy_process({"use_respawn": "true", "arm_on_start": "true"}, monkeypatch)
 
 
+@needs_launch
+def test_a_user_s_bringup_includes_two_policies_in_namespaces_of_its_own_and_keeps_its_arguments(monkeypatch):
+    from launch import LaunchDescription, LaunchService
+    from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
+    from launch_ros.actions import PushRosNamespace
+
+    from vla_ros.nodes import launching
+
+    started, kept = {}, []
+
+    def note(context, processes):
+        for node in make_nodes(context, processes):
+            node._perform_substitutions(context)
+            texts = [getattr(part, "text", "") for argument in node.cmd for part in argument]
+            enclave = texts[texts.index("--enclave") + 1]
+            started[node.expanded_node_namespace] = (processes[0].parameters["checkpoint"], enclave)
+        return []
+
+    make_nodes = launching.nodes
+    monkeypatch.setattr(launching, "nodes", note)
+    path = next(path for path in LAUNCH_FILES if path.name.startswith("policy"))
+    arms = [
+        GroupAction([
+            PushRosNamespace(arm),
+            IncludeLaunchDescription(str(path), launch_arguments={"checkpoint": f"of_{arm}"}.items()),
+        ])
+        for arm in ("left", "right")
+    ]  # fmt: skip
+    service = LaunchService(noninteractive=True)
+    service.include_launch_description(
+        LaunchDescription([
+            DeclareLaunchArgument("checkpoint", default_value="the user's"),
+            *arms,
+            OpaqueFunction(function=lambda context: kept.append(launching.value(context, "checkpoint"))),
+        ])
+    )  # fmt: skip
+    assert service.run() == 0
+    assert started == {
+        "/left": ("of_left", "/vla_ros/left/policy"),
+        "/right": ("of_right", "/vla_ros/right/policy"),
+    }
+    assert kept == ["the user's"]
+
+
 def _policy_process(given, monkeypatch) -> bringup.Process:
     """What policy.launch.py starts with these arguments."""
     from launch import LaunchContext

@@ -65,7 +65,7 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
             # Without ROS_SECURITY_ENABLE the enclave is only a name.
             ros_arguments=[
                 *("--log-level", value(context, "log_level")),
-                *("--enclave", process.enclave(value(context, "namespace"))),
+                *("--enclave", process.enclave(_namespace(context))),
             ],
             respawn=truth(context, "use_respawn") and not process.ends,
             respawn_delay=2.0,
@@ -73,6 +73,13 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
         )
         for process in processes
     ]
+
+
+def _namespace(context: LaunchContext) -> str:
+    """The namespace of the nodes in full, that of a launch file which includes ours with PushRosNamespace included."""
+    given = value(context, "namespace")
+    pushed = context.launch_configurations.get("ros_namespace", "")
+    return given if given.startswith("/") else "/".join(part for part in (pushed.rstrip("/"), given) if part)
 
 
 def _typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
