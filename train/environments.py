@@ -69,7 +69,7 @@ def settle(args: argparse.Namespace) -> None:
         raise ConfigError(f"--env libero needs --suite; allowed: {', '.join(libero.SUITES)}")
     if args.env == "calvin":
         if args.dataset is None:
-            raise ConfigError("--env calvin needs --dataset FOLDER, such as task_D_D, whose validation split is the scene")
+            raise ConfigError("--env calvin needs --dataset FOLDER: a data set of CALVIN, such as task_D_D")
         calvin.check_data_set(args.dataset)
         args.chains = calvin.CHAINS if args.chains is None else args.chains
     args.phrasings = args.phrasings or "held_out"

@@ -9,12 +9,14 @@ import json
 import sys
 from pathlib import Path
 
+import fake_calvin
 import fake_libero
 import pytest
 
 from vla_ros import cli
 from vla_ros.contract import Camera
 from vla_ros.errors import UserError
+from vla_ros.evaluation import calvin
 from vla_ros.evaluation.chains import Attempt, Chain, ChainResult
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
@@ -285,3 +287,38 @@ def test_without_libero_the_message_says_what_to_install(at_20_hz, monkeypatch, 
     monkeypatch.setitem(sys.modules, "libero", None)
     assert cli.main(["evaluate", at_20_hz, "--env", "libero", "--suite", "libero_goal"]) == 2
     assert "pip install -e '.[libero]'" in capsys.readouterr().err
+
+
+def test_calvin_s_chains_run_through_the_robot_s_code_with_its_own_texts(
+    config, episodes, monkeypatch, tmp_path: Path, capsys
+) -> None:
+    save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
+    installed, made = fake_calvin.make()
+    told: list[str] = []
+    monkeypatch.setattr(calvin, "installed", lambda: installed)
+    attempt = calvin.attempt
+    monkeypatch.setattr(calvin, "attempt", lambda *a, **k: told.append(k["command"]) or attempt(*a, **k))
+    monkeypatch.setattr(evaluations, "STEPS_PER_SUBTASK", 6)
+    hydra = tmp_path / "task_D_D" / "validation" / ".hydra"
+    hydra.mkdir(parents=True)
+    (hydra / "merged_config.yaml").touch()
+    arguments = ["--env", "calvin", "--dataset", str(tmp_path / "task_D_D"), "--chains", "2", "--workers", "1"]
+    assert _vla_evaluate(str(tmp_path / "checkpoint"), *arguments, "--output", str(tmp_path / "out")) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["chains"] == 2 and report["tasks"]["lift_red_block_table"]["trials"] == 2
+    assert told[0] == fake_calvin.TEXTS["lift_red_block_table"][0]
+    assert [float(scene[0]) for _, scene in made[0].scenes] == [0.0, 1.0] and made[0].closed
+    assert len(made[0].given) <= 2 * 2 * 6  # 2 ticks of 3 steps at 10 Hz for each subtask
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "calvin"], "needs --dataset FOLDER"),
+        (["--env", "calvin", "--dataset", "nowhere"], r"no validation/.hydra/merged_config.yaml"),
+        (["--dataset", "task_D_D"], "--dataset goes with --env calvin only"),
+    ],
+)
+def test_calvin_needs_its_data_set(arguments, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _vla_evaluate("ckpt", *arguments)

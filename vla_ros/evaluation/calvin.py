@@ -95,11 +95,17 @@ def check_data_set(folder: Path) -> None:
 
 
 def draw_chains(calvin: Installed, count: int) -> list[tuple[Chain, dict[str, Any]]]:
-    """Return CALVIN's first chains of `count`, each with the condition of its scene: 1000 are those of all papers."""
+    """Return CALVIN's chains 0 to `count` - 1, each with the condition of its scene: the first of the 1000 that all
+    papers run. CALVIN draws others when it is asked for less."""
+    drawn = calvin.sequences(max(count, CHAINS))[:count]
     return [
-        (Chain(number, number, tuple(map(str, subtasks))), dict(condition))
-        for number, (condition, subtasks) in enumerate(calvin.sequences(count))
+        (Chain(number, number, tuple(map(str, subtasks))), {key: _plain(value) for key, value in condition.items()})
+        for number, (condition, subtasks) in enumerate(drawn)
     ]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class CalvinEnv:
