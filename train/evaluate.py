@@ -1,19 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a checkpoint in closed loop on a simulated robot, in this process's time: no ROS, no waiting.
-
-vla evaluate config/checkpoints/tabletop                       every trained task, held-out phrasings
-vla evaluate CKPT --tasks pick_up_red open_drawer --rollouts 50
-vla evaluate CKPT --blank static                               how much the static camera matters
-vla evaluate CKPT --tasks pick_up --swap-colour                whether the colour word decides which block is picked
-vla evaluate CKPT --chains 100                                 CALVIN's protocol: five tasks in a row, one scene
-vla evaluate CKPT --delays 0 50 100 200 400 --executors full_chunk first_action   success against added delay
-vla evaluate CKPT --output runs/evaluation                     results on disk, report.html, films; goes on if stopped
-vla evaluate CKPT --env calvin --dataset task_D_D              CALVIN's 1000 chains, with CALVIN installed
-vla evaluate CKPT --env libero --suite libero_goal --rollouts 50    LIBERO's standard protocol
-
-A task may be named by its kind (pick_up: all three colours), or as a set: trained, novel, all. Several processes, on
-one machine or more, share the work with --rank 0/4, 1/4, ... and the same --output; the last one makes the report.
-"""
+"""Measure a checkpoint in closed loop on a simulated robot, in this process's time: no ROS, no waiting."""
 
 from __future__ import annotations
 
@@ -44,7 +30,7 @@ from vla_ros.train.rollouts import has_colour
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla evaluate``."""
-    parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder")
     parser.add_argument("--env", default="tabletop", choices=ENVIRONMENTS, help="simulated robot (default: tabletop)")
     parser.add_argument("--suite", choices=libero.SUITES, help="of LIBERO")
     parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="of CALVIN, such as task_D_D")
@@ -84,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vla evaluate``."""
+    if args.checkpoint is None:
+        raise ConfigError("a checkpoint folder is missing, such as config/checkpoints/tabletop")
     settle(args)
     tasks = _tasks(args)
     if args.swap_colour and not all(map(has_colour, tasks)):
@@ -99,14 +87,19 @@ def run(args: argparse.Namespace) -> int:
         print("this share is done; the report comes with the last one")
         return 0
     report |= {"wall_s": round(time.monotonic() - started_s, 1), "settings": settings_of(args)}
+    publish(args, report, f"Evaluation of {args.checkpoint.name}")
+    return 0
+
+
+def publish(args: argparse.Namespace, report: dict[str, Any], title: str) -> None:
+    """Print a report, and write it where --json and --output say."""
     (print_chains if args.chains else print_report)(report)
     if args.json:
         page.write(args.json, json.dumps(report, indent=2) + "\n")
     if args.output:
         page.write(args.output / "report.json", json.dumps(report, indent=2) + "\n")
         parts = evaluation_parts(report, args.output / FILMS)
-        page.write(args.output / "report.html", page.page(f"Evaluation of {args.checkpoint.name}", parts))
-    return 0
+        page.write(args.output / "report.html", page.page(title, parts))
 
 
 def _tasks(args: argparse.Namespace) -> list[str]:
@@ -179,7 +172,7 @@ def print_report(report: dict[str, Any]) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
     inference = report["inference_ms"]
-    console.print(f"inference p50 {inference['p50']:.1f} ms, p95 {inference['p95']:.1f} ms; {report['wall_s']:.0f} s")
+    console.print(f"inference p50 {_ms(inference['p50'])}, p95 {_ms(inference['p95'])}; {report['wall_s']:.0f} s")
     if "conditions" in report:
         table = Table("executor", "added delay ms", "ticks", "successes", "rate")
         for row in report["conditions"]:
@@ -187,6 +180,10 @@ def print_report(report: dict[str, Any]) -> None:
             successes = f"{row['successes']}/{row['rollouts']}"
             table.add_row(row["executor"], delay, str(row["delay_ticks"]), successes, f"{row['success_rate']:.0%}")
         console.print(table)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"  # none where the policy was never asked
 
 
 def print_chains(report: dict[str, Any]) -> None:
