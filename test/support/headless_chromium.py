@@ -17,6 +17,11 @@ _QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-default-apps", "--disable-extensions",
 )  # fmt: skip
+# Chromium asks these for itself: the time, accounts, updates. None of them serves what a page would hold.
+_OWN = (
+    "clients2.google.com", "accounts.google.com", "www.google.com", "android.clients.google.com",
+    "optimizationguide-pa.googleapis.com", "update.googleapis.com", "content-autofill.googleapis.com",
+)  # fmt: skip
 # Waits until all pictures are there or have failed, and writes down how wide each is.
 _LOOK = """
 <pre id="seen"></pre><script>
@@ -29,7 +34,8 @@ addEventListener("load", () => {
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """widths: of the pictures in pixels, 0 where there is none to be seen; requests: first lines of what was asked."""
+    """widths: of the pictures in pixels, 0 where there is none to be seen; requests: first lines of what was asked,
+    without what Chromium asks for itself."""
 
     widths: list[int]
     requests: list[str]
@@ -48,7 +54,7 @@ def look_at(page: Path, scratch: Path) -> Seen:
         dumped = subprocess.run(
             [CHROMIUM, *_QUIET, proxy, "--proxy-bypass-list=<-loopback>", profile, "--virtual-time-budget=10000",
              "--dump-dom", copy.as_uri()],
-            capture_output=True, text=True, timeout=120, check=True,
+            capture_output=True, text=True, timeout=300, check=True,
         ).stdout  # fmt: skip
     found = re.search(r"SEEN(\[[\d,]*\])</pre>", dumped)
     assert found, dumped[-500:]
@@ -62,5 +68,8 @@ def _refuse(server: socket.socket, requests: list[str]) -> None:
         except OSError:  # closed: the page has been seen
             return
         with connection:
-            requests.append(connection.recv(4096).split(b"\r\n")[0].decode(errors="replace"))
+            request = connection.recv(4096).split(b"\r\n")[0].decode(errors="replace")
+            target = (request.split(" ") + [""])[1].removeprefix("http://")
+            if re.split("[:/]", target)[0] not in _OWN:
+                requests.append(request)
             connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

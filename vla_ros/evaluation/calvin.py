@@ -147,7 +147,8 @@ class CalvinEnv:
         action = np.asarray(action, dtype=np.float64)
         self._ticks += 1
         until = int(np.floor(self._ticks * HIGHEST_HZ / self.control_hz + 1e-6))
-        success, raw = False, None
+        success = False
+        raw: Any = None
         while self.steps < until and not success:
             relative = relative_from_twist(action[:6], self._angles)
             gripper = 1.0 if action[6] > 0.5 else -1.0
