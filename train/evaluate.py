@@ -1,17 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a checkpoint in closed loop on the simulated arm, in this process's time: no ROS, no waiting.
-
-vla evaluate config/checkpoints/tabletop                       every trained task, held-out phrasings
-vla evaluate CKPT --tasks pick_up_red open_drawer --rollouts 50
-vla evaluate CKPT --blank static                               how much the static camera matters
-vla evaluate CKPT --tasks pick_up --swap-colour                whether the colour word decides which block is picked
-vla evaluate CKPT --chains 100                                 CALVIN's protocol: five tasks in a row, one scene
-vla evaluate CKPT --delays 0 50 100 200 400 --executors full_chunk first_action   success against added delay
-vla evaluate CKPT --output runs/evaluation                     results on disk, report.html, films; goes on if stopped
-
-A task may be named by its kind (pick_up: all three colours), or as a set: trained, novel, all. Several processes, on
-one machine or more, share the work with --rank 0/4, 1/4, ... and the same --output; the last one makes the report.
-"""
+"""Measure a checkpoint in closed loop on a simulated robot, in this process's time: no ROS, no waiting."""
 
 from __future__ import annotations
 
@@ -27,35 +15,41 @@ from rich.console import Console
 from rich.table import Table
 
 from vla_ros.contract import PolicyContract
-from vla_ros.evaluation import page
+from vla_ros.evaluation import libero, page
 from vla_ros.evaluation.evaluation_page import evaluation_parts
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
 from vla_ros.runtime.commitment import check_trained_for_delays
 from vla_ros.runtime.executors import EXECUTORS
-from vla_ros.sim.cameras import CAMERAS
 from vla_ros.sim.tasks import NOVEL_TASKS, TASKS, TRAINED_TASKS
 from vla_ros.train.config import ConfigError
+from vla_ros.train.environments import ENVIRONMENTS, FIRST_SEED, TABLETOP_TIME_S, check_contract, settle
 from vla_ros.train.evaluations import BLANKS, FILMS, evaluate_chains, evaluate_tasks, rank_of, settings_of
 from vla_ros.train.rollouts import has_colour
-
-FIRST_SEED = 50_000  # demonstrations are recorded with smaller seeds: scenes here are new
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla evaluate``."""
-    parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
-    parser.add_argument("--env", default="tabletop", choices=["tabletop"], help="simulated robot")
-    parser.add_argument("--tasks", nargs="+", default=["trained"], metavar="TASK", help="tasks, kinds or sets of tasks")
-    parser.add_argument("--rollouts", type=int, default=10, help="per task (default: %(default)s)")
-    parser.add_argument("--chains", type=int, metavar="N", help="run N chains of five tasks instead of single tasks")
-    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
-    parser.add_argument("--phrasings", choices=["train", "held_out"], default="held_out", help="which commands to say")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder")
+    parser.add_argument("--env", default="tabletop", choices=ENVIRONMENTS, help="simulated robot (default: tabletop)")
+    parser.add_argument("--suite", choices=libero.SUITES, help="of LIBERO")
+    parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="of CALVIN, such as task_D_D")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="tasks, kinds or sets; of LIBERO by name or number")
+    parser.add_argument(
+        "--rollouts", "--episodes", type=int, default=10, metavar="N", help="per task (default: %(default)s)"
+    )
+    parser.add_argument("--chains", type=int, metavar="N", help="run N chains of five tasks (CALVIN: 1000)")
+    parser.add_argument(
+        "--seed", type=int, help=f"of the first scene; the first initial state of LIBERO (default: {FIRST_SEED}; 0)"
+    )
+    parser.add_argument("--phrasings", choices=["train", "held_out"], help="which commands to say (default: held_out)")
     parser.add_argument("--blank", choices=sorted(BLANKS), default="none", help="cameras to black out")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--command-override", metavar="TEXT", help="say this, whatever the task")
     words.add_argument("--swap-colour", action="store_true", help="name another colour; that block then counts")
-    parser.add_argument("--delay-ticks", type=int, default=1, help="ticks until a chunk arrives (default: %(default)s)")
+    parser.add_argument(
+        "--delay-ticks", type=int, help="ticks until a chunk arrives (default: 1; LIBERO 0: it waits for the policy)"
+    )
     parser.add_argument(
         "--delays", nargs="+", type=float, metavar="MS", help="run all of it once for each delay added to a chunk's way"
     )
@@ -64,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which planned action is executed; all of it once for each (default: full_chunk)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-time", type=float, default=12.0, metavar="SECONDS", help="per rollout (default: %(default)s)"
+        "--max-time", type=float, metavar="SECONDS", help=f"per rollout (default: {TABLETOP_TIME_S:g}; LIBERO's own)"
     )
-    parser.add_argument("--robot", default="tabletop", help="robot file, for its limits (default: %(default)s)")
+    parser.add_argument("--robot", help="robot file, for its limits (default: tabletop; LIBERO: its own limits only)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep results there, go on with what is there")
     parser.add_argument("--films", action="store_true", help="also keep a film of each rollout in --output")
@@ -76,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vla evaluate``."""
-    tasks = select_tasks(args.tasks)
+    if args.checkpoint is None:
+        raise ConfigError("a checkpoint folder is missing, such as config/checkpoints/tabletop")
+    settle(args)
+    tasks = _tasks(args)
     if args.swap_colour and not all(map(has_colour, tasks)):
         raise ConfigError("--swap-colour needs tasks that name a block; give for instance --tasks pick_up")
     policy = load_checkpoint(args.checkpoint)
@@ -90,19 +87,31 @@ def run(args: argparse.Namespace) -> int:
         print("this share is done; the report comes with the last one")
         return 0
     report |= {"wall_s": round(time.monotonic() - started_s, 1), "settings": settings_of(args)}
+    publish(args, report, f"Evaluation of {args.checkpoint.name}")
+    return 0
+
+
+def publish(args: argparse.Namespace, report: dict[str, Any], title: str) -> None:
+    """Print a report, and write it where --json and --output say."""
     (print_chains if args.chains else print_report)(report)
     if args.json:
         page.write(args.json, json.dumps(report, indent=2) + "\n")
     if args.output:
         page.write(args.output / "report.json", json.dumps(report, indent=2) + "\n")
         parts = evaluation_parts(report, args.output / FILMS)
-        page.write(args.output / "report.html", page.page(f"Evaluation of {args.checkpoint.name}", parts))
-    return 0
+        page.write(args.output / "report.html", page.page(title, parts))
+
+
+def _tasks(args: argparse.Namespace) -> list[str]:
+    if args.env == "calvin":
+        return []  # its chains have their own
+    return select_tasks(args.tasks) if args.env == "tabletop" else libero.select_tasks(args.suite, args.tasks)
 
 
 def _check(args: argparse.Namespace, contract: PolicyContract) -> None:
     """Raise what would stop every worker: an impossible number, a robot that is not there, cameras of another robot."""
-    load_robot(args.robot)
+    if args.robot:
+        load_robot(args.robot)
     rank_of(args.rank)
     for option, value, fits, allowed in (
         ("--rollouts", args.rollouts, args.rollouts >= 1, "1 or more"),
@@ -118,17 +127,12 @@ def _check(args: argparse.Namespace, contract: PolicyContract) -> None:
     if (args.films or args.rank != "0/1") and args.output is None:
         raise ConfigError("--films and --rank need --output FOLDER, where films and results go")
     single = args.blank != "none" or args.command_override or args.swap_colour or args.delays or args.films
-    if args.chains and (single or len(args.executors) > 1 or args.tasks != ["trained"]):
+    if args.chains and (single or len(args.executors) > 1 or args.tasks != [ENVIRONMENTS[args.env].tasks]):
         raise ConfigError(
             "--chains draws its own tasks and says the first phrasing of each; it does not go with --tasks, --blank, "
             "--command-override, --swap-colour, --delays, --films or several --executors"
         )
-    for name in contract.camera_names:
-        if name not in CAMERAS:
-            raise ConfigError(
-                f"the checkpoint sees the camera {name!r}; the simulated arm has {', '.join(CAMERAS)}: "
-                "give a checkpoint that was trained on its bags"
-            )
+    check_contract(contract, args.env)
     for name in BLANKS[args.blank]:
         if name not in contract.camera_names:
             raise ConfigError(
@@ -168,7 +172,7 @@ def print_report(report: dict[str, Any]) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
     inference = report["inference_ms"]
-    console.print(f"inference p50 {inference['p50']:.1f} ms, p95 {inference['p95']:.1f} ms; {report['wall_s']:.0f} s")
+    console.print(f"inference p50 {_ms(inference['p50'])}, p95 {_ms(inference['p95'])}; {report['wall_s']:.0f} s")
     if "conditions" in report:
         table = Table("executor", "added delay ms", "ticks", "successes", "rate")
         for row in report["conditions"]:
@@ -176,6 +180,10 @@ def print_report(report: dict[str, Any]) -> None:
             successes = f"{row['successes']}/{row['rollouts']}"
             table.add_row(row["executor"], delay, str(row["delay_ticks"]), successes, f"{row['success_rate']:.0%}")
         console.print(table)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"  # none where the policy was never asked
 
 
 def print_chains(report: dict[str, Any]) -> None:

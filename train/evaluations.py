@@ -20,7 +20,14 @@ from vla_ros.evaluation.intervals import wilson_interval
 from vla_ros.evaluation.record import Record
 from vla_ros.train.chain_rollouts import ChainSettings, run_chains
 from vla_ros.train.config import ConfigError
-from vla_ros.train.rollouts import Outcome, RolloutRequest, RolloutSettings, request_rollouts, run_rollouts
+from vla_ros.train.rollouts import (
+    Outcome,
+    RolloutRequest,
+    RolloutSettings,
+    libero_requests,
+    request_rollouts,
+    run_rollouts,
+)
 
 FILMS = "films"
 BLANKS = {"none": (), "static": ("static",), "wrist": ("wrist",), "both": ("static", "wrist")}
@@ -29,14 +36,7 @@ T = TypeVar("T")
 
 def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: PolicyContract) -> dict[str, Any] | None:
     """Run single tasks and return their report; None while other ranks are not done."""
-    requests = request_rollouts(
-        tasks,
-        args.rollouts,
-        args.seed,
-        phrasings=args.phrasings,
-        command=args.command_override,
-        swap_colour=args.swap_colour,
-    )
+    requests = _requests(args, tasks)
     conditions = _conditions(args, contract)
     wanted = [(condition, request) for condition in conditions for request in requests]
     keys = [f"{name}, {request.task} {request.seed}" for name, request in ((c.name, r) for c, r in wanted)]
@@ -61,6 +61,7 @@ def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: Pol
             delay_ticks=condition.delay_ticks,
             blank=BLANKS[args.blank],
             executor=condition.executor,
+            suite=args.suite or "",
             films=str(args.output / FILMS) if args.films else "",
         )
         outcomes = run_rollouts(settings, [request for _, request in missing], args.workers) if missing else ()
@@ -83,18 +84,33 @@ def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: Pol
     return report
 
 
+def _requests(args: argparse.Namespace, tasks: Sequence[str]) -> list[RolloutRequest]:
+    if args.suite:
+        return libero_requests(args.suite, tasks, args.rollouts, args.seed, args.command_override)
+    return request_rollouts(
+        tasks,
+        args.rollouts,
+        args.seed,
+        phrasings=args.phrasings,
+        command=args.command_override,
+        swap_colour=args.swap_colour,
+    )
+
+
 def evaluate_chains(args: argparse.Namespace) -> dict[str, Any] | None:
     """Run chains and return their report; None while other ranks are not done."""
     record = _open_record(args)
     done = _chain_results(record)
     settings = ChainSettings(
         checkpoint=str(args.checkpoint),
+        chains=args.chains,
         robot=args.robot,
         first_seed=args.seed,
         phrasings=args.phrasings,
         delay_ticks=args.delay_ticks,
         steps=STEPS_PER_SUBTASK,
         executor=args.executors[0],
+        dataset=str(args.dataset or ""),
     )
     known = {result.chain.number for result in done}
     missing = [number for number in _share(range(args.chains), args.rank) if number not in known]
@@ -204,7 +220,8 @@ def _count(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments that change the figures."""
     names = (
-        "tasks", "rollouts", "chains", "seed", "phrasings", "blank", "command_override", "swap_colour", "delay_ticks",
-        "delays", "executors", "max_time", "robot",
+        "env", "suite", "dataset", "tasks", "rollouts", "chains", "seed", "phrasings", "blank", "command_override",
+        "swap_colour", "delay_ticks", "delays", "executors", "max_time", "robot",
     )  # fmt: skip
-    return {"checkpoint": str(args.checkpoint), **{name: getattr(args, name) for name in names}}
+    values = {name: getattr(args, name) for name in names}
+    return {"checkpoint": str(args.checkpoint), **values, "dataset": args.dataset and str(args.dataset)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closed-loop rollouts of a checkpoint on the simulated arm, in worker processes, and how to count them."""
+"""Closed-loop rollouts of a checkpoint on a simulated robot, in worker processes, and how to count them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from vla_ros.errors import UserError
+from vla_ros.evaluation import libero
 from vla_ros.evaluation.film import Film
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.runner import PolicyRunner
@@ -42,7 +43,10 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """What all rollouts of an evaluation share."""
+    """What all rollouts of an evaluation share.
+
+    robot: whose limits hold; empty: none but the simulator's own. suite: of LIBERO; empty: the table-top arm.
+    """
 
     checkpoint: str
     robot: str
@@ -50,6 +54,7 @@ class RolloutSettings:
     delay_ticks: int
     blank: tuple[str, ...] = ()
     executor: str = "full_chunk"
+    suite: str = ""
     films: str = ""  # folder for a film of every rollout; empty: none
 
 
@@ -89,6 +94,29 @@ def request_rollouts(
             texts = task.held_out if phrasings == "held_out" else task.phrasings
             requests.append(RolloutRequest(name, first_seed + index, command or texts[index % len(texts)], judged))
     return requests
+
+
+def libero_requests(
+    suite: str, tasks: Sequence[str], rollouts: int, first_state: int, command: str | None
+) -> list[RolloutRequest]:
+    """Return ``rollouts`` requests for each task of LIBERO, from its initial state ``first_state`` on.
+
+    Raises:
+        LiberoError: a task has fewer initial states.
+    """
+    languages = libero.task_languages(suite)
+    for task in tasks:
+        there = libero.initial_states(suite, task)
+        if first_state + rollouts > there:
+            raise libero.LiberoError(
+                f"--rollouts {rollouts} from --seed {first_state} on: {task} has the initial states 0 to {there - 1}; "
+                "allowed: as many as there are, each once"
+            )
+    return [
+        RolloutRequest(task, first_state + index, command or languages[task], task)
+        for task in tasks
+        for index in range(rollouts)
+    ]
 
 
 def run_rollouts(settings: RolloutSettings, requests: Sequence[RolloutRequest], workers: int) -> Iterator[Outcome]:
@@ -154,6 +182,9 @@ class _JudgedEnv:
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         return self.env.step(action)
 
+    def close(self) -> None:
+        self.env.close()
+
 
 class RolloutWorker:
     """A checkpoint and a simulator, which belong to the thread that makes this object."""
@@ -163,12 +194,17 @@ class RolloutWorker:
         self._runner = PolicyRunner(load_checkpoint(settings.checkpoint))
         self._runner.warm_up()
         self._period_s = self._runner.contract.timing.period_ns / 1e9
-        self._limits = load_robot(settings.robot).limits
-        self._env = _JudgedEnv(tabletop(self._runner.contract.timing.control_hz))
+        self._limits = load_robot(settings.robot).limits if settings.robot else None
+        self._judged = None if settings.suite else _JudgedEnv(tabletop(self._runner.contract.timing.control_hz))
+        self._env = self._judged or libero.LiberoEnv(settings.suite)
 
     def run(self, request: RolloutRequest) -> Outcome:
-        self._env.judged = request.judged
+        if self._judged is not None:
+            self._judged.judged = request.judged
         contract = self._runner.contract
+        governor = None
+        if self._limits is not None:
+            governor = SafetyGovernor(self._limits, period_s=self._period_s, armed=True)
         film = Film(contract.camera_names) if self._settings.films else None
         result = rollout(
             self._env,
@@ -179,7 +215,7 @@ class RolloutWorker:
             max_time_s=self._settings.max_time_s,
             delay_ticks=self._settings.delay_ticks,
             blank=self._settings.blank,
-            governor=SafetyGovernor(self._limits, period_s=self._period_s, armed=True),
+            governor=governor,
             executor=make_executor(self._settings.executor, horizon=HORIZON_TICKS, decay=ENSEMBLE_DECAY),
             on_frame=None if film is None else film.on_frame,
         )
@@ -191,7 +227,7 @@ class RolloutWorker:
         return Outcome(result.success, result.time_s, inference_ms, result.ticks, result.ticks_missed, name)
 
     def close(self) -> None:
-        self._env.env.close()
+        self._env.close()
 
 
 def tabletop(control_hz: float) -> TabletopEnv:

@@ -96,6 +96,12 @@ def rotate_twist(twist: ArrayLike, quaternion: ArrayLike) -> Array:
     return np.concatenate([rotation.apply(twist[..., :3]), rotation.apply(twist[..., 3:6])], axis=-1)
 
 
+def unit_velocities(twist: ArrayLike, unit_mps: float, unit_radps: float) -> Array:
+    """A twist (6,) or twists (T, 6) as a simulator counts them: 1 is `unit_mps` and `unit_radps`; clipped to +-1."""
+    shares = np.asarray(twist, dtype=np.float64) / np.repeat([unit_mps, unit_radps], 3)
+    return np.clip(shares, -1, 1)
+
+
 def rotation_6d(quaternion: ArrayLike) -> Array:
     """First two columns of the rotation matrix, one after the other (6,) (arXiv:1812.07035)."""
     matrix = Rotation.from_quat(np.asarray(quaternion, dtype=np.float64)).as_matrix()

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("vla_ros.demos.convert", "write the episodes of bags as a data set for other software (LeRobot)"),
     "store": ("vla_ros.demos.store_command", "list demonstrations that are decoded already, and remove stale ones"),
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
-    "evaluate": ("vla_ros.train.evaluate", "measure a checkpoint's success on the simulated arm, in process"),
+    "evaluate": ("vla_ros.commands.evaluate", "measure a policy's success in simulation, in process or over ROS"),
     "replay": ("vla_ros.train.replay", "show a checkpoint recorded bags, and say by name what does not fit"),
     "report": ("vla_ros.train.report", "put curves, data, evaluations and replays of a run into one HTML file"),
     "import-robovlms": (
@@ -56,6 +56,8 @@ EXTRAS = {
     "pyarrow": "lerobot",
     "av": "lerobot",
     "peft": "vlm",
+    "libero": "libero",
+    "robosuite": "libero",
 }  # fmt: skip
 
 

@@ -6,16 +6,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
+import fake_calvin
+import fake_libero
 import pytest
 
+from vla_ros import cli
 from vla_ros.contract import Camera
 from vla_ros.errors import UserError
+from vla_ros.evaluation import calvin
 from vla_ros.evaluation.chains import Attempt, Chain, ChainResult
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
-from vla_ros.train import evaluate, evaluations
+from vla_ros.train import environments, evaluate, evaluations
 from vla_ros.train.build import new_policy
 from vla_ros.train.config import ConfigError
 from vla_ros.train.rollouts import Outcome, RolloutSettings, request_rollouts, run_rollouts
@@ -220,3 +225,100 @@ def test_what_does_not_go_together_is_refused(counted, monkeypatch, tmp_path, ar
     with pytest.raises(ConfigError, match=message):
         _evaluate(*arguments)
     assert not counted
+
+
+@pytest.fixture
+def at_20_hz(config, episodes, tmp_path: Path) -> str:
+    """A checkpoint for LIBERO."""
+    timing = dataclasses.replace(config.contract, control_hz=20.0)
+    save_checkpoint(tmp_path / "checkpoint", new_policy(dataclasses.replace(config, contract=timing), episodes))
+    return str(tmp_path / "checkpoint")
+
+
+def _vla_evaluate(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    return evaluate.run(parser.parse_args(list(arguments)))
+
+
+def test_a_suite_of_libero_runs_through_the_robot_s_code_and_is_counted(at_20_hz, monkeypatch, tmp_path: Path) -> None:
+    made = fake_libero.install(monkeypatch).made
+    arguments = [at_20_hz, "--env", "libero", "--suite", "libero_goal", "--episodes", "2", "--workers", "1"]
+    assert _vla_evaluate(*arguments, "--max-time", "0.2", "--seed", "1", "--json", str(tmp_path / "r.json")) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert {task: row["rollouts"] for task, row in report["tasks"].items()} == dict.fromkeys(fake_libero.TASKS, 2)
+    assert report["ticks"]["total"] == 4 * 4  # 0.2 s at 20 Hz, unless the policy happens to succeed
+    assert [value for env in made for name, value in env.calls if name == "state"] == [1, 2, 101, 102]
+    assert report["settings"]["suite"] == "libero_goal"
+
+
+def test_a_suite_gives_its_own_number_of_steps_and_no_limits_but_its_own() -> None:
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    for suite, steps in (("libero_spatial", 220), ("libero_object", 280), ("libero_goal", 300), ("libero_10", 520)):
+        args = parser.parse_args(["ckpt", "--env", "libero", "--suite", suite])
+        environments.settle(args)
+        assert (round(args.max_time * 20), args.delay_ticks, args.robot, args.seed) == (steps, 0, "", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "libero"], "needs --suite; allowed: libero_spatial"),
+        (["--suite", "libero_goal"], "--suite goes with --env libero only; --env is tabletop"),
+        (["--env", "libero", "--suite", "libero_goal", "--chains", "2"], "--chains goes with --env tabletop"),
+        (["--env", "libero", "--suite", "libero_goal", "--rollouts", "4"], "has the initial states 0 to 2"),
+    ],
+)
+def test_what_means_nothing_for_the_simulated_robot_is_refused(at_20_hz, monkeypatch, arguments, message) -> None:
+    fake_libero.install(monkeypatch)
+    with pytest.raises(UserError, match=message):
+        _vla_evaluate(at_20_hz, *arguments)
+
+
+def test_a_checkpoint_of_another_rate_than_libero_s_is_refused(config, episodes, monkeypatch) -> None:
+    fake_libero.install(monkeypatch)
+    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(config, episodes))
+    with pytest.raises(ConfigError, match=r"acts at 10 Hz; LIBERO at 20 Hz: train with contract.control_hz=20"):
+        _vla_evaluate("ckpt", "--env", "libero", "--suite", "libero_goal")
+
+
+def test_without_libero_the_message_says_what_to_install(at_20_hz, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "libero", None)
+    assert cli.main(["evaluate", at_20_hz, "--env", "libero", "--suite", "libero_goal"]) == 2
+    assert "pip install -e '.[libero]'" in capsys.readouterr().err
+
+
+def test_calvin_s_chains_run_through_the_robot_s_code_with_its_own_texts(
+    config, episodes, monkeypatch, tmp_path: Path, capsys
+) -> None:
+    save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
+    installed, made = fake_calvin.make()
+    told: list[str] = []
+    monkeypatch.setattr(calvin, "installed", lambda: installed)
+    attempt = calvin.attempt
+    monkeypatch.setattr(calvin, "attempt", lambda *a, **k: told.append(k["command"]) or attempt(*a, **k))
+    monkeypatch.setattr(evaluations, "STEPS_PER_SUBTASK", 6)
+    hydra = tmp_path / "task_D_D" / "validation" / ".hydra"
+    hydra.mkdir(parents=True)
+    (hydra / "merged_config.yaml").touch()
+    arguments = ["--env", "calvin", "--dataset", str(tmp_path / "task_D_D"), "--chains", "2", "--workers", "1"]
+    assert _vla_evaluate(str(tmp_path / "checkpoint"), *arguments, "--output", str(tmp_path / "out")) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["chains"] == 2 and report["tasks"]["lift_red_block_table"]["trials"] == 2
+    assert told[0] == fake_calvin.TEXTS["lift_red_block_table"][0]
+    assert [float(scene[0]) for _, scene in made[0].scenes] == [0.0, 1.0] and made[0].closed
+    assert len(made[0].given) <= 2 * 2 * 6  # 2 ticks of 3 steps at 10 Hz for each subtask
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "calvin"], "needs --dataset FOLDER"),
+        (["--env", "calvin", "--dataset", "nowhere"], r"no validation/.hydra/merged_config.yaml"),
+        (["--dataset", "task_D_D"], "--dataset goes with --env calvin only"),
+    ],
+)
+def test_calvin_needs_its_data_set(arguments, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _vla_evaluate("ckpt", *arguments)

@@ -8,11 +8,14 @@ import json
 import re
 from pathlib import Path
 
+import headless_chromium
 import pytest
 
+from vla_ros.evaluation import page
 from vla_ros.evaluation.diagnosis import Diagnosis
 from vla_ros.evaluation.open_loop import compare, shown_actions
 from vla_ros.evaluation.open_loop import replay as replay_episode
+from vla_ros.evaluation.replay_page import replay_parts
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.train import report
@@ -85,3 +88,28 @@ def test_a_folder_of_no_run_and_damage_are_refused(folder: Path, tmp_path: Path)
     (folder / "data.json").write_text("{")
     with pytest.raises(report.ReportError, match=r"data.json is not JSON"):
         _report(str(folder))
+
+
+in_chromium = pytest.mark.skipif(headless_chromium.CHROMIUM is None, reason="no Chromium: apt install chromium")
+
+
+@in_chromium
+@pytest.mark.slow
+def test_a_browser_shows_every_picture_of_the_page_and_asks_the_network_for_nothing(folder: Path, tmp_path) -> None:
+    assert _report(str(folder)) == 0
+    seen = headless_chromium.look_at(folder / "report.html", tmp_path)
+    assert len(seen.widths) >= 4 and min(seen.widths) > 100  # curves, rates, and the plots of the replay
+    assert seen.requests == []
+    replayed = json.loads((folder / "replay.json").read_text())
+    page.write(tmp_path / "replay.html", page.page("Open loop", replay_parts(replayed)))
+    seen = headless_chromium.look_at(tmp_path / "replay.html", tmp_path)
+    assert len(seen.widths) >= 2 and min(seen.widths) > 100 and seen.requests == []
+
+
+@in_chromium
+@pytest.mark.slow
+def test_the_browser_would_tell_of_a_picture_from_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text('<!doctype html><img src="http://pictures.invalid/one.png">')
+    seen = headless_chromium.look_at(file, tmp_path)
+    assert seen.widths == [0] and any("pictures.invalid/one.png" in request for request in seen.requests)

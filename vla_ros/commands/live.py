@@ -114,6 +114,7 @@ def attach(
     on_trial: Callable[[Trial, bool, float], None] = lambda *_: None,
     on_poll: Callable[[dict[str, bytes]], None] | None = None,
     check: Callable[[], None] = lambda: None,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> LiveResult:
     """Run the trials with the simulator and the policy that are running.
 
@@ -131,7 +132,7 @@ def attach(
         wait_for_policy(client, namespace, check)
         for trial in trials:
             rollout = client.rollout(
-                trial.task, trial.seed, trial.command, TIME_LIMIT_S, on_poll or (lambda _: None), check
+                trial.task, trial.seed, trial.command, time_limit_s, on_poll or (lambda _: None), check
             )
             if film is not None:
                 film.add(trial.task, trial.command, rollout.success, rollout.time_s, rollout.frames)

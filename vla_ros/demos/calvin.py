@@ -130,6 +130,17 @@ def twists_from_relative(relative: NDArray[np.float64], euler: NDArray[np.float6
     return np.concatenate([STEP_M * relative[:, :3], turned], axis=1) * float(RATE_HZ)
 
 
+def relative_from_twist(twist: NDArray[np.float64], euler: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return CALVIN's relative action (6,), clipped to +-1, for a twist (6,) at tool angles (3,): one step of 1/30 s.
+
+    Inverse of `twists_from_relative`, as long as no angle is at a quarter turn about y.
+    """
+    step_s = 1 / float(RATE_HZ)
+    after = (Rotation.from_rotvec(twist[3:6] * step_s) * Rotation.from_euler("xyz", euler)).as_euler("xyz")
+    turned = (after - euler + np.pi) % (2 * np.pi) - np.pi
+    return np.clip(np.concatenate([twist[:3] * step_s / STEP_M, turned / STEP_RAD]), -1, 1)
+
+
 def _decode(
     split: Path,
     segments: tuple[Segment, ...],

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LIBERO (Liu et al. 2023, arXiv:2306.03310) as an environment that a rollout runs on, by its standard protocol.
+
+Its simulation is robosuite's: a Panda with an operational space controller at 20 Hz. An episode starts from one of the
+fixed initial states of its task, holds still for ten steps while things settle, and has as many steps as the suite's
+longest demonstration needs (Kim et al. 2024, arXiv:2406.09246).
+
+What has to be turned round: pictures come upside down; the gripper's command is +1 closed, -1 open. The controller
+takes increments of the tool's pose in the base frame, +-1 is 0.05 m, or 0.5 rad of a rotation vector, a step. It goes
+only part of that way in the step, a quarter at full speed: twists here are what it is told, not how fast the arm is.
+
+The state is what LIBERO's data sets record: the position of the grip site in the world, and the orientation of the
+hand's body, which the controller's own is a quarter turn away from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vla_ros import actions
+from vla_ros.errors import UserError
+
+CONTROL_HZ = 20.0
+STEP_M, STEP_RAD = 0.05, 0.5
+CLOSED, OPEN = 1.0, -1.0
+OPEN_WIDTH_M = 0.08  # of the Panda's two fingers
+# The most steps of an episode, by suite.
+SUITES = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
+SETTLING_STEPS = 10
+CAMERAS = {"static": "agentview_image", "wrist": "robot0_eye_in_hand_image"}
+PICTURE_PX = 256
+_SEED = 0  # of what the fixed initial states leave open; the same in every evaluation that is published
+
+
+class LiberoError(UserError):
+    """A task or an initial state that LIBERO does not have."""
+
+
+def open_suite(suite: str) -> Any:
+    """Return LIBERO's object for a suite, which has its tasks in their usual order.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+    """
+    if sys.platform.startswith("linux"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default needs a display
+    from libero.libero import benchmark
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it says which order of tasks it takes
+        return benchmark.get_benchmark(suite)()
+
+
+def task_languages(suite: str) -> dict[str, str]:
+    """Return the suite's tasks in order: name -> what the robot is told."""
+    return {task.name: task.language for task in open_suite(suite).tasks}
+
+
+def select_tasks(suite: str, names: Sequence[str]) -> list[str]:
+    """Return the names of the tasks that `names` (names, numbers from 0 on, or "all") stand for, in the suite's order.
+
+    Raises:
+        LiberoError: a name stands for nothing.
+    """
+    tasks = list(task_languages(suite))
+    chosen: set[str] = set()
+    for name in names:
+        if name == "all":
+            chosen.update(tasks)
+        elif name in tasks:
+            chosen.add(name)
+        elif name.isdigit() and int(name) < len(tasks):
+            chosen.add(tasks[int(name)])
+        else:
+            listed = ", ".join(f"{number} {task}" for number, task in enumerate(tasks))
+            raise LiberoError(f"--tasks has {name!r}; allowed in {suite}: all, or a number or name of {listed}")
+    return [task for task in tasks if task in chosen]
+
+
+def initial_states(suite: str, task: str) -> int:
+    """Return how many initial states a task has."""
+    benchmark = open_suite(suite)
+    return len(benchmark.get_task_init_states(benchmark.get_task_names().index(task)))
+
+
+class LiberoEnv:
+    """One suite; see `runtime.rollout.Environment`. It belongs to the thread that makes it.
+
+    `reset(seed=i, options={"task": name})` goes to initial state i of a task.
+    """
+
+    control_hz = CONTROL_HZ
+
+    def __init__(self, suite: str) -> None:
+        self._benchmark = open_suite(suite)
+        self._task = ""
+        self._states: NDArray[np.float64] = np.empty((0, 0))
+        self._env: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Start an episode and let ten steps go by.
+
+        Raises:
+            LiberoError: the task has no such initial state.
+        """
+        self._open((options or {})["task"])
+        number = seed or 0
+        if number >= len(self._states):
+            raise LiberoError(
+                f"{self._task} has no initial state {number}; allowed: 0 to {len(self._states) - 1}. Lower --rollouts "
+                "or --seed"
+            )
+        self._env.seed(_SEED)
+        self._env.reset()
+        seen = self._env.set_init_state(self._states[number])
+        for _ in range(SETTLING_STEPS):
+            seen, _, _, _ = self._env.step(env_action(np.zeros(6), 1.0).tolist())
+        return observation(seen), {"success": False}
+
+    def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+        """Execute (7,): twist [m/s, rad/s] in the base frame and opening, for 50 ms."""
+        action = np.asarray(action, dtype=np.float64)
+        seen, reward, _, _ = self._env.step(env_action(action[:6], action[6]).tolist())
+        success = bool(self._env.check_success())
+        return observation(seen), float(reward), success, False, {"success": success}
+
+    def state(self) -> Mapping[str, Any]:
+        """What a scripted expert may look at: robosuite's own observables by name, pictures among them."""
+        return self._env.env._get_observations()
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _open(self, task: str) -> None:
+        """Build the scene of a task, unless it is there."""
+        if task == self._task and self._env is not None:
+            return
+        from libero.libero.envs import OffScreenRenderEnv
+
+        self.close()
+        number = self._benchmark.get_task_names().index(task)
+        self._states = self._benchmark.get_task_init_states(number)
+        self._env = OffScreenRenderEnv(
+            bddl_file_name=self._benchmark.get_task_bddl_file_path(number),
+            camera_heights=PICTURE_PX,
+            camera_widths=PICTURE_PX,
+        )
+        self._task = task
+
+
+def env_action(twist: ArrayLike, opening: float) -> NDArray[np.float64]:
+    """Return what LIBERO's `step` takes (7,) for a twist [m/s, rad/s] in the base frame and an opening in [0, 1]."""
+    increments = actions.unit_velocities(twist, STEP_M * CONTROL_HZ, STEP_RAD * CONTROL_HZ)
+    return np.append(increments, actions.value_from_opening(opening, CLOSED, OPEN))
+
+
+def observation(seen: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return robosuite's observables as `runtime.rollout.Environment` has them."""
+    fingers = np.asarray(seen["robot0_gripper_qpos"], dtype=np.float64)
+    width = (fingers[0] - fingers[1]) / OPEN_WIDTH_M
+    return {
+        **{camera: np.ascontiguousarray(seen[name][::-1]) for camera, name in CAMERAS.items()},
+        "ee_position": np.asarray(seen["robot0_eef_pos"], dtype=np.float32),
+        "ee_quaternion": np.asarray(seen["robot0_eef_quat"], dtype=np.float32),
+        "opening": np.array([np.clip(width, 0.0, 1.0)], dtype=np.float32),
+    }
