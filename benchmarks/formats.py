@@ -43,8 +43,9 @@ from vla_ros.demos.tfrecord import crc32c
 from vla_ros.evaluation.intervals import wilson_interval
 from vla_ros.robot import load_robot
 from vla_ros.train.build import observation_spec
-from vla_ros.train.config import TrainConfig, load_config
+from vla_ros.train.config import TrainConfig
 from vla_ros.train.fit import fit
+from vla_ros.train.recipes import load_config
 from vla_ros.train.rollouts import RolloutSettings, request_rollouts, run_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))

@@ -24,8 +24,9 @@ from vla_ros.demos.convert import sampling
 from vla_ros.demos.store import load_parts
 from vla_ros.robot import Robot
 from vla_ros.train.build import new_policy
-from vla_ros.train.config import TrainConfig, load_config
+from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import WindowDataset
+from vla_ros.train.recipes import load_config
 
 LOADER = Path(__file__).with_name("lerobot_loader.py")
 SIZE, BATCH, BATCHES, CHECKED = 96, 32, 12, 64

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 MS = 1_000_000
+SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
 @pytest.fixture
@@ -19,6 +21,16 @@ def benchmark(monkeypatch):
     """Imports a script of benchmarks/ by name."""
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1] / "benchmarks"), *sys.path])
     return importlib.import_module
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_benchmark_finds_what_it_measures(path):
+    imported = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    for statement in imported:
+        if (statement.module or "").startswith("vla_ros"):
+            module = importlib.import_module(statement.module)
+            for name in statement.names:
+                assert hasattr(module, name.name) or importlib.import_module(f"{statement.module}.{name.name}")
 
 
 def test_what_a_node_adds_is_how_late_its_observation_and_its_twist_are_on_the_grid(benchmark):
