@@ -81,6 +81,7 @@ setup(
         "train": ["tensorboard>=2.15"],
         "vlm": ["peft>=0.17"],
         "lerobot": LEROBOT,
+        "rerun": ["rerun-sdk>=0.26"],
         "test": TEST,  # colcon test looks for pytest here
         "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15"],
     },

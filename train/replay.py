@@ -3,6 +3,7 @@
 
 vla replay CHECKPOINT bags/mine                       errors, gripper, latency, and mismatches by name
 vla replay CHECKPOINT bags/mine --html replay.html    with plots of predicted beside demonstrated actions
+vla replay CHECKPOINT bags/mine --bag looked_at       pictures, and where each chunk leads, for Foxglove and RViz
 vla replay CHECKPOINT bags/mine --onto-sim            also give the recorded commands to the simulated arm
 
 Each recorded frame goes through the same reader, image path and runner as on the robot. Then every known mismatch
@@ -38,7 +39,10 @@ from vla_ros.demos.sources import load_demonstrations
 from vla_ros.evaluation import page
 from vla_ros.evaluation.declared import declared_mismatches
 from vla_ros.evaluation.diagnosis import diagnose
-from vla_ros.evaluation.open_loop import compare, replay, shown_actions
+from vla_ros.evaluation.open_loop import Replayed, compare, replay, shown, shown_actions
+from vla_ros.evaluation.overlay import overlay
+from vla_ros.evaluation.overlay_bag import write_bag
+from vla_ros.evaluation.overlay_rerun import write_rerun
 from vla_ros.evaluation.replay_page import replay_parts
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.runner import PolicyRunner
@@ -68,12 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--onto-sim", action="store_true", help="also give the recorded commands to the simulated arm")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report with plots there")
+    parser.add_argument(
+        "--bag", type=Path, metavar="FOLDER", help="also write a few episodes there as bags, with what was planned"
+    )
+    parser.add_argument("--rerun", type=Path, metavar="FOLDER", help="the same for the Rerun viewer")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vla replay``."""
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes}; allowed: 1 or more")
+    for option, folder in (("--bag", args.bag), ("--rerun", args.rerun)):
+        if folder is not None and folder.exists():
+            raise ConfigError(f"{option}: {folder} exists already and is not overwritten; name another folder")
     runner = PolicyRunner(load_checkpoint(args.checkpoint), args.device)
     contract, robot = runner.contract, load_robot(args.robot)
     bags = find_bags(args.bags)
@@ -103,8 +114,26 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         title = f"{args.checkpoint.name} on {', '.join(bag.name for bag in bags)}"
         page.write(args.html, page.page(title, replay_parts(figures)))
+    _write_overlays(args, shown(replayed), spec, contract, robot)
     fits = not declared and not diagnosis.findings and not diagnosis.unexplained
     return 0 if fits and figures.get("onto_sim", {}).get("fits", True) else 1
+
+
+def _write_overlays(
+    args: argparse.Namespace,
+    replayed: Sequence[Replayed],
+    spec: ObservationSpec,
+    contract: PolicyContract,
+    robot: Robot,
+) -> None:
+    period_ns = contract.timing.period_ns
+    for number, one in enumerate(replayed):
+        command = one.episode.command
+        if args.bag:
+            write_bag(args.bag / f"episode_{number}", overlay(one, spec.proprioception, period_ns), command, robot)
+        if args.rerun:
+            file = args.rerun / f"episode_{number}.rrd"
+            write_rerun(file, overlay(one, spec.proprioception, period_ns), command)
 
 
 def recorded_spec(contract: PolicyContract, robot: Robot, bags: Sequence[Path]) -> ObservationSpec:

@@ -108,6 +108,20 @@ def rotation_6d(quaternion: ArrayLike) -> Array:
     return np.concatenate([matrix[:, 0], matrix[:, 1]])
 
 
+def quaternion_of_6d(columns: ArrayLike) -> Array:
+    """The quaternion (4,) of the first two columns of a rotation matrix (6,), made orthonormal (arXiv:1812.07035).
+
+    Raises:
+        ValueError: a column is zero, or they are parallel.
+    """
+    first, second = np.asarray(columns, dtype=np.float64).reshape(2, 3)
+    third = np.cross(first, second)
+    if not (np.linalg.norm(first) > 1e-6 and np.linalg.norm(third) > 1e-6):
+        raise ValueError(f"{first} and {second} are no two columns of a rotation matrix")
+    first, third = first / np.linalg.norm(first), third / np.linalg.norm(third)
+    return Rotation.from_matrix(np.column_stack([first, np.cross(third, first), third])).as_quat()
+
+
 def binarize_gripper(opening: ArrayLike, closed: float = 0.05, opened: float = 0.95) -> Array:
     """Measured openings (T,) as 0 or 1: above `opened` 1, below `closed` 0, else as the next decided step (Octo).
 

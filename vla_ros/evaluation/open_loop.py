@@ -100,10 +100,14 @@ def compare(replayed: Sequence[Replayed]) -> dict[str, Any]:
     }
 
 
-def shown_actions(replayed: Sequence[Replayed]) -> list[dict[str, Any]]:
-    """Return up to `SHOWN_EPISODES` of the episodes, spread evenly, with both sides' first actions, for plots."""
+def shown(replayed: Sequence[Replayed]) -> list[Replayed]:
+    """Return up to `SHOWN_EPISODES` of the episodes, spread evenly."""
     count = min(SHOWN_EPISODES, len(replayed))
-    chosen = [replayed[index] for index in np.unique(np.linspace(0, len(replayed) - 1, count).astype(int))]
+    return [replayed[index] for index in np.unique(np.linspace(0, len(replayed) - 1, count).astype(int))]
+
+
+def shown_actions(replayed: Sequence[Replayed]) -> list[dict[str, Any]]:
+    """Return those that are `shown`, with both sides' first actions, for plots."""
     return [
         {
             "source": one.episode.source,
@@ -111,7 +115,7 @@ def shown_actions(replayed: Sequence[Replayed]) -> list[dict[str, Any]]:
             "demonstrated": one.episode.actions.round(5).tolist(),
             "predicted": one.chunks[:, 0].round(5).tolist(),
         }
-        for one in chosen
+        for one in shown(replayed)
     ]
 
 
