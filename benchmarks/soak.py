@@ -71,12 +71,23 @@ def processes() -> dict[str, int]:
     return found
 
 
-def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list[Look]], Counter, int]:
-    """Run rollouts for so long; returns what was seen of each process, the stops by reason, and the rollouts."""
+def unexpected(stops: Counter, before: Counter, passed_s: float) -> list[str]:
+    """When the arm was stopped for a reason that nobody asked for, and how busy the machine was."""
+    new = {reason: count for reason, count in (stops - before).items() if reason not in EXPECTED_STOPS}
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return [
+        f"{reason}, {count} times, in the rollout before {passed_s / 60:.1f} min; load of a core {load:.1f}"
+        for reason, count in new.items()
+    ]
+
+
+def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list[Look]], Counter, list[str], int]:
+    """Run rollouts for so long; returns what was seen of each process, the stops by reason, when those were that
+    nobody asked for, and the rollouts."""
     from vla_ros.nodes.rollouts import RolloutClient  # not before the environment is set: rclpy reads it once
 
     seen: dict[str, list[Look]] = {name: [] for name in NODES}
-    rollouts = 0
+    rollouts, stops, events = 0, Counter(), []
     with ProcessGroup(folder) as group:
         group.start(*bringup.demo())
         with RolloutClient("", watch=False) as client:
@@ -86,6 +97,11 @@ def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list
                 client.rollout(trial.task, trial.seed, trial.command, live.TIME_LIMIT_S, check=group.check)
                 rollouts += 1
                 passed_s = time.monotonic() - started_s
+                now = Counter(client.policy_state().get("stops", {}))
+                new, stops = unexpected(now, stops, passed_s), now
+                events += new
+                for event in new:
+                    print(event, flush=True)
                 if passed_s < warm_up_s:
                     continue
                 for name, pid in processes().items():
@@ -93,8 +109,9 @@ def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list
                 print(f"{passed_s / 60:6.1f} min, {rollouts} rollouts, {seen['policy_node'][-1]}", flush=True)
                 if passed_s > 60 * minutes:
                     break
-            stops = Counter(client.final_policy_state()["stops"])
-    return seen, stops, rollouts
+            final = Counter(client.final_policy_state()["stops"])
+            events += unexpected(final, stops, time.monotonic() - started_s)
+    return seen, final, events, rollouts
 
 
 def compare(looks: Sequence[Look]) -> dict[str, tuple[float, float]]:
@@ -129,7 +146,7 @@ def main() -> int:
     isolate()
     os.environ.update(transport.environment(), OMP_NUM_THREADS="1")
     with tempfile.TemporaryDirectory() as scratch:
-        seen, stops, rollouts = soak(arguments.minutes, arguments.warm_up, Path(scratch))
+        seen, stops, events, rollouts = soak(arguments.minutes, arguments.warm_up, Path(scratch))
     compared = {process: compare(looks) for process, looks in seen.items()}
     rows = [
         (process, name.replace("_mb", " [MB]"), f"{before:g}", f"{after:g}")
@@ -146,7 +163,7 @@ def main() -> int:
             arguments.json, title="Soak: what has grown", runs=rollouts, columns=COLUMNS, rows=rows,
             note=f"Rollouts through ROS for {arguments.minutes:g} minutes; medians of {LOOKS} looks each. "
             f"Stops: {counted} (between two rollouts).",
-            details={"stops": dict(stops), "wrong": failures},
+            details={"stops": dict(stops), "wrong": failures, "unexpected": events},
         )  # fmt: skip
     return 1 if failures else 0
 

@@ -67,6 +67,14 @@ def test_a_soak_names_what_has_grown_and_every_stop_that_it_did_not_ask_for(benc
     assert soak.wrong({"policy_node": soak.compare([before] * 5 + [little] * 5)}, Counter()) == []
 
 
+def test_a_soak_tells_when_a_stop_was_that_nobody_asked_for(benchmark):
+    soak = benchmark("soak")
+    before, now = Counter(no_command=3, stale=1), Counter(no_command=9, stale=3)
+    (event,) = soak.unexpected(now, before, passed_s=90.0)
+    assert event.startswith("stale, 2 times, in the rollout before 1.5 min; load of a core ")
+    assert soak.unexpected(now, now, passed_s=91.0) == []
+
+
 def test_a_look_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_path):
     import socket
 
