@@ -87,8 +87,8 @@ def main() -> None:
             f"{arguments.steps} steps each, in turns; one CPU thread. Whole window: the same policy, given the "
             "pictures of all W frames at every step, in the same precision, operation by operation. Where the model "
             "fuses time itself, what is saved is the vision tower. The vision-language model "
-            f"has {LAYERS} layers of {WIDTH} in either part and random weights: the ratio is what counts. In a toy of width "
-            "32, overhead outweighs what is saved: down to 0.7 in the video mode.",
+            f"has {LAYERS} layers of {WIDTH} in either part and random weights: the ratio is what counts. In a "
+            "toy of width 32, overhead outweighs what is saved: down to 0.7 in the video mode.",
             columns=COLUMNS,
             rows=rows,
             details=details,
