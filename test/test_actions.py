@@ -127,3 +127,9 @@ def test_gripper_openings_round_trip_whichever_way_the_actuator_counts(closed, o
         return
     value = actions.value_from_opening(opening, closed, opened)
     assert actions.opening_from_value(value, closed, opened) == pytest.approx(opening, abs=1e-9)
+
+
+@given(quaternions)
+def test_rotation_6d_is_two_columns_of_the_matrix(q):
+    matrix = Rotation.from_quat(q).as_matrix()
+    np.testing.assert_array_equal(actions.rotation_6d(q), np.concatenate([matrix[:, 0], matrix[:, 1]]))

@@ -73,10 +73,11 @@ def measured_opening(message: Any, gripper: GripperState) -> float | None:
     """
     if gripper.type != JOINT_TYPE:
         return actions.opening_from_value(number(message), gripper.closed, gripper.open)
-    names = list(message.name)
-    if not set(gripper.joints) <= set(names):
+    names = message.name
+    try:
+        indices = [names.index(joint) for joint in gripper.joints]
+    except ValueError:
         return None
-    indices = [names.index(joint) for joint in gripper.joints]
     if max(indices) >= len(message.position):
         raise ValueError(
             f"{gripper.topic} has {len(message.position)} positions for {len(names)} joints; publish one for each, or "
@@ -134,4 +135,5 @@ def _check_frame(message: Any, robot: Robot) -> None:
 def message_time_ns(message: Any, stream: Stream | GripperState | GripperCommand, receive_ns: int) -> int:
     """When a message's event was: its header's stamp or its receipt, as the robot's file says, less the latency."""
     from_header = not isinstance(stream, GripperCommand) and stream.stamp == "header"
-    return (stamp_ns(message) if from_header else receive_ns) - round(stream.latency_s * 1e9)
+    time_ns = stamp_ns(message) if from_header else receive_ns
+    return time_ns - round(stream.latency_s * 1e9) if stream.latency_s else time_ns

@@ -59,6 +59,7 @@ class Labelling:
             self._twists = self._read_twists()
         else:
             self._poses = self._read_poses()
+        self._sorted_twists_ns = np.sort(self._twists.time_ns)
         self._commands: Samples | None = None
         if labels.gripper == "command":
             self._commands = self._read(robot.gripper_command, self._commanded_opening)
@@ -86,9 +87,9 @@ class Labelling:
         """Return when the demonstrator begins in a segment: its first twist or None; where motion counts, its start."""
         if self._poses is not None:
             return segment.start_ns
-        time_ns = self._twists.time_ns
-        inside = time_ns[(time_ns >= segment.start_ns) & (time_ns < segment.stop_ns)]
-        return int(inside.min()) if len(inside) else None
+        time_ns = self._sorted_twists_ns
+        first = np.searchsorted(time_ns, segment.start_ns)
+        return int(time_ns[first]) if first < len(time_ns) and time_ns[first] < segment.stop_ns else None
 
     def _gripper(self, segment: Segment, start_ns: NDArray[np.int64], period_ns: int) -> NDArray[np.float64]:
         if self._commands is None:

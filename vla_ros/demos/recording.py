@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from vla_ros.demos.containers.files import METADATA, Metadata, listed_files, ope
 from vla_ros.demos.containers.inflate import inflate_message
 from vla_ros.demos.errors import BagError
 from vla_ros.robot import RobotError, match_topic
+
+_RUN = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +102,17 @@ class Recording:
         Raises:
             BagError: no message of one of the topics can be decoded.
         """
-        decoders: dict[StoredTopic, Any] = {}
+        decoders: dict[int, Any] = {}
         good: collections.Counter[str] = collections.Counter()
         for where, topic, receive_ns, data in self._read(topics):
-            if topic not in decoders:
+            decode = decoders.get(id(topic))  # by identity: hashing its definition takes longer than most messages
+            if decode is None:
                 try:
-                    decoders[topic] = decoder(topic)
+                    decode = decoders[id(topic)] = decoder(topic)
                 except Damage as error:
                     raise BagError(f"bag {self.path}, topic {topic.name}: {error}") from None
             try:
-                message = decoders[topic](data)
+                message = decode(data)
             except Damage as error:
                 self._note(topic.name, where, str(error))
                 continue
@@ -153,20 +157,20 @@ class Recording:
 
     def _read(self, topics: Collection[str] | None) -> Iterator[tuple[tuple[int, int], StoredTopic, int, bytes]]:
         """Yield (where it is, topic, receive time, serialised message) of `topics`, None for all, as received."""
-        for number, entry in self._order(topics):
-            file = self._files[number]
-            topic = file.topics[int(file.entries.topic[entry])]
+        for number, entry, key, time_ns, block, offset in self._order(topics):
+            file, where = self._files[number], (number, entry)
+            topic = file.topics[key]
             try:
-                data = self._kept.get((number, entry)) or inflate_message(file.read(entry))
+                data = self._kept.get(where) or inflate_message(file.read(key, time_ns, block, offset))
             except Damage as error:
-                self._note(topic.name, (number, entry), str(error))
+                self._note(topic.name, where, str(error))
                 continue
             except OSError as error:
                 raise _unreadable(self.path, error) from None
-            yield (number, entry), topic, int(file.entries.time_ns[entry]), data
+            yield where, topic, time_ns, data
 
-    def _order(self, topics: Collection[str] | None) -> Iterator[tuple[int, int]]:
-        """Yield (file, entry) of the messages of `topics` in the order of their receive times."""
+    def _order(self, topics: Collection[str] | None) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """Yield (file, entry, and the entry's columns) of the messages of `topics` in the order of receive times."""
         numbers, entries, times_ns = [], [], []
         for number, file in enumerate(self._files):
             keys = [key for key, topic in file.topics.items() if topics is None or topic.name in topics]
@@ -175,7 +179,13 @@ class Recording:
             entries.append(chosen)
             times_ns.append(file.entries.time_ns[chosen])
         order = np.argsort(np.concatenate(times_ns), kind="stable")
-        yield from zip(np.concatenate(numbers)[order].tolist(), np.concatenate(entries)[order].tolist(), strict=True)
+        number_of, entry_of = np.concatenate(numbers)[order], np.concatenate(entries)[order]
+        # Python's numbers are quick to use and large to keep: some at a time, of one file.
+        for first, stop in _runs(number_of):
+            number, chosen = int(number_of[first]), entry_of[first:stop]
+            table = self._files[number].entries
+            columns = (column[chosen].tolist() for column in (table.topic, table.time_ns, table.block, table.offset))
+            yield from zip(itertools.repeat(number), chosen.tolist(), *columns)
 
     def _note(self, topic: str, where: tuple[int, int], why: str) -> None:
         self._unread.setdefault(topic, (set(), why))[0].add(where)
@@ -230,6 +240,13 @@ def _unreadable(path: Path, error: OSError) -> BagError:
         f"bag {path} can't be read: {error}. The bag itself need not be damaged: look at its permissions, at the disk, "
         "and at the room for temporary files (TMPDIR); then run the same command again"
     )
+
+
+def _runs(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Cut into stretches [first, stop) of equal numbers, none of them long."""
+    changes = np.flatnonzero(np.diff(numbers)) + 1
+    cuts = np.union1d(changes, np.arange(0, len(numbers) + 1, _RUN)).tolist()
+    yield from itertools.pairwise(sorted({*cuts, len(numbers)}))
 
 
 def _topics(files: Sequence[Container]) -> dict[str, Topic]:

@@ -42,7 +42,8 @@ def observations(
     sampler = _Sampler(ObservationBuffer(spec, robot.observation), timing, recording.start_ns, commands or ())
     last_ns = recording.start_ns
     for topic, receive_ns, message in recording.messages(readers):
-        yield from sampler.until(receive_ns)
+        if receive_ns > sampler.due_ns:
+            yield from sampler.until(receive_ns)
         last_ns = receive_ns
         for name in readers[topic]:
             try:
@@ -64,6 +65,11 @@ class _Sampler:
         self._period_ns, self._settle_ns = timing.period_ns, timing.settle_ns
         self._tick = -(-start_ns // self._period_ns)
         self._commands = collections.deque(commands)
+
+    @property
+    def due_ns(self) -> int:
+        """When the settle time of the next tick is over."""
+        return self._tick * self._period_ns + self._settle_ns
 
     def until(self, time_ns: int) -> Iterator[tuple[int, Observation | Refusal]]:
         """Yield the ticks whose settle time is over before `time_ns`; those deep in a silence are passed over."""

@@ -11,6 +11,7 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from vla_ros.demos.bag_writer import typestore
+from vla_ros.demos.containers.common_messages import common_reader
 from vla_ros.demos.containers.entries import Damage, StoredTopic
 
 _IDL_SEPARATOR = "=" * 80 + "\n"
@@ -29,7 +30,11 @@ def decoder(topic: StoredTopic) -> Callable[[bytes], Any]:
     types = _types(topic.type, topic.definition_format, topic.definition)
     _check_fields(types)
 
+    read_common = common_reader(types, topic.type)
+
     def decode(data: bytes) -> Any:
+        if read_common is not None and (message := read_common(data)) is not None:
+            return message
         try:
             return types.deserialize_cdr(data, topic.type)
         except MemoryError:  # says nothing about the bytes

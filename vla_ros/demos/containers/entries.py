@@ -74,7 +74,7 @@ class Container(Protocol):
     damage: list[str]
     metadata: str
 
-    def read(self, number: int) -> bytes:
-        """Return the serialised message of entry `number`. Raises Damage, OSError, MemoryError."""
+    def read(self, topic: int, time_ns: int, block: int, offset: int) -> bytes:
+        """Return the serialised message of one of the `entries`. Raises Damage, OSError, MemoryError."""
 
     def close(self) -> None: ...

@@ -29,6 +29,7 @@ _STATISTICS, _METADATA, _DATA_END = 0x0B, 0x0C, 0x0F
 
 _RECORD = struct.Struct("<BQ")  # opcode, length of the content
 _MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel, sequence number, log time, publish time
+_MESSAGE_RECORD = struct.Struct("<BQHIQQ")  # both
 _CHUNK_HEAD = struct.Struct("<QQQI")  # first and last log time, uncompressed size, its crc or 0
 
 _THE_FILE = -1  # the block of messages that lie in no chunk
@@ -82,18 +83,15 @@ class McapFile:
         self._inflated.clear()
         self._file.close()
 
-    def read(self, number: int) -> bytes:
-        """Return the serialised message of entry `number`. Raises Damage."""
-        entries = self.entries
-        block, offset = int(entries.block[number]), int(entries.offset[number])
+    def read(self, topic: int, time_ns: int, block: int, offset: int) -> bytes:
+        """Return the serialised message of one of the `entries`. Raises Damage."""
         data, at = (self._record(offset), 0) if block == _THE_FILE else (self._block(block), offset)
-        start = at + _RECORD.size + _MESSAGE_HEAD.size
+        start = at + _MESSAGE_RECORD.size
         if start > len(data):
             raise Damage("its index points beyond its chunk")
-        opcode, length = _RECORD.unpack_from(data, at)
-        channel, _, time_ns, _ = _MESSAGE_HEAD.unpack_from(data, at + _RECORD.size)
+        opcode, length, channel, _, logged_ns, _ = _MESSAGE_RECORD.unpack_from(data, at)
         stop = at + _RECORD.size + length
-        if opcode != _MESSAGE or channel != entries.topic[number] or time_ns != entries.time_ns[number] or stop < start:
+        if opcode != _MESSAGE or channel != topic or logged_ns != time_ns or stop < start:
             raise Damage("its index points to something else")
         if stop > len(data):
             raise Damage("it reaches beyond its chunk")

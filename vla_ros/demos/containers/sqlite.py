@@ -59,11 +59,10 @@ class SqliteFile:
     def close(self) -> None:
         self._database.close()
 
-    def read(self, number: int) -> bytes:
-        """Return the serialised message of entry `number`. Raises Damage, OSError, MemoryError."""
-        row_id = int(self.entries.offset[number])
+    def read(self, topic: int, time_ns: int, block: int, offset: int) -> bytes:
+        """Return the serialised message of one of the `entries`. Raises Damage, OSError, MemoryError."""
         try:
-            row = self._database.execute("SELECT data FROM messages WHERE rowid = ?", (row_id,)).fetchone()
+            row = self._database.execute("SELECT data FROM messages WHERE rowid = ?", (offset,)).fetchone()
         except _ERRORS as error:
             _pass_on(error)
             raise Damage(f"its row is damaged ({error})") from None
