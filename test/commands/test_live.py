@@ -105,7 +105,9 @@ def test_a_policy_that_stays_disarmed_is_an_error_with_the_way_out(monkeypatch):
 
 
 def test_a_policy_is_disarmed_for_the_moment_before_its_first_tick():
-    live.wait_for_policy(Client("inactive", "disarmed", "waiting"), "", lambda: None)
+    client = Client("inactive", "disarmed", "waiting")
+    live.wait_for_policy(client, "", lambda: None)
+    assert client.states == ["waiting"]
 
 
 def test_figures_of_an_earlier_run_do_not_survive_the_start_of_another(monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_heads import TINY_HEADS
 
 from vla_ros.contract import (
     ActionSpace,
@@ -18,16 +19,7 @@ from vla_ros.contract import (
     Provenance,
     Timing,
 )
-from vla_ros.policy.config import (
-    CompactConfig,
-    DiscreteConfig,
-    FlowConfig,
-    GptConfig,
-    LstmConfig,
-    MlpConfig,
-    PolicyConfig,
-    RobovlmsConfig,
-)
+from vla_ros.policy.config import CompactConfig, LstmConfig, PolicyConfig
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
@@ -71,18 +63,12 @@ def policy(contract: PolicyContract, tokenizer: CommandTokenizer) -> Policy:
 @pytest.fixture
 def with_head(policy: Policy) -> Callable[[str, int], Policy]:
     """Makes a tiny policy with another head, which can be told of so many committed actions."""
-    sizes = {
-        "mlp": MlpConfig(mlp_size=16, layers=1),
-        "lstm": LstmConfig(hidden_size=12, mlp_size=32),
-        "robovlms": RobovlmsConfig(hidden_size=12, layers=1, mlp_sizes=(16,)),
-        "gpt": GptConfig(width=16, layers=1, attention_heads=2),
-        "discrete": DiscreteConfig(bins=16, hidden_size=12, mlp_size=16, token_size=8),
-        "flow": FlowConfig(hidden_size=12, width=16, blocks=1, integration_steps=2),
-    }
 
     def make(head: str, max_delay_steps: int = 0) -> Policy:
         provenance = dataclasses.replace(policy.contract.provenance, head=head)
-        config = dataclasses.replace(policy.config, head=head, max_delay_steps=max_delay_steps, **{head: sizes[head]})
+        config = dataclasses.replace(
+            policy.config, head=head, max_delay_steps=max_delay_steps, **{head: TINY_HEADS[head]}
+        )
         return Policy(dataclasses.replace(policy.contract, provenance=provenance), config, policy.tokenizer).eval()
 
     return make

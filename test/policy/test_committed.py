@@ -9,27 +9,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_heads import TINY_HEADS
 
 from vla_ros.contract import ContractError
 from vla_ros.observation import Observation
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.committed import CommittedActions, draw_delays
-from vla_ros.policy.config import DiscreteConfig, FlowConfig, GptConfig, LstmConfig, MlpConfig, RobovlmsConfig
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.module import OptimizerConfig, VLAModule
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.runner import PolicyRunner
-
-SIZES = {
-    "mlp": MlpConfig(mlp_size=16, layers=1),
-    "lstm": LstmConfig(hidden_size=12, mlp_size=32),
-    "robovlms": RobovlmsConfig(hidden_size=12, layers=1, mlp_sizes=(16,)),
-    "gpt": GptConfig(width=16, layers=1, attention_heads=2),
-    "discrete": DiscreteConfig(bins=16, hidden_size=12, mlp_size=16, token_size=8),
-    "flow": FlowConfig(hidden_size=12, width=16, blocks=1, integration_steps=2),
-}
 
 
 @pytest.fixture
@@ -56,7 +47,7 @@ def test_no_committed_actions_add_nothing_and_only_the_committed_ones_count() ->
 @pytest.mark.parametrize("name", sorted(HEADS))
 def test_what_is_added_reaches_the_chunk_of_every_head_streamed_as_in_the_window(name: str) -> None:
     torch.manual_seed(0)
-    head = HEADS[name](feature_size=6, chunk=3, history=4, config=SIZES[name]).eval()
+    head = HEADS[name](feature_size=6, chunk=3, history=4, config=TINY_HEADS[name]).eval()
     features, added = torch.randn(2, 4, 6), torch.randn(2, 4, head.context_size)
     valid = torch.ones(2, 4, dtype=torch.bool)
     window, streamed = head(features, valid, added), head.newest(features, valid, added[:, -1])
@@ -115,7 +106,7 @@ def test_delays_are_drawn_evenly_in_training_and_the_same_in_every_validation() 
 def test_the_chunk_goes_on_as_it_was_begun_where_the_picture_does_not_tell() -> None:
     """Half of the demonstrations pass an obstacle on the left, half on the right; the first action tells which."""
     torch.manual_seed(0)
-    head = HEADS["lstm"](feature_size=4, chunk=3, history=1, config=SIZES["lstm"])
+    head = HEADS["lstm"](feature_size=4, chunk=3, history=1, config=TINY_HEADS["lstm"])
     committed = CommittedActions(max_delay_steps=1, context_size=head.context_size)
     optimizer = torch.optim.Adam([*head.parameters(), *committed.parameters()], 1e-2)
     features = torch.ones(8, 1, 4)
