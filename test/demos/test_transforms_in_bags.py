@@ -143,6 +143,18 @@ def test_twists_in_the_tool_s_frame_are_turned_by_what_tf_says(
     np.testing.assert_allclose(found.actions, expected.actions, atol=1e-9)
 
 
+def test_a_static_link_that_changes_counts_as_first_published_until_then(
+    demonstration: BagBuilder, read: Callable, on_tf: Robot
+) -> None:
+    """Another tool is put on at 1 s, 10 cm longer; the first one's transform was recorded at the start."""
+    longer = (*TOOL[:2], TOOL[2] + 0.1, *TOOL[3:])
+    built = with_transforms(demonstration).transforms(990, ("hand", "tcp", longer), topic="tf_static")
+    (episode,), _ = read(built, dataclasses.replace(on_tf, labels=Labels()))
+    expected = np.stack([pose(100 * tick)[:3] for tick in range(20)])
+    away = np.linalg.norm(episode.proprioception[:, :3] - expected, axis=1)
+    np.testing.assert_allclose(away, [0.0] * 10 + [0.1] * 10, atol=1e-6)
+
+
 def test_a_missing_link_is_named_with_the_frames_that_there_are(
     demonstration: BagBuilder, read: Callable, on_tf: Robot
 ) -> None:
