@@ -160,6 +160,17 @@ class VlmBackbone(nn.Module):
         last = valid.sum(dim=1, keepdim=True) - 1  # (B, 1)
         return Readout(features, last >= 0, last.clamp(min=0))
 
+    def say(self, images: Mapping[str, Tensor], proprioception: Tensor, text: EmbeddedText) -> Tensor:
+        """Return the states (F, L, H) that each token of ``text`` is said from, after F frames: [frame] [command].
+
+        ``images`` and ``proprioception`` are as ``encode`` takes them; ``family.score`` turns states into tokens.
+        """
+        frame = self._frame(images, proprioception, None)
+        there = torch.ones(len(frame), dtype=torch.bool, device=frame.device)
+        seen = self._frame_parts(frame, there, readout=False, first_block=0)
+        states, _ = self._run([*seen, self._command_part(text, block=-1)])
+        return states[:, -text.mask.shape[1] - 1 : -1]
+
     def _frame(self, images: Mapping[str, Tensor], proprioception: Tensor, camera_keep: Tensor | None) -> Tensor:
         """Return the tokens (F, T, E) of frames: the cameras', each with its marks, then one of the proprioception."""
         if len(set(self.camera_sizes.values())) == 1:  # one pass of the vision tower
@@ -185,7 +196,14 @@ class VlmBackbone(nn.Module):
     def _read_sequence(self, frames: Tensor, valid: Tensor, text: EmbeddedText) -> Tensor:
         """Return the language model's states (B, K, H) at the readout tokens of windows ``frames`` (B, W, T, E)."""
         parts, readouts = self._layout(frames, valid, text)
-        start = torch.zeros(len(frames), dtype=torch.long, device=frames.device)
+        states, ends = self._run(parts)
+        # Not by a tensor of indices: that would have to be brought to the device, at every step.
+        return torch.stack([states[:, ends[index] - 1] for index in readouts], dim=1)
+
+    def _run(self, parts: list[Part]) -> tuple[Tensor, list[int]]:
+        """Return the language model's states (B, S, H) over ``parts`` in order, and where each part ends."""
+        first = parts[0].valid
+        start = torch.zeros(len(first), dtype=torch.long, device=first.device)
         positions = []
         for part in parts:
             positions.append(start[:, None] + part.offsets)  # (3, B, s)
@@ -198,9 +216,7 @@ class VlmBackbone(nn.Module):
             visual=torch.cat([torch.full_like(part.valid, part.visual) for part in parts], dim=1),
         )
         ends = list(itertools.accumulate(part.embeddings.shape[1] for part in parts))
-        states = self.family.run(sequence)
-        # Not by a tensor of indices: that would have to be brought to the device, at every step.
-        return torch.stack([states[:, ends[index] - 1] for index in readouts], dim=1)
+        return self.family.run(sequence), ends
 
     def _layout(self, frames: Tensor, valid: Tensor, text: EmbeddedText) -> tuple[list[Part], list[int]]:
         """Return the parts of the sequences in order, and the indices of those that end with a readout token."""
