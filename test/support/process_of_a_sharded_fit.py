@@ -14,7 +14,14 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning.strategies import FSDPStrategy
-from torch.distributed.fsdp import fully_sharded_data_parallel
+from pytorch_lightning.strategies import fsdp as lightning_fsdp
+from torch.distributed.fsdp import (
+    FullOptimStateDictConfig,
+    FullStateDictConfig,
+    FullyShardedDataParallel,
+    StateDictType,
+    fully_sharded_data_parallel,
+)
 from torch.distributed.fsdp._common_utils import _FSDPDeviceHandle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
@@ -74,9 +81,17 @@ def larger_episodes() -> list:
     ]
 
 
+def whole_state(module, **_):
+    """Lightning has it brought to the CPU, where it is here, and so would not be copied out of what torch reuses."""
+    options = FullStateDictConfig(), FullOptimStateDictConfig(offload_to_cpu=True)  # the latter by Tensor.cpu
+    return FullyShardedDataParallel.state_dict_type(module, StateDictType.FULL_STATE_DICT, *options)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     fully_sharded_data_parallel._init_device_handle = on_cpu
+    torch.Tensor.cpu = torch.Tensor.clone
+    lightning_fsdp._get_full_state_dict_context = whole_state
     sharding.FSDPStrategy = OnCpu
     fitting.check_machine = lambda *_: None
     trainer.choose = lambda *_: Chosen("cpu", "fsdp")
