@@ -38,7 +38,8 @@ LOG_EVERY_STEPS = 20
 
 def whole_module(config: TrainConfig, module: VLAModule, trainer: pl.Trainer) -> VLAModule:
     """Return ``module`` after a training that took it to pieces: made anew, with the weights that were gathered."""
-    (gathered,) = (callback for callback in trainer.callbacks if isinstance(callback, WholeWeights))
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in its __init__
+    (gathered,) = (callback for callback in callbacks if isinstance(callback, WholeWeights))
     policy = module.policy
     anew = make_module(config, Policy(policy.contract, policy.config, policy.tokenizer))
     anew.load_state_dict(gathered.state)
