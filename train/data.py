@@ -245,13 +245,20 @@ class DemonstrationData(pl.LightningDataModule):
         done_steps = self.trainer.global_step if self.trainer is not None else 0
         sampler = self.sampler(done_steps * self.accumulate_batches * self.batch_windows)
         return DataLoader(
-            self.train_windows, batch_size=self.batch_windows, sampler=sampler, collate_fn=_as_is, drop_last=True
+            self.train_windows,
+            batch_size=self.batch_windows,
+            sampler=sampler,
+            collate_fn=_as_is,
+            drop_last=True,
+            generator=torch.Generator(),  # else iterating takes a number from the training's
         )
 
     def val_dataloader(self) -> DataLoader | list:
         if self.val_windows is None:
             return []
-        return DataLoader(self.val_windows, batch_size=self.batch_windows, collate_fn=_as_is)
+        return DataLoader(
+            self.val_windows, batch_size=self.batch_windows, collate_fn=_as_is, generator=torch.Generator()
+        )
 
 
 def _normalised(shares: Sequence[tuple[int, float]], episodes: int) -> list[tuple[int, float]]:

@@ -74,8 +74,10 @@ def test_the_commands_are_learned_beside_the_actions_and_the_term_has_a_name(mak
         assert loss.item() == pytest.approx(actions + 0.5 * said[-1], rel=1e-5)
     assert said[0] == pytest.approx(math.log(VOCABULARY), rel=0.2)  # it knows nothing at first
     assert said[-1] < 0.3 * said[0]  # though augmentation hides every token from the actions
-    module.validation_step(windows, 0)
-    assert math.isfinite(logged["val/language_loss"])
+    for command, known in (("open the drawer", True), ("stack the mugs", False)):
+        tokens, token_mask = policy.tokenize([command] * 3)
+        module.validation_step({**windows, "tokens": tokens, "token_mask": token_mask}, 0)
+        assert (float(logged["val/language_loss"]) < 0.4 * said[0]) == known
 
 
 def test_it_is_off_unless_asked_for(make, windows, monkeypatch) -> None:

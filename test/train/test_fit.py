@@ -178,16 +178,20 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(checkpoint).state_dict()
 
 
-@pytest.mark.parametrize("accumulate_batches", [1, 2])
+@pytest.mark.parametrize(("accumulate_batches", "crashes"), [(1, False), (2, False), (1, True)])
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_interrupted(
-    config, episodes, monkeypatch, accumulate_batches: int
+    config, episodes, monkeypatch, accumulate_batches: int, crashes: bool
 ) -> None:
     """The same windows in the same words, augmentation, dropout, moments and averages, bit for bit."""
     worded = [dataclasses.replace(episode, phrasings=(episode.command, "do it")) for episode in episodes]
     trainer = dataclasses.replace(config.trainer, accumulate_batches=accumulate_batches)
     config = dataclasses.replace(config, trainer=trainer)
     whole = weights(fit(dataclasses.replace(config, name="whole"), worded))
-    interrupt(config, worded, monkeypatch, "on_train_batch_end", 4)
+    with monkeypatch.context() as patch:
+        if crashes:  # as if the power had gone: what is left was saved before the last validation
+            patch.setattr(ModelCheckpoint, "on_exception", lambda *_: None)
+        saved = interrupt(config, worded, monkeypatch, "on_train_batch_end", 4)
+    assert saved["global_step"] == (3 if crashes else 4)
     torch.rand(7)  # what else the process draws
     resumed = weights(fit(config, worded, resume=config.run_folder / "last.ckpt"))
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
@@ -212,7 +216,8 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(config, episodes, 
     less = trained("less", batch_windows=4)
     assert max((less[name] - value).abs().max() for name, value in large.items()) > 5e-3
     for name in ("large", "small"):  # validated after the same steps
-        assert steps_with("val/loss", still.run_folder.parent / name / "metrics.csv") == {0, 1, 2}
+        with (still.run_folder.parent / name / "metrics.csv").open() as file:
+            assert [row["step"] for row in csv.DictReader(file) if row["val/loss"]] == ["0", "1", "2"]
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 3/3")]
     losses = [float(line.split()[3]) for line in said]  # "step 3/3  loss 0.52 ..."
     assert losses[0] == pytest.approx(losses[1], abs=2e-3)
