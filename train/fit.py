@@ -200,7 +200,7 @@ def _interrupted(folder: Path, step: int) -> KeyboardInterrupt:
     if last.is_file():
         print(f"interrupted after {step} steps; go on with the same command and --resume {last}", flush=True)
     else:
-        print(f"interrupted before anything was saved; remove {folder} before you start again", flush=True)
+        print(f"interrupted; there is nothing to go on from: remove {folder} before you start again", flush=True)
     return KeyboardInterrupt()
 
 

@@ -19,6 +19,8 @@ from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.shifted_state import POSITIONS, ROTATION, rolled_forward
+from vla_ros.runtime.executors import make_executor
+from vla_ros.runtime.rollout import rollout
 
 NAMES = ("gripper_opening", *ROTATION, *POSITIONS)  # in no order of ours
 
@@ -126,3 +128,47 @@ def test_actions_of_the_tool_s_frame_are_refused(shifted: Policy) -> None:
     action = dataclasses.replace(shifted.contract.action, frame="tool")
     with pytest.raises(ContractError, match="the actions are in the tool frame; allowed: 'base'"):
         Policy(dataclasses.replace(shifted.contract, action=action), shifted.config, shifted.tokenizer)
+
+
+class Point:
+    """A tool that does what it is told; ``x`` has where it was at each tick."""
+
+    control_hz = 10.0
+
+    def reset(self, *, seed=None, options=None):
+        self.x = [0.4]
+        return self._observation(), {}
+
+    def step(self, action):
+        self.x.append(self.x[-1] + 0.1 * action[0])
+        return self._observation(), 0.0, False, False, {"success": False}
+
+    def _observation(self) -> dict:
+        image = np.full((16, 16, 3), 90, np.uint8)
+        return {
+            "static": image, "wrist": image, "ee_position": np.array([self.x[-1], 0.0, 0.3]),
+            "ee_quaternion": np.array([0.0, 0.0, 0.0, 1.0]), "opening": np.array([0.5]),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("delay_ticks", [1, 2])
+def test_the_policy_plans_from_the_state_in_which_its_chunk_is_taken_up(shifted: Policy, delay_ticks: int) -> None:
+    env, runner, given = Point(), PolicyRunner(shifted), []
+    step, state = runner.step, runner._state
+    runner.step = lambda seen, told: given.append([round(seen.time_ns / 1e8), len(told)]) or step(seen, told)
+    runner._state = lambda *both: given[-1].append(state(*both)[0]) or state(*both)
+    executor = make_executor("delay_aware", horizon=1, decay=0.0)
+    rollout(
+        env,
+        runner,
+        seed=0,
+        task="t",
+        command="open the drawer",
+        max_time_s=2.0,
+        delay_ticks=delay_ticks,
+        executor=executor,
+    )
+    told = [(tick, count, x) for tick, count, x in given if count and tick + count < len(env.x)]
+    assert len(told) >= 8 and {count for _, count, _ in told} == {delay_ticks}
+    assert [x for *_, x in told] == pytest.approx([env.x[tick + count] for tick, count, _ in told], abs=1e-5)
+    assert all(abs(env.x[tick + count] - env.x[tick]) > 1e-3 for tick, count, _ in told)  # it moves meanwhile
