@@ -25,7 +25,7 @@ def write_code_state(folder: Path, source: Path | None = None) -> None:
     """
     source = source or Path(vla_ros.__file__).resolve().parent
     versions = {"vla_ros": vla_ros.__version__, "python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions |= {name: _version(name) for name in LIBRARIES}
     tracked = _git(source, "ls-files", "__init__.py")  # a package in an environment may lie in somebody's repository
     commit = _git(source, "rev-parse", "HEAD") if tracked else None
     changes = _git(source, "diff", "HEAD", "--", ":/") if commit else None
@@ -40,6 +40,13 @@ def write_code_state(folder: Path, source: Path | None = None) -> None:
     (folder / CHANGES).unlink(missing_ok=True)
     if changes:
         (folder / CHANGES).write_text(changes + "\n")
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:  # it was installed without pip, by a vendor's image for instance
+        return "unknown"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -44,6 +44,12 @@ def test_a_clean_checkout_is_its_commit(package: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "code.diff").exists()
 
 
+def test_a_library_that_pip_does_not_know_ends_no_training(package: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("vla_ros.train.run_record.LIBRARIES", ("numpy", "of-a-vendor"))
+    versions = written(tmp_path / "run", package)["versions"]
+    assert versions["of-a-vendor"] == "unknown" and versions["numpy"][0].isdigit()
+
+
 def test_what_was_changed_since_is_kept_with_the_run(package: Path, tmp_path: Path) -> None:
     (package / "__init__.py").write_text("one = 2\n")
     (package.parent / "new.py").write_text("")
