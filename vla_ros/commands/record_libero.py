@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=30, help="demonstrations (default: %(default)s)")
     parser.add_argument("--first-state", type=int, default=20, help="first initial state (default: %(default)s)")
     parser.add_argument(
-        "--noise", type=float, default=0.5, help="scale of the noise on what is executed, 0 to 2 (default: %(default)s)"
+        "--noise", type=float, default=0.0, help="scale of the noise on what is executed, 0 to 2 (default: %(default)s)"
     )
 
 
