@@ -84,3 +84,13 @@ def test_a_look_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_pat
         after = soak.look(os.getpid())
     assert (after.files - before.files, after.sockets - before.sockets) == (1, 1)
     assert after.threads >= 1 and after.memory_mb > 1
+
+
+def test_libero_s_reports_become_one_row_a_task(benchmark):
+    scripts = benchmark("libero_tasks")
+    report = {
+        "settings": {"suite": "libero_goal", "checkpoint": "runs/a b", "rollouts": 4, "max_time": 15.0},
+        "tasks": {"turn_on_the_stove": {"successes": 3, "rollouts": 4, "interval": [0.301, 0.954]}},
+    }
+    assert scripts.rows(report) == [("libero_goal", "turn_on_the_stove", "3/4", "30% to 95%")]
+    assert scripts.command(report).startswith("vla evaluate 'a b' --env libero --suite libero_goal --rollouts 4")
