@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import sys
 from collections import Counter
@@ -94,3 +95,26 @@ def test_libero_s_reports_become_one_row_a_task(benchmark):
     }
     assert scripts.rows(report) == [("libero_goal", "turn_on_the_stove", "3/4", "30% to 95%")]
     assert scripts.command(report).startswith("vla evaluate 'a b' --env libero --suite libero_goal --rollouts 4")
+
+
+def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_without_delay(benchmark, tmp_path):
+    evaluations = benchmark("evaluations")
+
+    def report(checkpoint, *successes):
+        conditions = [
+            {"executor": "full_chunk", "delay_ms": delay, "delay_ticks": 1 + delay // 100, "successes": good,
+             "rollouts": 20, "success_rate": good / 20, "interval": (good / 20 - 0.01, good / 20 + 0.01)}
+            for delay, good in zip((0, 200), successes, strict=True)
+        ]  # fmt: skip
+        settings = {"checkpoint": checkpoint, "rollouts": 20, "delays": [0.0, 200.0], "executors": ["full_chunk"]}
+        return {"settings": settings, "conditions": conditions}
+
+    evaluations.delays([report("a", 20, 10), report("b", 10, 9)], tmp_path / "delays.json")
+    table = json.loads((tmp_path / "delays.json").read_text())
+    assert [(row[0], row[2], row[4], row[-1]) for row in table["rows"]] == [
+        ("a", "0", "20/20", "100%"), ("a", "200", "10/20", "50%"),
+        ("b", "0", "10/20", "100%"), ("b", "200", "9/20", "90%"),
+    ]  # fmt: skip
+    assert table["runs"] == 20
+    evaluations.plot(table, tmp_path / "plots" / "delays.png")
+    assert (tmp_path / "plots" / "delays.png").stat().st_size > 5000

@@ -201,7 +201,8 @@ class TrainerConfig:
 class TrainConfig:
     """A recipe: ``contract`` trains from scratch, ``init_from`` (a checkpoint folder) tunes what is there.
 
-    With ``init_from``, ``contract`` and ``policy`` are the checkpoint's; without it, ``policy`` has a default.
+    With ``init_from``, ``contract`` and ``policy`` are the checkpoint's, where ``policy`` may say ``max_delay_steps``
+    alone, for a checkpoint that was trained without delays; without ``init_from``, ``policy`` has a default.
     """
 
     name: str
@@ -222,12 +223,12 @@ class TrainConfig:
             raise ConfigError(
                 "keep is set but init_from is not: there is nothing to keep; name a checkpoint in init_from"
             )
-        given = [name for name in ("contract", "policy") if getattr(self, name) is not None]
-        if self.init_from is not None and given:
-            raise ConfigError(
-                f"{given[0]} and init_from are both set; a fine-tuned policy has the {given[0]} of its starting "
-                f"checkpoint: remove {given[0]}, or remove init_from to train from scratch"
-            )
+        if self.init_from is not None:
+            if self.contract is not None:
+                raise _both_set("contract")
+            delays = None if self.policy is None else max(1, self.policy.max_delay_steps)
+            if delays is not None and self.policy != PolicyConfig(max_delay_steps=delays):
+                raise _policy_is_the_checkpoint_s()
         if self.contract is not None:
             network = self.policy or PolicyConfig()
             _check_network(network, self.contract)
@@ -258,17 +259,34 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if self.init_from is not None and self.policy is not None:
+            values["policy"] = {"max_delay_steps": self.policy.max_delay_steps}  # all that it says
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> TrainConfig:
         """Build from plain types; raises ConfigError that names the key."""
         try:
-            return schema.parse(cls, values, where, ConfigError)
+            config = schema.parse(cls, values, where, ConfigError)
         except ConfigError:
             raise
         except (UserError, ValueError) as error:  # the dataclasses' own checks
             raise ConfigError(f"{where}: {error}") from None
+        if config.init_from is not None and (values.get("policy") or {}).keys() - {"max_delay_steps"}:
+            raise _policy_is_the_checkpoint_s()  # what it names is the default, not the checkpoint's
+        return config
+
+
+def _policy_is_the_checkpoint_s() -> ConfigError:
+    return _both_set("policy", ", but for a max_delay_steps of 1 or more")
+
+
+def _both_set(name: str, exception: str = "") -> ConfigError:
+    return ConfigError(
+        f"{name} and init_from are both set; a fine-tuned policy has the {name} of its starting checkpoint{exception}: "
+        f"remove {name}, or remove init_from to train from scratch"
+    )
 
 
 def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:

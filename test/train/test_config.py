@@ -179,6 +179,17 @@ def test_shipped_recipes_can_be_tuned_from(tmp_path: Path) -> None:
     assert config.contract is None and config.augment.shift_px == {"static": 1, "wrist": 3}
 
 
+def test_of_a_checkpoint_s_policy_a_recipe_may_say_the_delays_alone(file: Path, tmp_path: Path) -> None:
+    """Also where it names what is the default: the checkpoint's may be another one."""
+    tuned = write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="a", policy={"max_delay_steps": 2})
+    config = load_config(tuned)
+    assert config.policy is not None and config.policy.max_delay_steps == 2 and config.contract is None
+    assert load_config(write(tmp_path, "again", **config.to_dict())) == config
+    for override in ("policy.head=gpt", "policy.head=lstm", "policy.backbone=compact", "policy.max_delay_steps=0"):
+        with pytest.raises(ConfigError, match=r"policy and init_from are both set.*but for a max_delay_steps of 1"):
+            load_config(tuned, [override])
+
+
 def test_parents_that_are_missing_circular_or_no_files_are_named(tmp_path: Path) -> None:
     for name, parent in (("a", "b.json"), ("b", "a.json"), ("lost", "nowhere.json"), ("odd", 3)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"parent": parent}))

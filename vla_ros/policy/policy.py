@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -71,6 +72,22 @@ class Policy(nn.Module):
             self.committed = CommittedActions(
                 max_delay_steps=config.max_delay_steps, context_size=self.head.context_size
             )
+
+    def learn_delays(self, max_delay_steps: int) -> None:
+        """Let a policy be told of so many committed actions; until it is trained these change nothing.
+
+        Raises:
+            ContractError: a chunk has no more actions than that.
+            ValueError: the policy can be told of some already, or ``max_delay_steps`` is negative.
+        """
+        if self.committed is not None:
+            raise ValueError(f"the policy can be told of {self.config.max_delay_steps} committed actions already")
+        config = dataclasses.replace(self.config, max_delay_steps=max_delay_steps)
+        _check(self.contract, config, self.tokenizer)
+        self.config = config
+        committed = CommittedActions(max_delay_steps=max_delay_steps, context_size=self.head.context_size)
+        committed.silence()
+        self.committed = committed.to(self.device)
 
     @property
     def device(self) -> torch.device:
