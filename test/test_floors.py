@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vla_ros"
 FLOORS = {
     "__init__": 0, "errors": 0, "resources": 0,
     "contract": 1, "actions": 1, "images": 1, "raw_images": 1, "robot": 1, "messages": 1, "observation": 1,
-    "schema": 1, "transport": 1,
+    "rigid": 1, "schema": 1, "stream_reader": 1, "transforms": 1, "transport": 1,
     "demos": 2, "sim": 2,
     "policy": 3,
     "runtime": 4, "bringup": 4,
@@ -30,7 +30,7 @@ ROS = {
     "rclpy", "ament_index_python", "builtin_interfaces", "cv_bridge", "control_msgs", "diagnostic_msgs",
     "diagnostic_updater", "geometry_msgs", "launch", "launch_ros", "lifecycle_msgs", "message_filters", "moveit_msgs",
     "rcl_interfaces", "rosbag2_py", "rosgraph_msgs", "rosidl_runtime_py", "sensor_msgs", "std_msgs", "std_srvs",
-    "tf2_ros",
+    "tf2_msgs", "tf2_ros",
 }  # fmt: skip
 
 # library -> the rooms or modules (paths below vla_ros) that may import it

@@ -21,6 +21,7 @@ PACKAGE = "vla_ros"
 DEMONSTRATION_HZ = 10.0
 SUCCESS_TOPIC = "task/success"
 CHECKPOINT = "config/checkpoints/tabletop"
+STATIC_TRANSFORMS_DEPTH = 100  # more publishers than a robot has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,7 @@ def recorded_topics(robot: Robot) -> list[str]:
         robot.demonstrated_twist, robot.gripper_command,
     )  # fmt: skip
     topics = [stream.topic for stream in streams if stream is not None]
+    topics += [robot.ee_pose.static_topic] if robot.ee_pose is not None and robot.ee_pose.static_topic else []
     return list(dict.fromkeys([*topics, SUCCESS_TOPIC, EPISODE_TOPIC, INTERVENTION_TOPIC]))
 
 
@@ -122,11 +124,17 @@ def bag_record_qos(robot: Robot, namespace: str) -> dict[str, dict[str, Any]]:
     """rosbag2's QoS overrides: what is latched has to be asked for as such, or a late recorder misses it."""
     latched = {"history": "keep_last", "depth": 10, "reliability": "reliable", "durability": "transient_local"}
     topics = (robot.language.topic, EPISODE_TOPIC, SUCCESS_TOPIC, INTERVENTION_TOPIC)
-    return {_full_name(namespace, topic): latched for topic in topics}
+    overrides = {_full_name(namespace, topic): latched for topic in topics}
+    if robot.ee_pose is not None and robot.ee_pose.static_topic is not None:
+        # Each of its publishers latches a message of its own.
+        overrides[_full_name(namespace, robot.ee_pose.static_topic)] = {**latched, "depth": STATIC_TRANSFORMS_DEPTH}
+    return overrides
 
 
 def _full_name(namespace: str, topic: str) -> str:
-    return "/" + "/".join(part for part in (namespace.strip("/"), topic.lstrip("/")) if part)
+    if topic.startswith("/"):  # such a name is in no namespace: /tf
+        return topic
+    return "/" + "/".join(part for part in (namespace.strip("/"), topic) if part)
 
 
 def recording_simulator(speed: float) -> Process:

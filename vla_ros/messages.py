@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vla_ros import actions, images
 from vla_ros.raw_images import decode_raw
 from vla_ros.robot import JOINT_TYPE, GripperCommand, GripperState, Robot, Stream
+from vla_ros.transforms import Transform
 
 Decoder = Callable[[Any], NDArray[np.uint8]]
 
@@ -46,6 +47,17 @@ def pose(message: Any) -> NDArray[np.float64]:
     """geometry_msgs/PoseStamped to (7,): position m, quaternion x y z w."""
     position, orientation = message.pose.position, message.pose.orientation
     return np.array([position.x, position.y, position.z, orientation.x, orientation.y, orientation.z, orientation.w])
+
+
+def transforms(message: Any, wants: Callable[[str], bool]) -> list[Transform]:
+    """tf2_msgs/TFMessage to the transforms in it of child frames that somebody `wants`."""
+    found = []
+    for one in message.transforms:
+        if wants(one.child_frame_id):
+            at, turned = one.transform.translation, one.transform.rotation
+            pose = (at.x, at.y, at.z, turned.x, turned.y, turned.z, turned.w)
+            found.append(Transform(stamp_ns(one), one.header.frame_id, one.child_frame_id, pose))
+    return found
 
 
 def twist(message: Any) -> NDArray[np.float64]:

@@ -18,7 +18,8 @@ from vla_ros import schema
 from vla_ros.errors import UserError
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-POSE_TYPES = ("geometry_msgs/msg/PoseStamped",)
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
+POSE_TYPES = ("geometry_msgs/msg/PoseStamped", TRANSFORMS)
 TWIST_STAMPED, TWIST = "geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/Twist"
 TEXT_TYPES = ("std_msgs/msg/String",)
 JOINT_TYPE = "sensor_msgs/msg/JointState"
@@ -49,6 +50,22 @@ class Stream:
     type: str
     stamp: Literal["header", "receive"]
     latency_s: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseStream(Stream):
+    """Where the tool's pose in the robot's base frame comes from.
+
+    A PoseStamped: it says so itself. Transforms (TFMessage, /tf): the chain of them between the robot's `base_frame` and
+    `ee_frame`; those that never change are on the topic of the same name with `_static`.
+    """
+
+    ee_frame: str | None = None
+
+    @property
+    def static_topic(self) -> str | None:
+        """The topic of the transforms that always hold, latched; None for a pose."""
+        return f"{self.topic}_static" if self.type == TRANSFORMS else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +256,7 @@ class Robot:
     gripper_command: GripperCommand
     limits: Limits
     observation: ObservationLimits
-    ee_pose: Stream | None = None
+    ee_pose: PoseStream | None = None
     gripper_state: GripperState | None = None
     tool_frame: str | None = None
     labels: Labels = dataclasses.field(default_factory=Labels)
@@ -248,6 +265,7 @@ class Robot:
 
     def __post_init__(self) -> None:
         self._check_streams()
+        self._check_pose()
         if self.servo is not None and self.twist_command.type != TWIST_STAMPED:
             raise RobotError(f"twist_command has the type {self.twist_command.type!r}; Servo takes {TWIST_STAMPED}")
         state = self.gripper_state
@@ -287,6 +305,27 @@ class Robot:
                 raise RobotError(
                     f"{where}: latency_s is {stream.latency_s}; allowed: {-MAX_LATENCY_S:g} to {MAX_LATENCY_S:g} s"
                 )
+
+    def _check_pose(self) -> None:
+        """Raise RobotError where the tool's frame is missing, or is one too many."""
+        pose = self.ee_pose
+        if pose is None:
+            return
+        if pose.type != TRANSFORMS:
+            if pose.ee_frame is not None:
+                raise RobotError(f"ee_pose: ee_frame is {pose.ee_frame!r}; a {pose.type} has none: remove it")
+            return
+        given = (pose.ee_frame or "").lstrip("/")
+        if given in ("", self.base_frame.lstrip("/")):
+            raise RobotError(
+                f"ee_pose: ee_frame is {pose.ee_frame!r}; {TRANSFORMS} needs the name of the tool's frame, another one "
+                f"than base_frame ({self.base_frame!r}): ee_frame: tool0, say"
+            )
+        if pose.stamp != "header":
+            raise RobotError(
+                f"ee_pose: stamp is {pose.stamp!r}; a chain of transforms is put together by their stamps: write "
+                "stamp: header"
+            )
 
     def stream(self, name: str) -> Stream | GripperState:
         """The stream an observation calls `name`: a camera, ee_pose, gripper_state or language. Raises RobotError."""

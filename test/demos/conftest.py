@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,23 @@ class BagBuilder:
         )
         stamp = header(START_NS + round(stamp_ms * MS), "base_link")
         return self.add("ee_pose", "geometry_msgs/msg/PoseStamped", stamp_ms + late_ms, header=stamp, pose=pose)
+
+    def transforms(
+        self, stamp_ms: float, *links: tuple[str, str, Sequence[float]], topic: str = "tf", late_ms: float = 1
+    ) -> BagBuilder:
+        """One message of (parent, child, position and quaternion xyzw), all with the same stamp."""
+        types = typestore().types
+        made = [
+            types["geometry_msgs/msg/TransformStamped"](
+                header=header(START_NS + round(stamp_ms * MS), parent), child_frame_id=child,
+                transform=types["geometry_msgs/msg/Transform"](
+                    translation=types["geometry_msgs/msg/Vector3"](**dict(zip("xyz", map(float, pose[:3])))),
+                    rotation=types["geometry_msgs/msg/Quaternion"](**dict(zip("xyzw", map(float, pose[3:])))),
+                ),
+            )
+            for parent, child, pose in links
+        ]  # fmt: skip
+        return self.add(topic, "tf2_msgs/msg/TFMessage", stamp_ms + late_ms, transforms=made)
 
     def joints(self, stamp_ms: float, opening_m: float = 0.08, late_ms: float = 1) -> BagBuilder:
         names = ["panda_joint1", "panda_finger_joint1", "panda_finger_joint2"]

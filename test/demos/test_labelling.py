@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.bag import read_bag
 from vla_ros.demos.errors import BagError
-from vla_ros.robot import Filters, GripperState, Idle, Labels, Outliers, Robot, Stream
+from vla_ros.robot import Filters, GripperState, Idle, Labels, Outliers, PoseStream, Robot, Stream
 
 if TYPE_CHECKING:
     from conftest import BagBuilder
@@ -65,7 +65,7 @@ def test_the_latency_of_the_pose_moves_the_label_and_not_the_command(demonstrati
             message.pose.position.x = max(stamp_ms - 1200, 0) / 1e4
     (as_stamped,), _ = read(demonstration, labels=Labels(arm="motion"))
     assert np.flatnonzero(as_stamped.actions[:, 0] > 0.05)[0] == 12
-    late = Stream("ee_pose", "geometry_msgs/msg/PoseStamped", "header", latency_s=0.2)
+    late = PoseStream("ee_pose", "geometry_msgs/msg/PoseStamped", "header", latency_s=0.2)
     episodes, _ = read(demonstration, labels=Labels(arm="motion"), ee_pose=late)
     first = episodes[0]
     assert first.ticks[first.actions[:, 0] > 0.05][0] == as_stamped.ticks[10]

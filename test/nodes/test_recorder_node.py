@@ -238,7 +238,7 @@ def test_an_episode_does_not_start_on_a_disk_that_is_almost_full(tmp_path, ros_e
         node = recorder_node.RecorderNode()
         for stream in node._streams.values():
             stream.heard_s = node._steady_s() + 60.0
-        node._streams[node._language].last = serialize_message(String(data="push it"))
+        node._streams[node._language].keep(serialize_message(String(data="push it")))
         assert node._why_not() is None
         monkeypatch.setattr(recorder_node.shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
         assert node._why_not() == "5 MB are free for the bag, fewer than 200; make room first"

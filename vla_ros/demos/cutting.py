@@ -182,7 +182,7 @@ def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
     wanted = [EPISODE_TOPIC, robot.language.topic, robot.demonstrated_twist.topic, robot.gripper_command.topic]
     wanted.append(INTERVENTION_TOPIC)
     if robot.ee_pose is not None and (robot.labels.arm == "motion" or robot.tool_frame):
-        wanted.append(robot.ee_pose.topic)
+        wanted += [topic for topic in (robot.ee_pose.topic, robot.ee_pose.static_topic) if topic is not None]
     if robot.gripper_state is not None and robot.labels.gripper == "state":
         wanted.append(robot.gripper_state.topic)
     found = []

@@ -95,6 +95,7 @@ class Inspection:
         self._pictures: dict[str, Counter[str]] = {name: Counter() for name in robot.cameras}
         self._dropped: Counter[str] = Counter()
         self._damage: list[str] = []
+        self._faults: list[str] = []
         self._problems: list[dict[str, str]] = []
 
     def add(self, bag: Path) -> None:
@@ -115,6 +116,7 @@ class Inspection:
         cutter = EpisodeCutter(recording, self._robot, _everything(self._robot), self._timing, rows)
         found = list(cutter.episodes(include_failures=True))
         self._streams.append(StreamFigures(recording, self._robot))
+        self._faults += [f"{recording.path}: {text}" for text in self._streams[-1].faults]
         self._rows += _episode_rows(recording, cutter, found, self._timing.period_ns)
         self._dropped += cutter.dropped
         for episode in found:
@@ -143,6 +145,7 @@ class Inspection:
             "frames": len(actions),
             "dropped": [{"why": why, "count": count} for why, count in self._dropped.most_common() if count],
             "damage": self._damage,
+            "transforms": self._faults,
             "actions": action_figures(actions),
             "motion": motion_figures(self._actions, self._robot, self._timing.period_ns / 1e9),
             "cameras": {name: dict(figures) for name, figures in self._pictures.items()},

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros import actions, messages
+from vla_ros.demos.bag_streams import BagStream
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.labels import as_of, hold_average, motion, poses_at
 from vla_ros.demos.recording import Recording
@@ -168,10 +169,15 @@ class Labelling:
         return False
 
     def _read_poses(self) -> Samples:
-        assert self._robot.ee_pose is not None
-        return self._read(
-            self._robot.ee_pose, lambda message: messages.observation_value(message, self._robot, "ee_pose"), (7,)
-        )
+        stream = self._robot.stream("ee_pose")
+        topic = self._recording.find({stream.topic: (stream.topic, stream.type)})[stream.topic]
+        times_ns, poses = [], []
+        for receive_ns, time_ns, pose in BagStream(self._recording, self._robot, "ee_pose", topic).samples():
+            times_ns.append(time_ns)
+            poses.append(pose)
+            if stream.stamp == "header":
+                self._delays_ns.append(receive_ns - time_ns - round(stream.latency_s * 1e9))
+        return Samples(np.array(times_ns, np.int64), np.array(poses, np.float64).reshape(-1, 7))
 
     def _commanded_opening(self, message: Any) -> float:
         return messages.commanded_opening(message, self._robot.gripper_command)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from vla_ros import actions as action_space
 from vla_ros import messages
 from vla_ros.contract import ARM_AXES, ARM_UNITS
+from vla_ros.demos.bag_streams import BagStream
 from vla_ros.demos.latency import Lag, estimate_lag, picture_motion, tool_motion
 from vla_ros.demos.recording import Recording
-from vla_ros.robot import GripperCommand, GripperState, Robot, Stream, match_topic
+from vla_ros.robot import TRANSFORMS, GripperCommand, GripperState, Robot, Stream, match_topic
 
 # An interval of more than so many usual ones is a gap.
 GAP_INTERVALS = 3.0
@@ -48,7 +49,8 @@ class StreamFigures:
     """What is known of each stream of a recording that the robot's file names; it decodes all their messages once.
 
     delays: stream -> (median, 95 % quantile) of receipt minus stamp [s]; out_of_order, repeated: stream -> how many
-    stamps; skews_s: between the cameras, at each picture of the first; lags: stream -> how late it is, or None.
+    stamps; skews_s: between the cameras, at each picture of the first; lags: stream -> how late it is, or None;
+    faults: what was wrong with transforms, in words.
     """
 
     def __init__(self, recording: Recording, robot: Robot) -> None:
@@ -56,10 +58,14 @@ class StreamFigures:
         self.out_of_order: dict[str, int] = {}
         self.repeated: dict[str, int] = {}
         self.lags: dict[str, Lag | None] = {}
+        self.faults: list[str] = []
         times_ns: dict[str, NDArray[np.int64]] = {}
         motions: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         for name, stream in _streams(robot).items():
-            samples = list(_samples(recording, robot, name, stream))
+            if stream.type == TRANSFORMS:
+                samples, self.faults = _poses(recording, robot, name)
+            else:
+                samples = list(_samples(recording, robot, name, stream))
             if not samples:
                 continue
             times_ns[name] = np.array([time_ns for time_ns, _, _ in samples], np.int64)
@@ -164,6 +170,20 @@ def _samples(
         elif name in robot.cameras and number < _MOTION_FRAMES:
             value = _small_grey(message, robot, name)
         yield messages.message_time_ns(message, stream, receive_ns), delay_s, value
+
+
+def _poses(recording: Recording, robot: Robot, name: str) -> tuple[list[tuple[int, float | None, Any]], list[str]]:
+    """What `_samples` yields, of a pose that is put together from transforms; and what was wrong with these."""
+    stream = robot.stream(name)
+    topic = match_topic(stream.topic, recording.topics)
+    if topic is None or recording.topics[topic].type != stream.type:
+        return [], []
+    poses = BagStream(recording, robot, name, topic)
+    found = [
+        (time_ns, (receive_ns - time_ns) / 1e9 - stream.latency_s, pose)
+        for receive_ns, time_ns, pose in poses.samples()
+    ]
+    return list(found), poses.faults
 
 
 def _small_grey(message: Any, robot: Robot, camera: str) -> NDArray[np.uint8] | None:

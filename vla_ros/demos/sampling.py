@@ -7,9 +7,8 @@ import collections
 from collections.abc import Iterator, Sequence
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos.errors import BagError
+from vla_ros.demos.bag_streams import bag_streams
 from vla_ros.demos.recording import Recording
-from vla_ros.messages import message_time_ns, observation_value
 from vla_ros.observation import Observation, ObservationBuffer, Refusal
 from vla_ros.robot import Robot
 
@@ -31,27 +30,20 @@ def observations(
     language topic where the recording's episodes are described elsewhere.
 
     Raises:
-        BagError: a topic of the spec is missing in the bag, or a message is not what the robot's file says.
+        BagError: a topic of the spec or a transform between base and tool is missing in the bag, or a message is not
+            what the robot's file says.
     """
     heard = [name for name in spec.streams if name != "language" or commands is None]
-    streams = {name: robot.stream(name) for name in heard}
-    topics = recording.find({name: (stream.topic, stream.type) for name, stream in streams.items()})
-    readers: dict[str, list[str]] = {}
-    for name, topic in topics.items():
-        readers.setdefault(topic, []).append(name)
+    streams = bag_streams(recording, robot, heard)
     sampler = _Sampler(ObservationBuffer(spec, robot.observation), timing, recording.start_ns, commands or ())
     last_ns = recording.start_ns
-    for topic, receive_ns, message in recording.messages(readers):
+    for topic, receive_ns, message in recording.messages(streams):
         if receive_ns > sampler.due_ns:
             yield from sampler.until(receive_ns)
         last_ns = receive_ns
-        for name in readers[topic]:
-            try:
-                value = observation_value(message, robot, name)
-            except (ValueError, IndexError) as error:
-                raise BagError(f"bag {recording.path}, {topic}: {error}") from None
-            if value is not None:
-                sampler.buffer.push(name, message_time_ns(message, streams[name], receive_ns), value)
+        for stream in streams[topic]:
+            for time_ns, value in stream.read(topic, message, receive_ns):
+                sampler.buffer.push(stream.name, time_ns, value)
     yield from sampler.until(min(recording.end_ns, last_ns + SILENCE_NS) + 1)
 
 

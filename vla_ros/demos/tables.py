@@ -75,6 +75,7 @@ def advice(report: dict[str, Any]) -> list[str]:
             if row.get("frames") and row[what] > 0.5 * row["frames"]:
                 texts.append(f"camera {name} {why} in {row[what]} of {row['frames']} frames: is it dead?")
     idle, fast = (report["motion"].get(key, 0.0) for key in ("idle_fraction", "beyond_limits_fraction"))
+    texts += [f"transforms, {fault}" for fault in report["transforms"]]
     if idle > 0.2:
         texts.append(f"{idle:.0%} of the frames have no motion: see filters.idle of the robot's file")
     if fast > 0.01:

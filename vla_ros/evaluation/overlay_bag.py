@@ -31,7 +31,8 @@ def write_bag(folder: Path, frames: Iterable[OverlayFrame], command: str, robot:
         BagError: the folder exists already.
     """
     command_topic = f"/{robot.twist_command.topic.lstrip('/')}"
-    pose_topic = f"/{robot.stream('ee_pose').topic.lstrip('/')}" if robot.ee_pose is not None else "/ee_pose"
+    as_pose = robot.ee_pose is not None and robot.ee_pose.type == POSE
+    pose_topic = f"/{robot.stream('ee_pose').topic.lstrip('/')}" if as_pose else "/ee_pose"
     language_topic = f"/{robot.stream('language').topic.lstrip('/')}"
     pictures = {name: _picture_topic(stream.topic) for name, stream in robot.cameras.items()}
     latched = TopicQos(durability="transient_local")

@@ -11,6 +11,7 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from vla_ros.bringup import STATIC_TRANSFORMS_DEPTH
 from vla_ros.robot import RobotError
 
 try:
@@ -25,6 +26,11 @@ SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Commands: each one counts, a stale one does not.
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 STATE_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# As tf2's listeners ask for them (geometry2, tf2_ros/qos.hpp): /tf, and /tf_static, which each of its publishers latches.
+TRANSFORMS_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+STATIC_TRANSFORMS_QOS = QoSProfile(
+    depth=STATIC_TRANSFORMS_DEPTH, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 # What a late joiner needs to know: the language command, a node's state.
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -46,7 +52,8 @@ def message_class(name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"{match[1]}.{match[2]}"), match[3])
     except (ImportError, AttributeError):
-        raise RobotError(f"message type {name!r} is not installed; install the ROS package {match[1]!r}") from None
+        package = f"the ROS package {match[1]!r} (ros-$ROS_DISTRO-{match[1].replace('_', '-')} on Debian and Ubuntu)"
+        raise RobotError(f"message type {name!r} is not installed; install {package}") from None
 
 
 def subscribe_latched(

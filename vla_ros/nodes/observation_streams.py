@@ -16,13 +16,19 @@ from vla_ros.contract import ObservationSpec
 from vla_ros.nodes.image_decoding import raw_decoder
 from vla_ros.nodes.message_types import (
     SENSOR_QOS,
+    STATIC_TRANSFORMS_QOS,
+    TRANSFORMS_QOS,
     SubscriptionEventCallbacks,
     message_class,
     subscribe_latched,
 )
-from vla_ros.robot import GripperState, Robot, Stream
+from vla_ros.robot import TRANSFORMS, Robot
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.stats import StreamRate
+from vla_ros.stream_reader import Samples, StreamReader
+
+# Transforms come from several publishers; until all have been heard, it is no mistake that some are missing.
+TRANSFORMS_GRACE_NS = 1_000_000_000
 
 
 class ObservationStreams:
@@ -60,25 +66,33 @@ class ObservationStreams:
         self._heard: str | None = None
         self._needed = spec.streams
         self._cameras = tuple(camera.name for camera in spec.cameras)
-        self._decode = raw_decoder(node.get_logger().warning)
         self._command_ns = 0
         self._max_age_ns = round(robot.observation.max_age_s * 1e9) + period_ns
         # Stamp, time of receipt, and value of the newest pose.
         self._pose: tuple[int, int, NDArray] | None = None
+        self._faults: list[str] = []  # of transforms
+        self._without_pose_ns: int | None = None  # since when transforms have come that lead to no pose
+        decode = raw_decoder(node.get_logger().warning)
         # The governor needs the tool's position whether or not the policy looks at it.
-        streams = {name: robot.stream(name) for name in dict.fromkeys((*spec.streams, "ee_pose"))}
-        kinds = {name: message_class(stream.type) for name, stream in streams.items()}
+        names = dict.fromkeys((*spec.streams, "ee_pose"))
+        self._readers = [StreamReader(robot, name, decode) for name in names]
+        kinds = {reader.name: message_class(reader.stream.type) for reader in self._readers}
         self._subscriptions: list[Any] = []
-        for name, stream in streams.items():
-            on_message = self._receiver(name, stream)
-            if name == "language":
-                self._subscriptions += subscribe_latched(node, kinds[name], stream.topic, on_message)
-            else:
-                events = SubscriptionEventCallbacks(incompatible_qos=functools.partial(self._on_incompatible_qos, name))
-                subscription = node.create_subscription(
-                    kinds[name], stream.topic, on_message, SENSOR_QOS, event_callbacks=events
-                )
-                self._subscriptions.append(subscription)
+        for reader in self._readers:
+            self._subscribe(reader, kinds[reader.name])
+
+    def _subscribe(self, reader: StreamReader, kind: Any) -> None:
+        node, topic = self._node, reader.stream.topic
+        if reader.name == "language":
+            self._subscriptions += subscribe_latched(node, kind, topic, self._receive_command)
+            return
+        wanted = [(topic, TRANSFORMS_QOS if reader.stream.type == TRANSFORMS else SENSOR_QOS, self._receiver(reader))]
+        if reader.static_topic is not None:
+            wanted.append((reader.static_topic, STATIC_TRANSFORMS_QOS, self._static_receiver(reader)))
+        events = SubscriptionEventCallbacks(incompatible_qos=functools.partial(self._on_incompatible_qos, reader.name))
+        for name, qos, on_message in wanted:
+            subscription = node.create_subscription(kind, name, on_message, qos, event_callbacks=events)
+            self._subscriptions.append(subscription)
 
     def start(self) -> None:
         """Feed the intake from now on, beginning with the newest command."""
@@ -135,24 +149,49 @@ class ObservationStreams:
         return int(self._node.get_clock().now().nanoseconds)
 
     def _forget_stamps(self) -> None:
-        self._pose = None
+        self._pose = self._without_pose_ns = None
+        for reader in self._readers:
+            reader.clear()
         for rate in self.rates.values():
             rate.clear()
 
-    def _receiver(self, name: str, stream: Stream | GripperState) -> Callable[[Any], None]:
+    def _receiver(self, reader: StreamReader) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
-            if name == "language":
-                self._receive_command(message)
-            elif self.feeding:
-                now_ns = self._now_ns()
-                time_ns = messages.message_time_ns(message, stream, now_ns)
-                if self._too_far_ahead(name, time_ns - now_ns):
-                    return
-                value = self._value(name, message)
-                if value is not None:
-                    self._receive(name, time_ns, now_ns, value)
+            if not self.feeding:
+                return
+            now_ns = self._now_ns()
+            try:
+                samples = reader.read(message, now_ns)
+            except (ValueError, IndexError) as error:
+                self._node.get_logger().error(f"stream {reader.name!r}: dropped: {error}", throttle_duration_sec=5.0)
+                return
+            self._receive(reader.name, now_ns, samples)
+            if reader.static_topic is not None:
+                self._report_transforms(reader, now_ns)
 
         return receive
+
+    def _static_receiver(self, reader: StreamReader) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:  # latched: it comes once, before anything is fed
+            samples = reader.read_static(message)
+            if self.feeding:
+                self._receive(reader.name, self._now_ns(), samples)
+
+        return receive
+
+    def _report_transforms(self, reader: StreamReader, now_ns: int) -> None:
+        """Say what is missing or wrong, where transforms arrive and make no pose."""
+        log = self._node.get_logger()
+        problem = reader.problem
+        if problem is None:
+            self._without_pose_ns = None
+        elif self._without_pose_ns is None:
+            self._without_pose_ns = now_ns
+        elif now_ns - self._without_pose_ns > TRANSFORMS_GRACE_NS:
+            log.error(f"stream {reader.name!r}: {problem}", throttle_duration_sec=5.0)
+        if (faults := reader.faults) != self._faults:
+            self._faults = faults
+            log.warning(f"stream {reader.name!r}: {'; '.join(faults)}", throttle_duration_sec=5.0)
 
     def _too_far_ahead(self, name: str, ahead_ns: int) -> bool:
         """Whether a stamp is so far in the future that the message would count as fresh long after it came."""
@@ -162,20 +201,15 @@ class ObservationStreams:
         self._node.get_logger().error(f"stream {name!r}: dropped: {text}", throttle_duration_sec=5.0)
         return True
 
-    def _value(self, name: str, message: Any) -> Any:
-        """What the message says, or None: it is not for us, or no such value, as the log says then."""
-        try:
-            return messages.observation_value(message, self._robot, name, self._decode)
-        except (ValueError, IndexError) as error:
-            self._node.get_logger().error(f"stream {name!r}: dropped: {error}", throttle_duration_sec=5.0)
-            return None
-
-    def _receive(self, name: str, time_ns: int, now_ns: int, value: Any) -> None:
-        if name == "ee_pose" and (self._pose is None or time_ns >= self._pose[0]):
-            self._pose = (time_ns, now_ns, value)
-        if name in self._needed:
-            self._intake.push(name, time_ns, value)
-            self.rates[name].add(time_ns)
+    def _receive(self, name: str, now_ns: int, samples: Samples) -> None:
+        for time_ns, value in samples:
+            if self._too_far_ahead(name, time_ns - now_ns):
+                continue
+            if name == "ee_pose" and (self._pose is None or time_ns >= self._pose[0]):
+                self._pose = (time_ns, now_ns, value)
+            if name in self._needed:
+                self._intake.push(name, time_ns, value)
+                self.rates[name].add(time_ns)
 
     def follow(self, command: str) -> None:
         """The command of the observations from now on; empty means stop."""

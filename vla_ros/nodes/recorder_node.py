@@ -44,11 +44,13 @@ from vla_ros.nodes.message_types import (
     LATCHED_QOS,
     RECORDED_TOPIC,
     STATE_QOS,
+    STATIC_TRANSFORMS_QOS,
+    TRANSFORMS_QOS,
     message_class,
     subscribe_latched,
 )
 from vla_ros.nodes.simulator_messages import time_message
-from vla_ros.robot import Robot, load_robot
+from vla_ros.robot import TRANSFORMS, Robot, load_robot
 
 SILENT_AFTER_S = 1.0
 # An episode does not start with less than that: some seconds of raw pictures, minutes of compressed ones.
@@ -64,7 +66,7 @@ class Recorded:
     """A topic of the robot's file: its full name and type, and what has come in.
 
     required: an episode cannot start while it is silent. repeated: its last message opens every episode, since it may
-    have been published long before.
+    have been published long before; of static transforms, the last one about each set of frames.
     """
 
     topic: str
@@ -73,10 +75,24 @@ class Recorded:
     required: bool = False
     repeated: bool = False
     stamped: bool = False  # its time is its header's stamp
-    last: bytes | None = None
+    kept: dict[tuple[str, ...], bytes] = dataclasses.field(default_factory=dict)  # what opens every episode
     stamp_ns: int = 0
     heard_s: float | None = None  # steady clock
     count: int = 0  # in the running episode
+
+    @property
+    def last(self) -> bytes | None:
+        """The last message, of a topic that is `repeated` and no other."""
+        return next(reversed(self.kept.values()), None)
+
+    def keep(self, data: bytes) -> None:
+        """Remember a message for the episodes to come."""
+        about: tuple[str, ...] = ()
+        if self.type == TRANSFORMS:
+            message = deserialize_message(data, message_class(TRANSFORMS))
+            about = tuple(sorted(one.child_frame_id for one in message.transforms))
+        self.kept.pop(about, None)
+        self.kept[about] = data
 
 
 class RecorderNode(Node):
@@ -123,10 +139,19 @@ class RecorderNode(Node):
         name = self.resolve_topic_name
         sensors = (*robot.cameras.values(), robot.ee_pose, robot.gripper_state)
         streams = [
-            Recorded(name(sensor.topic), sensor.type, CAMERA_QOS, required=True, stamped=sensor.stamp == "header")
+            Recorded(
+                name(sensor.topic),
+                sensor.type,
+                TRANSFORMS_QOS if sensor.type == TRANSFORMS else CAMERA_QOS,
+                required=True,
+                stamped=sensor.stamp == "header" and sensor.type != TRANSFORMS,  # which have a stamp each
+            )
             for sensor in sensors
             if sensor is not None
         ]
+        if robot.ee_pose is not None and robot.ee_pose.static_topic is not None:
+            static = name(robot.ee_pose.static_topic)
+            streams.append(Recorded(static, TRANSFORMS, STATIC_TRANSFORMS_QOS, repeated=True))
         self._language = name(robot.language.topic)
         self._gripper = name(robot.gripper_command.topic)
         self._demonstrated = name(robot.demonstrated_twist.topic)
@@ -148,7 +173,7 @@ class RecorderNode(Node):
     def _on_message(self, stream: Recorded, data: bytes) -> None:
         stream.heard_s = self._steady_s()
         if stream.repeated:
-            stream.last = data
+            stream.keep(data)
         if self._episode is not None:
             stream.count += 1
             self._record(stream.topic, self._now_ns(), data)
@@ -184,8 +209,8 @@ class RecorderNode(Node):
         self._mark(self._episode, start_ns)
         for stream in self._streams.values():
             stream.count = stream.stamp_ns = 0
-            if stream.repeated and stream.last is not None:
-                self._record(stream.topic, start_ns, stream.last)
+            for data in stream.kept.values():
+                self._record(stream.topic, start_ns, data)
         if self._lockstep_ns:
             self._report(start_ns // self._lockstep_ns * self._lockstep_ns)
         response.success = True
