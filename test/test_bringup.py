@@ -65,6 +65,15 @@ def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_name
     assert older == [part for part in command if part != "--topics"]
 
 
+def test_transforms_are_recorded_with_what_is_latched_and_are_in_no_namespace():
+    robot = load_robot("ur_servo")
+    command = bringup.bag_record_command(robot, "bags/one", "arm", "qos.yaml", use_sim_time=False, topics_option=True)
+    assert {"/tf", "/tf_static", "/arm/joint_states"} <= set(command) and "/arm/tf" not in command
+    overrides = bringup.bag_record_qos(robot, "arm")
+    assert overrides["/tf_static"]["durability"] == "transient_local" and overrides["/tf_static"]["depth"] >= 100
+    assert "/tf" not in overrides and not any("tf" in topic for topic in bringup.recorded_topics(load_robot("tabletop")))
+
+
 def test_the_shipped_checkpoint_is_for_no_other_robot():
     with pytest.raises(UserError, match=r"robot is 'mine\.yaml' and checkpoint is empty.*checkpoint:=FOLDER"):
         bringup.policy(robot="mine.yaml")

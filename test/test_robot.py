@@ -59,6 +59,26 @@ def test_a_wrong_robot_file_is_refused_by_name(tmp_path, edit, message):
         load_robot(edited(tmp_path, edit))
 
 
+TF = {"topic": "/tf", "type": "tf2_msgs/msg/TFMessage", "stamp": "header"}
+
+
+@pytest.mark.parametrize(
+    "pose, message",
+    [
+        (TF, "ee_frame is None; tf2_msgs/msg/TFMessage needs the name of the tool's frame"),
+        ({**TF, "ee_frame": "/base_link"}, "another one than base_frame"),
+        ({**TF, "ee_frame": "tcp", "stamp": "receive"}, "write stamp: header"),
+        ({**TF, "ee_frame": "tcp", "type": "geometry_msgs/msg/PoseStamped"}, "'tcp'; a geometry_msgs/msg/PoseStamped"),
+        ({**TF, "tool": "tcp"}, "unknown key 'tool'"),
+    ],
+)
+def test_a_pose_from_transforms_needs_the_tool_s_frame_and_their_stamps(tmp_path, pose, message):
+    with pytest.raises(RobotError, match=message):
+        load_robot(edited(tmp_path, lambda data: data.update(ee_pose=pose)))
+    robot = load_robot(edited(tmp_path, lambda data: data.update(ee_pose={**TF, "ee_frame": "tcp"})))
+    assert robot.ee_pose.static_topic == "/tf_static" and load_robot("tabletop").ee_pose.static_topic is None
+
+
 def test_topics_match_in_a_namespace_and_ambiguity_is_refused():
     assert match_topic("ee_pose", ["/ee_pose", "/arm/ee_pose"]) == "/ee_pose"
     assert match_topic("ee_pose", ["/arm/ee_pose", "/other"]) == "/arm/ee_pose"

@@ -197,7 +197,7 @@ def test_links_that_are_never_known_at_one_time_are_named():
 def test_a_chain_of_static_links_only_has_no_time():
     one = tree()
     assert one.add([link(0, "base", "a"), link(0, "a", "tool")], static=True) == []
-    assert "are static, so nobody says when the tool is there" in one.problem
+    assert "are static, so they say of no time" in one.problem
 
 
 def test_a_frame_may_move_to_another_parent():

@@ -114,7 +114,8 @@ class TransformTree:
 
     def add(self, transforms: Iterable[Transform], static: bool = False) -> list[tuple[int, Pose]]:
         """Take the transforms of one message; return (stamp, pose) of what is known from now on, by stamp."""
-        moved, stamps = self._chain is None, set()
+        moved = self._chain is None
+        stamps: set[int] = set()
         for one in transforms:
             one = one._replace(parent=one.parent.lstrip("/"), child=one.child.lstrip("/"))
             fault = _fault(one)
@@ -140,7 +141,7 @@ class TransformTree:
             return None
         between = f"between {self._base!r} and {self._tool!r}"
         if not self._moving:
-            return f"all transforms {between} are static, so nobody says when the tool is there; name a frame that moves"
+            return f"all transforms {between} are static, so they say of no time; name a frame that moves"
         rare = min(self._moving, key=lambda link: len(link.stamps))
         child = next(name for name, link in self._links.items() if link is rare)
         return (
