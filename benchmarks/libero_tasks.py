@@ -56,7 +56,10 @@ def main() -> None:
             f"{limits}. Of {len(checkpoints)} checkpoint(s).",
             columns=("suite", "task", "successes", "95 % interval"),
             rows=table,
-            details=[{**r, "settings": {**r["settings"], "checkpoint": Path(r["settings"]["checkpoint"]).name}} for r in reports],
+            details=[
+                {**r, "settings": {**r["settings"], "checkpoint": Path(r["settings"]["checkpoint"]).name}}
+                for r in reports
+            ],
             command="; ".join(map(command, reports)),
         )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -258,7 +259,7 @@ def test_any_chain_is_the_product_of_its_links_in_any_order_of_receipt(links, da
 
     frames = ["base", *(f"link{number}" for number in range(1, len(links))), "tool"]
     poses = [(*each[:3], *Rotation.from_rotvec(each[3:]).as_quat().tolist()) for each in links]
-    parts = [Transform(7, *pair, pose) for pair, pose in zip(zip(frames, frames[1:]), poses)]
+    parts = [Transform(7, *pair, pose) for pair, pose in zip(itertools.pairwise(frames), poses)]
     static = data.draw(st.sets(st.integers(0, len(parts) - 1), max_size=len(parts) - 1))
     one, found = tree(), []
     for number in data.draw(st.permutations(range(len(parts)))):

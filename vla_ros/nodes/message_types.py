@@ -26,7 +26,7 @@ SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Commands: each one counts, a stale one does not.
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 STATE_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-# As tf2's listeners ask for them (geometry2, tf2_ros/qos.hpp): /tf, and /tf_static, which each of its publishers latches.
+# As tf2's listeners ask for them (geometry2, tf2_ros/qos.hpp): /tf, and /tf_static, which each publisher latches.
 TRANSFORMS_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 STATIC_TRANSFORMS_QOS = QoSProfile(
     depth=STATIC_TRANSFORMS_DEPTH, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
