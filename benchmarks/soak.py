@@ -35,6 +35,8 @@ EXPECTED_STOPS = frozenset({"no_command", "planning"})
 GROWTH_ALLOWED = 0.01
 # Of the first and of the last so many looks, the median.
 LOOKS = 5
+# Of one mapping from one look to the next: worth a line, since a step of that size is easier to explain than a sum.
+GROWN_KB = 256
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 COLUMNS = ("process", "what", "after warming up", "in the end")
 
@@ -62,6 +64,19 @@ def look(pid: int) -> Look:
     )
 
 
+def mappings(pid: int) -> Counter:
+    """The kB in memory of each mapping of a process, by its address and file (proc_pid_smaps(5))."""
+    found: Counter = Counter()
+    name = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            name = f"{first.split('-')[0]} {rest[4] if len(rest) > 4 else 'anonymous'}"
+        elif first == "Rss:":
+            found[name] += int(rest[0])
+    return found
+
+
 def processes() -> dict[str, int]:
     """The nodes that this process has started, by name."""
     found = {}
@@ -81,12 +96,18 @@ def unexpected(stops: Counter, before: Counter, passed_s: float) -> list[str]:
     ]
 
 
+def grown(before: Counter, now: Counter) -> list[str]:
+    """The mappings that have grown by more than GROWN_KB, and by how much."""
+    return [f"{name}: +{kb} kB" for name, kb in (now - before).items() if kb > GROWN_KB]
+
+
 def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list[Look]], Counter, list[str], int]:
     """Run rollouts for so long; returns what was seen of each process, the stops by reason, when those were that
     nobody asked for, and the rollouts."""
     from vla_ros.nodes.rollouts import RolloutClient  # not before the environment is set: rclpy reads it once
 
     seen: dict[str, list[Look]] = {name: [] for name in NODES}
+    mapped: dict[str, Counter] = {}
     rollouts, stops, events = 0, Counter(), []
     with ProcessGroup(folder) as group:
         group.start(*bringup.demo())
@@ -106,6 +127,10 @@ def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list
                     continue
                 for name, pid in processes().items():
                     seen[name].append(look(pid))
+                    before, mapped[name] = mapped.get(name), mappings(pid)
+                    if before is not None:
+                        for line in grown(before, mapped[name]):
+                            print(f"{name}, {line}", flush=True)
                 print(f"{passed_s / 60:6.1f} min, {rollouts} rollouts, {seen['policy_node'][-1]}", flush=True)
                 if passed_s > 60 * minutes:
                     break

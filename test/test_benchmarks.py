@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import sys
 from collections import Counter
@@ -84,3 +85,36 @@ def test_a_look_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_pat
         after = soak.look(os.getpid())
     assert (after.files - before.files, after.sockets - before.sockets) == (1, 1)
     assert after.threads >= 1 and after.memory_mb > 1
+
+
+def test_libero_s_reports_become_one_row_a_task(benchmark):
+    scripts = benchmark("libero_tasks")
+    report = {
+        "settings": {"suite": "libero_goal", "checkpoint": "runs/a b", "rollouts": 4, "max_time": 15.0},
+        "tasks": {"turn_on_the_stove": {"successes": 3, "rollouts": 4, "interval": [0.301, 0.954]}},
+    }
+    assert scripts.rows(report) == [("libero_goal", "turn_on_the_stove", "3/4", "30% to 95%")]
+    assert scripts.command(report).startswith("vla evaluate 'a b' --env libero --suite libero_goal --rollouts 4")
+
+
+def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_without_delay(benchmark, tmp_path):
+    evaluations = benchmark("evaluations")
+
+    def report(checkpoint, *successes):
+        conditions = [
+            {"executor": "full_chunk", "delay_ms": delay, "delay_ticks": 1 + delay // 100, "successes": good,
+             "rollouts": 20, "success_rate": good / 20, "interval": (good / 20 - 0.01, good / 20 + 0.01)}
+            for delay, good in zip((0, 200), successes, strict=True)
+        ]  # fmt: skip
+        settings = {"checkpoint": checkpoint, "rollouts": 20, "delays": [0.0, 200.0], "executors": ["full_chunk"]}
+        return {"settings": settings, "conditions": conditions}
+
+    evaluations.delays([report("a", 20, 10), report("b", 10, 9)], tmp_path / "delays.json")
+    table = json.loads((tmp_path / "delays.json").read_text())
+    assert [(row[0], row[2], row[4], row[-1]) for row in table["rows"]] == [
+        ("a", "0", "20/20", "100%"), ("a", "200", "10/20", "50%"),
+        ("b", "0", "10/20", "100%"), ("b", "200", "9/20", "90%"),
+    ]  # fmt: skip
+    assert table["runs"] == 20
+    evaluations.plot(table, tmp_path / "plots" / "delays.png")
+    assert (tmp_path / "plots" / "delays.png").stat().st_size > 5000

@@ -38,7 +38,7 @@ ONLY_IN = {
     **dict.fromkeys(ROS, ("nodes/",)),
     **dict.fromkeys(("rosbags",), ("demos/",)),
     **dict.fromkeys(("pytorch_lightning", "lightning", "lightning_fabric"), ("policy/module.py", "train/")),
-    **dict.fromkeys(("tensorboard", "torchmetrics"), ("train/",)),
+    **dict.fromkeys(("tensorboard", "torchmetrics", "wandb", "deepspeed"), ("train/",)),
     **dict.fromkeys(("pyarrow", "av"), ("demos/lerobot",)),
     **dict.fromkeys(("mujoco", "gymnasium"), ("sim/",)),
     **dict.fromkeys(("transformers", "tokenizers", "safetensors", "peft"), ("policy/",)),

@@ -47,8 +47,9 @@ def test_the_inverse_undoes_a_motion_from_either_side(pose: Pose) -> None:
 @given(poses(), poses(), st.floats(0, 1))
 def test_between_two_poses_are_a_line_and_the_shorter_arc(start: Pose, end: Pose, fraction: float) -> None:
     found = rigid.interpolate(start, end, fraction)
-    line = np.array(start[:3]) * (1 - fraction) + np.array(end[:3]) * fraction
-    np.testing.assert_allclose(found[:3], line, atol=1e-9)
+    np.testing.assert_allclose(
+        found[:3], np.array(start[:3]) * (1 - fraction) + np.array(end[:3]) * fraction, atol=1e-9
+    )
     ends = Rotation.from_quat([start[3:], end[3:]])
     if (ends[0].inv() * ends[1]).magnitude() < 3.1:  # of half a turn, both ways are the shorter one
         expected = Slerp([0, 1], ends)(fraction).as_matrix()

@@ -88,11 +88,27 @@ def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
     """Return the policy of ``init_from``, to be tuned on ``training``.
 
     Its statistics and tokenizer stay as they are: with others, what it has learned would mean something else.
+
+    Raises:
+        ConfigError: it was trained with other delays than the recipe's.
     """
     assert config.init_from is not None
     policy = load_checkpoint(config.init_from)
+    if config.policy is not None:
+        _learn_delays(policy, config.policy.max_delay_steps, config.init_from)
     provenance = dataclasses.replace(
         policy.contract.provenance, data_digest=data_digest(training), package_version=__version__
     )
     policy.contract = dataclasses.replace(policy.contract, provenance=provenance)
     return policy.train()
+
+
+def _learn_delays(policy: Policy, max_delay_steps: int, start: str) -> None:
+    trained = policy.config.max_delay_steps
+    if trained not in (0, max_delay_steps):
+        raise ConfigError(
+            f"policy.max_delay_steps is {max_delay_steps}, but {start} was trained with {trained}; allowed: {trained}, "
+            "or start from a checkpoint without delays"
+        )
+    if not trained:
+        policy.learn_delays(max_delay_steps)

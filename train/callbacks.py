@@ -107,6 +107,26 @@ def _trained(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
+class RandomState(Callback):
+    """Draw, after a resume, what the interrupted training would have drawn: augmentation, dropout, delays."""
+
+    def __init__(self) -> None:
+        self._resumed: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._resumed is None:
+            return
+        torch.set_rng_state(self._resumed["cpu"])
+        if len(self._resumed["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(self._resumed["cuda"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = state_dict
+
+
 class Throughput(Callback):
     """Log how fast the training goes, over the steps since the last log: frames and steps a second, waiting for data.
 
@@ -118,11 +138,12 @@ class Throughput(Callback):
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._frames: Tensor | int = 0
-        self._steps = 0
+        self._steps = self._last_step = 0
         self._waiting_s = self._elapsed_s = 0.0
         self._since_s = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_step = trainer.global_step
         self._since_s = self._clock()
 
     def on_train_batch_start(
@@ -137,8 +158,11 @@ class Throughput(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._frames = self._frames + batch["valid"].sum()
-        self._steps += 1
-        logs = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set in its __init__
+        stepped = trainer.global_step > self._last_step  # not after each of several accumulated batches
+        self._last_step = trainer.global_step
+        self._steps += stepped
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set in its __init__
+        logs = stepped and trainer.global_step % every == 0
         frames = int(self._frames) if logs else 0  # waits for the device, whose time this is
         now_s = self._clock()
         self._elapsed_s += now_s - self._since_s
@@ -168,22 +192,26 @@ class ProgressLines(Callback):
         self._frames: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._last_s = self._start_s = time.monotonic()
+        self._first_step = self._last_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_s = self._start_s = time.monotonic()
+        self._first_step = self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._frames.append(batch["valid"].sum())  # tensors: reading them would wait for the device at every step
-        self._losses.append(outputs["loss"].detach())
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # its part of a step's
         step = trainer.global_step
-        if step % self._every_steps and step != trainer.max_steps:
+        stepped = step > self._last_step  # not after each of several accumulated batches
+        self._last_step = step
+        if not stepped or (step % self._every_steps and step != trainer.max_steps):
             return
         frames, loss = float(sum(self._frames)), float(sum(self._losses)) / len(self._losses)
         now_s = time.monotonic()
         speed = frames / (now_s - self._last_s)
-        left_s = (now_s - self._start_s) / step * (trainer.max_steps - step)
+        left_s = (now_s - self._start_s) / (step - self._first_step) * (trainer.max_steps - step)
         validation = trainer.callback_metrics.get("val_loss")
         print(
             f"step {step}/{trainer.max_steps}  loss {loss:.4f}  "

@@ -18,6 +18,7 @@ from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.module import OptimizerConfig, RetainConfig
+from vla_ros.policy.shifted_state import check_state
 
 
 class ConfigError(UserError):
@@ -150,8 +151,10 @@ class TrainerConfig:
         max_steps: optimizer steps.
         batch_windows: history windows per step, in each process (train/run.sh); the cost is in the frames, at most
             ``history`` times as many.
-        gradient_clip_norm: largest norm of a step's gradient.
-        ema_decay: of the moving average of the weights that is validated and kept.
+        accumulate_batches: batches whose gradients make one step, for more windows than fit into memory at once; terms
+            are means over each batch.
+        gradient_clip_norm: largest norm of a step's gradient; 0 for any.
+        ema_decay: of the moving average of the weights that is validated and kept; 0 keeps the weights themselves.
         validate_every_steps: how often the held-out episodes are looked at.
         patience_validations: stop after so many validations without a better loss; 0 trains all steps.
         export: which weights the checkpoint folder holds, always their moving average: "last", of the last step, or
@@ -159,12 +162,17 @@ class TrainerConfig:
             the robot does: compare rollouts before you trust it).
         gradient_checkpointing: recompute the vision-language model's activations instead of keeping them.
         threads: CPU threads of torch; 0 leaves torch's own choice.
-        accelerator: "auto" takes a GPU where there is one.
+        accelerator: "auto" takes what there is, in the order tpu, gpu (NVIDIA), mps (Apple), cpu.
+        strategy: of several processes (train/run.sh). "auto" is "ddp": each has the whole network. "fsdp": each keeps a
+            piece of it, for networks that are too large; "deepspeed": a piece of gradients and moments (ZeRO 2).
         precision: as Lightning names them.
+        wandb_project: also log to Weights & Biases, under this project: into the run folder, or to its server where the
+            environment has WANDB_MODE=online.
     """
 
     max_steps: int = 6000
     batch_windows: int = 32
+    accumulate_batches: int = 1
     gradient_clip_norm: float = 1.0
     ema_decay: float = 0.998
     validate_every_steps: int = 1000
@@ -172,11 +180,17 @@ class TrainerConfig:
     export: Literal["last", "best_validation"] = "last"
     gradient_checkpointing: bool = False
     threads: int = 0
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "mps", "tpu"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    wandb_project: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_windows", "validate_every_steps"):
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"trainer.ema_decay is {self.ema_decay}; allowed: 0 up to, without, 1")
+        if self.gradient_clip_norm < 0:
+            raise ConfigError(f"trainer.gradient_clip_norm is {self.gradient_clip_norm}; allowed: 0 or more")
+        for name in ("max_steps", "batch_windows", "accumulate_batches", "validate_every_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name} is {getattr(self, name)}; allowed: 1 or more")
         if self.patience_validations < 0:
@@ -187,7 +201,8 @@ class TrainerConfig:
 class TrainConfig:
     """A recipe: ``contract`` trains from scratch, ``init_from`` (a checkpoint folder) tunes what is there.
 
-    With ``init_from``, ``contract`` and ``policy`` are the checkpoint's; without it, ``policy`` has a default.
+    With ``init_from``, ``contract`` and ``policy`` are the checkpoint's, where ``policy`` may say ``max_delay_steps``
+    alone, for a checkpoint that was trained without delays; without ``init_from``, ``policy`` has a default.
     """
 
     name: str
@@ -208,14 +223,20 @@ class TrainConfig:
             raise ConfigError(
                 "keep is set but init_from is not: there is nothing to keep; name a checkpoint in init_from"
             )
-        given = [name for name in ("contract", "policy") if getattr(self, name) is not None]
-        if self.init_from is not None and given:
-            raise ConfigError(
-                f"{given[0]} and init_from are both set; a fine-tuned policy has the {given[0]} of its starting "
-                f"checkpoint: remove {given[0]}, or remove init_from to train from scratch"
-            )
+        if self.init_from is not None:
+            if self.contract is not None:
+                raise _both_set("contract")
+            delays = None if self.policy is None else max(1, self.policy.max_delay_steps)
+            if delays is not None and self.policy != PolicyConfig(max_delay_steps=delays):
+                raise _policy_is_the_checkpoint_s()
         if self.contract is not None:
-            _check_network(self.policy or PolicyConfig(), self.contract)
+            network = self.policy or PolicyConfig()
+            _check_network(network, self.contract)
+            if self.loss.language_weight and network.backbone != "vlm":
+                raise ConfigError(
+                    f"loss.language_weight is set, but policy.backbone is {network.backbone!r}, which has no language "
+                    "head; allowed: 'vlm', or loss.language_weight=0"
+                )
             self.check_loss(self.contract.cameras)
         elif self.init_from is None:
             raise ConfigError(
@@ -238,17 +259,34 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if self.init_from is not None and self.policy is not None:
+            values["policy"] = {"max_delay_steps": self.policy.max_delay_steps}  # all that it says
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> TrainConfig:
         """Build from plain types; raises ConfigError that names the key."""
         try:
-            return schema.parse(cls, values, where, ConfigError)
+            config = schema.parse(cls, values, where, ConfigError)
         except ConfigError:
             raise
         except (UserError, ValueError) as error:  # the dataclasses' own checks
             raise ConfigError(f"{where}: {error}") from None
+        if config.init_from is not None and (values.get("policy") or {}).keys() - {"max_delay_steps"}:
+            raise _policy_is_the_checkpoint_s()  # what it names is the default, not the checkpoint's
+        return config
+
+
+def _policy_is_the_checkpoint_s() -> ConfigError:
+    return _both_set("policy", ", but for a max_delay_steps of 1 or more")
+
+
+def _both_set(name: str, exception: str = "") -> ConfigError:
+    return ConfigError(
+        f"{name} and init_from are both set; a fine-tuned policy has the {name} of its starting checkpoint{exception}: "
+        f"remove {name}, or remove init_from to train from scratch"
+    )
 
 
 def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:
@@ -264,6 +302,8 @@ def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:
             f"policy.max_delay_steps is {network.max_delay_steps}, but contract.chunk is {contract.chunk}; "
             "allowed: less"
         )
+    if network.shifts_state:
+        check_state(contract.proprioception)
     if network.backbone == "vlm" and network.vlm.pretrained is None and not network.vlm.model:
         raise ConfigError(
             "policy.vlm has neither pretrained nor model; name a folder or hub id in policy.vlm.pretrained, or give a "

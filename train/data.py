@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,21 +15,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from vla_ros import actions
-from vla_ros.contract import ARM_AXES, PROPRIOCEPTION_UNITS, PolicyContract, Proprioception
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Proprioception
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.frames import Frames
 from vla_ros.demos.windows import Indices, chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError
-from vla_ros.train.processes import ALONE, Processes, Share, shared_generator
-from vla_ros.train.sampling import MixtureSampler, PhrasingSampler
+from vla_ros.train.processes import ALONE, Processes, Share
+from vla_ros.train.sampling import MixtureSampler, PhrasingSampler, Remaining
+from vla_ros.train.state_shift import StateShift
 
 MINIMUM_STD = 0.01  # m or 1: a state that the demonstrations hardly vary must not become a magnifying glass
-
-# Fine-tuning keeps the old statistics. Even of the demonstrations they were made from, 2 % of an axis are outside.
-OUTSIDE_WORTH_SAYING, OUTSIDE_TOO_MUCH = 0.05, 0.3
-FAR_STDS = 5.0
 
 
 def split_episodes(
@@ -80,56 +77,6 @@ def data_digest(episodes: Sequence[Episode]) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def outside_statistics(contract: PolicyContract, episodes: Sequence[Episode]) -> dict[str, float]:
-    """Return by axis the share of labels that the contract's bounds clip, and of states that are unlike its own.
-
-    A state is unlike them when it is more than ``FAR_STDS`` standard deviations from their mean.
-    """
-    labels = np.concatenate([episode.actions for episode in episodes])[:, :6]
-    clipped = (labels < np.array(contract.action.low) - 1e-9) | (labels > np.array(contract.action.high) + 1e-9)
-    shares = {f"action {axis}": float(share) for axis, share in zip(ARM_AXES, clipped.mean(axis=0), strict=True)}
-    known = contract.proprioception
-    if known is not None:
-        states = np.concatenate([episode.proprioception for episode in episodes])
-        far = np.abs(states - np.array(known.mean)) > FAR_STDS * np.array(known.std)
-        shares |= {f"state {name}": float(share) for name, share in zip(known.names, far.mean(axis=0), strict=True)}
-    return shares
-
-
-def check_statistics(contract: PolicyContract, episodes: Sequence[Episode]) -> None:
-    """Say which axes of demonstrations to fine-tune on do not fit the statistics of the starting checkpoint.
-
-    Raises:
-        ConfigError: more than ``OUTSIDE_TOO_MUCH`` of an axis do not.
-    """
-    shares = outside_statistics(contract, episodes)
-
-    def beyond(limit: float) -> str:
-        return ", ".join(f"{axis}: {share:.0%}" for axis, share in shares.items() if share > limit)
-
-    if beyond(OUTSIDE_TOO_MUCH):
-        raise ConfigError(
-            "the demonstrations do not fit the checkpoint of init_from: outside the range that it can act in or knows "
-            f"is {beyond(OUTSIDE_TOO_MUCH)}; allowed: {OUTSIDE_TOO_MUCH:.0%}. Is it for this robot, in these units, at "
-            "this speed? Record as its demonstrations were, or train from scratch, with a contract instead of init_from"
-        )
-    if beyond(OUTSIDE_WORTH_SAYING):
-        known = "outside the range that the checkpoint of init_from can act in or knows"
-        print(f"note: {known} is {beyond(OUTSIDE_WORTH_SAYING)}")
-
-
-def check_commands(policy: Policy, commands: Iterable[str]) -> None:
-    """Raise ConfigError for a command whose prompt has more than the contract's ``max_tokens``: it would be cut off."""
-    language = policy.contract.language
-    for command in sorted(set(commands)):
-        length = len(policy.tokenizer.encode(language.prompt(command)))
-        if length > language.max_tokens:
-            raise ConfigError(
-                f"the command {command!r} has {length} tokens; allowed: max_tokens = {language.max_tokens}. Record "
-                "with shorter commands, or train from scratch with a larger contract.max_tokens"
-            )
-
-
 class WindowDataset(Dataset):
     """All windows of some episodes, images as uint8; fetched a whole batch at a time.
 
@@ -141,19 +88,32 @@ class WindowDataset(Dataset):
         policy: its contract and tokenizer say how episodes become inputs and targets.
         stride: every how many windows; with ``stride = history`` each frame is in one window only.
         steps_ahead: also give the images that many frames later (forward prediction); 0 for not.
+        training: whether the delays of a policy whose state is shifted by them are drawn at random, or go in turn.
     """
 
-    def __init__(self, episodes: Sequence[Episode], policy: Policy, stride: int = 1, steps_ahead: int = 0) -> None:
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        policy: Policy,
+        stride: int = 1,
+        steps_ahead: int = 0,
+        *,
+        training: bool = False,
+    ) -> None:
         contract = policy.contract
         lengths = np.array([len(episode) for episode in episodes], dtype=np.int64)
         self._history, self._chunk = contract.timing.history, contract.timing.chunk
         self._lengths = lengths
         self._steps_ahead = steps_ahead
+        self._training = training
         self._offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._windows = windows(lengths.tolist(), self._history)[::stride]
         self._images = {name: Frames([episode.images for episode in episodes], name) for name in contract.camera_names}
         self._proprioception = torch.from_numpy(_state(episodes, contract.proprioception is not None))
         self._actions = torch.from_numpy(_targets(episodes, contract.action.low, contract.action.high))
+        self._shift: StateShift | None = None
+        if policy.config.shifts_state:
+            self._shift = StateShift(episodes, contract, policy.config.max_delay_steps)
         said = [episode.commands for episode in episodes]
         self._phrasings = np.array([len(commands) for commands in said], dtype=np.int64)
         self._first_phrasing = np.cumsum(self._phrasings) - self._phrasings
@@ -168,16 +128,21 @@ class WindowDataset(Dataset):
         episode, first, stop = self._windows[window].T
         phrasing = self._first_phrasing[episode] + (draw[0] % self._phrasings[episode] if draw else 0)
         frames, valid = window_frames(first, stop, self._history)  # (B, W), within the episode
-        chunk, action_valid = chunk_frames(frames, self._lengths[episode][:, None], self._chunk)  # (B, W, N)
+        last = self._lengths[episode][:, None] - 1
         rows = torch.from_numpy(frames + self._offsets[episode][:, None])
+        state, planned_from = self._proprioception[rows], frames
+        if self._shift is not None:
+            delays = self._shift.draw(len(frames), training=self._training)
+            state = self._shift.states(state, rows.numpy(), last - frames, delays)
+            planned_from = frames + delays
+        chunk, action_valid = chunk_frames(planned_from, self._lengths[episode][:, None], self._chunk)  # (B, W, N)
         action_rows = torch.from_numpy(chunk + self._offsets[episode][:, None, None])
         mask = self._token_mask[phrasing]
         length = max(1, int(mask.sum(dim=1).max()))
-        last = self._lengths[episode][:, None] - 1
         now, later = self._pictures(episode, frames, last)
         batch: Batch = {
             "images": now,
-            "proprioception": self._proprioception[rows],
+            "proprioception": state,
             "tokens": self._tokens[phrasing][:, :length],
             "token_mask": mask[:, :length],
             "actions": self._actions[action_rows],
@@ -208,15 +173,17 @@ class WindowDataset(Dataset):
 class DemonstrationData(pl.LightningDataModule):
     """Train and validation loaders over episodes.
 
-    Where episodes have several phrasings, each training window gets one of them, drawn anew whenever it comes up;
-    validation always says the command that was in force.
+    Which windows a training step sees is a function of ``seed`` and of the step alone: a training that is resumed goes
+    on with the windows that come next. Where episodes have several phrasings, each training window gets one of them,
+    drawn anew whenever it comes up; validation always says the command that was in force.
 
     Args:
         shares: where the sources in ``training`` have weights: for each in turn, its number of episodes and its weight.
             Windows are drawn from the sources as the weights say, whatever the sizes; without it, all count alike.
         rehearsed: episodes of old tasks; ``rehearsed_fraction`` of the training windows are drawn from them.
+        accumulate_batches: batches for each of the ``max_steps``.
         processes: which share the training windows; each looks at all of the validation's.
-        seed: of the draws where there are several processes.
+        seed: of the draws.
     """
 
     def __init__(
@@ -231,46 +198,67 @@ class DemonstrationData(pl.LightningDataModule):
         rehearsed: Sequence[Episode] = (),
         rehearsed_fraction: float = 0.0,
         steps_ahead: int = 0,
+        accumulate_batches: int = 1,
         processes: Processes = ALONE,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._generator = shared_generator(processes, seed)
-        self.batch_windows = batch_windows
-        self.train_windows = WindowDataset([*training, *rehearsed], policy, steps_ahead=steps_ahead)
-        history = policy.contract.timing.history
+        self.batch_windows, self.accumulate_batches = batch_windows, accumulate_batches
+        self._processes, self._seed = processes, seed
+        together = [*training, *rehearsed]
+        self.train_windows = WindowDataset(together, policy, steps_ahead=steps_ahead, training=True)
+        self._history = policy.contract.timing.history
         self.val_windows: WindowDataset | None = None
         if validation:
-            self.val_windows = WindowDataset(validation, policy, stride=history, steps_ahead=steps_ahead)
-        groups = [(count, weight * (1 - rehearsed_fraction)) for count, weight in _normalised(shares, len(training))]
+            self.val_windows = WindowDataset(validation, policy, stride=self._history, steps_ahead=steps_ahead)
+        self._groups = [
+            (count, weight * (1 - rehearsed_fraction)) for count, weight in _normalised(shares, len(training))
+        ]
         if rehearsed:
-            groups.append((len(rehearsed), rehearsed_fraction))
-        lengths = [len(episode) for episode in [*training, *rehearsed]]
-        sampler = self._make_sampler(groups, lengths, history, max_steps * batch_windows * processes.count)
-        if processes.count > 1:
-            sampler = Share(sampler, processes)
-        several = any(len(episode.commands) > 1 for episode in [*training, *rehearsed])
-        self._sampler: Sampler = PhrasingSampler(sampler) if several else sampler
+            self._groups.append((len(rehearsed), rehearsed_fraction))
+        self._lengths = [len(episode) for episode in together]
+        self._draws = max_steps * accumulate_batches * batch_windows * processes.count
+        self._several_phrasings = any(len(episode.commands) > 1 for episode in together)
 
-    def _make_sampler(
-        self, groups: Sequence[tuple[int, float]], lengths: Sequence[int], history: int, count: int
-    ) -> Sampler:
-        """Return a sampler of ``count`` windows: the whole training is one epoch, in as many shuffles as it takes."""
-        if len(groups) == 1:
-            return RandomSampler(self.train_windows, num_samples=count, generator=self._generator)
-        ends = np.cumsum([episodes for episodes, _ in groups])
-        sizes = [sum(part) + (history - 1) * len(part) for part in np.split(np.array(lengths), ends[:-1])]
-        return MixtureSampler(sizes, [share for _, share in groups], count, self._generator)
+    def sampler(self, done_windows: int = 0) -> Sampler:
+        """Return what draws the training's windows, in one epoch of as many shuffles as it takes.
+
+        ``done_windows``: of this process's, how many have been trained on and are passed over.
+        """
+        sampler = self._shuffler(torch.Generator().manual_seed(self._seed))
+        if self._processes.count > 1:
+            sampler = Share(sampler, self._processes)
+        if self._several_phrasings:
+            own_seed = np.random.SeedSequence([self._seed, self._processes.rank]).generate_state(1)
+            sampler = PhrasingSampler(sampler, torch.Generator().manual_seed(int(own_seed[0])))
+        return Remaining(sampler, done_windows)
+
+    def _shuffler(self, generator: torch.Generator) -> Sampler:
+        if len(self._groups) == 1:
+            return RandomSampler(self.train_windows, num_samples=self._draws, generator=generator)
+        ends = np.cumsum([episodes for episodes, _ in self._groups])
+        parts = np.split(np.array(self._lengths), ends[:-1])
+        sizes = [sum(part) + (self._history - 1) * len(part) for part in parts]
+        return MixtureSampler(sizes, [share for _, share in self._groups], self._draws, generator)
 
     def train_dataloader(self) -> DataLoader:
+        done_steps = self.trainer.global_step if self.trainer is not None else 0
+        sampler = self.sampler(done_steps * self.accumulate_batches * self.batch_windows)
         return DataLoader(
-            self.train_windows, batch_size=self.batch_windows, sampler=self._sampler, collate_fn=_as_is, drop_last=True
+            self.train_windows,
+            batch_size=self.batch_windows,
+            sampler=sampler,
+            collate_fn=_as_is,
+            drop_last=True,
+            generator=torch.Generator(),  # else iterating takes a number from the training's
         )
 
     def val_dataloader(self) -> DataLoader | list:
         if self.val_windows is None:
             return []
-        return DataLoader(self.val_windows, batch_size=self.batch_windows, collate_fn=_as_is)
+        return DataLoader(
+            self.val_windows, batch_size=self.batch_windows, collate_fn=_as_is, generator=torch.Generator()
+        )
 
 
 def _normalised(shares: Sequence[tuple[int, float]], episodes: int) -> list[tuple[int, float]]:

@@ -35,20 +35,24 @@ T = TypeVar("T")
 
 
 def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: PolicyContract) -> dict[str, Any] | None:
-    """Run single tasks and return their report; None while other ranks are not done."""
+    """Run single tasks and return their report; None while other ranks are not done.
+
+    Delays that come to the same number of ticks are one measurement: rollouts are the same whenever they are run again.
+    """
     requests = _requests(args, tasks)
     conditions = _conditions(args, contract)
-    wanted = [(condition, request) for condition in conditions for request in requests]
-    keys = [f"{name}, {request.task} {request.seed}" for name, request in ((c.name, r) for c, r in wanted)]
-    if len(set(keys)) < len(keys):
+    if len(set(conditions)) < len(conditions):
         raise ConfigError("--delays or --executors names the same twice")
+    different = {condition.name: condition for condition in conditions}
+    wanted = [(condition, request) for condition in different.values() for request in requests]
+    keys = [f"{condition.name}, {request.task} {request.seed}" for condition, request in wanted]
     if args.films and len(conditions) > 1:
         raise ConfigError(
             "--films goes with one executor and one delay, since each rollout has one film; give one of each"
         )
     record = _open_record(args)
     done = _outcomes(record)
-    for condition in conditions:
+    for condition in different.values():
         missing = [
             (key, request)
             for key, (which, request) in _share(list(zip(keys, wanted, strict=True)), args.rank)
@@ -74,7 +78,7 @@ def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: Pol
         return None
     by_condition = {
         condition.name: [done[key] for key, (which, _) in zip(keys, wanted, strict=True) if which == condition]
-        for condition in conditions
+        for condition in different.values()
     }
     report = summarise(requests, by_condition[conditions[0].name])
     if len(conditions) > 1:
@@ -172,7 +176,8 @@ class Condition:
 
     @property
     def name(self) -> str:
-        return self.executor if self.delay_ms is None else f"{self.executor}, {self.delay_ms:g} ms"
+        """What makes a difference to a rollout."""
+        return f"{self.executor}, {self.delay_ticks} ticks"
 
 
 def _conditions(args: argparse.Namespace, contract: PolicyContract) -> list[Condition]:

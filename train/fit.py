@@ -4,8 +4,8 @@
 vla fit config/train/tabletop.json --bags bags/
 vla fit config/train/finetune.json --bags bags/new --set init_from=config/checkpoints/tabletop
 
-Writes OUTPUT/NAME/: checkpoint/ (what the robot loads), config.json, data.json, metrics.csv, curves.png, TensorBoard
-events and last.ckpt (an interrupted run goes on with the same command and --resume OUTPUT/NAME/last.ckpt).
+Writes OUTPUT/NAME/: checkpoint/ (what the robot loads), config.json, data.json, code.json, metrics.csv, curves.png,
+TensorBoard events and last.ckpt (an interrupted run goes on with the same command and --resume OUTPUT/NAME/last.ckpt).
 """
 
 from __future__ import annotations
@@ -26,13 +26,24 @@ from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.policy import Policy
 from vla_ros.train.build import new_policy, observation_spec, tuned_policy
 from vla_ros.train.callbacks import draw_curves, keep_metrics
+from vla_ros.train.checks import check_commands, check_statistics
 from vla_ros.train.config import ConfigError, TrainConfig
-from vla_ros.train.data import DemonstrationData, check_commands, check_statistics
+from vla_ros.train.data import DemonstrationData
 from vla_ros.train.data_summary import write_data_summary
 from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, read_rehearsed, split_demonstrations
+from vla_ros.train.machine import SHARDED
 from vla_ros.train.processes import Processes, in_turn, only_first_prints, started_processes
 from vla_ros.train.recipes import load_config
-from vla_ros.train.trainer import load_best, make_module, make_trainer, without_advice
+from vla_ros.train.run_record import write_code_state
+from vla_ros.train.trainer import (
+    check_machine,
+    end_logs,
+    load_best,
+    make_module,
+    make_trainer,
+    whole_module,
+    without_advice,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +105,7 @@ def _fit(
     pl.seed_everything(config.seed, verbose=False)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
+    check_machine(config, processes)
     if processes.rank == 0:
         _check_folder(config, resume)
     sampled = observation_spec(config)
@@ -121,6 +133,7 @@ def _fit(
         rehearsed=rehearsed or (),
         rehearsed_fraction=config.keep.fraction,
         steps_ahead=config.loss.forward_prediction.steps_ahead if config.loss.forward_prediction else 0,
+        accumulate_batches=config.trainer.accumulate_batches,
         processes=processes,
         seed=config.seed,
     )
@@ -132,21 +145,26 @@ def _fit(
     folder = config.run_folder
     if processes.rank == 0:
         _prepare_folder(config)
+        write_code_state(folder)
         write_data_summary(folder, {"training": training, "validation": validation, "rehearsed": rehearsed or ()})
     if processes.count > 1:
         torch.manual_seed(config.seed + processes.rank)  # the network was made alike; augmentation and dropout differ
     with without_advice():
         module = make_module(config, policy)
         _announce_network(policy)
-        trainer = make_trainer(config, folder, validates=bool(validation), processes=processes)
+        trainer = make_trainer(config, folder, validates=bool(validation), processes=processes, module=module)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
             raise _interrupted(folder, trainer.global_step) from None
-    if config.trainer.export == "best_validation":
-        load_best(module, trainer)
+        finally:
+            end_logs(trainer)
+        if config.trainer.strategy in SHARDED and processes.rank == 0:
+            module = whole_module(config, module, trainer)
     if processes.rank:
         return folder / "checkpoint"
+    if config.trainer.export == "best_validation":
+        load_best(module, trainer)
     save_checkpoint(folder / "checkpoint", module.deployable().cpu())  # MovingAverage has put its weights in at the end
     draw_curves(folder, folder / "curves.png")
     print(f"trained {trainer.global_step} steps in {(time.monotonic() - started_s) / 60:.1f} min")
@@ -156,8 +174,15 @@ def _fit(
 def _check_folder(config: TrainConfig, resume: Path | None) -> None:
     """Raise ConfigError if the run could not be written, before minutes are spent on reading bags."""
     folder = config.run_folder
+    if resume is not None and config.trainer.strategy == "deepspeed":
+        raise ConfigError(
+            "--resume with trainer.strategy 'deepspeed', whose checkpoints are pickles that can run code; start again, "
+            "or train with trainer.strategy=fsdp, which resumes"
+        )
     if resume is not None and not resume.is_file():
         raise ConfigError(f"there is no file {resume} to resume from; it is called last.ckpt in a run folder")
+    if resume is not None and config.trainer.strategy == "fsdp":
+        torch.load(resume, map_location="meta", weights_only=True, mmap=True)  # Lightning's own reader runs pickles
     others = "give another --name or --output, or remove it"
     if (folder / "checkpoint").exists():
         raise ConfigError(f"{folder} holds a finished run; {others}")
@@ -175,7 +200,7 @@ def _interrupted(folder: Path, step: int) -> KeyboardInterrupt:
     if last.is_file():
         print(f"interrupted after {step} steps; go on with the same command and --resume {last}", flush=True)
     else:
-        print(f"interrupted before anything was saved; remove {folder} before you start again", flush=True)
+        print(f"interrupted; there is nothing to go on from: remove {folder} before you start again", flush=True)
     return KeyboardInterrupt()
 
 

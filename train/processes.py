@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch.utils.data import Sampler
 
 
@@ -77,8 +76,3 @@ class Share(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return itertools.islice(iter(self._sampler), self._processes.rank, None, self._processes.count)
-
-
-def shared_generator(processes: Processes, seed: int) -> torch.Generator | None:
-    """Return a generator that is the same in all processes; None for one process, which follows torch's seed."""
-    return None if processes.count == 1 else torch.Generator().manual_seed(seed)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
+# scipy is imported where it is needed: that takes longer than decoding a short bag, and most bags do not need it.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
 Array = NDArray[np.float64]
 
@@ -76,6 +76,8 @@ def twist_between(
     position0: ArrayLike, quaternion0: ArrayLike, position1: ArrayLike, quaternion1: ArrayLike, dt_s: float
 ) -> Array:
     """The constant twist (6,) in the base frame that takes pose 0 to pose 1 in `dt_s` seconds; or (T, 6) of T pairs."""
+    from scipy.spatial.transform import Rotation
+
     linear = (np.asarray(position1, dtype=np.float64) - np.asarray(position0, dtype=np.float64)) / dt_s
     rotation = Rotation.from_quat(np.asarray(quaternion1)) * Rotation.from_quat(np.asarray(quaternion0)).inv()
     return np.concatenate([linear, rotation.as_rotvec() / dt_s], axis=-1)
@@ -84,6 +86,8 @@ def twist_between(
 def integrate_twist(position: ArrayLike, quaternion: ArrayLike, twist: ArrayLike, dt_s: float) -> tuple[Array, Array]:
     """The pose (position (3,), quaternion (4,)) after a base-frame `twist` (6,) has acted for `dt_s` seconds."""
     twist = np.asarray(twist, dtype=np.float64)
+    from scipy.spatial.transform import Rotation
+
     rotation = Rotation.from_rotvec(twist[3:6] * dt_s) * Rotation.from_quat(np.asarray(quaternion))
     return np.asarray(position, dtype=np.float64) + twist[:3] * dt_s, rotation.as_quat()
 
@@ -93,6 +97,8 @@ def rotate_twist(twist: ArrayLike, quaternion: ArrayLike) -> Array:
 
     Both parts are rotated: the twist is of the tool's own point, seen in either frame.
     """
+    from scipy.spatial.transform import Rotation
+
     rotation = Rotation.from_quat(np.asarray(quaternion))
     twist = np.asarray(twist, dtype=np.float64)
     return np.concatenate([rotation.apply(twist[..., :3]), rotation.apply(twist[..., 3:6])], axis=-1)
@@ -123,6 +129,8 @@ def quaternion_of_6d(columns: ArrayLike) -> Array:
     Raises:
         ValueError: a column is zero, or they are parallel.
     """
+    from scipy.spatial.transform import Rotation
+
     first, second = np.asarray(columns, dtype=np.float64).reshape(2, 3)
     third = np.cross(first, second)
     if not (np.linalg.norm(first) > 1e-6 and np.linalg.norm(third) > 1e-6):

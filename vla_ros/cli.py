@@ -20,6 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("vla_ros.commands.demo", "run the shipped policy on the simulated arm, over ROS 2, and print how it did"),
     "loop": ("vla_ros.commands.loop", "teach the policy a new task: record bags, fine-tune, evaluate before and after"),
     "record-demo": ("vla_ros.commands.record_demo", "record demonstrations of the simulated arm as rosbag2 bags"),
+    "record-libero": (
+        "vla_ros.commands.record_libero",
+        "record demonstrations of a scripted expert on a task of LIBERO",
+    ),
     "inspect": ("vla_ros.demos.inspect", "say what is in recorded bags, and what training would leave out"),
     "annotate": ("vla_ros.demos.annotate", "write a table of the episodes in bags, for a person to correct"),
     "convert": ("vla_ros.demos.convert", "write the episodes of bags as a data set for other software (LeRobot)"),

@@ -56,8 +56,8 @@ class Stream:
 class PoseStream(Stream):
     """Where the tool's pose in the robot's base frame comes from.
 
-    A PoseStamped: it says so itself. Transforms (TFMessage, /tf): the chain of them between the robot's `base_frame`
-    and `ee_frame`; those that never change are on the topic of the same name with `_static`.
+    A PoseStamped: it says so itself. Transforms (TFMessage, /tf): their chain between the robot's `base_frame` and
+    `ee_frame`; those that never change are on the topic of the same name with `_static`.
     """
 
     ee_frame: str | None = None

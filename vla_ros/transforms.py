@@ -3,7 +3,7 @@
 
 A transform says where a child frame is in its parent. Those of /tf hold at their stamp, those of /tf_static always
 (REP-105 for the frames; geometry2's tf2/src/buffer_core.cpp for what counts as a transform). A robot publishes one for
-each of its links, often all at one stamp; the pose of the tool in the base frame is the product of those between.
+each of its links, often all of them at one stamp; the tool's pose in the base frame is the product of those between.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class TransformTree:
     """Collects transforms and gives the pose of `tool` in `base` at each stamp at which all links between are known.
 
     The frames need not be above each other: up to the frame that both hang below, and down again. A frame has one
-    parent. With another one it moves over there, and its past is forgotten; while two publishers say different parents
-    in turn, it has none. Not thread-safe.
+    parent. With another one it moves there, and its past is forgotten; while two publishers say different parents in
+    turn, it has none. Not thread-safe.
 
     faults: what was not usable, in words, and how often.
     """

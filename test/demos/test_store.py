@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -128,9 +129,26 @@ def test_a_bag_that_was_copied_is_known_one_that_was_changed_is_not(load, bags, 
 
 def test_code_that_decodes_otherwise_makes_another_entry(load, decodings, monkeypatch) -> None:
     load()
-    monkeypatch.setattr("vla_ros.demos.identity.reader_digest", lambda: "another version")
+    monkeypatch.setattr("vla_ros.demos.store.reader_digest", lambda: "another version")
     load()
     assert decodings == ["a", "b", "a", "b"]
+
+
+def test_a_process_that_decodes_takes_the_digest_it_is_handed_and_no_scipy(
+    bags: Path, robot: Robot, spec: ObservationSpec, timing: Timing
+) -> None:
+    """Both took longer than to decode a short bag. scipy.spatial is for rotations, which these bags' labels lack."""
+    parts = bag_parts([bags], robot, spec, timing)
+    code = (
+        "import pickle, sys; from pathlib import Path; from vla_ros.demos import identity, store\n"
+        "part = pickle.load(sys.stdin.buffer)\n"
+        "entry = store.ensure(part, None, True, 'a digest')\n"
+        "assert store.read_manifest(entry)['reader'] == 'a digest'\n"
+        "assert identity.reader_digest.cache_info().misses == 0\n"
+        "assert 'scipy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(parts[0]), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_frames_are_mapped_not_loaded(load) -> None:

@@ -81,7 +81,8 @@ def test_a_record_that_is_no_example_is_an_error_or_another_example(data: st.Dat
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     try:
         example = Example(memoryview(bytes(whole)))
-        example.numbers("steps/action")
-        example.bytes_list("steps/image")
+        numbers, images = example.numbers("steps/action"), example.bytes_list("steps/image")
     except (ValueError, KeyError):
-        pass
+        return
+    assert numbers.dtype == np.float64 and numbers.ndim == 1
+    assert len(numbers) <= len(whole) and sum(map(len, images)) <= len(whole)  # nothing but what is there

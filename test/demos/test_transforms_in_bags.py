@@ -178,9 +178,7 @@ def test_a_bag_without_tf_is_refused_with_the_topics_that_it_has(
         read(demonstration, on_tf)
 
 
-def test_a_chain_that_breaks_costs_the_frames_after_it(
-    demonstration: BagBuilder, read: Callable, on_tf: Robot
-) -> None:
+def test_a_chain_that_breaks_costs_the_frames_after_it(demonstration: BagBuilder, read: Callable, on_tf: Robot) -> None:
     built = with_transforms(demonstration)
     for receive_ns, topic, _, message in built.messages:
         if topic == "/tf" and receive_ns > START_NS + 1001 * MS:

@@ -10,6 +10,7 @@ from reading_policy import NAMES, ReadingPolicy, contract_of, make_episode
 
 from vla_ros.evaluation.diagnosis import diagnose
 from vla_ros.evaluation.planting import FAULTS
+from vla_ros.evaluation.subtle import FEWEST_EPISODES
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -46,3 +47,11 @@ def test_a_policy_that_does_something_else_altogether_is_unexplained() -> None:
     mixed = [dataclasses.replace(one, actions=other.actions) for one, other in zip(episodes, others, strict=True)]
     diagnosis = diagnose(ReadingPolicy(contract_of()), mixed, NAMES)
     assert diagnosis.unexplained and not diagnosis.findings
+
+
+@pytest.mark.parametrize("fault", ["half control rate", "Euler rates for a rotation vector"])
+@pytest.mark.parametrize("count", [1, FEWEST_EPISODES - 1])
+def test_what_shows_in_the_spread_of_episodes_is_not_named_where_a_few_have_none(fault: str, count: int) -> None:
+    """A single demonstration that was done a little slower is no other control rate."""
+    episodes = [FAULTS[fault].episode(make_episode(seed, 30), NAMES, contract_of()) for seed in range(count)]
+    assert not diagnose(ReadingPolicy(contract_of()), episodes, NAMES).findings

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool, Float64MultiArray, String
 
+from vla_ros import resources
 from vla_ros.nodes import policy_lifecycle, policy_session
 from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.policy_session import PolicySession
@@ -208,3 +210,17 @@ def test_a_stop_word_or_a_hand_that_cannot_be_heard_is_a_reason_not_to_move(ros_
     assert wait_until(lambda: inputs.unheard_stop() == reason)
     ros_context_node.destroy_publisher(lossy)
     assert wait_until(lambda: inputs.unheard_stop() is None)
+
+
+def test_what_a_loaded_policy_is_made_of_is_not_searched_for_garbage_until_it_is_unloaded():
+    given = {"checkpoint": resources.path("config/checkpoints/tabletop"), "robot": "tabletop"}
+    rclpy.init(args=["--ros-args", *(part for name, value in given.items() for part in ("-p", f"{name}:={value}"))])
+    node = policy_lifecycle.PolicyNode()
+    try:
+        node.trigger_configure()
+        assert node.last_error == "" and gc.get_freeze_count() > 100_000
+        node.trigger_cleanup()
+        assert gc.get_freeze_count() == 0
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()

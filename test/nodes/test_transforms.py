@@ -206,14 +206,13 @@ def test_the_recorder_writes_transforms_and_opens_every_episode_with_the_static_
     from vla_ros.demos.bag_writer import typestore
 
     types = typestore()
-    monkeypatch.setattr(
-        recorder_node, "deserialize_message", lambda data, _: types.deserialize_cdr(data, TRANSFORMS)
-    )
+    monkeypatch.setattr(recorder_node, "deserialize_message", lambda data, _: types.deserialize_cdr(data, TRANSFORMS))
 
     def tf(*links: tuple[str, str, float]) -> bytes:
         one = serialize_message  # a TFMessage is a count and that many transforms
-        kind = "geometry_msgs/msg/TransformStamped"
-        parts = [types.deserialize_cdr(one(transform(*each, 5)), kind) for each in links]
+        parts = [
+            types.deserialize_cdr(one(transform(*each, 5)), "geometry_msgs/msg/TransformStamped") for each in links
+        ]
         return bytes(types.serialize_cdr(types.types[TRANSFORMS](transforms=parts), TRANSFORMS))
 
     rclpy.init(args=["r", "--ros-args", "-p", f"robot:={tmp_path / 'mine.yaml'}", "-p", f"output:={tmp_path / 'bag'}"])

@@ -55,20 +55,16 @@ def qwen_patches(image: np.ndarray, config) -> np.ndarray:
     return patches
 
 
-def stock_state(family: str, model, pixels: torch.Tensor, tokens: int) -> torch.Tensor:
-    """The last hidden state at the readout token, from input ids and pixels (2, 3, h, w), by the model's forward."""
-    image = model.config.image_token_id if family != "kosmos-2" else 7
-    seen = 2 * [BEFORE, *[image] * tokens, AFTER]
-    ids = [*TEXT, *seen, READOUT]
-    if family == "paligemma":
-        ids = [*seen, *TEXT, READOUT]
-    if family == "florence2":
-        ids = [*seen, READOUT, *TEXT]
+def stock_states(family: str, model, pixels: torch.Tensor, ids: list[int], suffix: int) -> torch.Tensor:
+    """The last hidden states of ``ids`` with pixels (2, 3, h, w), by the model's forward.
+
+    The last ``suffix`` of the ids are what PaliGemma would say."""
+    image = image_id(family, model)
     input_ids = torch.tensor([ids])
     is_image = (input_ids == image).long()
     arguments: dict = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "pixel_values": pixels}
     if family == "paligemma":
-        arguments["token_type_ids"] = (input_ids == READOUT).long()
+        arguments["token_type_ids"] = (torch.arange(len(ids)) >= len(ids) - suffix).long()[None]
     if family == "gemma3":
         arguments["token_type_ids"] = is_image
     if family in ("smolvlm", "idefics3"):
@@ -83,8 +79,22 @@ def stock_state(family: str, model, pixels: torch.Tensor, tokens: int) -> torch.
         arguments["image_grid_thw"] = torch.tensor([[1, edge, edge]] * 2)
         arguments["mm_token_type_ids"] = is_image
     output = model(**arguments)
-    states = output.encoder_last_hidden_state if family == "florence2" else output.last_hidden_state
-    return states[0, ids.index(READOUT)]
+    return (output.encoder_last_hidden_state if family == "florence2" else output.last_hidden_state)[0]
+
+
+def image_id(family: str, model) -> int:
+    return model.config.image_token_id if family != "kosmos-2" else 7
+
+
+def stock_state(family: str, model, pixels: torch.Tensor, tokens: int) -> torch.Tensor:
+    """The last hidden state at the readout token, by the model's forward; ``tokens`` of an image."""
+    seen = 2 * [BEFORE, *[image_id(family, model)] * tokens, AFTER]
+    ids = [*TEXT, *seen, READOUT]
+    if family == "paligemma":
+        ids = [*seen, *TEXT, READOUT]
+    if family == "florence2":
+        ids = [*seen, READOUT, *TEXT]
+    return stock_states(family, model, pixels, ids, suffix=1)[ids.index(READOUT)]
 
 
 def test_every_family_has_a_tiny_model() -> None:
@@ -104,3 +114,34 @@ def test_a_feature_is_what_the_model_itself_computes(family: str) -> None:
     feature = backbone.encode({"static": pixels[:1], "wrist": pixels[1:]}, torch.zeros(1, 0), text)[0]
     expected = stock_state(family, model, pixels, backbone._tokens["static"])
     assert torch.equal(feature, expected), (feature - expected).abs().max()
+
+
+def tied(family: str) -> dict:
+    """A tiny model whose language head is its embeddings, as the small ones of most families have it."""
+    return {**TINY_MODELS[family], "tie_word_embeddings": True}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@torch.no_grad()
+def test_what_is_said_is_what_the_model_itself_would_say(family: str) -> None:
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+    for values in (TINY_MODELS[family], tied(family)):
+        whole = AutoModelForImageTextToText.from_config(CONFIG_MAPPING[family].from_dict(dict(values))).eval()
+        head, embedding = whole.get_output_embeddings(), whole.get_input_embeddings()
+        config = VlmConfig(model=values, around_image=(BEFORE, AFTER))
+        backbone = VlmBackbone(camera_sizes=CAMERAS, proprioception_size=0, tokenizer=TOKENIZER, config=config).eval()
+        same = head is not None and embedding is not None and head.weight is embedding.weight
+        assert backbone.family.speaks == (same and family != "florence2")
+    if family == "florence2":
+        return
+    model = stock(family)
+    backbone.model.load_state_dict(model.state_dict())
+    pixels = torch.randn(2, 3, IMAGE_PX, IMAGE_PX)
+    text = backbone.encode_text(torch.tensor([TEXT]), torch.ones(1, len(TEXT), dtype=torch.bool))
+    states = backbone.say({"static": pixels[:1], "wrist": pixels[1:]}, torch.zeros(1, 0), text)
+    seen = 2 * [BEFORE, *[image_id(family, model)] * backbone._tokens["static"], AFTER]
+    expected = stock_states(family, model, pixels, [*seen, *TEXT], suffix=len(TEXT))[len(seen) - 1 : -1]
+    assert torch.equal(states[0], expected), (states[0] - expected).abs().max()
+    head.weight.copy_(backbone.family.embedding.weight)
+    torch.testing.assert_close(backbone.family.score(states), head(states))

@@ -111,6 +111,29 @@ def test_a_policy_that_goes_on_from_what_it_is_told_never_makes_the_arm_jump(tic
     assert len(run.done) > 10 * ticks - 10 and run.commitment.delay.overdue == 0
 
 
+@pytest.mark.parametrize("ticks", [2, 5])
+def test_a_chunk_that_begins_after_what_was_told_is_carried_out_to_its_end(ticks):
+    """What a policy with a shifted state gives: the rows that it was told, and a whole chunk more."""
+    run = Run()
+    run.commitment.expect(ticks)
+    run.pass_tick()
+    for _ in range(3):
+        run.chunk(ticks)
+    observed, told = run.tick, run.commitment.actions(run.tick)
+    assert len(told) == ticks
+    own = np.zeros((CHUNK, 7))
+    own[:, VX] = told[-1, VX] + STEP_MPS * np.arange(1, CHUNK + 1)
+    for _ in range(ticks - 1):
+        run.pass_tick()
+    run.control.timeline.post(observed, np.concatenate([told, own]))
+    for _ in range(CHUNK):
+        run.pass_tick()
+    after = [run.done[tick][VX] for tick in range(observed + ticks - 1, observed + ticks + CHUNK)]
+    np.testing.assert_allclose(after, [told[-1, VX], *own[:, VX]])
+    run.pass_tick()
+    assert run.stops == [run.tick]  # there is no more
+
+
 def test_without_being_told_the_same_policy_does():
     run = Run("full_chunk")
     run.pass_tick()

@@ -41,7 +41,7 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("augment.shift={}", r"'shift'.*'shift_px'"),
         ("trainer.max_steps=many", r"max_steps is 'many'; expected int"),
         ("trainer.max_steps=0", r"max_steps is 0; allowed: 1 or more"),
-        ("trainer.accelerator=tpu", r"accelerator is 'tpu'; allowed: 'auto'"),
+        ("trainer.accelerator=npu", r"accelerator is 'npu'; allowed: 'auto'"),
         ("data.validation_fraction=1.0", r"validation_fraction is 1.0"),
         ("contract.cameras=[]", r"cameras has the names \[\]; expected one camera or more"),
         ('contract.proprioception=["ee_xx"]', r"'ee_xx'; did you mean 'ee_x'"),
@@ -55,6 +55,13 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("policy.vlm.history_mode=movie", r"history_mode is 'movie'; allowed: 'policy_head', 'interleaved', 'video'"),
         ("policy.max_delay_steps=3", r"max_delay_steps is 3, but contract\.chunk is 3; allowed: less"),
         ("policy.max_delay_steps=-1", r"max_delay_steps is -1"),
+        ("policy.delay_mode=shifted_state", r"delay_mode is 'shifted_state', but policy\.max_delay_steps is 0"),
+        ("loss.language_weight=-1", r"language_weight is -1"),
+        ("loss.language_weight=0.1", r"backbone is 'compact', which has no language head; allowed: 'vlm'"),
+        ("trainer.strategy=horovod", r"strategy is 'horovod'; allowed: 'auto', 'ddp', 'fsdp', 'deepspeed'"),
+        ("trainer.accumulate_batches=0", r"accumulate_batches is 0"),
+        ("trainer.ema_decay=1", r"ema_decay is 1\.0; allowed: 0 up to, without, 1"),
+        ("trainer.gradient_clip_norm=-1", r"gradient_clip_norm is -1"),
         ('policy.vlm={"layout": "robovlms", "history_mode": "video"}', r"layout is 'robovlms', but .* is 'video'"),
         ("policy.gpt.width=30", r"gpt\.width is 30; allowed: multiples of attention_heads = 8"),
         ("policy.discrete.bins=255", r"bins is 255; allowed: even"),
@@ -77,6 +84,13 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
 def test_wrong_values_are_named(file: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(file, [override])
+
+
+def test_a_state_that_delays_can_not_shift_is_named_before_bags_are_read(file: Path) -> None:
+    shifted = ["policy.max_delay_steps=1", "policy.delay_mode=shifted_state"]
+    assert load_config(file, shifted).policy.shifts_state
+    with pytest.raises(ConfigError, match=r"contract\.proprioception is \['gripper_opening'\]: no part of it moves"):
+        load_config(file, [*shifted, 'contract.proprioception=["gripper_opening"]'])
 
 
 def test_overrides_take_json_and_bare_text(file: Path) -> None:
@@ -163,6 +177,17 @@ def test_shipped_recipes_can_be_tuned_from(tmp_path: Path) -> None:
     shipped = str(resources.path("config/train") / "tabletop.json")
     config = load_config(write(tmp_path, "tuned", parent=shipped, name="tuned", init_from="a"))
     assert config.contract is None and config.augment.shift_px == {"static": 1, "wrist": 3}
+
+
+def test_of_a_checkpoint_s_policy_a_recipe_may_say_the_delays_alone(file: Path, tmp_path: Path) -> None:
+    """Also where it names what is the default: the checkpoint's may be another one."""
+    tuned = write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="a", policy={"max_delay_steps": 2})
+    config = load_config(tuned)
+    assert config.policy is not None and config.policy.max_delay_steps == 2 and config.contract is None
+    assert load_config(write(tmp_path, "again", **config.to_dict())) == config
+    for override in ("policy.head=gpt", "policy.head=lstm", "policy.backbone=compact", "policy.max_delay_steps=0"):
+        with pytest.raises(ConfigError, match=r"policy and init_from are both set.*but for a max_delay_steps of 1"):
+            load_config(tuned, [override])
 
 
 def test_parents_that_are_missing_circular_or_no_files_are_named(tmp_path: Path) -> None:

@@ -147,8 +147,7 @@ def test_no_source_is_an_error(config) -> None:
 
 
 def test_a_mixture_draws_every_window_of_a_group_before_any_again() -> None:
-    torch.manual_seed(3)
-    drawn = list(MixtureSampler([5, 50], [0.5, 0.5], 100))
+    drawn = list(MixtureSampler([5, 50], [0.5, 0.5], 100, torch.Generator().manual_seed(0)))
     assert len(drawn) == 100
     for start, size in ((0, 5), (5, 50)):
         group = [index - start for index in drawn if start <= index < start + size]
@@ -158,10 +157,9 @@ def test_a_mixture_draws_every_window_of_a_group_before_any_again() -> None:
 
 
 def test_a_mixture_follows_the_seed_and_differs_in_the_next_epoch() -> None:
-    sampler = MixtureSampler([40, 40], [1, 2], 60)
     runs = []
     for _ in range(2):
-        torch.manual_seed(7)
+        sampler = MixtureSampler([40, 40], [1, 2], 60, torch.Generator().manual_seed(7))
         runs.append((list(sampler), list(sampler)))
     assert runs[0] == runs[1] and runs[0][0] != runs[0][1]
 

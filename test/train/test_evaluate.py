@@ -179,6 +179,7 @@ def test_success_against_delay_is_counted_for_each_executor(counted, tmp_path: P
         (executor, delay, ticks) for executor in executors for delay, ticks in ((0, 1), (80, 1), (81, 2), (400, 5))
     ]
     assert all((row["successes"], row["rollouts"]) == (2, 3) for row in conditions)
+    assert len(counted) == 2 * 3 * 3  # what is the same number of ticks is measured once
     assert {(settings.executor, settings.delay_ticks) for settings, _, _ in counted} == {
         (executor, ticks) for executor in executors for ticks in (1, 2, 5)
     }

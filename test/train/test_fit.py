@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from vla_ros.contract import ContractError
+from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones.tiny import TINY_MODELS
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.config import PolicyConfig, VlmConfig
@@ -171,6 +172,81 @@ def test_an_interrupted_run_continues_to_the_same_end(
     assert load_checkpoint(fit(config, episodes, resume=last))
     assert torch.load(last, weights_only=True)["global_step"] == 6
     assert not list(config.run_folder.glob("last-*"))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoint).state_dict()
+
+
+@pytest.mark.parametrize(("accumulate_batches", "crashes"), [(1, False), (2, False), (1, True)])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_interrupted(
+    config, episodes, monkeypatch, accumulate_batches: int, crashes: bool
+) -> None:
+    """The same windows in the same words, augmentation, dropout, moments and averages, bit for bit."""
+    worded = [dataclasses.replace(episode, phrasings=(episode.command, "do it")) for episode in episodes]
+    trainer = dataclasses.replace(config.trainer, accumulate_batches=accumulate_batches)
+    config = dataclasses.replace(config, trainer=trainer)
+    whole = weights(fit(dataclasses.replace(config, name="whole"), worded))
+    with monkeypatch.context() as patch:
+        if crashes:  # as if the power had gone: what is left was saved before the last validation
+            patch.setattr(ModelCheckpoint, "on_exception", lambda *_: None)
+        saved = interrupt(config, worded, monkeypatch, "on_train_batch_end", 4)
+    assert saved["global_step"] == (3 if crashes else 4)
+    torch.rand(7)  # what else the process draws
+    resumed = weights(fit(config, worded, resume=config.run_folder / "last.ckpt"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(config, episodes, capsys) -> None:
+    """Windows of full length with all their actions: there, means of means are means."""
+    still = dataclasses.replace(
+        config,
+        augment=AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0),
+        policy=dataclasses.replace(config.policy, compact=dataclasses.replace(config.policy.compact, dropout=0.0)),
+        contract=dataclasses.replace(config.contract, history=1, chunk=1),
+    )
+
+    def trained(name: str, **trainer) -> dict[str, torch.Tensor]:
+        changed = dataclasses.replace(still.trainer, max_steps=3, validate_every_steps=1, **trainer)
+        return weights(fit(dataclasses.replace(still, name=name, trainer=changed), episodes))
+
+    large, small = trained("large", batch_windows=8), trained("small", batch_windows=4, accumulate_batches=2)
+    for name, value in large.items():
+        torch.testing.assert_close(small[name], value, atol=5e-4, rtol=0)  # Adam makes much of rounding
+    less = trained("less", batch_windows=4)
+    assert max((less[name] - value).abs().max() for name, value in large.items()) > 5e-3
+    for name in ("large", "small"):  # validated after the same steps
+        with (still.run_folder.parent / name / "metrics.csv").open() as file:
+            assert [row["step"] for row in csv.DictReader(file) if row["val/loss"]] == ["0", "1", "2"]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 3/3")]
+    losses = [float(line.split()[3]) for line in said]  # "step 3/3  loss 0.52 ..."
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
+def test_without_a_moving_average_the_checkpoint_holds_the_weights_themselves(config, episodes, monkeypatch) -> None:
+    last = {}
+
+    def spy(self, trainer, module, *_) -> None:
+        last.update({name: value.clone() for name, value in module.policy.state_dict().items()})
+
+    monkeypatch.setattr(ProgressLines, "on_train_batch_end", spy)
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, ema_decay=0.0))
+    saved = weights(fit(config, episodes))
+    assert all(torch.equal(value, last[name]) for name, value in saved.items())
+
+
+def test_a_run_says_which_code_made_it(config, episodes) -> None:
+    fit(config, episodes)
+    written = json.loads((config.run_folder / "code.json").read_text())
+    assert written["versions"]["torch"] == torch.__version__
+
+
+def test_a_policy_that_plans_from_where_it_will_be_is_trained_and_deployed(config, episodes) -> None:
+    network = dataclasses.replace(config.policy, max_delay_steps=2, delay_mode="shifted_state")
+    loaded = load_checkpoint(fit(dataclasses.replace(config, policy=network), episodes))
+    assert loaded.config.shifts_state
+    runner = PolicyRunner(loaded)
+    runner.warm_up()
 
 
 def test_a_resumed_run_goes_on_with_its_weights_and_with_their_average(config, episodes, monkeypatch) -> None:

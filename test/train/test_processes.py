@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import process_of_a_sharded_fit as sharded
 import pytest
 import torch
 from torch.utils.data import RandomSampler
@@ -19,7 +20,8 @@ from vla_ros.policy.module import VLAModule
 from vla_ros.train.build import new_policy
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import split_episodes
-from vla_ros.train.processes import Processes, Share, shared_generator, started_processes
+from vla_ros.train.fit import fit
+from vla_ros.train.processes import Processes, Share, started_processes
 from vla_ros.train.sampling import MixtureSampler
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -30,7 +32,7 @@ def test_shares_are_together_what_one_process_draws_and_every_window_comes_once_
 
     def drawn(rank: int) -> list[int]:
         processes = Processes(rank, 3, 3)
-        generator = shared_generator(processes, seed=5)
+        generator = torch.Generator().manual_seed(5)
         return list(Share(RandomSampler(windows, num_samples=60, generator=generator), processes))
 
     shares = [drawn(rank) for rank in range(3)]
@@ -43,7 +45,7 @@ def test_shares_are_together_what_one_process_draws_and_every_window_comes_once_
 def test_sources_with_weights_are_shared_out_too() -> None:
     def drawn(rank: int) -> list[int]:
         processes = Processes(rank, 2, 2)
-        return list(Share(MixtureSampler([4, 6], [1, 3], 400, shared_generator(processes, 5)), processes))
+        return list(Share(MixtureSampler([4, 6], [1, 3], 400, torch.Generator().manual_seed(5)), processes))
 
     counts = Counter(drawn(0) + drawn(1))
     assert 80 < sum(counts[index] for index in range(4)) < 120
@@ -105,6 +107,30 @@ def test_two_processes_have_the_gradient_of_the_joint_batch_and_see_every_window
     masks = [int(rank["batch"]["action_valid"][rank["batch"]["valid"]].sum()) for rank in ranks]
     assert masks[0] != masks[1]  # else the mean of means would do
     assert load_checkpoint(tmp_path / "runs" / "tiny" / "checkpoint")
+
+
+@pytest.mark.slow
+def test_a_training_in_pieces_ends_with_the_weights_of_one_process_also_when_it_was_interrupted(tmp_path: Path) -> None:
+    """Two processes with a piece of each weight, clipped by the norm of all: as one with batches twice as large."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *command, str(SUPPORT / "process_of_a_sharded_fit.py"), str(tmp_path)],
+        capture_output=True, text=True, timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = sharded.recipe(tmp_path, "alone", batch_windows=2 * sharded.WINDOWS)
+    expected = load_checkpoint(fit(alone, sharded.larger_episodes())).state_dict()
+    start = new_policy(alone, split_episodes(sharded.larger_episodes(), 0.34, alone.seed)[0]).state_dict()
+    for name in ("sharded", "whole"):
+        weights = load_checkpoint(tmp_path / "runs" / name / "checkpoint").state_dict()
+        assert weights.keys() == expected.keys()
+        for key, value in weights.items():
+            torch.testing.assert_close(value, expected[key], atol=2e-4, rtol=1e-3)
+    assert not torch.allclose(start["head.mlp.0.weight"], expected["head.mlp.0.weight"], atol=5e-3)
+    size = sum(value.numel() for value in expected.values())
+    pieces = [torch.load(tmp_path / f"sizes{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(one + other < 1.05 * size for one, other in zip(*pieces, strict=True))  # none has the whole
 
 
 @pytest.mark.parametrize(("given", "message"), [({}, "FIRST is not set"), ({"FIRST": "a:1"}, "MACHINE is not set")])

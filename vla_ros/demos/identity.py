@@ -15,7 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import scipy
 
 _BLOCK_BYTES = 1 << 20
 
@@ -47,16 +46,16 @@ def content_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def entry_key(content: str, settings: Mapping[str, Any]) -> str:
-    """Return the key of an entry: equal only where content, settings and code are."""
-    text = json.dumps([content, settings, reader_digest()], sort_keys=True)
+def entry_key(content: str, settings: Mapping[str, Any], reader: str) -> str:
+    """Return the key of an entry: equal only where content, settings and code (`reader_digest`) are."""
+    text = json.dumps([content, settings, reader], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.cache
 def reader_digest() -> str:
     """Return the digest of the code that decodes, ours and the libraries': another JPEG decoder, another picture."""
-    versions = [cv2.__version__, np.__version__, scipy.__version__, importlib.metadata.version("rosbags")]
+    versions = [cv2.__version__, np.__version__, *map(importlib.metadata.version, ("scipy", "rosbags"))]
     return hashlib.sha256(" ".join([code_digest(Path(__file__).parents[1]), *versions]).encode()).hexdigest()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from vla_ros import actions
 
@@ -65,6 +64,8 @@ def poses_at(sample_ns: Times, poses: Floats, time_ns: Times, max_gap_ns: int) -
     than `max_gap_ns` apart. Samples may come in any order; those that are no pose are passed over, and of equal times
     the first counts: a sensor that repeats a stamp repeats itself.
     """
+    from scipy.spatial.transform import Rotation  # here: see actions
+
     valid = np.isfinite(poses).all(axis=1) & (np.linalg.norm(poses[:, 3:], axis=1) > 1e-6)
     sample_ns, first = np.unique(sample_ns[valid], return_index=True)
     poses = poses[valid][first]

@@ -85,12 +85,16 @@ def load_parts(
     return Loaded(episodes, dropped, hint, tuple(damage), tuple(contents))
 
 
-def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
-    """Return the entry of `part`, decoding it if need be; None where another process is at it and not to `wait` for."""
+def ensure(part: Part, folder: Path | None, wait: bool = True, reader: str = "") -> Path | None:
+    """Return the entry of `part`, decoding it if need be; None where another process is at it and not to `wait` for.
+
+    reader: the `reader_digest` of whoever knows it already, for finding it takes a third of a second.
+    """
+    reader = reader or reader_digest()
     store = store_folder(part, folder)
     seen = _seen(part, store)
     content = _content(part, store, seen)
-    key = entry_key(content, part.settings)
+    key = entry_key(content, part.settings, reader)
     entry = store / entry_name(part.name, key)
     if read_manifest(entry) is not None:
         return entry
@@ -107,7 +111,7 @@ def ensure(part: Part, folder: Path | None, wait: bool = True) -> Path | None:
             if entry.exists():
                 logger.warning("%s is damaged and is decoded again", entry)
                 remove_folder(entry)
-            _decode(part, store, entry, content, seen)
+            _decode(part, store, entry, content, seen, reader)
     return entry
 
 
@@ -121,11 +125,12 @@ def _decode_all(
 ) -> list[Path]:  # fmt: skip
     """Return the entry of each part."""
     there = _present(parts, folder)
-    entries = [_unread_entry(part, store_folder(part, folder), there) for part in parts]
+    reader = reader_digest()
+    entries = [_unread_entry(part, store_folder(part, folder), there, reader) for part in parts]
     if all(entries):
         return [entry for entry in entries if entry is not None]
     try:
-        _decode_missing(parts, folder, workers or _cores(), entries, progress)
+        _decode_missing(parts, folder, workers or _cores(), entries, progress, reader)
     except concurrent.futures.process.BrokenProcessPool:
         raise StoreError(
             "a process that decoded demonstrations was killed, most often because the memory ran out; what was done is "
@@ -135,14 +140,19 @@ def _decode_all(
 
 
 def _decode_missing(
-    parts: Sequence[Part], folder: Path | None, workers: int, entries: list[Path | None], progress: Progress | None
+    parts: Sequence[Part],
+    folder: Path | None,
+    workers: int,
+    entries: list[Path | None],
+    progress: Progress | None,
+    reader: str,
 ) -> None:
     """Fill in the `entries` that are None."""
     order = [index for index, entry in enumerate(entries) if entry is None]
     with _pool(workers, len(order)) as pool:
         # Runs that start together share the work: each takes what no other has begun, and waits for the rest then.
         for wait in (False, True):
-            futures = {pool.submit(ensure, parts[index], folder, wait): index for index in order}
+            futures = {pool.submit(ensure, parts[index], folder, wait, reader): index for index in order}
             try:
                 for future in concurrent.futures.as_completed(futures):
                     entries[futures[future]] = future.result()
@@ -165,7 +175,7 @@ def _present(parts: Sequence[Part], folder: Path | None) -> dict[Path, dict[str,
     return found
 
 
-def _unread_entry(part: Part, store: Path, there: dict[Path, dict[str, list[Path]]]) -> Path | None:
+def _unread_entry(part: Part, store: Path, there: dict[Path, dict[str, list[Path]]], reader: str) -> Path | None:
     """Return the part's entry if that can be told without reading the part's files."""
     candidates = there[store].get(safe_name(part.name))
     if not candidates:
@@ -175,7 +185,7 @@ def _unread_entry(part: Part, store: Path, there: dict[Path, dict[str, list[Path
         manifest = read_manifest(entry)
         if manifest is None or manifest["files"] != seen:
             continue
-        if manifest["key"] == entry_key(manifest["content"], part.settings):
+        if manifest["key"] == entry_key(manifest["content"], part.settings, reader):
             return entry
     return None
 
@@ -192,7 +202,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) -> None:
+def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps, reader: str) -> None:
     """Decode `part` into `entry`; the caller holds its lock."""
     partial = partial_of(entry)
     if partial.exists():
@@ -207,11 +217,11 @@ def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps) ->
             decoded,
             {
                 "name": part.name,
-                "key": entry_key(content, settings),
+                "key": entry_key(content, settings, reader),
                 "content": content,
                 "files": seen,
                 "settings": settings,
-                "reader": reader_digest(),
+                "reader": reader,
             },
         )
         partial.rename(entry)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vla_ros.evaluation import page
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Films shown of failures and of successes: what is to be learned from, and a few to see that it works.
@@ -134,10 +135,19 @@ def rates_plot(rows: Sequence[tuple[str, float, Sequence[float]]]) -> Figure:
 def delays_plot(conditions: Sequence[Mapping[str, Any]]) -> Figure:
     """Success against added delay, a line for each executor."""
     figure = _figure(7.0, 3.2)
-    axis = figure.subplots()
-    for executor in dict.fromkeys(row["executor"] for row in conditions):
+    draw_delays(figure.subplots(), conditions)
+    figure.tight_layout()
+    return figure
+
+
+def draw_delays(axis: Axes, conditions: Sequence[Mapping[str, Any]]) -> None:
+    """Draw that on `axis`; points stand a little beside each other, so that no interval hides another."""
+    executors = list(dict.fromkeys(row["executor"] for row in conditions))
+    apart_ms = max(row["delay_ms"] or 0 for row in conditions) / 100
+    for index, executor in enumerate(executors):
         rows = [row for row in conditions if row["executor"] == executor and row["delay_ms"] is not None]
-        delays, rates = [row["delay_ms"] for row in rows], [row["success_rate"] for row in rows]
+        aside_ms = apart_ms * (index - (len(executors) - 1) / 2)
+        delays, rates = [row["delay_ms"] + aside_ms for row in rows], [row["success_rate"] for row in rows]
         around = [[row["success_rate"] - row["interval"][0] for row in rows],
                   [row["interval"][1] - row["success_rate"] for row in rows]]  # fmt: skip
         axis.errorbar(delays, rates, yerr=around, marker="o", capsize=3, label=executor)
@@ -146,8 +156,6 @@ def delays_plot(conditions: Sequence[Mapping[str, Any]]) -> Figure:
     axis.set_ylim(0, 1.02)
     axis.legend()
     axis.grid(alpha=0.3)
-    figure.tight_layout()
-    return figure
 
 
 def _interval(interval: Sequence[float]) -> str:

@@ -19,7 +19,8 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
     scale = 1 + z * z / trials
     centre = (rate + z * z / (2 * trials)) / scale
     half = z / scale * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The interval holds the rate; rounding must not let it end at 0.9999999999999999 where the rate is 1.
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:

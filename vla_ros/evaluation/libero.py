@@ -137,6 +137,10 @@ class LiberoEnv:
         """What a scripted expert may look at: robosuite's own observables by name, pictures among them."""
         return self._env.env._get_observations()
 
+    def body_position(self, name: str) -> NDArray[np.float64]:
+        """Where a body of the scene is in the world (3,) [m], by MuJoCo's name: fixtures are in no observable."""
+        return np.array(self._env.sim.data.get_body_xpos(name), dtype=np.float64)
+
     def close(self) -> None:
         """Free the OpenGL context."""
         if self._env is not None:

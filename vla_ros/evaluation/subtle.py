@@ -11,6 +11,8 @@ from vla_ros.evaluation.trial import Finding, Trial
 
 _DRAWS = 400
 _SURE = 0.01
+# Episodes are drawn to see how sure a finding is; of fewer than these, all draws are much the same and seem sure.
+FEWEST_EPISODES = 5
 # The gains of the later steps must surely fit that much better at the other pace.
 _PACE_SAVED = 0.3
 _PACES = {
@@ -20,7 +22,9 @@ _PACES = {
 
 
 def subtle_findings(trial: Trial) -> list[Finding]:
-    """Look for Euler angles given as rotation vectors, and for another control rate."""
+    """Look for Euler angles given as rotation vectors, and for another control rate, in `FEWEST_EPISODES` or more."""
+    if len(trial.replayed) < FEWEST_EPISODES:
+        return []
     return [finding for finding in (_euler(trial), _pace(trial)) if finding is not None]
 
 

@@ -34,6 +34,13 @@ class CommittedActions(nn.Module):
             nn.Linear(HIDDEN, context_size),
         )
 
+    def silence(self) -> None:
+        """Add zero whatever is committed, until that is trained."""
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
     def forward(self, actions: Tensor, delay_steps: Tensor) -> Tensor:
         """Return (..., C).
 

@@ -202,16 +202,20 @@ class PolicyConfig:
     """Which backbone and head, and their sizes; the other sections are not used and not written.
 
     Attributes:
-        max_delay_steps: how many actions at the start of a chunk may be committed already when it is predicted, and are
-            told to the policy (``policy/committed.py``); 0, which is not written, for a policy that can't be told.
+        max_delay_steps: how many actions may be committed already when a chunk is predicted, and are told to the
+            policy; 0, which is not written, for a policy that can't be told.
+        delay_mode: how it is told. "prefix": they are the first ones of the chunk, and an input of their own
+            (``policy/committed.py``). "shifted_state": the chunk begins after them, and the state is that of then
+            (``policy/shifted_state.py``).
 
     Raises:
-        ValueError: ``max_delay_steps`` is negative.
+        ValueError: ``max_delay_steps`` is negative, or there is a ``delay_mode`` of no delay.
     """
 
     backbone: str = "compact"
     head: str = "lstm"
     max_delay_steps: int = 0
+    delay_mode: Literal["prefix", "shifted_state"] = "prefix"
     compact: CompactConfig = field(default_factory=CompactConfig)
     vlm: VlmConfig = field(default_factory=VlmConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
@@ -224,11 +228,22 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if self.max_delay_steps < 0:
             raise ValueError(f"policy.max_delay_steps is {self.max_delay_steps}; allowed: 0 or more")
+        if self.delay_mode != "prefix" and not self.max_delay_steps:
+            raise ValueError(
+                f"policy.delay_mode is {self.delay_mode!r}, but policy.max_delay_steps is 0; set it to the most ticks "
+                "that a chunk takes, or leave delay_mode out"
+            )
+
+    @property
+    def shifts_state(self) -> bool:
+        """Whether a chunk begins after what is committed, from the state of then."""
+        return self.delay_mode == "shifted_state"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON: the two names, the sections that they stand for, and what is switched on."""
         values = asdict(self)
         switched_on = ["max_delay_steps"] if self.max_delay_steps else []
+        switched_on += ["delay_mode"] if self.shifts_state else []
         return {key: values[key] for key in ("backbone", "head", *switched_on, self.backbone, self.head)}
 
     @classmethod
@@ -237,7 +252,7 @@ class PolicyConfig:
         if isinstance(values, dict):
             used = ["backbone", "head", values.get("backbone"), values.get("head")]
             unused = {name: section for name, section in asdict(cls()).items() if name not in used}
-            for name in unused.keys() & values.keys() - {"max_delay_steps"}:
+            for name in unused.keys() & values.keys() - {"max_delay_steps", "delay_mode"}:
                 raise error(f"{where} has the key {name!r}, but its backbone and head are {used[2]!r} and {used[3]!r}")
             values = {**unused, **values}
         try:

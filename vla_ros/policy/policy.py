@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from vla_ros.policy.heads import HEADS
 from vla_ros.policy.heads.head import Head
 from vla_ros.policy.history import History, slide
 from vla_ros.policy.prediction import ActionPrediction, Readout
+from vla_ros.policy.shifted_state import check_state
 from vla_ros.policy.tokenizer import CommandTokenizer
 
 
@@ -66,10 +68,26 @@ class Policy(nn.Module):
             config=getattr(config, config.head),
         )
         self.committed: CommittedActions | None = None
-        if config.max_delay_steps:
+        if config.max_delay_steps and not config.shifts_state:
             self.committed = CommittedActions(
                 max_delay_steps=config.max_delay_steps, context_size=self.head.context_size
             )
+
+    def learn_delays(self, max_delay_steps: int) -> None:
+        """Let a policy be told of so many committed actions; until it is trained these change nothing.
+
+        Raises:
+            ContractError: a chunk has no more actions than that.
+            ValueError: the policy can be told of some already, or ``max_delay_steps`` is negative.
+        """
+        if self.committed is not None:
+            raise ValueError(f"the policy can be told of {self.config.max_delay_steps} committed actions already")
+        config = dataclasses.replace(self.config, max_delay_steps=max_delay_steps)
+        _check(self.contract, config, self.tokenizer)
+        self.config = config
+        committed = CommittedActions(max_delay_steps=max_delay_steps, context_size=self.head.context_size)
+        committed.silence()
+        self.committed = committed.to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -101,8 +119,11 @@ class Policy(nn.Module):
             text: (F, E).
             camera_keep: (F, cameras) of 0 and 1, in training only.
         """
-        standardised = (proprioception - self.proprioception_mean) / self.proprioception_std
-        return self.backbone.encode(images, standardised, text, camera_keep)
+        return self.backbone.encode(images, self.standardised(proprioception), text, camera_keep)
+
+    def standardised(self, proprioception: Tensor) -> Tensor:
+        """Return proprioception (..., P) as backbones take it, in standard deviations of the training data."""
+        return (proprioception - self.proprioception_mean) / self.proprioception_std
 
     def forward(
         self,
@@ -174,7 +195,7 @@ class Policy(nn.Module):
             about its first D ticks means nothing: these are decided.
 
         Raises:
-            ValueError: the policy can't be told of so many committed actions.
+            ValueError: the policy can't be told of so many committed actions, or is told by its proprioception.
         """
         added = self._added(prefix, delay_steps, len(proprioception))
         frame = self.encode(images, proprioception, text)
@@ -200,7 +221,11 @@ class Policy(nn.Module):
         if prefix is None or prefix.shape[-2] == 0:
             return None
         self.check_delay(prefix.shape[-2])
-        assert self.committed is not None  # there is one where a delay is allowed
+        if self.committed is None:
+            raise ValueError(
+                "the policy was trained with delay_mode 'shifted_state'; give it the proprioception of after the "
+                "committed actions instead of a prefix (policy/shifted_state.py)"
+            )
         if delay_steps is None:
             delay_steps = torch.full((batch,), prefix.shape[-2], device=prefix.device)
         with torch.autocast(prefix.device.type, enabled=False):
@@ -226,3 +251,8 @@ def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTok
             f"policy.max_delay_steps is {config.max_delay_steps}, but a chunk has {contract.timing.chunk} actions; "
             "allowed: less"
         )
+    if config.shifts_state:
+        try:
+            check_state(contract.proprioception.names if contract.proprioception else (), contract.action.frame)
+        except ValueError as error:
+            raise ContractError(str(error)) from None

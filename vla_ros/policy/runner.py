@@ -21,6 +21,7 @@ from vla_ros.policy.acceleration import Acceleration, AccelerationError, Capture
 from vla_ros.policy.history import History
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.prediction import ACTION_DIMENSIONS
+from vla_ros.policy.shifted_state import rolled_forward
 from vla_ros.policy.staging import Field, Return, Staging
 
 CHECKED_STEPS = 3
@@ -96,7 +97,8 @@ class PolicyRunner:
 
         Args:
             committed: (D, 7), in the same units: what will be done at the first D of these ticks whatever this step
-                says, because it takes that long. The chunk has them in its first D rows.
+                says, because it takes that long. The chunk has them in its first D rows; where the policy's state is
+                shifted (``PolicyConfig.delay_mode``), N more follow on them: (D + N, 7).
 
         Raises:
             RuntimeError: ``reset`` was never called.
@@ -107,8 +109,11 @@ class PolicyRunner:
         self._write(observation, committed)
         space = self.contract.action
         chunk = actions.denormalize(self._predict().astype(np.float64), space.low, space.high)
-        if committed is not None:
-            chunk[: len(committed)] = committed
+        if committed is None:
+            return chunk
+        if self._policy.config.shifts_state:
+            return np.concatenate([committed, chunk])
+        chunk[: len(committed)] = committed
         return chunk
 
     @torch.inference_mode()
@@ -175,16 +180,23 @@ class PolicyRunner:
         if self.contract.proprioception is not None:
             if observation.proprioception is None:
                 raise ValueError("the observation has no proprioception, which the contract names")
-            given["proprioception"][0] = observation.proprioception
+            given["proprioception"][0] = self._state(observation.proprioception, committed)
         given["seen"][0] = self._seen
         count = 0 if committed is None else len(committed)
         self._policy.check_delay(count)
-        if self.max_delay_steps:
+        if "prefix" in given:
             space = self.contract.action
             given["prefix"][:] = 0
             if committed is not None and count:
                 given["prefix"][0, :count] = actions.network_targets(committed, space.low, space.high)
             given["delay_steps"][0] = count
+
+    def _state(self, measured: NDArray[np.float32], committed: NDArray[np.float64] | None) -> NDArray[np.float32]:
+        """Return the proprioception (P,) that the policy plans from."""
+        known = self.contract.proprioception
+        if committed is None or known is None or not self._policy.config.shifts_state:
+            return measured
+        return rolled_forward(measured, known.names, committed, self.contract.timing.period_ns / 1e9)
 
     def _predict(self) -> NDArray[np.float32]:
         """Return the normalised chunk (N, 7) for what was written."""
@@ -234,7 +246,8 @@ def _image(camera: str) -> str:
 
 def _fields(policy: Policy) -> dict[str, Field]:
     """What a step reads: the newest frame, how many came before it, and the committed actions."""
-    contract, delay = policy.contract, policy.config.max_delay_steps
+    contract = policy.contract
+    delay = 0 if policy.committed is None else policy.config.max_delay_steps
     fields: dict[str, Field] = {_image(c.name): ((1, c.height, c.width, 3), torch.uint8) for c in contract.cameras}
     fields["seen"] = ((1,), torch.long)
     if contract.proprioception is not None:

@@ -40,7 +40,7 @@ class ChunkPolicy(Protocol):
         """The chunk (N, 7) in physical units whose first action is for the observation's tick.
 
         `committed` (D, 7): what the arm does at the first D of these ticks in any case, D <= `max_delay_steps`; the
-        chunk has them in its first D rows, and goes on from there.
+        chunk has them in its first D rows, and goes on from there, to up to N more.
         """
         ...
 

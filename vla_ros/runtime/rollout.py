@@ -153,7 +153,7 @@ def pursue(
         time_ns = tick * period_ns
         if on_frame is not None:
             on_frame(tick, observation)
-        _push(buffer, observation, contract.observation_spec.streams, time_ns, blank)
+        push(buffer, observation, contract.observation_spec.streams, time_ns, blank)
         acted = control.tick(time_ns, inference.reason_at(tick), observation["ee_position"])
         opening = opening if acted.opening is None else acted.opening
         twist = np.zeros(6) if acted.twist is None else acted.twist
@@ -214,7 +214,7 @@ class _Inference:
                 self._commitment.arrived(first_tick)
 
 
-def _push(
+def push(
     buffer: ObservationBuffer,
     observation: Mapping[str, Any],
     streams: Collection[str],

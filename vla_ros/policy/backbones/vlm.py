@@ -13,56 +13,21 @@ of a batch nor a short history changes a feature.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vla_ros.policy.backbones.families import FAMILIES, Family, Sequence
+from vla_ros.policy.backbones.parts import EmbeddedText, Part, image_positions, plain_part
 from vla_ros.policy.config import VlmConfig
 from vla_ros.policy.prediction import Readout
 from vla_ros.policy.tokenizer import CommandTokenizer
 
 PROPRIOCEPTION_LIMIT = 5.0  # standard deviations; further out the robot is where no demonstration was
 _FIRST, _REST = slice(0, 1), slice(1, None)
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddedText:
-    """Embeddings (B, L, H) of commands and their mask (B, L), made once per command."""
-
-    embeddings: Tensor
-    mask: Tensor
-
-    def __getitem__(self, rows: Any) -> EmbeddedText:
-        return EmbeddedText(self.embeddings[rows], self.mask[rows])
-
-    def __len__(self) -> int:
-        return len(self.mask)
-
-    def clone(self) -> EmbeddedText:
-        """Return a copy in memory of its own, as a tensor's."""
-        return EmbeddedText(self.embeddings.clone(), self.mask.clone())
-
-    def copy_(self, other: EmbeddedText) -> EmbeddedText:
-        """Take over what ``other`` holds, of the same shape, as a tensor does."""
-        self.embeddings.copy_(other.embeddings)
-        self.mask.copy_(other.mask)
-        return self
-
-
-class Part(NamedTuple):
-    """s tokens of B sequences that stand together."""
-
-    embeddings: Tensor  # (B, s, E)
-    valid: Tensor  # (B, s)
-    offsets: Tensor  # (3, B, s) positions from the part's first on
-    advance: Tensor  # (B,) by how much the position of the next part is further on
-    block: int = -1
-    visual: bool = False
 
 
 class VlmBackbone(nn.Module):
@@ -160,6 +125,17 @@ class VlmBackbone(nn.Module):
         last = valid.sum(dim=1, keepdim=True) - 1  # (B, 1)
         return Readout(features, last >= 0, last.clamp(min=0))
 
+    def say(self, images: Mapping[str, Tensor], proprioception: Tensor, text: EmbeddedText) -> Tensor:
+        """Return the states (F, L, H) that each token of ``text`` is said from, after F frames: [frame] [command].
+
+        ``images`` and ``proprioception`` are as ``encode`` takes them; ``family.score`` turns states into tokens.
+        """
+        frame = self._frame(images, proprioception, None)
+        there = torch.ones(len(frame), dtype=torch.bool, device=frame.device)
+        seen = self._frame_parts(frame, there, readout=False, first_block=0)
+        states, _ = self._run([*seen, self._command_part(text, block=-1)])
+        return states[:, -text.mask.shape[1] - 1 : -1]
+
     def _frame(self, images: Mapping[str, Tensor], proprioception: Tensor, camera_keep: Tensor | None) -> Tensor:
         """Return the tokens (F, T, E) of frames: the cameras', each with its marks, then one of the proprioception."""
         if len(set(self.camera_sizes.values())) == 1:  # one pass of the vision tower
@@ -185,7 +161,14 @@ class VlmBackbone(nn.Module):
     def _read_sequence(self, frames: Tensor, valid: Tensor, text: EmbeddedText) -> Tensor:
         """Return the language model's states (B, K, H) at the readout tokens of windows ``frames`` (B, W, T, E)."""
         parts, readouts = self._layout(frames, valid, text)
-        start = torch.zeros(len(frames), dtype=torch.long, device=frames.device)
+        states, ends = self._run(parts)
+        # Not by a tensor of indices: that would have to be brought to the device, at every step.
+        return torch.stack([states[:, ends[index] - 1] for index in readouts], dim=1)
+
+    def _run(self, parts: list[Part]) -> tuple[Tensor, list[int]]:
+        """Return the language model's states (B, S, H) over ``parts`` in order, and where each part ends."""
+        first = parts[0].valid
+        start = torch.zeros(len(first), dtype=torch.long, device=first.device)
         positions = []
         for part in parts:
             positions.append(start[:, None] + part.offsets)  # (3, B, s)
@@ -198,9 +181,7 @@ class VlmBackbone(nn.Module):
             visual=torch.cat([torch.full_like(part.valid, part.visual) for part in parts], dim=1),
         )
         ends = list(itertools.accumulate(part.embeddings.shape[1] for part in parts))
-        states = self.family.run(sequence)
-        # Not by a tensor of indices: that would have to be brought to the device, at every step.
-        return torch.stack([states[:, ends[index] - 1] for index in readouts], dim=1)
+        return self.family.run(sequence), ends
 
     def _layout(self, frames: Tensor, valid: Tensor, text: EmbeddedText) -> tuple[list[Part], list[int]]:
         """Return the parts of the sequences in order, and the indices of those that end with a readout token."""
@@ -237,15 +218,15 @@ class VlmBackbone(nn.Module):
         for index, (name, size) in enumerate(self.camera_sizes.items()):
             counts = [marks, self._tokens[name], marks]
             before, image, after, rest = rest.split([*counts, rest.shape[1] - sum(counts)], dim=1)
-            offsets, advance = _image_positions(counts[1], self.family.grid(*size), tokens.device)
+            offsets, advance = image_positions(counts[1], self.family.grid(*size), tokens.device)
             block = {"nowhere": -1, "image": first_block + index, "prefix": first_block}[self.family.looks_ahead]
             mark_block = first_block if self.family.looks_ahead == "prefix" else -1
             there = valid[:, None].expand(image.shape[:2])
             offsets = offsets[:, None].expand(-1, len(image), -1)
             parts += [
-                _plain_part(before, valid, mark_block),
+                plain_part(before, valid, mark_block),
                 Part(image, there, offsets, valid * advance, block, visual=True),
-                _plain_part(after, valid, mark_block),
+                plain_part(after, valid, mark_block),
             ]
         return [*parts, self._tail_part(rest, valid, readout)]
 
@@ -254,7 +235,7 @@ class VlmBackbone(nn.Module):
         if readout:
             token = self._widen(self.readout.to(rest.dtype)).expand(len(rest), 1, -1)
             rest = torch.cat([rest, token], dim=1)
-        return _plain_part(rest, valid)
+        return plain_part(rest, valid)
 
     def _count_tokens(self, name: str, height: int, width: int) -> int:
         """Return how many tokens an image of a camera gives."""
@@ -285,21 +266,6 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
         )
     described = CONFIG_MAPPING[kind].from_dict(dict(config))
     return AutoModel.from_config(described, attn_implementation="sdpa", dtype=torch.float32)
-
-
-def _plain_part(tokens: Tensor, valid: Tensor, block: int = -1) -> Part:
-    """Return ``tokens`` (B, s, E), s >= 0, one after the other; ``valid`` (B,)."""
-    count = tokens.shape[1]
-    offsets = torch.arange(count, device=tokens.device).expand(3, len(tokens), -1)
-    return Part(tokens, valid[:, None].expand(-1, count), offsets, valid * count, block)
-
-
-def _image_positions(tokens: int, grid: tuple[int, int] | None, device: torch.device) -> tuple[Tensor, int]:
-    """Return the positions (3, tokens) of an image from its first on, and how far the next token is from that."""
-    if grid is None:
-        return torch.arange(tokens, device=device).expand(3, -1), tokens
-    rows, columns = torch.meshgrid(*(torch.arange(count, device=device) for count in grid), indexing="ij")
-    return torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1), max(grid)
 
 
 def _all(frames: Tensor) -> Tensor:
