@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
     "evaluate": ("vla_ros.commands.evaluate", "measure a policy's success in simulation, in process or over ROS"),
     "replay": ("vla_ros.train.replay", "show a checkpoint recorded bags, and say by name what does not fit"),
+    "replay-onto-robot": (
+        "vla_ros.commands.replay_onto_robot",
+        "play a recorded episode back onto a running robot, and say whether it moves as recorded",
+    ),
     "report": ("vla_ros.train.report", "put curves, data, evaluations and replays of a run into one HTML file"),
     "import-robovlms": (
         "vla_ros.commands.import_robovlms",

@@ -25,10 +25,24 @@ from vla_ros import bringup, resources
 from vla_ros.robot import load_robot
 
 POLICIES = resources.path("config/sros2/policies.xml")
-OURS = ("policy", "recorder", "simulator", "monitor", "say")
+OURS = ("policy", "recorder", "simulator", "monitor", "say", "replay")
 QUALIFIERS = ("publish", "subscribe", "reply", "request")
 SPEAKER = "from vla_ros.nodes.say import say; say('x', 'language_command', 120.0)"
 WATCHER = "from vla_ros.nodes.monitor import listen; list(listen('policy', print, print, 1.0))"
+REPLAYER = """
+import pathlib, sys
+import numpy as np
+from vla_ros.commands.replay_onto_robot import with_state
+from vla_ros.contract import PolicyContract
+from vla_ros.nodes.replaying import replay
+from vla_ros.robot import load_robot
+from vla_ros.runtime.playback import Playback
+
+contract = with_state(PolicyContract.load(pathlib.Path(sys.argv[1], "contract.json")), load_robot("tabletop"))
+playback = Playback(contract, np.zeros((1, 7)), "x", 1.0)
+parameters, settings = {"robot": "tabletop"}, {"namespace": "", "arm": False, "patience_s": 60.0}
+replay(playback, parameters=parameters, check_start=print, tell=print, **settings)
+"""
 
 Granted = dict[str, set[str]]
 
@@ -85,8 +99,9 @@ def test_a_port_would_be_found():
 
 
 @contextlib.contextmanager
-def _running(code: str, environment: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+def _running(code: str, environment: dict[str, str], *arguments: str) -> Iterator[None]:
+    command = [sys.executable, "-c", code, *arguments]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         yield
     finally:
@@ -121,15 +136,18 @@ def test_each_node_may_do_what_it_does_and_nothing_else(make_graph, ros_environm
         assert listening_ports(policy.pid) == []
     with policy_node(*files, ros_environment, dry_run=True, **options):
         see("policy", {**wanted["policy"], "publish": wanted["policy"]["publish"] - commands})
+    with _running(REPLAYER, ros_environment, str(files[0])):
+        see("replay", wanted["replay"])
     seen["policy"] = {qualifier: moving[qualifier] | seen["policy"][qualifier] for qualifier in QUALIFIERS}
     assert seen == wanted
 
 
 def test_what_carries_commands_and_stops_is_for_the_nodes_that_need_it():
     wanted = granted()
-    assert {node for node, names in wanted.items() if "/twist_command" in names["publish"]} == {"policy"}
+    assert {node for node, names in wanted.items() if "/twist_command" in names["publish"]} == {"policy", "replay"}
     assert {node for node, names in wanted.items() if "/language_command" in names["publish"]} == {"say"}
     assert {node for node, names in wanted.items() if "/policy/arm" in names["request"]} == {"operator"}
+    assert {node for node, names in wanted.items() if "/replay/arm" in names["request"]} == {"operator"}
     operator, ours = wanted["operator"], [wanted[node] for node in OURS]
     assert operator["request"] <= set().union(*(names["reply"] for names in ours))
     heard = set().union(*(names["subscribe"] for names in ours)) | {"/rosout", "/parameter_events"}

@@ -22,8 +22,9 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from vla_ros.errors import UserError
-from vla_ros.nodes import policy_diagnostics, policy_parameters, startup
+from vla_ros.nodes import policy_diagnostics, policy_loading, policy_parameters, startup
 from vla_ros.nodes.message_types import LATCHED_QOS
+from vla_ros.nodes.policy_loading import FindPolicy
 from vla_ros.nodes.policy_session import PolicySession
 from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import FAULTS, State
@@ -60,8 +61,9 @@ def transition(method: Transition) -> Callable[[PolicyNode, LifecycleState], Tra
 class PolicyNode(LifecycleNode):
     """See policy_node.py for its topics and services."""
 
-    def __init__(self) -> None:
-        super().__init__("policy")
+    def __init__(self, name: str = "policy", find_policy: FindPolicy = policy_loading.from_parameters) -> None:
+        super().__init__(name)
+        self._find_policy = find_policy
         policy_parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.session: PolicySession | None = None
@@ -80,7 +82,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> None:
         self.configuring = True
         try:
-            self.session = PolicySession(self, on_change=self._report_changes)
+            self.session = PolicySession(self, self._report_changes, self._find_policy)
         finally:
             self.configuring = False
 

@@ -3,16 +3,33 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.robot import Robot
+from vla_ros.runtime.planner import ChunkPolicy
 
 if TYPE_CHECKING:
     from vla_ros.policy.runner import PolicyRunner
 
 GRIPPER_TYPE = "std_msgs/msg/Float64MultiArray"
+
+Value = Callable[[str], Any]  # of a parameter by its name
+FindPolicy = Callable[[Value, Robot], tuple[PolicyContract, Callable[[], ChunkPolicy]]]
+
+
+def from_parameters(value: Value, robot: Robot) -> tuple[PolicyContract, Callable[[], ChunkPolicy]]:
+    """The contract of the checkpoint that the parameters name, checked, and what loads its weights.
+
+    Raises:
+        ContractError, RobotError: see `load_contract`.
+    """
+    contract = load_contract(value("checkpoint"), robot)
+    names = ("checkpoint", "device", "cpu_threads", "precision", "compile")
+    return contract, functools.partial(load_runner, *map(value, names))
 
 
 def load_contract(checkpoint: str, robot: Robot) -> PolicyContract:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from vla_ros.nodes.observation_streams import ObservationStreams
 from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.plan_display import PlanDisplay
 from vla_ros.nodes.policy_control import make_commands, make_control
+from vla_ros.nodes.policy_loading import FindPolicy
 from vla_ros.nodes.ros_clock import GridTimer, RosClock
 from vla_ros.nodes.servo_link import ServoLink
 from vla_ros.nodes.sinks import GripperSink, TwistSink
@@ -45,12 +45,15 @@ class PolicySession:
     Args:
         node: whose parameters are read, and under whose name all of it runs.
         on_change: called after each tick that may have changed the state.
+        find_policy: (value of a parameter by name, robot) -> its contract, and what makes it.
 
     Raises:
         UserError: a parameter, the checkpoint or the robot's file is wrong, or they do not fit together.
     """
 
-    def __init__(self, node: Node, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, node: Node, on_change: Callable[[], None], find_policy: FindPolicy = policy_loading.from_parameters
+    ) -> None:
         self._node = node
         self._on_change = on_change
         self._timer: GridTimer | None = None
@@ -58,29 +61,27 @@ class PolicySession:
         self.dry_run: bool = self._value("dry_run")
         self.interlocks = Interlocks(require_enable=self._value("require_enable"))
         self.robot: Robot = load_robot(self._value("robot"))
-        checkpoint = self._value("checkpoint")
-        contract = policy_loading.load_contract(checkpoint, self.robot)
+        contract, make_policy = find_policy(self._value, self.robot)
         self.control = make_control(self._value, self.robot, contract)
         self.commands = make_commands(self._value)
         self._watchdog = Watchdog(self.control.period_ns / 1e9)
         self._chunk_ticks, self._succeeded = contract.timing.chunk, False
         intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
         clock = RosClock(cast(ROSClock, node.get_clock()), on_set_back=self._on_clock_set_back)
-        where = (self._value(name) for name in ("device", "cpu_threads", "precision", "compile"))
-        make_policy = functools.partial(policy_loading.load_runner, checkpoint, *where)
         self.engine = Engine(make_policy, intake.snapshot, self.control.timeline, clock)
         with contextlib.ExitStack() as undo:
             undo.callback(self._end_engine)
             self.engine.start()
             spec, on_command = contract.observation_spec, self.engine.set_command
             self.streams = ObservationStreams(
-                node, self.robot, spec, intake, on_command, self._on_text, self.control.period_ns
+                node, self.robot, spec, intake, on_command, self.hear, self.control.period_ns
             )
             undo.callback(self.streams.destroy)
             self._make_entities(undo)
             self._set_aside_what_lasts(undo)
             self._undo = undo.pop_all()
-        node.get_logger().info(f"ready: {checkpoint} at {contract.timing.control_hz:g} Hz on robot {self.robot.name!r}")
+        what = self._value("checkpoint")
+        node.get_logger().info(f"ready: {what} at {contract.timing.control_hz:g} Hz on robot {self.robot.name!r}")
 
     @property
     def active(self) -> bool:
@@ -194,7 +195,8 @@ class PolicySession:
         servo_reason = None if self.servo is None else self.servo.reason
         self.interlocks.sink = servo_reason or self._grippers.reason
 
-    def _on_text(self, text: str) -> None:
+    def hear(self, text: str) -> None:
+        """Take a text as one that has come on the language topic."""
         try:
             self._follow(self.commands.offer(text, self._planned_ticks()))
         except OverflowError as error:
