@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of `vla evaluate --chains` and `--delays`, as they left them, for docs/figures.md, and a plot.
+"""The figures of `vla evaluate --chains`, `--delays` and `--ros`, as they left them, for docs/figures.md, and a plot.
 
 vla evaluate config/checkpoints/tabletop --chains 100 --output runs/chains
 vla evaluate config/checkpoints/tabletop --delays 0 50 100 200 400 --output runs/delays \\
@@ -8,6 +8,10 @@ vla evaluate runs/tabletop_delay/checkpoint --delays 0 50 100 200 400 --output r
     --executors first_action receding_horizon full_chunk temporal_ensemble delay_aware
 python benchmarks/evaluations.py --chains runs/chains/report.json \\
     --delays runs/delays/report.json runs/delays_told/report.json
+vla evaluate --ros --tasks trained --rollouts 2 --output runs/live       with simulator_node and policy_node running
+python benchmarks/evaluations.py --live runs/live/report.json
+vla evaluate config/checkpoints/tabletop --env calvin --dataset task_D_D --chains 10 --output runs/calvin
+python benchmarks/evaluations.py --calvin runs/calvin/report.json
 python benchmarks/evaluations.py --plot docs/images/delays.png        from what is in benchmarks/results
 """
 
@@ -31,24 +35,54 @@ def percent(interval: list[float]) -> str:
     return f"{low:.0%} to {high:.0%}"
 
 
-def chains(report: dict[str, Any], path: Path) -> None:
+ON_THE_ARM, IN_CALVIN = "Chains of five tasks on the simulated arm", "Chains of five tasks in CALVIN"
+
+
+def chains(report: dict[str, Any], path: Path, title: str = ON_THE_ARM) -> None:
     """The table of chains of five tasks."""
     low, high = report["average_length_interval"]
     settings = report["settings"]
+    on_arm = title == ON_THE_ARM
+    where = (
+        f"in process, {settings['delay_ticks']} tick of delay, {settings['phrasings']} phrasings."
+        if on_arm
+        else "a checkpoint of the table-top arm, which has never seen CALVIN: what runs, not how good it is."
+    )
     figures.write(
         path,
-        title="Chains of five tasks on the simulated arm",
+        title=title,
         runs=report["chains"],
         note=f"Average length {report['average_length']:.2f} ({low:.2f} to {high:.2f}, bootstrapped). CALVIN's "
         "protocol: one scene a chain, at most 360 steps a subtask, a policy that forgets what was before, until the "
-        f"first failure; in process, {settings['delay_ticks']} tick of delay, {settings['phrasings']} phrasings.",
+        f"first failure; {where}",
         columns=("subtasks in a row", "chains", "rate", "95 % interval"),
         rows=[
             (k, f"{row['successes']}/{row['trials']}", f"{row['rate']:.1%}", percent(row["interval"]))
             for k, row in report["success_at"].items()
         ],
         details=report,
-        command=f"vla evaluate {shlex.quote(settings['checkpoint'])} --chains {report['chains']}",
+        command=f"vla evaluate {shlex.quote(settings['checkpoint'])} --chains {report['chains']}"
+        + ("" if on_arm else " --env calvin --dataset task_D_D"),
+    )
+
+
+def live(report: dict[str, Any], path: Path) -> None:
+    """The table of a policy that was running, over ROS and in real time."""
+    total, ticks = report["total"], report["ticks"]
+    figures.write(
+        path,
+        title="A running policy on the running simulator, over ROS",
+        runs=total["rollouts"],
+        note=f"`--ros`: rollouts in real time, told and judged over ROS. {ticks['missed']} of {ticks['total']} control "
+        f"ticks missed; inference p50 {report['inference_ms']['p50']}, p95 {report['inference_ms']['p95']} ms.",
+        columns=("task", "successes", "95 % interval", "mean time [s]"),
+        rows=[
+            (task, f"{row['successes']}/{row['rollouts']}", percent(row["interval"]), row["mean_time_s"] or "-")
+            for task, row in [*report["tasks"].items(), ("all", {"mean_time_s": None, **total})]
+        ],
+        details=report,
+        command=f"vla evaluate --ros --tasks {' '.join(report['settings']['tasks'])} --rollouts "
+        f"{report['settings']['rollouts']}",
     )
 
 
@@ -116,11 +150,17 @@ def main() -> None:
     parser.add_argument(
         "--delays", type=Path, nargs="+", metavar="FILE", help="report.json of `vla evaluate --delays`, one or several"
     )
+    parser.add_argument("--live", type=Path, metavar="FILE", help="report.json of `vla evaluate --ros`")
+    parser.add_argument("--calvin", type=Path, metavar="FILE", help="report.json of `vla evaluate --env calvin`")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the table of delays there")
     parser.add_argument("--results", type=Path, default=figures.HERE / "results", help="where the tables go")
     arguments = parser.parse_args()
     if arguments.chains:
         chains(json.loads(arguments.chains.read_text()), arguments.results / "chains.json")
+    if arguments.calvin:
+        chains(json.loads(arguments.calvin.read_text()), arguments.results / "calvin.json", IN_CALVIN)
+    if arguments.live:
+        live(json.loads(arguments.live.read_text()), arguments.results / "live.json")
     table = arguments.results / "delays.json"
     if arguments.delays:
         delays([json.loads(file.read_text()) for file in arguments.delays], table)
