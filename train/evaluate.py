@@ -21,7 +21,7 @@ from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
 from vla_ros.runtime.commitment import check_trained_for_delays
 from vla_ros.runtime.executors import EXECUTORS
-from vla_ros.sim.tasks import NOVEL_TASKS, TASKS, TRAINED_TASKS
+from vla_ros.sim.tasks import MEMORY_TASKS, NOVEL_TASKS, TASKS, TRAINED_TASKS
 from vla_ros.train.config import ConfigError
 from vla_ros.train.environments import ENVIRONMENTS, FIRST_SEED, TABLETOP_TIME_S, check_contract, settle
 from vla_ros.train.evaluations import BLANKS, FILMS, evaluate_chains, evaluate_tasks, rank_of, settings_of
@@ -146,7 +146,12 @@ def select_tasks(names: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a name stands for nothing.
     """
-    sets: dict[str, tuple[str, ...]] = {"all": tuple(TASKS), "trained": TRAINED_TASKS, "novel": NOVEL_TASKS}
+    sets: dict[str, tuple[str, ...]] = {
+        "all": tuple(TASKS),
+        "trained": TRAINED_TASKS,
+        "novel": NOVEL_TASKS,
+        "memory": MEMORY_TASKS,
+    }
     for task in TASKS.values():
         sets[task.kind] = (*sets.get(task.kind, ()), task.name)
     for name in names:

@@ -35,9 +35,13 @@ def test_a_state_survives_the_way_through_its_vector(sim):
     np.testing.assert_array_equal(again.block_positions["green"], state.block_positions["green"])
     np.testing.assert_array_equal(again.tcp_rotation, state.tcp_rotation)
     assert again.drawer_m == state.drawer_m
+    assert (again.lit, again.dark) == ("", False)
+    lit = scene(sim, "nudge_lit", 3)
+    again = SceneState.from_vector(lit.to_vector())
+    assert again.lit == lit.lit in COLORS and again.dark is True
 
 
-@pytest.mark.parametrize("vector", [np.zeros(STATE_SIZE - 1), np.full(STATE_SIZE, np.nan)])
+@pytest.mark.parametrize("vector", [np.zeros(STATE_SIZE - 1), np.full(STATE_SIZE, np.nan), np.full(STATE_SIZE, 7.0)])
 def test_a_malformed_vector_is_refused(vector):
     with pytest.raises(ValueError, match="scene state vector"):
         SceneState.from_vector(vector)

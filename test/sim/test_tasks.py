@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vla_ros.sim.scene import SceneState
-from vla_ros.sim.tasks import NOVEL_TASKS, PHRASINGS, TASKS, TRAINED_TASKS, success
+from vla_ros.sim.tasks import MEMORY_TASKS, NOVEL_TASKS, PHRASINGS, TASKS, TRAINED_TASKS, success
 
 START = SceneState(
     tcp_position=np.array([0.45, 0.0, 0.2]),
@@ -31,8 +31,9 @@ def with_red_at(position: list[float], **changes) -> SceneState:
     return replace(START, block_positions={**START.block_positions, "red": np.array(position)}, **changes)
 
 
-def test_there_are_14_trained_and_3_novel_tasks():
+def test_there_are_14_trained_3_novel_tasks_and_one_for_memory():
     assert len(TRAINED_TASKS) == 14
+    assert MEMORY_TASKS == ("nudge_lit",)
     assert NOVEL_TASKS == ("push_away_red", "push_away_green", "push_away_blue")
 
 
@@ -100,3 +101,14 @@ def test_the_drawer_must_have_moved():
     for name, drawer_m in (("open_drawer", 0.12), ("close_drawer", 0.0)):
         there_already = replace(START, drawer_m=drawer_m)
         assert not success(TASKS[name], there_already, there_already)
+
+
+def test_a_nudge_counts_for_the_block_that_glowed_and_for_no_other():
+    lit, task = replace(START, lit="red", dark=True), TASKS["nudge_lit"]
+    assert success(task, lit, with_red_at([0.43, -0.1, 0.02]))
+    assert not success(task, lit, with_red_at([0.41, -0.1, 0.02]))
+    assert not success(task, replace(lit, lit="blue"), with_red_at([0.43, -0.1, 0.02]))
+    assert not success(task, START, with_red_at([0.43, -0.1, 0.02]))
+    both = with_red_at([0.43, -0.1, 0.02])
+    both.block_positions["green"] = np.array([0.47, 0.0, 0.02])
+    assert not success(task, lit, both)

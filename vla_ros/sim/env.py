@@ -12,7 +12,7 @@ from gymnasium import spaces
 from vla_ros.sim.cameras import CAMERAS, Cameras
 from vla_ros.sim.physics import MAX_ANGULAR_RPS, MAX_LINEAR_MPS, TabletopSim
 from vla_ros.sim.rotation import matrix_to_quaternion
-from vla_ros.sim.scene import SceneState, randomise
+from vla_ros.sim.scene import SceneState, give_cue, randomise
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS, Task, success
 
 
@@ -104,6 +104,7 @@ class TabletopEnv(gymnasium.Env):
         if task not in TASKS:
             raise ValueError(f"task {task!r} is unknown; allowed: {', '.join(TASKS)}")
         self.task = TASKS[task]
+        give_cue(self.sim, self.task, self.np_random)
         self._start = self.sim.state()
         return self._observation(self._start)
 

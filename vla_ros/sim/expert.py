@@ -3,7 +3,7 @@
 
 On the way the expert is a function of the scene state alone (and of the state at the episode's start, which tells when
 a task is done): no phases to get stuck in, so it recovers from a lost grasp or a push aside, and a policy without
-memory can learn it.
+memory can learn it. The one exception are the tasks that need memory: there the start also tells which block is meant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GAIN_PER_S = 4.0  # higher gains overshoot when a command takes effect two perio
 PUSH_MPS = 0.2
 # No picture shows how far a block has come, or a drawer's last millimetres. Demonstrations that end well beyond what
 # counts as success leave it to the policy where to stop; those that end just there teach it to stop just before.
-PUSH_ON_TO_M, SHUT_M = 0.15, 0.002
+PUSH_ON_TO_M, SHUT_M, NUDGE_ON_TO_M = 0.15, 0.002, 0.035
 
 GRASP_HEIGHT_M = 0.018
 HOVER_M = 0.075  # above the thing to grasp or to get behind
@@ -68,6 +68,8 @@ class Expert:
             action = _open_drawer(self.task, start, state)
         elif kind == "close_drawer":
             action = _close_drawer(self.task, start, state)
+        elif kind == "nudge_lit":
+            action = _nudge_lit(start, state)
         else:
             action = _push_block(self.task, start, state)
         self._rest = action if done and not action[:6].any() else None
@@ -141,6 +143,16 @@ def _push_block(task: Task, start: SceneState, state: SceneState) -> np.ndarray:
     direction = np.array([*PUSH_DIRECTIONS[task.kind], 0.0])
     block = state.block_positions[task.color]
     return _push(state, np.array([block[0], block[1], FIST_HEIGHT_M]), direction, stand_off_m=0.07)
+
+
+def _nudge_lit(start: SceneState, state: SceneState) -> np.ndarray:
+    """Rise in the dark, the same whichever block glows; with the light back, push that block a little away."""
+    if state.dark:
+        return _go(state, state.tcp_position + [0.0, 0.0, 0.1], 0.0, CLOSED)
+    block, before = state.block_positions[start.lit], start.block_positions[start.lit]
+    if _length((block - before)[:2]) > NUDGE_ON_TO_M:
+        return _hold(CLOSED)
+    return _push(state, np.array([block[0], block[1], FIST_HEIGHT_M]), np.array([1.0, 0.0, 0.0]), stand_off_m=0.07)
 
 
 def _open_drawer(task: Task, start: SceneState, state: SceneState) -> np.ndarray:

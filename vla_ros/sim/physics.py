@@ -9,6 +9,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from vla_ros.sim.cue import Cue
 from vla_ros.sim.rotation import (
     about_z,
     matrix_to_quaternion,
@@ -68,6 +69,7 @@ class TabletopSim:
         self._drawer_qpos = self.model.joint("drawer").qposadr[0]
         self._box = self.model.body("box").id
         self._knob = self.model.geom("knob").id
+        self._cue = Cue(self.model)
         self.reset()
 
     @property
@@ -76,7 +78,8 @@ class TabletopSim:
         return self.data.time
 
     def reset(self) -> None:
-        """Put every joint back to the scene file's pose, the arm to its home pose, and stop."""
+        """Put every joint back to the scene file's pose, the arm to its home pose, and stop; no block glows."""
+        self._cue.end()
         mujoco.mj_resetData(self.model, self.data)
         self._steps = 0
         self._owed_s = 0.0
@@ -110,6 +113,10 @@ class TabletopSim:
     def place_drawer(self, drawer_m: float) -> None:
         """Teleport the drawer to `drawer_m` (0 closed, 0.13 fully open)."""
         self.data.qpos[self._drawer_qpos] = drawer_m
+
+    def light_up(self, color: str) -> None:
+        """Turn off the light and let a block glow, until the hand moves; once it is raised, the light is back."""
+        self._cue.begin(color, self.data.site_xpos[self._tcp])
 
     def set_command(self, twist: np.ndarray, opening: float) -> None:
         """Command the tool's velocity and the gripper until the next command.
@@ -149,6 +156,8 @@ class TabletopSim:
             box_position=self.model.body_pos[self._box].copy(),
             knob_position=self.data.geom_xpos[self._knob].copy(),
             drawer_m=float(qpos[self._drawer_qpos]),
+            lit=self._cue.lit,
+            dark=self._cue.dark,
         )
 
     def joint_positions(self) -> np.ndarray:
@@ -177,6 +186,7 @@ class TabletopSim:
         self.data.ctrl[:7] = self._joints_from + step * (phase + 1) + velocity * FEEDFORWARD_S
         self.data.ctrl[7] = self._opening * FINGER_TRAVEL_M
         mujoco.mj_step(self.model, self.data)
+        self._cue.follow(self.data.site_xpos[self._tcp])
         self._steps += 1
 
     def _move_target(self, dt_s: float) -> None:

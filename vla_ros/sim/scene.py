@@ -15,7 +15,9 @@ from vla_ros.sim.tasks import COLORS, PUSH_DIRECTIONS, Task
 if TYPE_CHECKING:
     from vla_ros.sim.physics import TabletopSim
 
-STATE_SIZE = 20 + 7 * len(COLORS)
+STATE_SIZE = 22 + 7 * len(COLORS)
+
+_LIT = ("", *COLORS)
 
 BLOCK_REST_Z_M = 0.0201
 BLOCK_SPACING_M = 0.10  # open fingers must not touch the neighbour of the block they reach for
@@ -37,6 +39,8 @@ class SceneState:
         box_position: (3,) centre of the box's floor.
         knob_position: (3,) centre of the drawer's knob.
         drawer_m: how far the drawer is out, 0 closed ... 0.13.
+        lit: the block that glows now; empty: none.
+        dark: whether the light is out.
     """
 
     tcp_position: np.ndarray
@@ -47,12 +51,15 @@ class SceneState:
     box_position: np.ndarray
     knob_position: np.ndarray
     drawer_m: float
+    lit: str = ""
+    dark: bool = False
 
     def to_vector(self) -> np.ndarray:
-        """Flat float64 vector (41,).
+        """Flat float64 vector (43,).
 
         Layout: tcp position 0:3, tcp rotation row by row 3:12, opening 12, then for red, green and blue position (3)
-        and quaternion wxyz (4) 13:34, box position 34:37, knob position 37:40, drawer 40.
+        and quaternion wxyz (4) 13:34, box position 34:37, knob position 37:40, drawer 40, the lit block 41 (0: none,
+        1: red, 2: green, 3: blue), dark 42 (0 or 1).
         """
         blocks = [np.concatenate([self.block_positions[c], self.block_quaternions[c]]) for c in COLORS]
         return np.concatenate(
@@ -63,7 +70,7 @@ class SceneState:
                 *blocks,
                 self.box_position,
                 self.knob_position,
-                [self.drawer_m],
+                [self.drawer_m, _LIT.index(self.lit), self.dark],
             ]
         ).astype(np.float64)
 
@@ -72,10 +79,10 @@ class SceneState:
         """The state that `to_vector` wrote.
 
         Raises:
-            ValueError: the vector has another length or a value that is not finite.
+            ValueError: the vector has another length, a value that is not finite, or a block that is not there.
         """
         vector = np.array(vector, dtype=np.float64)
-        if vector.shape != (STATE_SIZE,) or not np.all(np.isfinite(vector)):
+        if vector.shape != (STATE_SIZE,) or not np.all(np.isfinite(vector)) or vector[41] not in range(len(_LIT)):
             raise ValueError(
                 f"scene state vector has shape {vector.shape}; want ({STATE_SIZE},) finite numbers "
                 "as SceneState.to_vector() writes them"
@@ -87,9 +94,11 @@ class SceneState:
             opening=float(vector[12]),
             block_positions={color: pose[:3] for color, pose in blocks.items()},
             block_quaternions={color: pose[3:] for color, pose in blocks.items()},
-            box_position=vector[-7:-4],
-            knob_position=vector[-4:-1],
-            drawer_m=float(vector[-1]),
+            box_position=vector[34:37],
+            knob_position=vector[37:40],
+            drawer_m=float(vector[40]),
+            lit=_LIT[int(vector[41])],
+            dark=bool(vector[42]),
         )
 
 
@@ -104,6 +113,13 @@ def randomise(sim: TabletopSim, task: Task, rng: np.random.Generator) -> None:
     sim.place_tool(rng.uniform([0.33, -0.28, 0.10], [0.58, 0.28, 0.18]), yaw_rad=rng.uniform(-0.3, 0.3))
     _vary_looks(sim, rng)
     sim.advance(0.1)  # blocks settle
+    give_cue(sim, task, rng)
+
+
+def give_cue(sim: TabletopSim, task: Task, rng: np.random.Generator) -> None:
+    """Turn off the light and let any block glow, where it is the start of the episode that tells which is meant."""
+    if task.memory:
+        sim.light_up(str(rng.choice(COLORS)))
 
 
 def _place_objects(sim: TabletopSim, task: Task, rng: np.random.Generator) -> None:
@@ -128,6 +144,8 @@ def _place_objects(sim: TabletopSim, task: Task, rng: np.random.Generator) -> No
 
 def _draw_drawer(task: Task, rng: np.random.Generator) -> float:
     """How far the drawer is out at the start [m]."""
+    if task.memory:
+        return 0.0  # out of the way of all blocks
     if task.kind == "close_drawer":
         return rng.uniform(0.06, 0.13)
     if task.kind == "open_drawer":
@@ -145,6 +163,8 @@ def _is_clear(task: Task, box: np.ndarray, blocks: dict[str, np.ndarray], corrid
             return False
         if any(np.linalg.norm(place - other) < BLOCK_SPACING_M for other in places[:i]):
             return False
+    if task.memory:  # the layout must not tell which block is meant
+        return all(_is_free_to_nudge(box, blocks, color) for color in blocks)
     if task.kind not in PUSH_DIRECTIONS:
         return True
     direction = np.array(PUSH_DIRECTIONS[task.kind])
@@ -156,6 +176,15 @@ def _is_clear(task: Task, box: np.ndarray, blocks: dict[str, np.ndarray], corrid
     # Room for the fist behind the block and for the block on its way.
     return not _blocks_way(box, 0.095, start, direction, -0.15, 0.20) and not any(
         _blocks_way(other, 0.055, start, direction, -0.13, 0.15) for other in others
+    )
+
+
+def _is_free_to_nudge(box: np.ndarray, blocks: dict[str, np.ndarray], color: str) -> bool:
+    """Whether the fist can come down before a block (xy) and push it a little away from the robot."""
+    away = np.array([1.0, 0.0])
+    others = [place for other, place in blocks.items() if other != color]
+    return not _blocks_way(box, 0.095, blocks[color], away, -0.15, 0.13) and not any(
+        _blocks_way(other, 0.055, blocks[color], away, -0.13, 0.09) for other in others
     )
 
 

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 COLORS = ("red", "green", "blue")
 PUSH_DIRECTIONS = {"push_left": (0.0, 1.0), "push_right": (0.0, -1.0), "push_away": (1.0, 0.0)}
 NOVEL_KINDS = ("push_away",)
+# Kinds of which only the beginning tells what is meant: a block glows in the dark (`sim/cue.py`).
+MEMORY_KINDS = ("nudge_lit",)
 
 LIFTED_M = 0.09
 PUSHED_M = 0.06
+NUDGED_M, LEFT_ALONE_M = 0.02, 0.01
 DRAWER_OPEN_M = 0.09
 DRAWER_CLOSED_M = 0.012
 
@@ -133,6 +136,21 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "slide the drawer back in",
         ),
     ),
+    "nudge_lit": (
+        (
+            "nudge the block that was lit",
+            "push the cube that lit up",
+            "move the block that was shining",
+            "bump the cube that was lit at the start",
+            "nudge the cube that was shining in the dark",
+            "push the block that lit up in the dark",
+        ),
+        (
+            "nudge the cube that lit up",
+            "push the block that was lit at the start",
+            "bump the block that was shining",
+        ),
+    ),
 }
 
 
@@ -143,10 +161,11 @@ class Task:
     Attributes:
         name: unique, e.g. `pick_up_red`.
         kind: what to do, a key of PHRASINGS.
-        color: which block; empty for the drawer.
+        color: which block; empty for the drawer, and where only the start of the episode tells.
         phrasings: commands to train on.
         held_out: commands kept for testing the understanding of language.
         novel: not among the training tasks; kept for teaching the policy something new.
+        memory: not among the training tasks; the command does not tell which block, only the first pictures do.
     """
 
     name: str
@@ -155,13 +174,14 @@ class Task:
     phrasings: tuple[str, ...]
     held_out: tuple[str, ...]
     novel: bool
+    memory: bool
 
 
 def _tasks() -> dict[str, Task]:
     """One task per kind, and per colour where a block is meant."""
     tasks = {}
     for kind, (phrasings, held_out) in PHRASINGS.items():
-        for color in ("",) if kind.endswith("drawer") else COLORS:
+        for color in COLORS if "{color}" in phrasings[0] else ("",):
             name = kind if not color else f"{kind}_{color}"
             tasks[name] = Task(
                 name=name,
@@ -170,13 +190,15 @@ def _tasks() -> dict[str, Task]:
                 phrasings=tuple(text.format(color=color) for text in phrasings),
                 held_out=tuple(text.format(color=color) for text in held_out),
                 novel=kind in NOVEL_KINDS,
+                memory=kind in MEMORY_KINDS,
             )
     return tasks
 
 
 TASKS = _tasks()
-TRAINED_TASKS = tuple(name for name, task in TASKS.items() if not task.novel)
+TRAINED_TASKS = tuple(name for name, task in TASKS.items() if not (task.novel or task.memory))
 NOVEL_TASKS = tuple(name for name, task in TASKS.items() if task.novel)
+MEMORY_TASKS = tuple(name for name, task in TASKS.items() if task.memory)
 
 
 def success(task: Task, start: SceneState, now: SceneState) -> bool:
@@ -185,6 +207,8 @@ def success(task: Task, start: SceneState, now: SceneState) -> bool:
         return now.drawer_m >= DRAWER_OPEN_M and now.drawer_m - start.drawer_m > 0.02
     if task.kind == "close_drawer":
         return now.drawer_m <= DRAWER_CLOSED_M and start.drawer_m - now.drawer_m > 0.02
+    if task.kind == "nudge_lit":
+        return _only_the_lit_block_moved(start, now)
     block = now.block_positions[task.color]
     if task.kind == "pick_up":
         return bool(block[2] > LIFTED_M and np.linalg.norm(block - now.tcp_position) < 0.05 and now.opening < 0.9)
@@ -201,3 +225,11 @@ def push_displacement(task: Task, start: SceneState, now: SceneState) -> tuple[f
     moved = (now.block_positions[task.color] - start.block_positions[task.color])[:2]
     x, y = PUSH_DIRECTIONS[task.kind]
     return float(moved @ (x, y)), float(moved @ (-y, x))
+
+
+def _only_the_lit_block_moved(start: SceneState, now: SceneState) -> bool:
+    """Whether the block that glowed at the start was moved aside, and the others, which nobody meant, were not."""
+    moved_m = {c: np.linalg.norm((now.block_positions[c] - start.block_positions[c])[:2]) for c in COLORS}
+    if not start.lit or moved_m.pop(start.lit) < NUDGED_M:
+        return False
+    return bool(max(moved_m.values()) < LEFT_ALONE_M)
