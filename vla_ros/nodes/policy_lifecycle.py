@@ -31,6 +31,9 @@ from vla_ros.runtime.governor import FAULTS, State
 DIAGNOSTICS_PERIOD_S = 1.0
 # A command may be of any length; a line of the log may not.
 LOGGED_CHARACTERS = 200
+# A control tick that finds Python's lock taken by inference waits for at most about this long; Python's own 5 ms are a
+# quarter of a period at 50 Hz.
+SWITCH_INTERVAL_S = 2e-4
 
 Transition = Callable[["PolicyNode", LifecycleState], None]
 
@@ -211,6 +214,7 @@ class PolicyNode(LifecycleNode):
 
 def run(args: Sequence[str]) -> int:
     """Spin the node until a signal or an error, stop the arm while ROS is still there, and return the exit status."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stopping = False
 
     def stop(number: int, frame: object) -> None:
