@@ -210,7 +210,9 @@ def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and
 
 def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros_context_node):
     node = ros_context_node
-    inputs = OperatorInputs(node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None, threading.RLock())
+    inputs = OperatorInputs(
+        node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None, threading.RLock()
+    )
     node.create_publisher(Bool, "enable", QoSProfile(depth=1))
     lossy = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     button = node.create_publisher(Bool, "emergency_stop", lossy)
@@ -226,7 +228,9 @@ def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros
     [("language_command", String, "command_unheard"), ("takeover_twist", TwistStamped, "takeover_unheard")],
 )
 def test_a_stop_word_or_a_hand_that_cannot_be_heard_is_a_reason_not_to_move(ros_context_node, topic, kind, reason):
-    inputs = OperatorInputs(ros_context_node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None, threading.RLock())
+    inputs = OperatorInputs(
+        ros_context_node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None, threading.RLock()
+    )
     ros_context_node.create_publisher(kind, topic, QoSProfile(depth=1))
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     lossy = ros_context_node.create_publisher(kind, topic, best_effort)
