@@ -171,10 +171,14 @@ def test_an_emergency_stop_cuts_short_the_slowing_down_of_a_deactivation():
     assert session.control.governor.reason == "emergency_stop"
 
 
+def operator_inputs(node, interlocks: Interlocks, on_pressed=lambda: None) -> OperatorInputs:
+    return OperatorInputs(node, interlocks, load_robot("tabletop"), on_pressed, threading.RLock())
+
+
 def test_every_pulse_of_the_emergency_stop_is_heard_even_while_the_executor_is_kept_busy(ros_context_node):
     node = ros_context_node
     interlocks, pressed = Interlocks(require_enable=False), []
-    inputs = OperatorInputs(node, interlocks, load_robot("tabletop"), lambda: pressed.append(True), threading.RLock())
+    inputs = operator_inputs(node, interlocks, lambda: pressed.append(True))
     button = node.create_publisher(Bool, "emergency_stop", QoSProfile(depth=10))
 
     def hear_until(condition) -> None:
@@ -198,7 +202,7 @@ def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and
     ros_context_node,
 ):
     interlocks = Interlocks(require_enable=False)
-    inputs = OperatorInputs(ros_context_node, interlocks, load_robot("tabletop"), lambda: None, threading.RLock())
+    inputs = operator_inputs(ros_context_node, interlocks)
     inputs._on_takeover_gripper(Float64MultiArray(data=[0.04]))
     assert inputs.by_hand() is None
     inputs._on_takeover(TwistStamped())
