@@ -37,7 +37,6 @@ GROWTH_ALLOWED = 0.01
 LOOKS = 5
 # Of one mapping from one look to the next: worth a line, since a step of that size is easier to explain than a sum.
 GROWN_KB = 256
-PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 COLUMNS = ("process", "what", "after warming up", "in the end")
 
 
@@ -46,6 +45,7 @@ class Look:
     """What a process holds."""
 
     memory_mb: float
+    anonymous_mb: float
     threads: int
     sockets: int
     files: int
@@ -55,13 +55,20 @@ class Look:
 def look(pid: int) -> Look:
     """Look at a process (Linux)."""
     files = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return Look(
-        memory_mb=int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_MB,
+        memory_mb=kilobytes(status["VmRSS"]) / 1e3,
+        anonymous_mb=kilobytes(status["RssAnon"]) / 1e3,
         threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
         sockets=sum(file.startswith("socket:") for file in files),
         files=sum(not file.startswith("socket:") for file in files),
         segments=len(shared_memory.mapped_by(pid)),
     )
+
+
+def kilobytes(text: str) -> float:
+    """What proc_pid_status(5) calls kB, in units of 1000 bytes."""
+    return int(text.split()[0]) * 1.024
 
 
 def mappings(pid: int) -> Counter:

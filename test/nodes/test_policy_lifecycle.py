@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from types import SimpleNamespace
 
@@ -86,14 +87,15 @@ class Session(PolicySession):
         self.camera_to_twist_ms = RecentValues()
         self.streams = SimpleNamespace(stop=lambda: None, restart=lambda: self.called.append("restart"))
         self.called: list[str] = []
-        self._timer = SimpleNamespace(destroy=lambda: None, align=lambda: self.called.append("align"))
+        self.turn = threading.RLock()
+        self._control_thread = SimpleNamespace(stop=lambda: None, check=lambda: None)
         self._twists = SimpleNamespace(flush=lambda patience_s: None)
         self.interlocks = Interlocks(require_enable=False)
         self.hear = lambda: None
         self.inputs = SimpleNamespace(mark=lambda taken_over: None, hear_emergency_stop=lambda: self.hear())
         log = SimpleNamespace(info=lambda _: None, warning=lambda _: None)
-        self.clock = SimpleNamespace(ros_time_is_active=True)
-        self._node = SimpleNamespace(get_logger=lambda: log, get_clock=lambda: self.clock)
+        self._ros_clock = SimpleNamespace(ros_time_is_active=True)
+        self._node = SimpleNamespace(get_logger=lambda: log)
         governor.tick(np.zeros(7), None, (0.5, 0.0, 0.3))
         assert self.moving
 
@@ -121,12 +123,33 @@ def test_a_slow_clock_is_no_stopped_clock(monkeypatch):
 
 def test_a_system_clock_that_is_set_back_stops_the_arm_and_finds_its_grid_again():
     session = Session()
-    session.clock.ros_time_is_active = False
+    session._ros_clock.ros_time_is_active = False
     session._on_watchdog()
     session.clock_ns -= 10**11
     session._on_watchdog()
     assert session.control.governor.stops == {"clock_set_back": 1}
-    assert session.called == ["align", "restart"]
+    assert session.called == ["restart"]
+
+
+def test_what_a_control_tick_raised_is_raised_in_the_thread_that_can_end_the_node():
+    def check() -> None:
+        raise RuntimeError("in a tick")
+
+    session = Session()
+    session._control_thread.check = check
+    with pytest.raises(RuntimeError, match="in a tick"):
+        session._on_watchdog()
+
+
+def test_who_disarms_waits_for_the_tick_that_is_at_work():
+    session = Session()
+    with session.turn:
+        disarming = threading.Thread(target=session.arm, args=[False])
+        disarming.start()
+        time.sleep(0.05)
+        assert session.control.governor.armed
+    disarming.join()
+    assert not session.control.governor.armed
 
 
 def test_the_reason_for_the_end_is_the_reason_of_the_stop():
@@ -148,10 +171,14 @@ def test_an_emergency_stop_cuts_short_the_slowing_down_of_a_deactivation():
     assert session.control.governor.reason == "emergency_stop"
 
 
+def operator_inputs(node, interlocks: Interlocks, on_pressed=lambda: None) -> OperatorInputs:
+    return OperatorInputs(node, interlocks, load_robot("tabletop"), on_pressed, threading.RLock())
+
+
 def test_every_pulse_of_the_emergency_stop_is_heard_even_while_the_executor_is_kept_busy(ros_context_node):
     node = ros_context_node
     interlocks, pressed = Interlocks(require_enable=False), []
-    inputs = OperatorInputs(node, interlocks, load_robot("tabletop"), lambda: pressed.append(True))
+    inputs = operator_inputs(node, interlocks, lambda: pressed.append(True))
     button = node.create_publisher(Bool, "emergency_stop", QoSProfile(depth=10))
 
     def hear_until(condition) -> None:
@@ -175,7 +202,7 @@ def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and
     ros_context_node,
 ):
     interlocks = Interlocks(require_enable=False)
-    inputs = OperatorInputs(ros_context_node, interlocks, load_robot("tabletop"), lambda: None)
+    inputs = operator_inputs(ros_context_node, interlocks)
     inputs._on_takeover_gripper(Float64MultiArray(data=[0.04]))
     assert inputs.by_hand() is None
     inputs._on_takeover(TwistStamped())
@@ -187,7 +214,9 @@ def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and
 
 def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros_context_node):
     node = ros_context_node
-    inputs = OperatorInputs(node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None)
+    inputs = OperatorInputs(
+        node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None, threading.RLock()
+    )
     node.create_publisher(Bool, "enable", QoSProfile(depth=1))
     lossy = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     button = node.create_publisher(Bool, "emergency_stop", lossy)
@@ -203,7 +232,9 @@ def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros
     [("language_command", String, "command_unheard"), ("takeover_twist", TwistStamped, "takeover_unheard")],
 )
 def test_a_stop_word_or_a_hand_that_cannot_be_heard_is_a_reason_not_to_move(ros_context_node, topic, kind, reason):
-    inputs = OperatorInputs(ros_context_node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None)
+    inputs = OperatorInputs(
+        ros_context_node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None, threading.RLock()
+    )
     ros_context_node.create_publisher(kind, topic, QoSProfile(depth=1))
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     lossy = ros_context_node.create_publisher(kind, topic, best_effort)

@@ -391,6 +391,17 @@ def test_sigterm_while_moving_sends_zero_twists_last(other_robot, ros_environmen
     robot.wait(lambda: values(robot)[-1] == 0.0, "a zero twist at the end")
 
 
+def test_a_bug_in_the_control_loop_sends_zero_twists_last_and_ends_the_node(other_robot, ros_environment, tmp_path):
+    robot = other_robot
+    with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment) as process:
+        robot.say("move 0.05")
+        robot.wait(lambda: 0.05 in values(robot), "motion")
+        robot.say("bug")
+        assert process.wait(TIMEOUT_S) == 1
+    assert "'NoneType' object is not callable" in process.output
+    robot.wait(lambda: values(robot)[-1] == 0.0, "a zero twist at the end")
+
+
 def test_deactivation_and_a_new_activation_over_the_lifecycle_services(other_robot, ros_environment, tmp_path):
     from lifecycle_msgs.msg import Transition
     from lifecycle_msgs.srv import ChangeState

@@ -83,6 +83,21 @@ def test_chunks_are_physical_and_inside_the_contract(policy) -> None:
     assert (chunk[:, 6] > 0).all() and (chunk[:, 6] < 1).all()
 
 
+def test_no_command_is_longer_than_the_one_that_warm_up_follows(policy, monkeypatch) -> None:
+    encode, lengths = policy.encode_text, []
+
+    def noted(tokens, mask):
+        lengths.append(tokens.shape[1])
+        return encode(tokens, mask)
+
+    monkeypatch.setattr(policy, "encode_text", noted)
+    runner = PolicyRunner(policy)
+    runner.warm_up()
+    runner.reset(" ".join(["pick up the red block"] * 100))
+    longest = policy.contract.language.max_tokens
+    assert lengths == [longest, longest]
+
+
 def test_warm_up_leaves_no_trace(policy) -> None:
     observation = observations(1)[0]
     cold, warm = PolicyRunner(policy), PolicyRunner(policy)

@@ -2,8 +2,9 @@
 """The real policy node in a process of its own, with a policy that does what the command says instead of a network.
 
 Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `slow S` (S seconds for each chunk), `tell S` (the
-same; vx in cm/s is 1 more than how many actions it was told of, and those come first in its chunk), `hang`, and
-what a network may do wrong: `nan`, `inf`, `fail`, `memory`, `shape`. What follows the number is ignored.
+same; vx in cm/s is 1 more than how many actions it was told of, and those come first in its chunk), `hang`,
+`bug` (from now on every control tick raises), and what a network may do wrong: `nan`, `inf`, `fail`, `memory`, `shape`.
+What follows the number is ignored.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from vla_ros.contract import PolicyContract
 from vla_ros.nodes import policy_loading, policy_node
+from vla_ros.runtime.control import ControlLoop
 
 
 class ObedientRunner:
@@ -58,6 +60,8 @@ class ObedientRunner:
             time.sleep(self.value)
             chunk[:, 0] = 0.01 * (1 + len(committed))
             chunk[: len(committed)] = committed
+        elif self.word == "bug":
+            ControlLoop.tick = None
         elif self.word == "fail":
             raise RuntimeError("the network is broken")
         return chunk

@@ -34,6 +34,9 @@ TRANSFORMS_GRACE_NS = 1_000_000_000
 class ObservationStreams:
     """Feeds the intake from the robot's topics, while `feeding`.
 
+    Messages arrive in the executor's thread. What the control thread asks for (`ee_pose`, `stale`, `camera_ns`) never
+    waits for that; the others (`start`, `restart`, `stop`, `follow`) are for one thread at a time.
+
     Args:
         node: that subscribes, under relative names.
         on_command: called with the language command that is followed from now on; empty means stop.
@@ -118,9 +121,10 @@ class ObservationStreams:
 
     def ee_pose(self, now_ns: int) -> NDArray | None:
         """The tool's pose (7,) in the base frame [m, xyzw], or None: none has come within the robot's `max_age_s`."""
-        if self._pose is None:
+        newest = self._pose
+        if newest is None:
             return None
-        stamp_ns, received_ns, pose = self._pose
+        stamp_ns, received_ns, pose = newest
         # A clock that is ahead makes nothing fresher than its receipt.
         too_old = now_ns - min(stamp_ns, received_ns) > self._robot.observation.max_age_s * 1e9
         return None if too_old else pose
@@ -136,7 +140,8 @@ class ObservationStreams:
         The engine looks closer, but not while the model computes.
         """
         for name, rate in self.rates.items():
-            if rate.newest_ns is not None and now_ns - rate.newest_ns > self._max_age_ns:
+            newest_ns = rate.newest_ns
+            if newest_ns is not None and now_ns - newest_ns > self._max_age_ns:
                 return name
         return None
 
@@ -205,7 +210,7 @@ class ObservationStreams:
         for time_ns, value in samples:
             if self._too_far_ahead(name, time_ns - now_ns):
                 continue
-            if name == "ee_pose" and (self._pose is None or time_ns >= self._pose[0]):
+            if name == "ee_pose" and ((newest := self._pose) is None or time_ns >= newest[0]):
                 self._pose = (time_ns, now_ns, value)
             if name in self._needed:
                 self._intake.push(name, time_ns, value)

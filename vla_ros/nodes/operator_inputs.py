@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ class OperatorInputs:
     Args:
         robot: whose base frame a takeover's twists are in, and whose unit its gripper command.
         on_emergency_stop: called when the emergency stop is pressed.
+        turn: held while the interlocks are told; whoever asks them (`by_hand` included) holds it, too.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class OperatorInputs:
         interlocks: Interlocks,
         robot: Robot,
         on_emergency_stop: Callable[[], None],
+        turn: threading.RLock,
     ) -> None:
         self._node = node
+        self._turn = turn
         self._interlocks = interlocks
         self._base_frame = robot.base_frame
         self._language = robot.language.topic
@@ -112,13 +116,15 @@ class OperatorInputs:
         self._node.destroy_publisher(self._intervention)
 
     def _on_enable(self, message: Bool) -> None:
-        self._interlocks.enable(message.data, time.monotonic())
+        with self._turn:
+            self._interlocks.enable(message.data, time.monotonic())
 
     def _on_emergency_stop(self, message: Bool) -> None:
-        already = self._interlocks.emergency
-        self._interlocks.emergency_stop(message.data)
-        if self._interlocks.emergency and not already:  # a button may repeat itself
-            self._on_pressed()
+        with self._turn:
+            already = self._interlocks.emergency
+            self._interlocks.emergency_stop(message.data)
+            if self._interlocks.emergency and not already:  # a button may repeat itself
+                self._on_pressed()
 
     def _on_takeover(self, message: TwistStamped) -> None:
         frame = message.header.frame_id.lstrip("/")
@@ -126,12 +132,15 @@ class OperatorInputs:
             text = f"takeover_twist is in the frame {frame!r}, expected {self._base_frame!r}: dropped"
             self._node.get_logger().error(text, throttle_duration_sec=5.0)
             return
-        self._twist = messages.twist(message)
-        self._interlocks.takeover(time.monotonic())
+        with self._turn:
+            self._twist = messages.twist(message)
+            self._interlocks.takeover(time.monotonic())
 
     def _on_takeover_gripper(self, message: Float64MultiArray) -> None:
         try:
-            self._opening = messages.commanded_opening(message, self._gripper)
-            self._opening_s = time.monotonic()
+            opening = messages.commanded_opening(message, self._gripper)
         except ValueError as error:
             self._node.get_logger().error(f"takeover_gripper {error}: dropped", throttle_duration_sec=5.0)
+            return
+        with self._turn:
+            self._opening, self._opening_s = opening, time.monotonic()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -26,12 +27,14 @@ from vla_ros.nodes import policy_diagnostics, policy_loading, policy_parameters,
 from vla_ros.nodes.message_types import LATCHED_QOS
 from vla_ros.nodes.policy_loading import FindPolicy
 from vla_ros.nodes.policy_session import PolicySession
-from vla_ros.runtime.engine import EngineStatus
 from vla_ros.runtime.governor import FAULTS, State
 
 DIAGNOSTICS_PERIOD_S = 1.0
 # A command may be of any length; a line of the log may not.
 LOGGED_CHARACTERS = 200
+# A control tick that finds Python's lock taken by inference waits for at most about this long; Python's own 5 ms are a
+# quarter of a period at 50 Hz.
+SWITCH_INTERVAL_S = 2e-4
 
 Transition = Callable[["PolicyNode", LifecycleState], None]
 
@@ -70,6 +73,7 @@ class PolicyNode(LifecycleNode):
         self.configuring = False  # which takes as long as the model takes to load
         self.last_error = ""
         self._reported: tuple | None = None
+        self._publishing_state = threading.Lock()
         self._state_publisher = self.create_publisher(String, "~/state", LATCHED_QOS)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetBool, "~/arm", self._on_arm)
@@ -110,22 +114,25 @@ class PolicyNode(LifecycleNode):
 
     def release(self) -> None:
         """Stop the arm and give the session back; harmless when there is none."""
-        session, self.session = self.session, None
-        if session is not None:
-            session.close()
+        try:
+            if self.session is not None:
+                self.session.close()  # until it returns, ticks go on and report changes
+        finally:
+            self.session = None
 
-    def publish_state(self, engine: EngineStatus | None = None) -> None:
-        """Publish ~/state; `engine`: its status, where the caller has asked for it already."""
-        session = self.session
-        if session is not None and session.active:
-            engine = engine or session.engine.status()
-            text = policy_diagnostics.state_text(
-                session.control, engine, session.detail(engine), session.commands.waiting, session.dry_run
-            )
-        else:
-            label = "unconfigured" if session is None else "inactive"
-            text = policy_diagnostics.idle_state_text(label, self.last_error)
-        self._state_publisher.publish(String(data=text))
+    def publish_state(self) -> None:
+        """Publish ~/state."""
+        with self._publishing_state:  # of two threads that report, the later one has the last word
+            session = self.session
+            if session is not None and session.active:
+                engine = session.engine.status()
+                text = policy_diagnostics.state_text(
+                    session.control, engine, session.detail(engine), session.commands.waiting, session.dry_run
+                )
+            else:
+                label = "unconfigured" if session is None else "inactive"
+                text = policy_diagnostics.idle_state_text(label, self.last_error)
+            self._state_publisher.publish(String(data=text))
 
     def _report_changes(self) -> None:
         """Publish and log the state if it is another one."""
@@ -136,11 +143,10 @@ class PolicyNode(LifecycleNode):
         if now == self._reported:
             return
         self._reported = now
-        status = engine.status()
-        self.publish_state(status)
+        self.publish_state()
         text = f"{governor.state.value}: " + (governor.reason or repr(engine.command[:LOGGED_CHARACTERS]))
         text += " (taken over by hand)" if control.taken_over else ""
-        detail = self.session.detail(status)
+        detail = self.session.detail(engine.status())
         text += f": {detail}" if detail else ""
         log = self.get_logger()
         if governor.reason in FAULTS:
@@ -169,7 +175,7 @@ class PolicyNode(LifecycleNode):
                 message.status.append(
                     policy_diagnostics.stream_status(name, rate, now.nanoseconds, limits.max_age_s, qos)
                 )
-            self.publish_state(engine)
+            self.publish_state()
         for status in message.status:
             status.name = f"{self.get_fully_qualified_name()}: {status.name}"
             status.hardware_id = session.robot.name if session is not None else ""
@@ -179,7 +185,7 @@ class PolicyNode(LifecycleNode):
         if self.session is None or not self.session.active:
             response.message = "the node is not active; configure and activate it first"
             return response
-        self.session.control.governor.arm(request.data)
+        self.session.arm(request.data)
         response.success, response.message = True, "armed" if request.data else "disarmed"
         return response
 
@@ -210,6 +216,7 @@ class PolicyNode(LifecycleNode):
 
 def run(args: Sequence[str]) -> int:
     """Spin the node until a signal or an error, stop the arm while ROS is still there, and return the exit status."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stopping = False
 
     def stop(number: int, frame: object) -> None:

@@ -35,6 +35,13 @@ PARAMETERS = (
         "compile", "auto", "How steps are launched: none, compile, cuda_graph, or auto (cuda_graph on NVIDIA GPUs)."
     ),
     ParameterSpec("cpu_threads", 1, "Threads of one operator on the CPU; more help large policies only.", 1, 256),
+    ParameterSpec(
+        "control_priority",
+        50,
+        "Real-time priority of control ticks (SCHED_FIFO), where permitted; 0: none.",
+        0,
+        99,
+    ),
     ParameterSpec("autostart", False, "Configure and activate at the start, without a lifecycle manager."),
     ParameterSpec("arm_on_start", False, "Be armed on activation. Otherwise the arm stays still until ~/arm."),
     ParameterSpec("require_enable", False, "Move only while the topic enable says true, at least twice a second."),

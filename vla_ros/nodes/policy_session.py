@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One policy on one robot, from configure to cleanup: what arrives feeds the engine, a grid timer sends what is due."""
+"""One policy on one robot, from configure to cleanup: what arrives feeds the engine, a thread sends what is due."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -21,7 +22,7 @@ from vla_ros.nodes.operator_inputs import OperatorInputs
 from vla_ros.nodes.plan_display import PlanDisplay
 from vla_ros.nodes.policy_control import make_commands, make_control
 from vla_ros.nodes.policy_loading import FindPolicy
-from vla_ros.nodes.ros_clock import GridTimer, RosClock
+from vla_ros.nodes.ros_clock import GridThread, RosClock
 from vla_ros.nodes.servo_link import ServoLink
 from vla_ros.nodes.sinks import GripperSink, TwistSink
 from vla_ros.observation import ObservationBuffer
@@ -32,6 +33,7 @@ from vla_ros.runtime.engine import Engine, EngineStatus
 from vla_ros.runtime.governor import State
 from vla_ros.runtime.intake import ObservationIntake
 from vla_ros.runtime.interlocks import Interlocks
+from vla_ros.runtime.priority import take_real_time_priority
 from vla_ros.runtime.stats import RecentValues
 from vla_ros.runtime.summary import run_summary
 from vla_ros.runtime.watchdog import CLOCK_SET_BACK, Watchdog
@@ -40,7 +42,10 @@ SINKS_PERIOD_S = 0.1
 
 
 class PolicySession:
-    """Everything runs in the executor's one thread, except the engine, which owns the policy in its own.
+    """Three threads: the executor's receives, the engine's owns the policy, and the control thread ticks on the grid.
+
+    Control loop, interlocks, commands and sinks belong to whoever holds `turn`: the control thread for a tick, the
+    executor's for what people, the watchdog and the clock have to say in between. Nobody waits while holding it.
 
     Args:
         node: whose parameters are read, and under whose name all of it runs.
@@ -56,7 +61,8 @@ class PolicySession:
     ) -> None:
         self._node = node
         self._on_change = on_change
-        self._timer: GridTimer | None = None
+        self._control_thread: GridThread | None = None
+        self.turn = threading.RLock()
         self.camera_to_twist_ms = RecentValues()
         self.dry_run: bool = self._value("dry_run")
         self.interlocks = Interlocks(require_enable=self._value("require_enable"))
@@ -67,7 +73,8 @@ class PolicySession:
         self._watchdog = Watchdog(self.control.period_ns / 1e9)
         self._chunk_ticks, self._succeeded = contract.timing.chunk, False
         intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
-        clock = RosClock(cast(ROSClock, node.get_clock()), on_set_back=self._on_clock_set_back)
+        self._ros_clock = cast(ROSClock, node.get_clock())
+        clock = RosClock(self._ros_clock, on_set_back=self._on_clock_set_back)
         self.engine = Engine(make_policy, intake.snapshot, self.control.timeline, clock)
         with contextlib.ExitStack() as undo:
             undo.callback(self._end_engine)
@@ -86,7 +93,7 @@ class PolicySession:
     @property
     def active(self) -> bool:
         """Whether ticks happen; the governor decides whether they move the arm."""
-        return self._timer is not None
+        return self._control_thread is not None
 
     @property
     def moving(self) -> bool:
@@ -101,15 +108,17 @@ class PolicySession:
         self._check_sinks()
         self._started_s = time.monotonic()
         self._watchdog.start(self._now_ns(), self._started_s)
-        self._timer = GridTimer(self._node, self.control.period_ns, self._on_tick)
         self.streams.start()
+        clock = RosClock(self._ros_clock)
+        self._control_thread = GridThread(clock, self.control.period_ns, self._on_tick, self._take_priority)
+        self._control_thread.start()
 
     def stop(self, reason: str) -> None:
         """Zero twists last, if the arm was being moved, and then nothing."""
-        if self._timer is None:
+        if self._control_thread is None:
             return
-        self._timer.destroy()
-        self._timer = None
+        self._control_thread.stop()
+        self._control_thread = None  # from here on, this thread is the only one
         self.streams.stop()
         self.engine.set_command("")
         moving = self.moving
@@ -152,7 +161,7 @@ class PolicySession:
     def _make_entities(self, undo: contextlib.ExitStack) -> None:
         node = self._node
         self._make_sinks(undo)
-        self.inputs = OperatorInputs(node, self.interlocks, self.robot, self._on_emergency_stop)
+        self.inputs = OperatorInputs(node, self.interlocks, self.robot, self._on_emergency_stop, self.turn)
         undo.callback(self.inputs.destroy)
         self._check_sinks()
         if self._value("on_new_command") == AFTER_SUCCESS:
@@ -198,7 +207,8 @@ class PolicySession:
     def hear(self, text: str) -> None:
         """Take a text as one that has come on the language topic."""
         try:
-            self._follow(self.commands.offer(text, self._planned_ticks()))
+            with self.turn:
+                self._follow(self.commands.offer(text, self._planned_ticks()))
         except OverflowError as error:
             self._node.get_logger().error(f"command {text[:80]!r} dropped: {error}", throttle_duration_sec=1.0)
 
@@ -208,14 +218,24 @@ class PolicySession:
 
     def _on_success(self, message: Bool) -> None:
         if message.data and not self._succeeded:
-            self._follow(self.commands.succeeded())
+            with self.turn:
+                self._follow(self.commands.succeeded())
         self._succeeded = message.data
 
     def _follow(self, command: str | None) -> None:
         if command is not None:
             self.streams.follow(command)
 
+    def _take_priority(self) -> None:
+        refused = take_real_time_priority(self._value("control_priority"))
+        if refused is not None:
+            self._node.get_logger().info(f"control ticks have no real-time priority: {refused}")
+
     def _on_tick(self) -> None:
+        with self.turn:
+            self._tick()
+
+    def _tick(self) -> None:
         now_ns = self._now_ns()
         self._watchdog.ticked(time.monotonic())
         self._follow(self.commands.tick(now_ns // self.control.period_ns, self._planned_ticks()))
@@ -244,35 +264,45 @@ class PolicySession:
 
     def _on_watchdog(self) -> None:
         """Bring the arm to a stop on the steady clock when the ROS clock's ticks do not come as they should."""
-        if self._timer is None:
+        if self._control_thread is None:
             return
-        simulated = cast(ROSClock, self._node.get_clock()).ros_time_is_active
-        reason = self._watchdog.look(self._now_ns(), time.monotonic(), simulated=simulated)
-        if reason is not None and self.moving:
-            self._send(self.control.halt(reason))
-            self._on_change()
+        self._control_thread.check()
+        simulated = self._ros_clock.ros_time_is_active
+        with self.turn:
+            reason = self._watchdog.look(self._now_ns(), time.monotonic(), simulated=simulated)
+            if reason is not None and self.moving:
+                self._halt(reason)
         if reason == CLOCK_SET_BACK and not simulated:  # of which nobody else tells, as RosClock does of simulated time
-            self._timer.align()
             self._on_clock_set_back()
 
     def _on_clock_set_back(self) -> None:
         if self.active:
             self._node.get_logger().warning("the ROS clock was set back: plan and observations are dropped")
-            self.streams.restart()
+            with self.turn:
+                self.streams.restart()
 
     def _on_emergency_stop(self) -> None:
         """At once, and not with the next tick."""
         if self.active and self.moving:
-            self._send(self.control.halt("emergency_stop"))
-            self._on_change()
+            self._halt("emergency_stop")
+
+    def _halt(self, reason: str) -> None:
+        self._send(self.control.halt(reason))
+        self._on_change()
+
+    def arm(self, armed: bool) -> None:
+        """Arm or disarm, with the next tick."""
+        with self.turn:
+            self.control.governor.arm(armed)
 
     def reset(self) -> bool:
         """Forget plan, history and fault; False: the emergency stop is still pressed."""
-        self.engine.reset()
-        released = self.interlocks.reset()
-        if released:
-            self.control.governor.reset()
-        return released
+        with self.turn:
+            self.engine.reset()
+            released = self.interlocks.reset()
+            if released:
+                self.control.governor.reset()
+            return released
 
     def detail(self, engine: EngineStatus) -> str:
         """A sentence about the reason why nothing moves, where there is one."""
@@ -301,7 +331,7 @@ class PolicySession:
             self._grippers.send(command.opening)
 
     def _now_ns(self) -> int:
-        return int(self._node.get_clock().now().nanoseconds)
+        return int(self._ros_clock.now().nanoseconds)
 
     def _value(self, name: str) -> Any:
         return self._node.get_parameter(name).value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ROS clock, simulated or not, as the runtime's clock; and a timer on the grid of that clock."""
+"""The ROS clock, simulated or not, as the runtime's clock; and a thread that ticks on the grid of a clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import rclpy.clock
 from rclpy.duration import Duration
-from rclpy.node import Node
+
+from vla_ros.runtime.clock import Clock
 
 _EVERY_JUMP = rclpy.clock.JumpThreshold(
     min_forward=Duration(nanoseconds=1), min_backward=Duration(nanoseconds=-1), on_clock_change=True
@@ -66,33 +67,53 @@ class RosClock:
             self._on_set_back()
 
 
-class GridTimer:
-    """Calls back at every multiple of `period_ns` of the node's ROS clock.
+class GridThread:
+    """Calls back at every multiple of `period_ns` of a clock, in a thread of its own.
 
-    An rclpy timer starts its period when it is made; this one is set anew at each call, so that it also finds the grid
-    again after the clock has jumped.
+    It finds the grid again after the clock has jumped.
+
+    A timer of the executor would wait for whatever callback is at work, and for the executor to look at every
+    subscription before it: milliseconds, with cameras.
+
+    Args:
+        clock: of the grid; `stop` closes it.
+        callback: what it raises ends the thread, and is raised again by `check`.
+        on_start: called first, in the thread.
     """
 
-    def __init__(self, node: Node, period_ns: int, callback: Callable[[], None]) -> None:
-        self._node = node
+    def __init__(
+        self, clock: Clock, period_ns: int, callback: Callable[[], None], on_start: Callable[[], None] = lambda: None
+    ) -> None:
+        self._clock = clock
+        self._on_start = on_start
         self._period_ns = period_ns
         self._callback = callback
-        self._timer = node.create_timer(period_ns / 1e9, self._on_timer)
-        self.align()
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="vla_control", daemon=True)
 
-    def destroy(self) -> None:
-        self._node.destroy_timer(self._timer)
+    def start(self) -> None:
+        self._thread.start()
 
-    def _on_timer(self) -> None:
-        self.align()
-        self._callback()
+    def stop(self) -> None:
+        """End the thread; returns when the callback that was at work, if any, has ended. Not from the callback."""
+        self._stopping = True
+        self._clock.close()
+        if self._thread.is_alive():
+            self._thread.join()
 
-    def align(self) -> None:
-        """Find the grid again, for instance after the clock was set back."""
-        now_ns = self._node.get_clock().now().nanoseconds
-        until_next_ns = self._period_ns - now_ns % self._period_ns
-        if until_next_ns < self._period_ns // 2:
-            # It came early: this call is for the multiple just ahead, the next one for the one after.
-            until_next_ns += self._period_ns
-        self._timer.timer_period_ns = until_next_ns
-        self._timer.reset()
+    def check(self) -> None:
+        """Raise what the callback has raised, in the thread that asks."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _run(self) -> None:
+        try:
+            self._on_start()
+            while not self._stopping:
+                now_ns = self._clock.now_ns()
+                if self._clock.sleep_until_ns(now_ns - now_ns % self._period_ns + self._period_ns):
+                    self._callback()
+        except BaseException as error:
+            self._error = error

@@ -70,8 +70,11 @@ class PolicyRunner:
     @torch.inference_mode()
     def reset(self, command: str) -> None:
         """Follow ``command`` from now on, with an empty history."""
+        self._follow(command, as_long_as_possible=self.acceleration.compile != "none")
+
+    def _follow(self, command: str, *, as_long_as_possible: bool) -> None:
         launched_whole = self.acceleration.compile != "none"
-        tokens, mask = self._policy.tokenize([command], fixed_length=launched_whole)
+        tokens, mask = self._policy.tokenize([command], fixed_length=as_long_as_possible)
         device = self.acceleration.device
         with self.acceleration.autocast():
             text = self._policy.encode_text(tokens.to(device), mask.to(device))
@@ -120,6 +123,8 @@ class PolicyRunner:
     def warm_up(self, steps: int = 3) -> float:
         """Run a few steps, so that the first real one is not slower, and compile or capture it; leaves no trace.
 
+        They follow the longest command that there can be: no later one makes torch ask for more memory.
+
         Returns how long one more took after that [s], told of as many committed actions as it can be.
 
         Where ``compile`` was "auto" and the policy can't be captured, that is logged, and it runs operation by
@@ -128,7 +133,7 @@ class PolicyRunner:
         Raises:
             AccelerationError: the policy can't be compiled or captured, and that was asked for by name.
         """
-        self.reset("")
+        self._follow("", as_long_as_possible=True)
         for index in range(steps):
             self.step(self._noise(index))
         if self.acceleration.compile != "none" and self._advance == self._compute:

@@ -34,7 +34,7 @@ class ByHand:
 
 
 class ControlLoop:
-    """Turns ticks of the control grid (tick k is at k * period_ns) into commands. Call it from one thread.
+    """Turns ticks of the control grid (tick k is at k * period_ns) into commands. Call it from one thread at a time.
 
     It counts `ticks_total`, the ticks while the arm was under the policy's control, and among them `ticks_missed`:
     those without an action, and those that the timer skipped or came to more than half a period late.

@@ -9,7 +9,7 @@ TAKEOVER_MAX_AGE_S = 0.3
 
 
 class Interlocks:
-    """The newest word of each who may stop the arm. Call it from one thread.
+    """The newest word of each who may stop the arm. Call it from one thread at a time.
 
     Args:
         require_enable: whether the arm may only move while `enable(True)` is repeated within `ENABLE_MAX_AGE_S`.

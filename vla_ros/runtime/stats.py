@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,47 +46,55 @@ class RecentValues:
 
 
 class StreamRate:
-    """How often messages of one stream came lately, and how many the sender's stamps say are missing; one thread.
+    """How often messages of one stream came lately, and how many the sender's stamps say are missing; thread-safe.
 
     A gap of more than 1.5 usual intervals between stamps counts as lost messages; the usual interval is the median of
     the last ones.
     """
 
     def __init__(self, kept: int = 60) -> None:
+        self._lock = threading.Lock()
         self._stamps: deque[int] = deque(maxlen=kept)
         self.received = 0
         self.lost = 0
 
     def add(self, stamp_ns: int) -> None:
-        if self._stamps and stamp_ns <= self._stamps[-1]:
-            return
-        interval_ns = self._interval_ns()
-        if interval_ns is not None:
-            gap_ns = stamp_ns - self._stamps[-1]
-            if gap_ns > 1.5 * interval_ns:
-                self.lost += round(gap_ns / interval_ns) - 1
-        self._stamps.append(stamp_ns)
-        self.received += 1
+        with self._lock:
+            if self._stamps and stamp_ns <= self._stamps[-1]:
+                return
+            interval_ns = _interval_ns(self._stamps, minimum=5)
+            if interval_ns is not None:
+                gap_ns = stamp_ns - self._stamps[-1]
+                if gap_ns > 1.5 * interval_ns:
+                    self.lost += round(gap_ns / interval_ns) - 1
+            self._stamps.append(stamp_ns)
+            self.received += 1
 
     def newest_at(self, time_ns: int) -> int | None:
         """The newest stamp at or before `time_ns`, which is what an observation of then holds; None: forgotten."""
-        return next((stamp_ns for stamp_ns in reversed(self._stamps) if stamp_ns <= time_ns), None)
+        with self._lock:
+            return next((stamp_ns for stamp_ns in reversed(self._stamps) if stamp_ns <= time_ns), None)
 
     def clear(self) -> None:
         """Forget the stamps (the clock was set back, or the stream was paused on purpose); the counts stay."""
-        self._stamps.clear()
+        with self._lock:
+            self._stamps.clear()
 
     @property
     def rate_hz(self) -> float | None:
         """Messages a second by their stamps; None with fewer than two."""
-        interval_ns = self._interval_ns(minimum=1)
+        with self._lock:
+            interval_ns = _interval_ns(self._stamps, minimum=1)
         return None if interval_ns is None else 1e9 / interval_ns
 
     @property
     def newest_ns(self) -> int | None:
-        return self._stamps[-1] if self._stamps else None
+        with self._lock:
+            return self._stamps[-1] if self._stamps else None
 
-    def _interval_ns(self, minimum: int = 5) -> float | None:
-        if len(self._stamps) <= minimum:
-            return None
-        return float(np.median(np.diff(np.array(self._stamps, dtype=np.int64))))
+
+def _interval_ns(stamps_ns: Collection[int], minimum: int) -> float | None:
+    """The usual interval; None: there are not more than `minimum` stamps."""
+    if len(stamps_ns) <= minimum:
+        return None
+    return float(np.median(np.diff(np.array(stamps_ns, dtype=np.int64))))

@@ -10,7 +10,7 @@ CLOCK_SET_BACK, CLOCK_STOPPED, NO_TICKS = "clock_set_back", "clock_stopped", "no
 
 
 class Watchdog:
-    """Looks at the grid's clock once a control period, on the steady clock. Call it from one thread.
+    """Looks at the grid's clock once a control period, on the steady clock. Call it from one thread at a time.
 
     Args:
         period_s: between two control ticks, and between two calls of `look`.
