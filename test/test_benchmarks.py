@@ -102,8 +102,9 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
 
     def report(checkpoint, *successes):
         conditions = [
-            {"executor": "full_chunk", "delay_ms": delay, "delay_ticks": 1 + delay // 100, "successes": good,
-             "rollouts": 20, "success_rate": good / 20, "interval": (good / 20 - 0.01, good / 20 + 0.01)}
+            {"executor": "full_chunk", "delay_ms": delay, "delay_ticks": 1 + delay // 100,
+             "busy_ticks": delay // 100 or 1, "successes": good, "rollouts": 20, "success_rate": good / 20,
+             "interval": (good / 20 - 0.01, good / 20 + 0.01)}
             for delay, good in zip((0, 200), successes, strict=True)
         ]  # fmt: skip
         settings = {"checkpoint": checkpoint, "rollouts": 20, "delays": [0.0, 200.0], "executors": ["full_chunk"]}

@@ -111,6 +111,9 @@ class WindowDataset(Dataset):
         self._images = {name: Frames([episode.images for episode in episodes], name) for name in contract.camera_names}
         self._proprioception = torch.from_numpy(_state(episodes, contract.proprioception is not None))
         self._actions = torch.from_numpy(_targets(episodes, contract.action.low, contract.action.high))
+        self._committed: Tensor | None = None
+        if policy.committed is not None:
+            self._committed = torch.from_numpy(_commitments(episodes, contract.action.low, contract.action.high))
         self._shift: StateShift | None = None
         if policy.config.shifts_state:
             self._shift = StateShift(episodes, contract, policy.config.max_delay_steps)
@@ -149,6 +152,8 @@ class WindowDataset(Dataset):
             "action_valid": torch.from_numpy(action_valid),
             "valid": torch.from_numpy(valid),
         }
+        if self._committed is not None:
+            batch["committed"] = self._committed[action_rows]
         if self._steps_ahead:
             batch["future_images"] = later
             batch["future_valid"] = torch.from_numpy(valid & (frames + self._steps_ahead <= last))
@@ -280,4 +285,10 @@ def _state(episodes: Sequence[Episode], used: bool) -> NDArray[np.float32]:
 def _targets(episodes: Sequence[Episode], low: Sequence[float], high: Sequence[float]) -> NDArray[np.float32]:
     """Return normalised actions (frames, 7) with a decided gripper."""
     parts = [actions.network_targets(episode.actions, low, high) for episode in episodes]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _commitments(episodes: Sequence[Episode], low: Sequence[float], high: Sequence[float]) -> NDArray[np.float32]:
+    """Return what moved the arm (frames, 7), as a network is told of it."""
+    parts = [actions.network_commitment(episode.done, low, high) for episode in episodes]
     return np.concatenate(parts).astype(np.float32)

@@ -37,7 +37,7 @@ T = TypeVar("T")
 def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: PolicyContract) -> dict[str, Any] | None:
     """Run single tasks and return their report; None while other ranks are not done.
 
-    Delays that come to the same number of ticks are one measurement: rollouts are the same whenever they are run again.
+    Delays that come to the same numbers of ticks are one measurement: rollouts are the same whenever they are run.
     """
     requests = _requests(args, tasks)
     conditions = _conditions(args, contract)
@@ -63,6 +63,7 @@ def evaluate_tasks(args: argparse.Namespace, tasks: Sequence[str], contract: Pol
             robot=args.robot,
             max_time_s=args.max_time,
             delay_ticks=condition.delay_ticks,
+            busy_ticks=condition.busy_ticks,
             blank=BLANKS[args.blank],
             executor=condition.executor,
             suite=args.suite or "",
@@ -168,31 +169,39 @@ def _share(work: Sequence[T], rank: str) -> Sequence[T]:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the same rollouts are run under; delay_ms is what is added to the way of a chunk."""
+    """What the same rollouts are run under; delay_ms is how long a chunk is computed for.
+
+    delay_ticks: from its observation until it is executed; busy_ticks: until the next observation can be taken.
+    """
 
     executor: str
     delay_ms: float | None
     delay_ticks: int
+    busy_ticks: int
 
     @property
     def name(self) -> str:
         """What makes a difference to a rollout."""
-        return f"{self.executor}, {self.delay_ticks} ticks"
+        return f"{self.executor}, {self.delay_ticks} ticks, one in {self.busy_ticks}"
 
 
 def _conditions(args: argparse.Namespace, contract: PolicyContract) -> list[Condition]:
-    delays: list[tuple[float | None, int]] = [(None, args.delay_ticks)]
+    delays: list[tuple[float | None, int, int]] = [(None, args.delay_ticks, max(1, args.delay_ticks - 1))]
     if args.delays:
-        delays = [(ms, ticks_of(ms, contract.timing)) for ms in args.delays]
-    return [Condition(executor, ms, ticks) for executor in args.executors for ms, ticks in delays]
+        delays = [(ms, *ticks_of(ms, contract.timing)) for ms in args.delays]
+    return [Condition(executor, *delay) for executor in args.executors for delay in delays]
 
 
-def ticks_of(added_ms: float, timing: Timing) -> int:
-    """Return after how many ticks a chunk is there that takes so much longer than the settle time: 1 at the least.
+def ticks_of(added_ms: float, timing: Timing) -> tuple[int, int]:
+    """Return for a chunk whose computing takes so long: after how many ticks it is executed, and every how many ticks
+    one can be begun; 1 each at the least.
 
-    As in real time: the arm acts on ticks of the grid, the world goes on meanwhile. Inference itself is not counted.
+    As in real time: an observation is complete a settle time after its tick, the arm acts on ticks of the grid, the
+    world goes on meanwhile, and there is one engine. What computing really takes here is not counted.
     """
-    return max(1, math.ceil(round((timing.settle_s + added_ms / 1e3) * timing.control_hz, 6)))
+    way_s = (timing.settle_s + added_ms / 1e3, added_ms / 1e3)
+    delay, busy = (max(1, math.ceil(round(seconds * timing.control_hz, 6))) for seconds in way_s)
+    return delay, busy
 
 
 def summarise(requests: Sequence[RolloutRequest], outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class RolloutSettings:
     """What all rollouts of an evaluation share.
 
     robot: whose limits hold; empty: none but the simulator's own. suite: of LIBERO; empty: the table-top arm.
+    busy_ticks: as ``pursue`` takes it.
     """
 
     checkpoint: str
@@ -55,6 +56,7 @@ class RolloutSettings:
     blank: tuple[str, ...] = ()
     executor: str = "full_chunk"
     suite: str = ""
+    busy_ticks: int | None = None
     films: str = ""  # folder for a film of every rollout; empty: none
 
 
@@ -214,6 +216,7 @@ class RolloutWorker:
             command=request.command,
             max_time_s=self._settings.max_time_s,
             delay_ticks=self._settings.delay_ticks,
+            busy_ticks=self._settings.busy_ticks,
             blank=self._settings.blank,
             governor=governor,
             executor=make_executor(self._settings.executor, horizon=HORIZON_TICKS, decay=ENSEMBLE_DECAY),

@@ -29,7 +29,7 @@ class StateShift:
         self._names = contract.proprioception.names
         self._period_s = contract.timing.period_ns / 1e9
         self._longest = max_delay_steps
-        self._actions = np.concatenate([episode.actions for episode in episodes])
+        self._actions = np.concatenate([episode.done for episode in episodes])
 
     def draw(self, windows: int, *, training: bool) -> Indices:
         """Return how many actions are committed in each window, for all its frames alike: (B, 1)."""

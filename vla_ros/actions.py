@@ -53,6 +53,19 @@ def network_targets(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Arra
     return result
 
 
+def network_commitment(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
+    """How a network is told that `actions` (..., 7) are carried out: as `network_targets`, but however fast they are.
+
+    Where the arm will be depends on all of its speed, also of what is beyond the bounds that a network's own actions
+    keep to.
+    """
+    result = np.array(actions, dtype=np.float64)
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    result[..., :6] = 2 * (result[..., :6] - low) / (high - low) - 1
+    result[..., 6] = result[..., 6] > 0.5
+    return result
+
+
 def denormalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
     """Inverse of `normalize` inside the bounds; values beyond [-1, 1] are clipped, the gripper column is untouched."""
     result = np.array(actions, dtype=np.float64)

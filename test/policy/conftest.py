@@ -90,6 +90,7 @@ def batch(policy: Policy) -> Batch:
         "tokens": tokens,
         "token_mask": token_mask,
         "actions": actions,
+        "committed": actions + 0.1,
         "action_valid": action_valid,
         "valid": valid,
     }

@@ -92,7 +92,7 @@ def test_training_tells_the_first_actions_and_learns_the_others(told: Policy, ba
     expected[2] = False  # two were drawn, but there is only one action, and nothing after it
     assert torch.equal(given["mask"], expected)
     assert not given["added"][0].any() and given["added"][1].any(dim=-1).all()
-    one = told.committed(batch["actions"][2, 0], torch.tensor(1))
+    one = told.committed(batch["committed"][2, 0], torch.tensor(1))
     torch.testing.assert_close(given["added"][2, 0], one)
 
 

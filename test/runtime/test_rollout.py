@@ -135,21 +135,48 @@ def delay_aware():
     return make_executor("delay_aware", horizon=1, decay=0.0)
 
 
-@pytest.mark.parametrize("delay_ticks", [0, 1, 3])
-def test_a_policy_is_told_what_the_rollout_then_does_one_chunk_after_the_other(delay_ticks):
+@pytest.mark.parametrize(("delay_ticks", "busy_ticks"), [(0, 1), (1, 1), (3, 2), (3, 3)])
+def test_a_policy_is_told_what_the_rollout_then_does_one_chunk_after_the_other(delay_ticks, busy_ticks):
     env, policy = PointEnvironment(), SteadyPolicy()
     rollout(
-        env, policy, seed=0, task="t", command="go", max_time_s=2.0, delay_ticks=delay_ticks, executor=delay_aware()
+        env, policy, seed=0, task="t", command="go", max_time_s=2.0, delay_ticks=delay_ticks, busy_ticks=busy_ticks,
+        executor=delay_aware(),
     )  # fmt: skip
     done = [action[0] for action in env.actions]
     ticks = [tick for tick, _ in policy.told]
-    assert ticks == list(range(0, len(done), max(1, delay_ticks)))
-    # When the second one is begun the arm still stands.
-    assert [len(told) for _, told in policy.told] == [0, 0] + [delay_ticks] * (len(ticks) - 2)
+    assert ticks == list(range(0, len(done), busy_ticks))
+    # Where the second one is begun before the first one has moved the arm, it still stands.
+    standing = 2 if delay_ticks > busy_ticks else 1
+    assert [len(told) for _, told in policy.told] == [0] * standing + [delay_ticks] * (len(ticks) - standing)
     for tick, told in policy.told:
         assert done[tick : tick + len(told)] == pytest.approx(told[: len(done) - tick, 0])
     if delay_ticks:
-        assert len(set(done[2 * delay_ticks :])) == 1, "the arm notices no new chunk"
+        assert len(set(done[(standing - 1) * busy_ticks + delay_ticks :])) == 1, "the arm notices no new chunk"
+
+
+@pytest.mark.parametrize("executor", ["full_chunk", "first_action", "delay_aware"])
+@pytest.mark.parametrize(("delay_ticks", "expected"), [(1, 1), (2, 1), (3, 2), (5, 4)])
+def test_whatever_the_executor_the_policy_gets_the_observations_that_the_engine_would_take(
+    executor, delay_ticks, expected
+):
+    """The engine is free when a chunk is posted, and takes the newest observation that is complete by then."""
+    policy = SteadyPolicy()
+    rollout(
+        PointEnvironment(), policy, seed=0, task="t", command="go", max_time_s=2.0, delay_ticks=delay_ticks,
+        executor=make_executor(executor, horizon=1, decay=0.0),
+    )  # fmt: skip
+    period_ns = policy.contract.timing.period_ns
+    ticks = [observation.time_ns // period_ns for observation in policy.observations]
+    assert ticks == list(range(0, ticks[-1] + 1, expected))
+
+
+@pytest.mark.parametrize("busy_ticks", [0, 1, 4])
+def test_more_than_one_chunk_under_way_or_an_idle_engine_is_refused(busy_ticks):
+    with pytest.raises(ValueError, match=rf"busy_ticks is {busy_ticks} with delay_ticks = 3; allowed: 2 or 3"):
+        rollout(
+            PointEnvironment(), CountingPolicy(), seed=0, task="t", command="go", max_time_s=1.0, delay_ticks=3,
+            busy_ticks=busy_ticks,
+        )  # fmt: skip
 
 
 def test_a_rollout_with_a_policy_that_cannot_be_told_is_refused():

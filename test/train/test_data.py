@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vla_ros.demos.frames import Frames
+from vla_ros.observation import Observation
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.train.build import new_policy
 from vla_ros.train.checks import check_commands, check_statistics
@@ -240,6 +241,22 @@ def test_a_phrasing_that_is_too_long_is_refused_before_training(config, episodes
     long = dataclasses.replace(episodes[0], phrasings=(episodes[0].command, "word " * 60))
     with pytest.raises(ConfigError, match=r"'word .* has \d+ tokens; allowed: max_tokens"):
         fit(config, [long, *episodes[1:]])
+
+
+def test_a_policy_is_told_of_what_moved_the_arm_and_learns_what_was_meant(recipe, episodes) -> None:
+    recipe["policy"] |= {"max_delay_steps": 2}
+    policy, episode = new_policy(TrainConfig.from_dict(recipe), episodes), episodes[0]
+    executed = episode.actions.copy()
+    executed[:, 0] = 10 * policy.contract.action.high[0]  # far beyond the bounds of labels
+    strayed = dataclasses.replace(episode, executed=executed)
+    batch = WindowDataset([strayed], policy).__getitems__([3])
+    meant = WindowDataset([episode], policy).__getitems__([3])
+    assert torch.equal(batch["actions"], meant["actions"])
+    given = PolicyRunner(policy)
+    seen = {name: pictures[2] for name, pictures in episode.images.items()}
+    given._write(Observation(0, seen, {}, episode.proprioception[2], ""), executed[2:4])  # as the robot tells of them
+    told = torch.from_numpy(given._inputs.arrays["prefix"])
+    assert torch.equal(batch["committed"][0, 0, :2], told[0]) and told[0, 0, 0] > 5
 
 
 def shifting(recipe, episodes):

@@ -170,18 +170,19 @@ def test_what_is_on_disk_is_not_run_again_and_the_report_is_the_same(counted, tm
 
 
 def test_success_against_delay_is_counted_for_each_executor(counted, tmp_path: Path, capsys) -> None:
-    """The recipe of these tests settles for 20 ms at 10 Hz: 80 ms more still arrive with the next tick."""
+    """The recipe of these tests settles for 20 ms at 10 Hz: 80 ms more still arrive with the next tick. One engine that
+    computes for 101 ms can't begin at every tick."""
     executors = ["full_chunk", "first_action"]
-    arguments = ["--delays", "0", "80", "81", "400", "--executors", *executors, "--rollouts", "3"]
+    delays = {0: (1, 1), 80: (1, 1), 81: (2, 1), 101: (2, 2), 400: (5, 4)}
+    arguments = ["--delays", *map(str, delays), "--executors", *executors, "--rollouts", "3"]
     assert _evaluate(*arguments, "--json", str(tmp_path / "r.json")) == 0
     conditions = json.loads((tmp_path / "r.json").read_text())["conditions"]
-    assert [(row["executor"], row["delay_ms"], row["delay_ticks"]) for row in conditions] == [
-        (executor, delay, ticks) for executor in executors for delay, ticks in ((0, 1), (80, 1), (81, 2), (400, 5))
-    ]
+    found = [(row["executor"], row["delay_ms"], (row["delay_ticks"], row["busy_ticks"])) for row in conditions]
+    assert found == [(executor, *delay) for executor in executors for delay in delays.items()]
     assert all((row["successes"], row["rollouts"]) == (2, 3) for row in conditions)
-    assert len(counted) == 2 * 3 * 3  # what is the same number of ticks is measured once
-    assert {(settings.executor, settings.delay_ticks) for settings, _, _ in counted} == {
-        (executor, ticks) for executor in executors for ticks in (1, 2, 5)
+    assert len(counted) == 2 * 4 * 3  # what comes to the same ticks is measured once
+    assert {(settings.executor, settings.delay_ticks, settings.busy_ticks) for settings, _, _ in counted} == {
+        (executor, *ticks) for executor in executors for ticks in delays.values()
     }
     assert "first_action" in capsys.readouterr().out
 

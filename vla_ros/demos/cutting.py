@@ -163,10 +163,11 @@ class EpisodeCutter:
         ticks = np.array([tick for tick, _, _ in frames], np.int64)
         seen = [observed for _, observed, _ in frames]
         states = [observed.proprioception for observed in seen if observed.proprioception is not None]
+        actions = np.stack([action for _, _, action in frames])
         return Episode(
             images={camera: np.stack([observed.images[camera] for observed in seen]) for camera in seen[0].images},
             proprioception=np.stack(states) if states else np.zeros((len(seen), 0), np.float32),
-            actions=np.stack([action for _, _, action in frames]),
+            actions=actions,
             command=seen[0].command,
             task=segment.task or seen[0].command,
             outcome=segment.outcome,
@@ -174,13 +175,14 @@ class EpisodeCutter:
             start_ns=int(ticks[0]) * self._timing.period_ns,
             ticks=ticks,
             phrasings=segment.texts,
+            executed=self.labelling.executed(actions, ticks, self._timing.period_ns),
         )
 
 
 def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
     """Return the topics that say where episodes are and what was done, as far as the recording has them."""
-    wanted = [EPISODE_TOPIC, robot.language.topic, robot.demonstrated_twist.topic, robot.gripper_command.topic]
-    wanted.append(INTERVENTION_TOPIC)
+    wanted = [EPISODE_TOPIC, INTERVENTION_TOPIC, robot.language.topic]
+    wanted += [robot.demonstrated_twist.topic, robot.twist_command.topic, robot.gripper_command.topic]
     if robot.ee_pose is not None and (robot.labels.arm == "motion" or robot.tool_frame):
         wanted += [topic for topic in (robot.ee_pose.topic, robot.ee_pose.static_topic) if topic is not None]
     if robot.gripper_state is not None and robot.labels.gripper == "state":

@@ -25,6 +25,8 @@ class Episode:
     source: the recording and the episode in it; pieces of one recorded episode share it, so split by it
     start_ns: time of the first tick; ticks: (T,) int64, absolute numbers of the control grid
     phrasings: ways to say the command, itself among them; empty where there is only the one
+    executed: (T, 7) float64, what moved the arm, where that was recorded beside what was meant by it (`actions`), in
+        the same units: a demonstrator's noise (DART) is in here; None: `actions` did
 
     Raises:
         ValueError: an array has the wrong shape, type or length, a number is not finite, or the ticks have a gap.
@@ -40,6 +42,7 @@ class Episode:
     start_ns: int
     ticks: NDArray[np.int64]
     phrasings: tuple[str, ...] = ()
+    executed: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         length = len(self.ticks)
@@ -50,6 +53,8 @@ class Episode:
             _require(valid, f"images[{camera!r}]", (images.shape, images.dtype), shape)
         _require_numbers("proprioception", self.proprioception, np.float32, (length, self.proprioception.shape[-1]))
         _require_numbers("actions", self.actions, np.float64, (length, 7))
+        if self.executed is not None:
+            _require_numbers("executed", self.executed, np.float64, (length, 7))
         opening = self.actions[:, 6]
         _require(bool(((opening >= 0) & (opening <= 1)).all()), "gripper opening", opening, "0 (closed) to 1 (open)")
         _require(bool((np.diff(self.ticks) == 1).all()), "ticks", self.ticks, "consecutive numbers")
@@ -59,6 +64,11 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.ticks)
+
+    @property
+    def done(self) -> NDArray[np.float64]:
+        """What moved the arm at each tick (T, 7), whatever was meant by it."""
+        return self.actions if self.executed is None else self.executed
 
     @property
     def commands(self) -> tuple[str, ...]:

@@ -31,7 +31,8 @@ class Samples:
 class Labelling:
     """The actions of one recording, from what the robot's file says under `labels`.
 
-    commanded: the stream of twists to take; None: what the demonstrator meant, `demonstrated_twist`.
+    commanded: the stream of twists to take; None: what the demonstrator meant, `demonstrated_twist`. What moved the
+    arm, `twist_command`, is read beside it where it is another topic and was recorded.
     delay_s: median of receive time minus header stamp of the arm's stream, 0 without stamps: large when two clocks were
     recorded.
 
@@ -56,8 +57,11 @@ class Labelling:
         _require_topics(recording, wanted)
         self._max_gap_ns = round(robot.observation.max_age_s * 1e9)
         self._twists, self._poses = Samples(np.zeros(0, np.int64), np.zeros((0, 6))), None
+        self._executed: Samples | None = None
         if labels.arm == "command":
-            self._twists = self._read_twists()
+            self._twists = self._read_twists(self._commanded)
+            if self._is_recorded_beside(robot.twist_command):
+                self._executed = self._read_twists(robot.twist_command)
         else:
             self._poses = self._read_poses()
         self._sorted_twists_ns = np.sort(self._twists.time_ns)
@@ -83,6 +87,16 @@ class Labelling:
             arm = motion(self._poses.time_ns, self._poses.values, start_ns, period_ns, self._max_gap_ns)
         gripper = self._gripper(segment, start_ns, period_ns)
         return np.concatenate([arm, gripper[:, None]], axis=1)
+
+    def executed(self, actions: NDArray[np.float64], ticks: NDArray[np.int64], period_ns: int) -> NDArray | None:
+        """Return what moved the arm (T, 7) at `ticks` with the labels `actions`, each gripper as there.
+
+        None where nobody recorded it beside what was meant, for one of the ticks or at all.
+        """
+        if self._executed is None:
+            return None
+        arm = _held(self._executed, ticks * period_ns, period_ns)
+        return None if np.isnan(arm).any() else np.concatenate([arm, actions[:, 6:]], axis=1)
 
     def first_ns(self, segment: Segment) -> int | None:
         """Return when the demonstrator begins in a segment: its first twist or None; where motion counts, its start."""
@@ -125,8 +139,14 @@ class Labelling:
                 self._measured_openings = Samples(np.zeros(0, np.int64), np.zeros(0))
         return self._measured_openings
 
-    def _read_twists(self) -> Samples:
-        stream, robot = self._commanded, self._robot
+    def _is_recorded_beside(self, stream: Stream) -> bool:
+        """Whether `stream` is in the recording, as another topic than the one that labels are taken from."""
+        topics = self._recording.topics
+        topic, labelled = match_topic(stream.topic, topics), match_topic(self._commanded.topic, topics)
+        return topic not in (None, labelled) and topics[topic].type == stream.type
+
+    def _read_twists(self, stream: Stream) -> Samples:
+        robot = self._robot
         in_tool: list[bool] = []
 
         def value(message: Any) -> NDArray[np.float64]:

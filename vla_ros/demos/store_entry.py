@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import StoreError
@@ -28,7 +29,7 @@ MANIFEST = "manifest.json"
 ENTRY_VERSION = 1
 
 _IMAGES = "images."
-_ARRAYS = ("proprioception", "actions")
+_ARRAYS = ("proprioception", "actions", "executed")
 _TEXTS = tuple(
     field.name for field in dataclasses.fields(Episode) if field.name not in ("images", "ticks", *_ARRAYS)
 )  # fmt: skip
@@ -58,8 +59,9 @@ class EntryWriter:
         Raises:
             ValueError: its cameras or the sizes of its arrays are not those of the episodes before.
         """
-        arrays = {f"{_IMAGES}{camera}": images for camera, images in episode.images.items()}
-        arrays |= {name: getattr(episode, name) for name in _ARRAYS}
+        arrays: dict[str, NDArray] = {f"{_IMAGES}{camera}": images for camera, images in episode.images.items()}
+        # Of all episodes alike, also of those of which only what was meant is known.
+        arrays |= {"proprioception": episode.proprioception, "actions": episode.actions, "executed": episode.done}
         shapes = {name: list(array.shape[1:]) for name, array in arrays.items()}
         if self._episodes and shapes != self._shapes:
             raise ValueError(f"{episode.source}: arrays of shape {shapes}, but the episodes before had {self._shapes}")

@@ -45,8 +45,10 @@ class Windows(TypedDict):
 
 
 class Batch(Windows, total=False):
-    """The same, with the frames some steps later where forward prediction wants them."""
+    """The same, with what moved the arm, for policies that are told of it, and with the frames some steps later where
+    forward prediction wants them."""
 
+    committed: Tensor  # (B, W, N, 7) float, as ``actions.network_commitment`` makes them
     future_images: dict[str, Tensor]  # camera -> (B, W, h, w, 3) uint8
     future_valid: Tensor  # (B, W) bool
 
@@ -150,7 +152,9 @@ class VLAModule(pl.LightningModule):
         readout = self.policy.read(**inputs, text=text)
         mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
         actions = readout.pick(batch["actions"])
-        added, mask = self._committed(actions, mask, training=phase == "train")
+        added = None
+        if self.policy.committed is not None:
+            added, mask = self._committed(readout.pick(batch["committed"]), mask, training=phase == "train")
         terms = self.policy.head.losses(readout.features, actions, mask, self.loss_config, added)
         if self.loss_config.forward_prediction is not None:
             terms |= self._forward_losses(readout, inputs["images"], future, batch["future_valid"])
@@ -169,18 +173,20 @@ class VLAModule(pl.LightningModule):
                  batch_size=len(text), sync_dist=phase == "val")  # fmt: skip
         return terms["loss"]
 
-    def _committed(self, actions: Tensor, mask: Tensor, *, training: bool) -> tuple[Tensor | None, Tensor]:
+    def _committed(self, done: Tensor, mask: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
         """Return what the committed actions of a drawn delay add to the context, and the mask of what is left to learn.
+
+        They are those that moved the arm, not what was meant (the labels): where a demonstrator strays (DART), the next
+        label answers to where that led. A policy told of what was meant could only learn to go on with it.
 
         A window has one delay. Where the demonstration ends before it does, fewer actions are committed.
         """
-        if self.policy.committed is None:
-            return None, mask
+        assert self.policy.committed is not None
         longest = self.policy.committed.max_delay_steps
-        drawn = draw_delays(len(actions), longest, actions.device, training=training)[:, None]  # (B, 1)
+        drawn = draw_delays(len(done), longest, done.device, training=training)[:, None]  # (B, 1)
         delays = torch.minimum(drawn, mask.sum(dim=-1))  # (B, W)
-        later = torch.arange(actions.shape[2], device=actions.device) >= delays[..., None]  # (B, W, N)
-        return self.policy.committed(actions, delays), mask & later
+        later = torch.arange(done.shape[2], device=done.device) >= delays[..., None]  # (B, W, N)
+        return self.policy.committed(done, delays), mask & later
 
     def _forward_losses(
         self, readout: Readout, images: dict[str, Tensor], future: dict[str, Tensor], future_valid: Tensor

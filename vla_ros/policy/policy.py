@@ -186,7 +186,7 @@ class Policy(nn.Module):
             text: (B, E).
             state: what the last step returned, None at the start.
             prefix: (D, 7), or (B, D, 7), for policies that were trained with delays: the actions that are committed
-                already for the first D ticks of the chunk, normalised as in training (arm in [-1, 1], gripper 0 or 1).
+                already for the first D ticks of the chunk, as ``actions.network_commitment`` makes them.
                 None is D = 0.
             delay_steps: (B,), how many rows of the prefix count; None: all.
 

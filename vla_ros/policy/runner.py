@@ -193,7 +193,7 @@ class PolicyRunner:
             space = self.contract.action
             given["prefix"][:] = 0
             if committed is not None and count:
-                given["prefix"][0, :count] = actions.network_targets(committed, space.low, space.high)
+                given["prefix"][0, :count] = actions.network_commitment(committed, space.low, space.high)
             given["delay_steps"][0] = count
 
     def _state(self, measured: NDArray[np.float32], committed: NDArray[np.float64] | None) -> NDArray[np.float32]:

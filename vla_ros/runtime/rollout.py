@@ -2,15 +2,14 @@
 """One episode in process: the same buffer, planner, timeline, governor and gripper switch as the node, without waiting.
 
 Time is simulated: a control tick is one step of the environment. What the node's latency does to the policy is emulated
-by whole ticks of delay: a chunk is under way for so long while the next ones are being computed. Only a policy that is
-told what the arm does meanwhile computes one chunk after the other, as the node does: with several under way nobody
-could tell it.
+by whole ticks: a chunk is under way for so many, and the engine, which computes one chunk after the other, is busy with
+it for nearly as many. Whatever the executor, the next observation is the one that the engine's thread would take.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -84,6 +83,7 @@ def rollout(
     command: str,
     max_time_s: float,
     delay_ticks: int = 1,
+    busy_ticks: int | None = None,
     blank: Collection[str] = (),
     governor: SafetyGovernor | None = None,
     gripper: GripperSwitch | None = None,
@@ -100,6 +100,7 @@ def rollout(
         command=command,
         max_ticks=max(1, math.floor(max_time_s * runner.contract.timing.control_hz)),
         delay_ticks=delay_ticks,
+        busy_ticks=busy_ticks,
         blank=blank,
         governor=governor,
         gripper=gripper,
@@ -116,6 +117,7 @@ def pursue(
     command: str,
     max_ticks: int,
     delay_ticks: int = 1,
+    busy_ticks: int | None = None,
     blank: Collection[str] = (),
     governor: SafetyGovernor | None = None,
     gripper: GripperSwitch | None = None,
@@ -130,13 +132,17 @@ def pursue(
         max_ticks: when to give up.
         delay_ticks: an observation's chunk is available this many ticks after it; 0 is an infinitely fast robot, 1 is
             what the node does as long as inference takes less than a period.
+        busy_ticks: every so many ticks the policy can take an observation, 1 to the longer one of 1 and `delay_ticks`.
+            None: one less than `delay_ticks`, but at least 1: what the node does where inference takes whole periods,
+            of which the settle time before it makes one more.
         blank: cameras whose images are black, to see how much they matter.
         governor: armed, new for this episode; None: no limits beside the environment's own.
         gripper, executor: None: the node's default.
         on_frame: called with the tick and the environment's observation, for videos.
 
     Raises:
-        ValueError: the environment steps at another rate than the contract's, or `blank` names no camera of it.
+        ValueError: the environment steps at another rate than the contract's, `blank` names no camera of it, or the
+            policy would have more than one chunk under way.
         ExecutorError: the executor tells the policy what the arm does meanwhile, and it was not trained for that.
     """
     contract = runner.contract
@@ -145,7 +151,7 @@ def pursue(
     buffer = ObservationBuffer(contract.observation_spec, EVERYTHING_IS_FRESH)
     governor = governor or SafetyGovernor(_no_limits(), period_s=period_ns / 1e9, armed=True)
     control = ControlLoop(ActionTimeline(executor), governor, gripper or GripperSwitch(), period_ns=period_ns)
-    inference = _Inference(runner, buffer, control.timeline, delay_ticks)
+    inference = _Inference(runner, buffer, control.timeline, delay_ticks, busy_ticks)
     opening = float(np.asarray(observation["opening"]).reshape(-1)[0])
     buffer.push("language", 0, command)
     success, tick = False, 0
@@ -154,7 +160,9 @@ def pursue(
         if on_frame is not None:
             on_frame(tick, observation)
         push(buffer, observation, contract.observation_spec.streams, time_ns, blank)
-        acted = control.tick(time_ns, inference.reason_at(tick), observation["ee_position"])
+        inference.before(tick)
+        acted = control.tick(time_ns, inference.reason, observation["ee_position"])
+        inference.after(tick)
         opening = opening if acted.opening is None else acted.opening
         twist = np.zeros(6) if acted.twist is None else acted.twist
         observation, _, _, _, info = env.step(np.concatenate([twist, [opening]]))
@@ -168,50 +176,78 @@ def pursue(
 
 
 class _Inference:
-    """The engine's part of a rollout: plans, and posts each plan `delay_ticks` after its observation."""
+    """The engine's part of a rollout: plans at the ticks that the engine would, and posts when it would.
+
+    The arm acts at the very beginning of a tick, the engine after that: a chunk that takes effect `delay_ticks` after
+    its observation is posted between that tick and the one before, and an engine that is free by then goes on with the
+    observation of the latter at once.
+    """
 
     def __init__(
-        self, runner: ChunkPolicy, buffer: ObservationBuffer, timeline: ActionTimeline, delay_ticks: int
+        self,
+        runner: ChunkPolicy,
+        buffer: ObservationBuffer,
+        timeline: ActionTimeline,
+        delay_ticks: int,
+        busy_ticks: int | None,
     ) -> None:
+        self._busy_ticks = max(1, delay_ticks - 1) if busy_ticks is None else busy_ticks
+        if not max(1, delay_ticks - 1) <= self._busy_ticks <= max(1, delay_ticks):
+            raise ValueError(
+                f"busy_ticks is {busy_ticks} with delay_ticks = {delay_ticks}; allowed: {max(1, delay_ticks - 1)} or "
+                f"{max(1, delay_ticks)}, since the engine computes one chunk after the other"
+            )
         self._commitment = Commitment(timeline, runner.max_delay_steps)
         self._commitment.expect(delay_ticks)
         self._planner = Planner(runner, buffer.snapshot, self._commitment)
         self._period_ns = runner.contract.timing.period_ns
         self._timeline = timeline
         self._delay_ticks = delay_ticks
-        self._pending: deque[tuple[int, Plan]] = deque()
         self._planned_tick: int | None = None
-        self._reason: str | None = None
+        self._under_way: Plan | None = None
+        self.reason: str | None = None  # what speaks against moving, as the engine would say
         self.spent_ms: list[float] = []
 
-    def reason_at(self, tick: int) -> str | None:
-        """Post what is there at `tick`, plan for it, and return what speaks against moving, as the engine would."""
-        self._receive(tick)
-        if not (self._timeline.tells_policy and self._pending):
+    def before(self, tick: int) -> None:
+        """What happens right before the arm acts at `tick`: an infinitely fast robot plans."""
+        if self._delay_ticks == 0:
             self._plan(tick)
-            self._receive(tick)
-        return self._reason
+            self._post()
+
+    def after(self, tick: int) -> None:
+        """What happens after the arm has acted at `tick`, until the next one."""
+        if self._delay_ticks == 0:
+            return
+        self._post_if_due(tick)
+        if self._planned_tick is None or tick - self._planned_tick >= self._busy_ticks:
+            self._plan(tick)
+            self._post_if_due(tick)
 
     def _plan(self, tick: int) -> None:
         if self._planned_tick is not None and tick - 1 != self._planned_tick:
             self._planner.interrupt()
         self._planned_tick = tick
-        plan = self._planner.plan(tick * self._period_ns)
-        if plan.inference_ms is not None:
-            self.spent_ms.append(plan.inference_ms)
-        self._pending.append((tick, plan))
+        self._under_way = self._planner.plan(tick * self._period_ns)
+        if self._under_way.inference_ms is not None:
+            self.spent_ms.append(self._under_way.inference_ms)
 
-    def _receive(self, tick: int) -> None:
-        while self._pending and self._pending[0][0] <= tick - self._delay_ticks:
-            first_tick, plan = self._pending.popleft()
-            self._reason = plan.reason
-            if plan.reason == "policy_error":
-                raise RuntimeError(plan.detail)
-            if plan.actions is None:
-                self._timeline.clear()
-            else:
-                self._timeline.post(first_tick, plan.actions)
-                self._commitment.arrived(first_tick)
+    def _post_if_due(self, tick: int) -> None:
+        if self._planned_tick is not None and tick + 1 - self._planned_tick >= self._delay_ticks:
+            self._post()
+
+    def _post(self) -> None:
+        plan, first_tick = self._under_way, self._planned_tick
+        if plan is None or first_tick is None:
+            return
+        self._under_way = None
+        self.reason = plan.reason
+        if plan.reason == "policy_error":
+            raise RuntimeError(plan.detail)
+        if plan.actions is None:
+            self._timeline.clear()
+        else:
+            self._timeline.post(first_tick, plan.actions)
+            self._commitment.arrived(first_tick)
 
 
 def push(
