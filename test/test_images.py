@@ -57,6 +57,44 @@ def test_halving_averages_neighbours():
     assert np.abs(images.resize(rgb, Camera("c", 4, 4)) - expected).max() <= 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (128, 128), (96, 128), (120, 160), (400, 400)])
+def test_three_quarters_of_a_picture_are_opencvs_to_the_bit(height: int, width: int) -> None:
+    """With all pixels of 0 to 3, every second sum or so lies halfway between two values."""
+    rng = np.random.default_rng(0)
+    for top in (4, 256):
+        rgb = rng.integers(0, top, (height, width, 3), np.uint8)
+        expected = cv2.resize(rgb, (width * 3 // 4, height * 3 // 4), interpolation=cv2.INTER_AREA)
+        found = images.resize(rgb, Camera("c", height * 3 // 4, width * 3 // 4))
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("stretched", [(96, 64), (64, 96), (97, 96)])
+def test_other_ratios_than_three_quarters_are_opencvs(stretched: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    expected = cv2.resize(rgb, stretched[::-1], interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(images.resize(rgb, Camera("c", *stretched)), expected)
+
+
+def files() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
+    deep = rng.integers(0, 1 << 16, (48, 64, 3)).astype(np.uint16)
+    kinds = {"colour": smooth, "grey": smooth[..., 0], "alpha": np.dstack([smooth, smooth[..., :1]])}
+    png = {**kinds, "deep colour": deep, "deep grey": deep[..., 0]}
+    both = [(".jpg", name, picture) for name, picture in kinds.items()]
+    both += [(".png", name, picture) for name, picture in png.items()]
+    return {f"{name}{ending}": cv2.imencode(ending, picture)[1].tobytes() for ending, name, picture in both}
+
+
+@pytest.mark.parametrize("name", files())
+def test_an_opencv_that_decodes_to_rgb_gives_what_an_older_one_gives(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    found = images.decode_image_file(files()[name])
+    monkeypatch.setattr(images, "_DECODES_TO_RGB", None)
+    np.testing.assert_array_equal(found, images.decode_image_file(files()[name]))
+
+
 def test_pad_keeps_the_whole_picture_and_crop_keeps_its_middle():
     rgb = np.full((40, 80, 3), 200, np.uint8)
     rgb[:, :10] = 0

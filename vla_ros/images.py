@@ -7,6 +7,7 @@ whatever device the tensor is on. torch is imported on use, so that rooms withou
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, cast
 
 import cv2
@@ -28,6 +29,9 @@ _JPEG = b"\xff\xd8"
 # The markers of JPEG frames, which hold the size (ISO/IEC 10918-1, table B.1), and those without a length.
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = {0x01, *range(0xD0, 0xD9)}
+# Up to this many values it is faster to pass over a picture several times than to jump about in it once.
+_IN_CACHE = 1 << 17
+_DECODES_TO_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.10
 
 
 def decode_image_file(data: bytes) -> Image:
@@ -40,14 +44,21 @@ def decode_image_file(data: bytes) -> Image:
     if height * width > MAX_PIXELS:
         raise ValueError(f"an image of {width} x {height} pixels; allowed: {MAX_PIXELS} in all")
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if len(data) else None
+        decoded = _decode(np.frombuffer(data, np.uint8)) if len(data) else None
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(error.err) from None
         raise ValueError(f"{len(data)} bytes announce an image of {width} x {height} pixels: {error.err}") from None
     if decoded is None:
         raise ValueError(f"{len(data)} bytes are not a JPEG or PNG image: the message is cut off or has another format")
-    return cast(Image, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
+    return decoded
+
+
+def _decode(data: NDArray[np.uint8]) -> Image | None:
+    if _DECODES_TO_RGB is not None:
+        return cast("Image | None", cv2.imdecode(data, _DECODES_TO_RGB))
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return None if decoded is None else cast(Image, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
 def _announced_size(data: bytes) -> tuple[int, int]:
@@ -95,8 +106,46 @@ def resize(rgb: Image, camera: Camera) -> Image:
 def _scale(rgb: Image, height: int, width: int) -> Image:
     if rgb.shape[:2] == (height, width):
         return np.ascontiguousarray(rgb)
+    if rgb.size <= _IN_CACHE and 4 * height == 3 * rgb.shape[0] and 4 * width == 3 * rgb.shape[1]:
+        return _three_quarters(rgb)
     shrinks = height <= rgb.shape[0] and width <= rgb.shape[1]
     return cast(Image, cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+
+
+def _three_quarters(rgb: Image) -> Image:
+    """What INTER_AREA makes of (4a, 4b, 3), to the bit, in half its time: (3a, 3b, 3).
+
+    Of four pixels become three, with the weights 3 1, 2 2 and 1 3 over four; sums of sixteenths are exact, in cv2's
+    floats as in these integers. All pixels are summed with the next one and each fourth is left out, which is faster
+    than to jump.
+    """
+    height, width = rgb.shape[:2]
+    own_row, next_row, own_column, next_column = _weights_of_three_quarters(height, width)
+    row = 3 * width
+    pixels = rgb.reshape(-1).astype(np.uint16)
+    rows = pixels * own_row
+    rows[:-row] += pixels[row:] * next_row
+    sums = rows * own_column
+    sums[:-3] += rows[3:] * next_column
+    mixed = cv2.convertScaleAbs(sums.reshape(height, row), alpha=1 / 16)  # rounds halves to even, as cv2.resize does
+    kept = mixed.view(_FOUR_PIXELS)["three"].reshape(-1, 4, width // 4)[:, :3]
+    return np.ascontiguousarray(kept).view(np.uint8).reshape(height * 3 // 4, width * 3 // 4, 3)
+
+
+_FOUR_PIXELS = np.dtype({"names": ["three"], "formats": ["V9"], "offsets": [0], "itemsize": 12})
+
+
+@functools.lru_cache(maxsize=8)
+def _weights_of_three_quarters(height: int, width: int) -> tuple[NDArray[np.uint16], ...]:
+    """Weights of each value of a flat picture, for it and the one below it, for it and the one to its right."""
+    own, following = np.array([3, 2, 1, 0], np.uint16), np.array([1, 2, 3, 0], np.uint16)
+    row = 3 * width
+    return (
+        np.tile(own, height // 4).repeat(row),
+        np.tile(following, height // 4).repeat(row)[:-row],
+        np.tile(own.repeat(3), height * width // 4),
+        np.tile(following.repeat(3), height * width // 4)[:-3],
+    )
 
 
 def to_network(pixels: torch.Tensor, camera: Camera) -> torch.Tensor:
