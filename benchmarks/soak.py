@@ -121,7 +121,9 @@ def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list
         with RolloutClient("", watch=False) as client:
             live.wait_for_policy(client, "", group.check)
             started_s = time.monotonic()
-            for trial in itertools.cycle(live.plan(["all"], 10, "held-out")):
+            # Task by task in turns: warming up sees all of them.
+            trials = sorted(live.plan(["all"], 10, "held-out"), key=lambda trial: trial.seed)
+            for trial in itertools.cycle(trials):
                 client.rollout(trial.task, trial.seed, trial.command, live.TIME_LIMIT_S, check=group.check)
                 rollouts += 1
                 passed_s = time.monotonic() - started_s
@@ -170,7 +172,7 @@ def wrong(compared: dict[str, dict[str, tuple[float, float]]], stops: Counter) -
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long, warming up included (default 10)")
-    parser.add_argument("--warm-up", type=float, default=60.0, help="seconds before the first look (default 60)")
+    parser.add_argument("--warm-up", type=float, default=120.0, help="seconds before the first look (default 120)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     if 60 * arguments.minutes <= arguments.warm_up:

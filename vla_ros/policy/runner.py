@@ -70,11 +70,12 @@ class PolicyRunner:
     @torch.inference_mode()
     def reset(self, command: str) -> None:
         """Follow ``command`` from now on, with an empty history."""
-        self._follow(command, as_long_as_possible=self.acceleration.compile != "none")
+        # Where no step pays for it, commands of any length are one shape: a new one never needs other code or memory.
+        self._follow(command, fixed_length=self._policy.backbone.pools_text)
 
-    def _follow(self, command: str, *, as_long_as_possible: bool) -> None:
+    def _follow(self, command: str, *, fixed_length: bool) -> None:
         launched_whole = self.acceleration.compile != "none"
-        tokens, mask = self._policy.tokenize([command], fixed_length=as_long_as_possible)
+        tokens, mask = self._policy.tokenize([command], fixed_length=fixed_length or launched_whole)
         device = self.acceleration.device
         with self.acceleration.autocast():
             text = self._policy.encode_text(tokens.to(device), mask.to(device))
@@ -123,7 +124,7 @@ class PolicyRunner:
     def warm_up(self, steps: int = 3) -> float:
         """Run a few steps, so that the first real one is not slower, and compile or capture it; leaves no trace.
 
-        They follow the longest command that there can be: no later one makes torch ask for more memory.
+        They follow the longest command that there can be: no later one needs more memory.
 
         Returns how long one more took after that [s], told of as many committed actions as it can be.
 
@@ -133,7 +134,7 @@ class PolicyRunner:
         Raises:
             AccelerationError: the policy can't be compiled or captured, and that was asked for by name.
         """
-        self._follow("", as_long_as_possible=True)
+        self._follow("", fixed_length=True)
         for index in range(steps):
             self.step(self._noise(index))
         if self.acceleration.compile != "none" and self._advance == self._compute:

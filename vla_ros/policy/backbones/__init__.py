@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backbones: (images, proprioception, text) of one frame -> one feature.
 
-A backbone is an ``nn.Module`` with ``feature_size`` D, ``fuses_time`` and three methods:
+A backbone is an ``nn.Module`` with ``feature_size`` D, ``fuses_time``, ``pools_text`` (its text is of one size, however
+long the command) and three methods:
 
 - ``encode_text(tokens (B, L), token_mask (B, L)) -> text``, called once per command; ``text[rows]`` selects;
 - ``encode(images, proprioception, text, camera_keep=None) -> (F, ...)``, called on the newest frame only when live;

@@ -31,6 +31,7 @@ class CompactBackbone(nn.Module):
     """
 
     fuses_time = False
+    pools_text = True
 
     def __init__(
         self,

@@ -48,6 +48,8 @@ class VlmBackbone(nn.Module):
 
     around_image: Tensor
 
+    pools_text = False
+
     def __init__(
         self,
         *,
