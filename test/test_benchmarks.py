@@ -57,14 +57,14 @@ def test_the_percentiles_of_a_table_are_medians_over_the_runs(benchmark):
 
 def test_a_soak_names_what_has_grown_and_every_stop_that_it_did_not_ask_for(benchmark):
     soak = benchmark("soak")
-    before, after = soak.Look(100.0, 8, 4, 10, 2), soak.Look(101.5, 8, 5, 9, 2)
+    before, after = soak.Look(100.0, 50.0, 8, 4, 10, 2), soak.Look(101.5, 50.0, 8, 5, 9, 2)
     compared = {"policy_node": soak.compare([before] * soak.LOOKS + [after] * soak.LOOKS)}
     assert soak.wrong(compared, Counter({"no_command": 3, "stale": 1})) == [
         "stopped for stale: 1 times",
         "policy_node: memory_mb has grown from 100 to 101.5",
         "policy_node: sockets has grown from 4 to 5",
     ]
-    little = soak.Look(100.9, 8, 4, 10, 2)
+    little = soak.Look(100.9, 50.4, 8, 4, 10, 2)
     assert soak.wrong({"policy_node": soak.compare([before] * 5 + [little] * 5)}, Counter()) == []
 
 
