@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import vla_ros.sim  # noqa: F401  says how to render, before anybody imports MuJoCo
 from vla_ros import transport
 from vla_ros.commands import shared_memory
 from vla_ros.commands.isolation import DOMAIN_VARIABLE, claim_domain_id
