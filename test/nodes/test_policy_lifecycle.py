@@ -72,6 +72,13 @@ def test_the_reason_of_a_failed_transition_stays_known(node, monkeypatch):
     assert node.last_error == "RuntimeError: CUDA is out of memory"
 
 
+def test_reports_look_into_no_folder(node, monkeypatch):
+    looked: list[str] = []
+    monkeypatch.setattr(resources, "path", looked.append)
+    node._on_diagnostics()
+    assert not looked
+
+
 class Session(PolicySession):
     """One that runs, with a clock that the test turns, and without engine, robot and topics."""
 

@@ -6,12 +6,10 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from vla_ros import transport
 from vla_ros.runtime.commitment import Delay
 from vla_ros.runtime.control import ControlLoop
 from vla_ros.runtime.engine import EngineStatus
@@ -113,7 +111,8 @@ def _delay_values(delay: Delay | None) -> dict[str, Any]:
 
 def memory_mb() -> float:
     """The memory that this process occupies (Linux), in 10^6 bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
@@ -163,9 +162,8 @@ def inputs_status(unheard: Sequence[str]) -> DiagnosticStatus:
     return status("operator inputs", DiagnosticStatus.ERROR, message, {})
 
 
-def transport_status() -> DiagnosticStatus:
-    """Whether this process was started with the settings that large images need."""
-    missing = transport.missing()
+def transport_status(missing: Sequence[str]) -> DiagnosticStatus:
+    """Whether this process was started with the settings that large images need: those of `transport.missing`."""
     if not missing:
         return status("transport", DiagnosticStatus.OK, "settings for images are in place", {})
     message = "raw images may be lost: start this and the camera's process with the settings below"

@@ -22,6 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from vla_ros import transport
 from vla_ros.errors import UserError
 from vla_ros.nodes import policy_diagnostics, policy_loading, policy_parameters, startup
 from vla_ros.nodes.message_types import LATCHED_QOS
@@ -74,6 +75,9 @@ class PolicyNode(LifecycleNode):
         self.last_error = ""
         self._reported: tuple | None = None
         self._publishing_state = threading.Lock()
+        # Looked at once, as the middleware does. At each report, pathlib would intern the names in paths: Python's table
+        # of such strings keeps a place for each until it grows, by megabytes, after half an hour.
+        self._missing_settings = transport.missing()
         self._state_publisher = self.create_publisher(String, "~/state", LATCHED_QOS)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetBool, "~/arm", self._on_arm)
@@ -158,7 +162,7 @@ class PolicyNode(LifecycleNode):
 
     def _on_diagnostics(self) -> None:
         now = self.get_clock().now()
-        message = DiagnosticArray(status=[policy_diagnostics.transport_status()])
+        message = DiagnosticArray(status=[policy_diagnostics.transport_status(self._missing_settings)])
         message.header.stamp = now.to_msg()
         session = self.session
         if session is not None and session.active:
