@@ -75,8 +75,8 @@ class PolicyNode(LifecycleNode):
         self.last_error = ""
         self._reported: tuple | None = None
         self._publishing_state = threading.Lock()
-        # Looked at once, as the middleware does. At each report, pathlib would intern the names in paths: Python's table
-        # of such strings keeps a place for each until it grows, by megabytes, after half an hour.
+        # Looked at once, as the middleware does. At each report, pathlib would intern the names in paths: a table of
+        # Python's keeps a place for each of them until it grows, by megabytes, after half an hour.
         self._missing_settings = transport.missing()
         self._state_publisher = self.create_publisher(String, "~/state", LATCHED_QOS)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
