@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.contract import Timing
 from vla_ros.demos.bag_streams import BagStream
-from vla_ros.demos.recording import Place, Recording
+from vla_ros.demos.recording import Place, Places, Recording
 from vla_ros.demos.selecting import taken
-from vla_ros.demos.topic_tables import TopicTable, read_tables
+from vla_ros.demos.topic_tables import read_tables
 
 Sample = tuple[int, str | None, int, Any]  # receive time, stream, time of the event, value
 _Ordered = tuple[int, Place, str | None, int, Any]
@@ -40,27 +42,38 @@ class BagSamples:
     ) -> None:
         self._recording = recording
         self._streams = streams
+        # Samples that are known; of pictures how they are read, instead of the value, and where they are.
         self._ready: list[_Ordered] = []
-        left_out, passed_over = [], []
+        pictures, left_out, passed_over = [], [], []
         alone = {topic: found[0] for topic, found in streams.items() if len(found) == 1}
         columns = {topic: stream.columns for topic, stream in alone.items() if stream.columns is not None}
         for topic, table in read_tables(recording, columns).items():
             stream = alone[topic]
             if not stream.reads(table):
                 continue
-            time_ns = stream.times_ns(table)
-            wanted = taken(time_ns, table.places.receive_ns, ticks, timing.period_ns, timing.settle_ns)
-            passed_over.append(table.places.receive_ns[~wanted])
-            left_out.append(table.places.chosen(~wanted))
-            if not table.pixels:
-                left_out.append(table.places.chosen(wanted))
-                self._ready += _in_order(stream, table, time_ns, np.flatnonzero(wanted))
+            time_ns, receive_ns = stream.times_ns(table), table.places.receive_ns
+            wanted = taken(time_ns, receive_ns, ticks, timing.period_ns, timing.settle_ns)
+            passed_over.append(receive_ns[~wanted])
+            left_out.append(table.places)
+            values: Iterable[Any]
+            if table.pixels:
+                pictures.append(table.places.chosen(wanted))
+                values = itertools.repeat(_Picture(functools.partial(stream.picture, table)))
+            else:
+                values = (stream.value(table, row) for row in table.numbers[wanted])
+            places = _places(table.places.chosen(wanted))
+            self._ready += zip(*places, itertools.repeat(stream.name), time_ns[wanted].tolist(), values)
         self._ready.sort(key=lambda sample: sample[:2])
+        self._pictures = Places.joined(pictures)
         self._left_out = recording.marked(left_out)
         self.passed_over_ns: list[int] = np.sort(np.concatenate([np.zeros(0, np.int64), *passed_over])).tolist()
 
     def __iter__(self) -> Iterator[Sample]:
-        for receive_ns, _, stream, time_ns, value in heapq.merge(self._ready, self._read(), key=lambda one: one[:2]):
+        serialised = self._recording.read(self._pictures)
+        # No two of the tuples have the same place, so they are never compared beyond it.
+        for receive_ns, _, stream, time_ns, value in heapq.merge(self._ready, self._read()):
+            if type(value) is _Picture:
+                value = value.read(next(serialised))
             yield receive_ns, stream, time_ns, value
 
     def _read(self) -> Iterator[_Ordered]:
@@ -74,12 +87,12 @@ class BagSamples:
                 yield receive_ns, place, None, 0, None
 
 
-def _in_order(
-    stream: BagStream, table: TopicTable, time_ns: NDArray[np.int64], rows: NDArray[np.int64]
-) -> list[_Ordered]:  # fmt: skip
-    places = (column.tolist() for column in table.places.chosen(rows))
-    values = [stream.value(table, row) for row in table.numbers[rows]]
-    return [
-        (receive_ns, (file, entry), stream.name, at_ns, value)
-        for file, entry, receive_ns, at_ns, value in zip(*places, time_ns[rows].tolist(), values, strict=True)
-    ]
+class _Picture(NamedTuple):
+    """Stands for a picture whose message is not read yet: `read` makes the value of it."""
+
+    read: Callable[[bytes], Any]
+
+
+def _places(places: Places) -> tuple[list[int], Iterator[Place]]:
+    """Receive times and places as plain numbers."""
+    return places.receive_ns.tolist(), zip(places.file.tolist(), places.entry.tolist())

@@ -15,6 +15,7 @@ from vla_ros import messages
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.recording import Recording
 from vla_ros.demos.topic_tables import Columns, TopicTable
+from vla_ros.messages import LazyImage
 from vla_ros.robot import TRANSFORMS, GripperCommand, GripperState, PoseStream, Robot, Stream
 from vla_ros.stream_reader import Samples, StreamReader
 
@@ -84,6 +85,12 @@ class BagStream:
         if isinstance(stream, GripperState):
             return messages.measured_opening(SimpleNamespace(name=stream.joints, position=numbers.tolist()), stream)
         return numbers
+
+    def picture(self, table: TopicTable, data: bytes) -> LazyImage:
+        """The value of a sample from a serialised message of the table: as `read` makes it, without the rest."""
+        begin = table.pixels
+        stop = begin + int.from_bytes(data[begin - 4 : begin], "little")
+        return self._reader.picture(table.first, np.frombuffer(data, np.uint8, stop - begin, begin))
 
     def _add_static(self, robot: Robot, topic: str) -> None:
         found = self._recording.topics.get(topic)

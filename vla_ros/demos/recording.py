@@ -44,13 +44,16 @@ class Places(NamedTuple):
     entry: NDArray[np.int64]
     receive_ns: NDArray[np.int64]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Places]) -> Places:
+        """All of the messages, in the order of receipt: of those of equal times the earlier file's and entry first."""
+        columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts)]
+        file, entry, receive_ns = columns or [np.zeros(0, np.int64)] * 3
+        return cls(file, entry, receive_ns).chosen(np.lexsort((entry, file, receive_ns)))
+
     def chosen(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Places:
         """Some of the messages."""
         return Places(*(column[which] for column in self))
-
-    def ordered(self) -> Places:
-        """In the order of receipt; those of equal times as they are."""
-        return self.chosen(np.argsort(self.receive_ns, kind="stable"))
 
 
 Place = tuple[int, int]  # file, entry
@@ -200,10 +203,10 @@ class Recording:
         for number, file in enumerate(self._files):
             keys = [key for key, topic in file.topics.items() if topic.name in topics]
             try:
-                for piece in file.pieces(np.flatnonzero(np.isin(file.entries.topic, keys))):
+                for piece in map(plain, file.pieces(np.flatnonzero(np.isin(file.entries.topic, keys)))):
                     key_of = file.entries.topic[piece.entry]
-                    for key in keys:
-                        yield number, file.topics[key], plain(piece.chosen(key_of == key))
+                    for key in set(key_of.tolist()):
+                        yield number, file.topics[key], piece.chosen(key_of == key)
             except OSError as error:
                 raise _unreadable(self.path, error) from None
 
@@ -211,6 +214,20 @@ class Recording:
         """Yield (topic, receive time, serialised message) of all messages, as received."""
         for _, topic, receive_ns, data in self._read(None):
             yield topic, receive_ns, data
+
+    def read(self, places: Places) -> Iterator[bytes]:
+        """Yield the serialised messages at `places`, which `pieces` found good.
+
+        Raises:
+            BagError: one is good no more.
+        """
+        for number, _, key, time_ns, block, offset in self._columns(places):
+            try:
+                yield self._files[number].read(key, time_ns, block, offset)
+            except Damage as error:
+                raise BagError(f"bag {self.path} was changed while it was read ({error}); run again") from None
+            except OSError as error:
+                raise _unreadable(self.path, error) from None
 
     def receive_times_ns(self) -> dict[str, NDArray[np.int64]]:
         """Return the receive times of all messages by topic, without reading any."""
@@ -229,7 +246,7 @@ class Recording:
         self, topics: Collection[str] | None, left_out: Marked | None = None
     ) -> Iterator[tuple[Place, StoredTopic, int, bytes]]:
         """Yield (where it is, topic, receive time, serialised message) of `topics`, None for all, as received."""
-        for number, entry, key, time_ns, block, offset in self._order(topics, left_out):
+        for number, entry, key, time_ns, block, offset in self._columns(self.places(topics, left_out)):
             file, where = self._files[number], (number, entry)
             topic = file.topics[key]
             try:
@@ -251,14 +268,10 @@ class Recording:
                 wanted &= ~left_out[number]
             entry = np.flatnonzero(wanted)
             found.append(Places(np.full(len(entry), number), entry, file.entries.time_ns[entry]))
-        columns = (np.concatenate(column) for column in zip(*found))
-        return Places(*columns).ordered()
+        return Places.joined(found)
 
-    def _order(
-        self, topics: Collection[str] | None, left_out: Marked | None
-    ) -> Iterator[tuple[int, int, int, int, int, int]]:
-        """Yield (file, entry, and the entry's columns) of the messages of `topics` in the order of receive times."""
-        places = self.places(topics, left_out)
+    def _columns(self, places: Places) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """Yield (file, entry, and the entry's columns) of the messages at `places`."""
         # Python's numbers are quick to use and large to keep: some at a time, of one file.
         for first, stop in _runs(places.file):
             number, chosen = int(places.file[first]), places.entry[first:stop]

@@ -17,6 +17,8 @@ from vla_ros.demos.containers.entries import Damage, Piece, StoredTopic
 from vla_ros.demos.containers.regular import KINDS, RegularReader
 from vla_ros.demos.recording import Places, Recording
 
+# Pieces are small where chunks are; so many bytes of messages are looked at together.
+_READ_AT_ONCE = 1 << 19
 # Which numbers of each message to keep, given the first message.
 Columns = Callable[[Any], "tuple[int, ...]"]
 
@@ -74,19 +76,35 @@ class _Builder:
         self._topic: StoredTopic | None = None
         self._first: Any = None
         self._wanted: tuple[int, ...] = ()
+        self._waiting: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]] = []
+        self._bytes = 0
         self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
 
     def add(self, file: int, topic: StoredTopic, piece: Piece) -> None:
-        if self._reader is None and len(piece.entry):
+        if self._reader is None:
             self._start(topic, piece)
         if self._reader is None or topic != self._topic:  # another file of the bag may define the type otherwise
             return
-        read = self._reader.read(piece)
-        entry = piece.entry[read.which]
-        self._parts.append((np.full(len(entry), file), entry, read.stamp_ns, read.numbers[:, list(self._wanted)]))
+        length = piece.stop - piece.start
+        fits = self._reader.fits(length)
+        rows = self._reader.rows(piece, fits)
+        entry = piece.entry[fits]
+        self._waiting.append((np.full(len(entry), file), entry, length[fits], rows))
+        self._bytes += rows.size
+        if self._bytes > _READ_AT_ONCE:
+            self._read()
+
+    def _read(self) -> None:
+        assert self._reader is not None
+        file, entry, length, rows = (np.concatenate(column) for column in zip(*self._waiting))
+        self._waiting, self._bytes = [], 0
+        read = self._reader.read(rows, length)
+        self._parts.append((file[read.which], entry[read.which], read.stamp_ns, read.numbers[:, list(self._wanted)]))
 
     def table(self, places: Places) -> TopicTable | None:
         """The table, in the order of `places`, which are those of all messages of the topic."""
+        if self._waiting:
+            self._read()
         if not self._parts or self._reader is None:
             return None
         file, entry, stamp_ns, numbers = (np.concatenate(column) for column in zip(*self._parts))

@@ -115,7 +115,8 @@ def byte_rows(data: bytes, at: NDArray[np.int64], length: int) -> NDArray[np.uin
     """Copy `length` bytes from each of `at` (m,) on: (m, length). All of them must lie in `data`."""
     if not len(at):
         return np.zeros((0, length), np.uint8)
-    return np.lib.stride_tricks.sliding_window_view(np.frombuffer(data, np.uint8), length)[at]
+    everywhere = np.ndarray((len(data) - length + 1,), f"V{length}", data, strides=(1,))
+    return everywhere[at].view(np.uint8).reshape(len(at), length)
 
 
 def read_pieces(container: Container, entry: NDArray[np.int64]) -> Iterator[Piece]:

@@ -16,7 +16,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-import numpy as np
 
 from vla_ros.demos.containers.entries import Damage, Piece, byte_rows
 from vla_ros.demos.errors import BagError
@@ -63,9 +62,10 @@ def inflate_message(data: bytes) -> bytes:
 
 def plain(piece: Piece) -> Piece:
     """The messages that are not compressed, told by the same number; without those that are too short to tell."""
-    piece = piece.chosen(piece.stop - piece.start >= len(ZSTD_MAGIC))
-    first = byte_rows(piece.data, piece.start, len(ZSTD_MAGIC))
-    return piece.chosen((first != np.frombuffer(ZSTD_MAGIC, np.uint8)).any(axis=1))
+    tell = piece.stop - piece.start >= len(ZSTD_MAGIC)
+    first = byte_rows(piece.data, piece.start[tell], len(ZSTD_MAGIC)).view("<u4")[:, 0]
+    tell[tell] = first != int.from_bytes(ZSTD_MAGIC, "little")
+    return piece if tell.all() else piece.chosen(tell)
 
 
 def inflate_file(source: Path, target: Path) -> str:

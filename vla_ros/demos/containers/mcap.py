@@ -37,6 +37,7 @@ _CHUNK_HEAD = struct.Struct("<QQQI")  # first and last log time, uncompressed si
 
 _THE_FILE = -1  # the block of messages that lie in no chunk
 _KEPT_CHUNKS = 4
+_AHEAD_BYTES = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,8 @@ class McapFile:
         self._announced: int | None = None
         self._inflated: collections.OrderedDict[int, bytes | Damage] = collections.OrderedDict()
         self._checked: set[int] = set()  # chunks whose checksum was right when they were read first
-        self._file = path.open("rb")
+        self._ahead = (0, b"")  # what was read last of the records between chunks, which are small, and where it begins
+        self._file = path.open("rb", buffering=0)
         try:
             self._size = os.fstat(self._file.fileno()).st_size
             if self._bytes(0, len(MAGIC)) != MAGIC:
@@ -305,8 +307,12 @@ class McapFile:
         return self._bytes(at, _RECORD.size + length)
 
     def _bytes(self, at: int, length: int) -> bytes:
-        self._file.seek(at)
-        return self._file.read(length)
+        if length > _AHEAD_BYTES:
+            return os.pread(self._file.fileno(), length, at)
+        begin, ahead = self._ahead
+        if not begin <= at <= at + length <= begin + len(ahead):
+            begin, ahead = self._ahead = at, os.pread(self._file.fileno(), _AHEAD_BYTES, at)
+        return ahead[at - begin : at - begin + length]
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -32,7 +32,7 @@ _PADDING = 3  # bytes that may follow a message
 
 
 class Read(NamedTuple):
-    """Messages that are built like the first one: which of a piece, their stamps (r,) and numbers (r, k)."""
+    """Messages that are built like the first one: which (m,), and of those (r,) the stamps and (r, k) the numbers."""
 
     which: NDArray[np.bool_]
     stamp_ns: NDArray[np.int64]
@@ -79,17 +79,21 @@ class RegularReader:
         for begin, end in walk.ranges:
             self._alike[begin:end] = 0xFF
 
-    def read(self, piece: Piece) -> Read:
-        """Read those of the messages that are built like the first one."""
-        length = piece.stop - piece.start
-        which = length >= self._bytes if self.pixels else length == self._bytes
-        rows = byte_rows(piece.data, piece.start[which], self._bytes)
-        regular = ~((rows ^ self._first) & self._alike).any(axis=1)
+    def fits(self, length: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which messages, of these lengths (m,), may be built like the first one."""
+        return length >= self._bytes if self.pixels else length == self._bytes
+
+    def rows(self, piece: Piece, which: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Copy from some of a piece's messages, of a length that fits, the bytes that `read` looks at: (m, bytes)."""
+        return byte_rows(piece.data, piece.start[which], self._bytes)
+
+    def read(self, rows: NDArray[np.uint8], length: NDArray[np.int64]) -> Read:
+        """Read those of the messages (m,), given by `rows` and their lengths, that are built like the first one."""
+        which: NDArray[np.bool_] = np.logical_not(((rows ^ self._first) & self._alike).any(axis=1))
         if self.pixels:
             stop = self.pixels + _columns(rows, self.pixels - _LENGTH.size, "<u4", 1)[:, 0].astype(np.int64)
-            regular &= (stop <= length[which]) & (length[which] <= stop + _PADDING)
-        which[which] = regular
-        rows = rows[regular]
+            which &= (stop <= length) & (length <= stop + _PADDING)
+        rows = rows[which]
         seconds = _columns(rows, _STAMP.start, "<i4", 1)[:, 0].astype(np.int64)
         nanoseconds = _columns(rows, _STAMP.start + 4, "<u4", 1)[:, 0].astype(np.int64)
         numbers = _columns(rows, self._numbers[0], "<f8", self._numbers[1])
