@@ -34,8 +34,9 @@ from vla_ros.train.fit import fit
 from vla_ros.train.recipes import load_config
 from vla_ros.train.rollouts import HORIZON_TICKS, RolloutSettings, request_rollouts, run_rollouts
 
+RECIPE_FILE = resources.path("config/train/tabletop.json")
 FIRST_SEED = 80_000
-CHUNK, FRAMES = 8, 96  # actions of a chunk; frames of a step, whatever the history
+CHUNK, FRAMES = 8, 48  # actions of a chunk; frames of a step, whatever the history
 CAMERAS = json.dumps([{"name": "static", "height": 64, "width": 64}, {"name": "wrist", "height": 32, "width": 32}])
 RECIPE = (
     f"contract.cameras={CAMERAS}",
@@ -93,7 +94,7 @@ VARIANTS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bags", type=Path, required=True, help="folder with a bag folder of each task")
-    parser.add_argument("--config", type=Path, default=resources.path("config/train/tabletop.json"))
+    parser.add_argument("--config", type=Path, default=RECIPE_FILE)
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/anchors"), help="folder for the trainings (%(default)s)"
     )

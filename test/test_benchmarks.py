@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import json
@@ -118,3 +119,34 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
     assert table["runs"] == 20
     evaluations.plot(table, tmp_path / "plots" / "delays.png")
     assert (tmp_path / "plots" / "delays.png").stat().st_size > 5000
+
+
+def test_anchors_pool_the_seeds_and_keep_what_is_done(benchmark, tmp_path):
+    anchors = benchmark("anchors")
+    arguments = argparse.Namespace(json=tmp_path / "anchors.json", seeds=3, rollouts=20, steps=5)
+    first = anchors.VARIANTS[0]
+    cells = {f"{first.group}: {first.name}, seed {seed}": {"successes": 9 + seed, "held_out": 0.1} for seed in (0, 2)}
+    anchors.write(arguments, {"steps": 5}, cells)
+    [row] = json.loads(arguments.json.read_text())["rows"]  # nothing about variants that were not run
+    assert row == [first.group, first.name, "50% (35% to 65%)", "9/20, 11/20", "0.1000"]
+    assert anchors.finished(arguments.json, {"steps": 5}) == cells
+    with pytest.raises(SystemExit, match="give another --json"):
+        anchors.finished(arguments.json, {"steps": 6})
+
+
+def test_variants_of_a_group_that_differ_in_the_executor_only_share_a_training(benchmark, tmp_path, monkeypatch):
+    anchors, trained = benchmark("anchors"), []
+
+    def fit(config):
+        trained.append(config)
+        (config.run_folder / "checkpoint").mkdir(parents=True)
+        (config.run_folder / "metrics.csv").write_text("step,val/arm_l1\n5,0.25\n")
+
+    monkeypatch.setattr(anchors, "fit", fit)
+    arguments = argparse.Namespace(runs=tmp_path, bags=Path("bags"), steps=5, config=anchors.RECIPE_FILE)
+    usual = [variant for variant in anchors.VARIANTS if variant.group == "usual"]
+    folders = {variant.name: anchors.train(arguments, variant, seed=1) for variant in usual}
+    assert len(trained) == len({variant.changes + (variant.history,) for variant in usual}) < len(usual)
+    assert {error for _, error in folders.values()} == {0.25}
+    frames = {config.contract.history * config.trainer.batch_windows for config in trained}
+    assert frames == {anchors.FRAMES}
