@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import dataclasses
 import importlib
 import json
 import os
@@ -12,6 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+
+from vla_ros import images
+from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.train.recipes import load_config
 
 MS = 1_000_000
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
@@ -119,3 +126,67 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
     assert table["runs"] == 20
     evaluations.plot(table, tmp_path / "plots" / "delays.png")
     assert (tmp_path / "plots" / "delays.png").stat().st_size > 5000
+
+
+def test_anchors_pool_the_seeds_and_keep_what_is_done(benchmark, tmp_path):
+    anchors = benchmark("anchors")
+    arguments = argparse.Namespace(json=tmp_path / "anchors.json", rollouts=20, steps=5)
+    first = anchors.VARIANTS[0]
+    cells = {anchors.cell(first, seed): {"successes": 9 + seed, "held_out": 0.1} for seed in (0, 2)}
+    anchors.write(arguments, {"steps": 5}, cells)
+    [row] = json.loads(arguments.json.read_text())["rows"]  # nothing about variants that were not run
+    assert row == [first.group, first.name, "50% (35% to 65%)", "9/20, 11/20", "0.1000"]
+    assert anchors.finished(arguments.json, {"steps": 5}) == cells
+    with pytest.raises(SystemExit, match="give another --json"):
+        anchors.finished(arguments.json, {"steps": 6})
+
+
+def test_variants_of_a_group_that_differ_in_the_executor_only_share_a_training(benchmark, tmp_path, monkeypatch):
+    anchors, trained = benchmark("anchors"), []
+
+    def train(policy, seen, seed, **_):
+        trained.append((policy, seed))
+        return 0.25
+
+    monkeypatch.setattr(anchors.frozen_eyes, "untrained", lambda *_, **chosen: tuple(chosen.values()))
+    monkeypatch.setattr(anchors.frozen_eyes, "train", train)
+    monkeypatch.setattr(anchors, "save_checkpoint", lambda folder, _: folder.mkdir())
+    arguments = argparse.Namespace(runs=tmp_path, steps=5)
+    usual = [variant for variant in anchors.VARIANTS if variant.group == "usual"]
+    seen = argparse.Namespace(episodes=())
+    folders = {variant.name: anchors.train(arguments, variant, 1, None, seen) for variant in usual}
+    assert len(trained) == len({variant.trained for variant in usual}) < len(usual)
+    assert {error for _, error in folders.values()} == {0.25}
+    assert len({folder for folder, _ in folders.values()}) == len(trained)
+
+
+def test_a_training_with_frozen_eyes_is_that_of_the_policy_that_is_saved(benchmark):
+    """What is trained on what the encoders said is what runs on pictures, and the encoders stay as they were."""
+    frozen_eyes, train_step = benchmark("frozen_eyes"), benchmark("train_step")
+    eyes = load_checkpoint(frozen_eyes.SHIPPED)
+    config = load_config(frozen_eyes.RECIPE)
+    made = [train_step.make_episode(config, index, frames=10) for index in range(4)]
+    episodes = [dataclasses.replace(episode, task="pick_up_red") for episode in made]
+    seen = frozen_eyes.Seen(episodes, frozen_eyes.look(eyes, episodes))
+    numbers = [
+        frozen_eyes.frame_numbers(torch.from_numpy(e.images["static"])[None]) for e in frozen_eyes.numbered(episodes)
+    ]
+    assert torch.cat(numbers, dim=1)[0].tolist() == list(range(40))
+
+    policy = frozen_eyes.untrained(eyes, episodes, head="lstm", history=3, chunk=4, feels=True)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    forward = frozen_eyes.ForwardPredictionConfig(steps_ahead=2, width=16, layers=1)
+    assert frozen_eyes.train(policy, seen, 0, steps=2, frames=12, forward=forward) > 0
+    changed = {
+        name.split(".")[1] for name, tensor in policy.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert changed == {"fuse", "proprioception", "lstm", "mlp"}
+    text = policy.encode_text(*policy.tokenize([frozen_eyes.command("pick_up_red")]))
+    pictures = {
+        c.name: images.to_network(torch.from_numpy(episodes[1].images[c.name]), c) for c in policy.contract.cameras
+    }
+    felt = torch.from_numpy(episodes[1].proprioception)
+    shown = policy.encode(pictures, felt, text.expand(10, -1))
+    views = {name: frozen_eyes.Given()(features[10:20], text) for name, features in seen.features.items()}
+    policy.backbone.cameras = torch.nn.ModuleDict({name: frozen_eyes.Given() for name in views})
+    torch.testing.assert_close(policy.encode(views, felt, text.expand(10, -1)), shown, atol=1e-5, rtol=1e-4)
