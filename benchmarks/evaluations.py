@@ -61,9 +61,9 @@ def delays(reports: Sequence[dict[str, Any]], path: Path) -> None:
         title="Success against added delay",
         runs=min(row["rollouts"] for _, row in rows),
         note="Runs are the rollouts of a row, at the least, in the same scenes, in process. The added delay is what "
-        "computing a chunk takes: it is executed so many ticks after its observation (the settle time counts, too), and "
-        "an observation is taken every so many ticks, as by the engine of a node, whatever the executor. The world does "
-        "not wait.",
+        "computing a chunk takes: it is executed so many ticks after its observation (the settle time counts, too), "
+        "and an observation is taken every so many ticks, as by the engine of a node, whatever the executor. The "
+        "world does not wait.",
         columns=("checkpoint", "executor", "added delay [ms]", "ticks", "a chunk every [ticks]", "successes", "rate",
                  "95 % interval", "of its rate without delay"),
         rows=[
