@@ -119,7 +119,7 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
 
     evaluations.delays([report("a", 20, 10), report("b", 10, 9)], tmp_path / "delays.json")
     table = json.loads((tmp_path / "delays.json").read_text())
-    assert [(row[0], row[2], row[4], row[-1]) for row in table["rows"]] == [
+    assert [(row[0], row[2], row[5], row[-1]) for row in table["rows"]] == [
         ("a", "0", "20/20", "100%"), ("a", "200", "10/20", "50%"),
         ("b", "0", "10/20", "100%"), ("b", "200", "9/20", "90%"),
     ]  # fmt: skip
