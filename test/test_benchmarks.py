@@ -124,7 +124,7 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
 
 @pytest.fixture
 def chains_of_calvin(benchmark, monkeypatch):
-    """benchmarks/calvin_chains.py on a fake CALVIN, in which one of two subtasks gets done, and a script like its own."""
+    """benchmarks/calvin_chains.py, a fake CALVIN in which one of two subtasks gets done, and a script like its own."""
     import fake_calvin
 
     script = types.ModuleType("calvin_agent.evaluation.evaluate_policy")
