@@ -77,8 +77,8 @@ def live(report: dict[str, Any], path: Path) -> None:
         f"ticks missed; inference p50 {report['inference_ms']['p50']}, p95 {report['inference_ms']['p95']} ms.",
         columns=("task", "successes", "95 % interval", "mean time [s]"),
         rows=[
-            (task, f"{row['successes']}/{row['rollouts']}", percent(row["interval"]), row["mean_time_s"] or "-")
-            for task, row in [*report["tasks"].items(), ("all", {"mean_time_s": None, **total})]
+            (task, f"{row['successes']}/{row['rollouts']}", percent(row["interval"]), _seconds(row["mean_time_s"]))
+            for task, row in [*report["tasks"].items(), ("all", total)]
         ],
         details=report,
         command=f"vla evaluate --ros --tasks {' '.join(report['settings']['tasks'])} --rollouts "
@@ -117,6 +117,10 @@ def delays(reports: Sequence[dict[str, Any]], path: Path) -> None:
         details=list(reports),
         command=" && ".join(map(_command, reports)),
     )  # fmt: skip
+
+
+def _seconds(time_s: float | None) -> str:
+    return "-" if time_s is None else f"{time_s:.1f}"
 
 
 def _share(rate: float, at_zero: float | None) -> str:

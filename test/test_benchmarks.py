@@ -10,9 +10,11 @@ import importlib
 import json
 import os
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -190,3 +192,63 @@ def test_a_training_with_frozen_eyes_is_that_of_the_policy_that_is_saved(benchma
     views = {name: frozen_eyes.Given()(features[10:20], text) for name, features in seen.features.items()}
     policy.backbone.cameras = torch.nn.ModuleDict({name: frozen_eyes.Given() for name in views})
     torch.testing.assert_close(policy.encode(views, felt, text.expand(10, -1)), shown, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def chains_of_calvin(benchmark, monkeypatch):
+    """benchmarks/calvin_chains.py, a fake CALVIN in which one of two subtasks gets done, and a script like its own."""
+    import fake_calvin
+
+    script = types.ModuleType("calvin_agent.evaluation.evaluate_policy")
+    script.EP_LEN = 360
+
+    def evaluate_sequence(env, model, oracle, condition, subtasks, texts, plans, debug):
+        env.reset()
+        for length, subtask in enumerate(subtasks):
+            model.reset()
+            seen, before = env.get_obs(), env.get_info()
+            for _ in range(script.EP_LEN):
+                seen, _, _, now = env.step(model.step(seen, texts[subtask][0]))
+                if oracle.get_task_info_for_set(before, now, {subtask}):
+                    break
+            else:
+                return length
+        return len(subtasks)
+
+    script.evaluate_sequence = evaluate_sequence
+    monkeypatch.setitem(sys.modules, "calvin_agent", types.ModuleType("calvin_agent"))
+    monkeypatch.setitem(sys.modules, "calvin_agent.evaluation", types.ModuleType("calvin_agent.evaluation"))
+    monkeypatch.setitem(sys.modules, "calvin_agent.evaluation.evaluate_policy", script)
+    module, motions = benchmark("calvin_chains"), benchmark("calvin_motions")
+    up = np.array([0.0, 0.0, 0.2])
+    monkeypatch.setattr(
+        motions, "waypoints", lambda task, scene, tool: [(tool + up, 0.0)] if task.startswith("lift") else []
+    )
+    return module, fake_calvin.make()[0]
+
+
+def test_verdicts_and_steps_of_the_same_actions_are_laid_side_by_side(chains_of_calvin):
+    module, installed = chains_of_calvin
+    chains = module.calvin.draw_chains(installed, 2)
+    ours = module.run_ours(installed, Path("split"), chains)
+    theirs = module.run_theirs(installed, Path("split"), chains, [actions for _, actions in ours])
+    assert [[attempt.success for attempt in result.attempts] for result, _ in ours] == [[True, False]] * 2
+    assert [result.attempts for result, _ in ours] == theirs
+
+
+def test_an_adapter_that_stops_too_early_gives_another_verdict(chains_of_calvin):
+    module, installed = chains_of_calvin
+    (chain,) = module.calvin.draw_chains(installed, 1)
+    ((result, actions),) = module.run_ours(installed, Path("split"), [chain])
+    (theirs,) = module.run_theirs(installed, Path("split"), [chain], [[actions[0][:2], *actions[1:]]])
+    assert result.attempts[0].success and not theirs[0].success
+
+
+def test_a_recorded_episode_goes_through_the_adapter_as_it_was(chains_of_calvin):
+    module, installed = chains_of_calvin
+    ((_, condition),) = module.calvin.draw_chains(installed, 1)
+    actions, states = module.episode(installed, Path("split"), condition)
+    env = installed.environment(Path("split"))
+    adapted = module.through_adapter(installed, env, condition, actions, states)
+    assert np.abs(states[-1, :6] - states[0, :6]).max() > 0.05
+    assert module.apart(states, adapted) == pytest.approx((0.0, 0.0), abs=1e-6)
