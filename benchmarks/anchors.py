@@ -1,68 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
 """What do the parts of a policy bring? Small trainings on the simulated arm that differ in one thing, some seeds each.
 
-Every variant is the recipe of its group with one change, trained on the same bags with as many frames a step, then run
-in the simulator, all in the same scenes. Group "memory" does `nudge_lit`, where only the first pictures tell which
-block is meant; group "usual" does tasks whose pictures tell it all along. "Held out" is the arm's mean absolute error
-on held-out episodes, in normalised units. Trainings this small are far from what the recipe can do: only differences
-within a group mean something.
+Every variant is the recipe of its group with one change, trained on the same demonstrations with as many frames a step,
+then run in the simulator, all in the same scenes. Group "memory" does `nudge_lit`, where only the first pictures tell
+which block is meant; group "usual" does tasks whose pictures tell it all along, with few demonstrations. All but the
+camera encoders is trained (`frozen_eyes.py`): it is what the variants differ in, and small enough for a CPU. "Held out"
+is the arm's mean absolute error on held-out episodes, in normalised units. Only differences within a group mean
+something.
 
-Trainings that are done are kept in a folder, finished cells in the JSON file; started again, it goes on with the rest.
+Checkpoints and what the encoders say are kept in a folder, finished cells in the JSON file; started again, it goes on
+with the rest. Several may run at once, each with seeds of its own, once the folder has what the encoders say.
 
-    vla record-demo --task nudge_lit pick_up_red --episodes 200 --output bags
+    vla record-demo --task nudge_lit --episodes 200 --output bags
+    vla record-demo --task pick_up_red push_left_red --episodes 120 --output bags
     python benchmarks/anchors.py --bags bags --json benchmarks/results/anchors.json
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import figures
+import frozen_eyes
 import torch
 
-from vla_ros import resources
+from vla_ros.demos.episode import Episode
 from vla_ros.evaluation.intervals import wilson_interval
-from vla_ros.train.fit import fit
+from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
+from vla_ros.policy.losses import ForwardPredictionConfig
+from vla_ros.train.build import observation_spec
+from vla_ros.train.demonstrations import read_demonstrations
 from vla_ros.train.recipes import load_config
-from vla_ros.train.rollouts import HORIZON_TICKS, RolloutSettings, request_rollouts, run_rollouts
+from vla_ros.train.rollouts import HORIZON_TICKS, RolloutRequest, RolloutSettings, run_rollouts
 
 FIRST_SEED = 80_000
-CHUNK, FRAMES = 8, 96  # actions of a chunk; frames of a step, whatever the history
-CAMERAS = json.dumps([{"name": "static", "height": 64, "width": 64}, {"name": "wrist", "height": 32, "width": 32}])
-RECIPE = (
-    f"contract.cameras={CAMERAS}",
-    f"contract.chunk={CHUNK}",
-    "policy.compact.channels=[24, 24, 32, 32]",
-    "policy.compact.feature_size=256",
-    'augment.shift_px={"static": 1, "wrist": 2}',
-    "augment.camera_dropout={}",
-    "optimizer.learning_rate=1e-3",
-    "optimizer.warmup_steps=50",
-    "trainer.ema_decay=0.99",
-    "trainer.threads=1",
-    "trainer.accelerator=cpu",
-    "data.validation_fraction=0.1",
-    "data.workers=1",
-)
-FORWARD = json.dumps({"steps_ahead": 4, "weight": 0.3, "width": 96, "layers": 1})
+CHUNK, FRAMES = 8, 288  # actions of a chunk; frames of a step, whatever the history
+FORWARD = ForwardPredictionConfig(steps_ahead=4, weight=0.3, width=96, layers=1)
 ONE_BY_ONE = "first_action"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Variants that compare with each other: the same tasks, the same scenes."""
+    """Variants that compare with each other: the same tasks, demonstrations and scenes."""
 
     tasks: tuple[str, ...]
+    episodes: int  # of each task
     history: int
     max_time_s: float
+    must_learn_to_see: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,55 +64,64 @@ class Variant:
     group: str
     name: str
     history: int = 0  # 0: the group's
-    changes: tuple[str, ...] = ()
+    head: str = "lstm"
+    feels: bool = True  # has proprioception
+    forward: ForwardPredictionConfig | None = None
     executor: str = ONE_BY_ONE
 
+    @property
+    def trained(self) -> str:
+        """The name of its training, which variants with another executor share."""
+        parts = [self.group, f"{self.history or GROUPS[self.group].history} frames", self.head]
+        return "-".join([*parts, *["no state"] * (not self.feels), *["forward"] * (self.forward is not None)])
 
-GROUPS = {"memory": Group(("nudge_lit",), 12, 8.0), "usual": Group(("pick_up_red",), 4, 10.0)}
+
+GROUPS = {
+    "memory": Group(("nudge_lit",), 200, 12, 8.0, must_learn_to_see=True),
+    "usual": Group(("pick_up_red", "push_left_red"), 20, 4, 8.0),
+}
 VARIANTS = (
     Variant("memory", "the recipe, 12 frames of history"),
     Variant("memory", "without history (1 frame)", history=1),
     Variant("usual", "the recipe, 4 frames of history"),
-    Variant("usual", "discrete actions (256 bins)", changes=("policy.head=discrete",)),
-    Variant("usual", "with forward prediction", changes=(f"loss.forward_prediction={FORWARD}",)),
-    Variant("usual", "without proprioception", changes=("contract.proprioception=[]",)),
+    Variant("usual", "without history (1 frame)", history=1),
+    Variant("usual", "discrete actions (256 bins)", head="discrete"),
+    Variant("usual", "with forward prediction", forward=FORWARD),
+    Variant("usual", "without proprioception", feels=False),
     Variant("usual", f"{HORIZON_TICKS} of a chunk's {CHUNK} actions in a row", executor="receding_horizon"),
     Variant("usual", "average of all chunks (temporal ensemble)", executor="temporal_ensemble"),
-    Variant("usual", "without history (1 frame)", history=1),
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bags", type=Path, required=True, help="folder with a bag folder of each task")
-    parser.add_argument("--config", type=Path, default=resources.path("config/train/tabletop.json"))
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/anchors"), help="folder for the trainings (%(default)s)"
-    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/anchors"), help="what is kept (default: %(default)s)")
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="(default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of a variant (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=800, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (default: 0 1 2)")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--rollouts", type=int, default=20, help="per training (default: %(default)s)")
     parser.add_argument("--json", type=Path, required=True, help="where to write the figures; what is there is kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    setting = {
-        "steps": arguments.steps,
-        "rollouts": arguments.rollouts,
-        "tasks": {n: g.tasks for n, g in GROUPS.items()},
-    }
-    setting = json.loads(json.dumps(setting))
-    cells = finished(arguments.json, setting)
-    for seed in range(arguments.seeds):  # all variants with one seed before the next, so that part of it compares
+    setting: dict[str, Any] = {"steps": arguments.steps, "rollouts": arguments.rollouts}
+    setting |= {name: [list(group.tasks), group.episodes] for name, group in GROUPS.items()}
+    prepared = {name: prepare(name, arguments.bags, arguments.runs) for name in arguments.groups}
+    for seed in arguments.seeds:  # all variants with one seed before the next, so that part of it compares
         for variant in VARIANTS:
-            key = f"{variant.group}: {variant.name}, seed {seed}"
-            if key in cells or variant.group not in arguments.groups:
+            key = cell(variant, seed)
+            if key in finished(arguments.json, setting) or variant.group not in arguments.groups:
                 continue
             started_s = time.monotonic()
-            checkpoint, held_out = train(arguments, variant, seed)
-            cells[key] = {"successes": roll_out(arguments, variant, checkpoint), "held_out": held_out}
-            print(f"{key}: {cells[key]}, {time.monotonic() - started_s:.0f} s", flush=True)
-            write(arguments, setting, cells)
+            checkpoint, held_out = train(arguments, variant, seed, *prepared[variant.group])
+            done = {"successes": roll_out(arguments, variant, checkpoint), "held_out": held_out}
+            print(f"{key}: {done}, {time.monotonic() - started_s:.0f} s", flush=True)
+            write(arguments, setting, {**finished(arguments.json, setting), key: done})
+
+
+def cell(variant: Variant, seed: int) -> str:
+    """Return what a variant with one seed is called in the JSON file."""
+    return f"{variant.group}: {variant.name}, seed {seed}"
 
 
 def finished(file: Path, setting: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -133,32 +134,51 @@ def finished(file: Path, setting: dict[str, Any]) -> dict[str, dict[str, float]]
     return dict(details["cells"])
 
 
-def train(arguments: argparse.Namespace, variant: Variant, seed: int) -> tuple[Path, float]:
-    """Return the checkpoint and the last error on held-out episodes; one that is there already is not trained again."""
-    group = GROUPS[variant.group]
-    history = variant.history or group.history
-    change = "-".join(change.split("=")[0] for change in variant.changes)  # executors share a training
-    name = f"{variant.group}-{history}-{change}-{arguments.steps}-{seed}"
-    folder = arguments.runs / name
-    if not (folder / "checkpoint").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        bags = [str(arguments.bags / task) for task in group.tasks]
-        overrides = [
-            *RECIPE,
-            f"data.bags={json.dumps(bags)}",
-            f"output={arguments.runs}",
-            f"name={name}",
-            f"seed={seed}",
-            f"contract.history={history}",
-            f"trainer.batch_windows={FRAMES // history}",
-            f"trainer.max_steps={arguments.steps}",
-            f"trainer.validate_every_steps={arguments.steps}",
-            *variant.changes,
-        ]
-        fit(load_config(arguments.config, overrides))
-    with (folder / "metrics.csv").open(newline="") as file:
-        errors = [float(row["val/arm_l1"]) for row in csv.DictReader(file) if row.get("val/arm_l1")]
-    return folder / "checkpoint", errors[-1]
+def prepare(name: str, bags: Path, runs: Path) -> tuple[frozen_eyes.Policy, frozen_eyes.Seen]:
+    """Return the policy whose encoders all variants of a group have, and what these say of the demonstrations."""
+    group, kept = GROUPS[name], runs / f"eyes-{name}"
+    if not kept.exists():
+        policy = load_checkpoint(frozen_eyes.SHIPPED)
+        if group.must_learn_to_see:
+            error_m = frozen_eyes.learn_to_see(policy, group.tasks[0])
+            print(f"{name}: the static camera's encoder tells blocks within {1e3 * error_m:.0f} mm", flush=True)
+        runs.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(kept, policy)
+    policy = load_checkpoint(kept)
+    episodes = demonstrations(group, bags)
+    features = runs / f"features-{name}.pt"
+    if not features.exists():
+        torch.save(frozen_eyes.look(policy, episodes), features)
+    return policy, frozen_eyes.Seen(episodes, torch.load(features, weights_only=True))
+
+
+def demonstrations(group: Group, bags: Path) -> Sequence[Episode]:
+    """Return the first demonstrations of each of the group's tasks."""
+    paths = json.dumps([str(bags / task) for task in group.tasks])
+    overrides = [f"data.bags={paths}", "data.workers=1"]
+    config = load_config(frozen_eyes.RECIPE, overrides)
+    [source] = read_demonstrations(config, *observation_spec(config))
+    of_tasks = ([episode for episode in source.episodes if episode.task == task] for task in group.tasks)
+    return [episode for episodes in of_tasks for episode in episodes[: group.episodes]]
+
+
+def train(
+    arguments: argparse.Namespace, variant: Variant, seed: int, eyes: frozen_eyes.Policy, seen: frozen_eyes.Seen
+) -> tuple[Path, float]:
+    """Return the checkpoint and the error on held-out episodes; one that is there already is not trained again."""
+    folder = arguments.runs / f"{variant.trained}-{arguments.steps}-{seed}"
+    error = folder / "held_out.json"
+    if not error.exists():
+        torch.manual_seed(seed)
+        history = variant.history or GROUPS[variant.group].history
+        policy = frozen_eyes.untrained(
+            eyes, seen.episodes, head=variant.head, history=history, chunk=CHUNK, feels=variant.feels
+        )
+        held_out = frozen_eyes.train(policy, seen, seed, steps=arguments.steps, frames=FRAMES, forward=variant.forward)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(folder / "checkpoint", policy)
+        error.write_text(json.dumps(held_out))
+    return folder / "checkpoint", float(json.loads(error.read_text()))
 
 
 def roll_out(arguments: argparse.Namespace, variant: Variant, checkpoint: Path) -> int:
@@ -167,34 +187,37 @@ def roll_out(arguments: argparse.Namespace, variant: Variant, checkpoint: Path) 
     settings = RolloutSettings(
         str(checkpoint), "tabletop", max_time_s=group.max_time_s, delay_ticks=1, executor=variant.executor
     )
-    each = arguments.rollouts // len(group.tasks)
-    requests = request_rollouts(group.tasks, each, FIRST_SEED, phrasings="train")
+    requests = [
+        RolloutRequest(task, FIRST_SEED + index, frozen_eyes.command(task), task)
+        for task in group.tasks
+        for index in range(arguments.rollouts // len(group.tasks))
+    ]
     return sum(outcome.success for outcome in run_rollouts(settings, requests, workers=1))
 
 
 def write(arguments: argparse.Namespace, setting: dict[str, Any], cells: dict[str, dict[str, float]]) -> None:
     """Write a line for each variant that has a cell."""
-    rows = []
+    rows, seeds = [], []
     for variant in VARIANTS:
-        keys = [f"{variant.group}: {variant.name}, seed {seed}" for seed in range(arguments.seeds)]
-        found = [cells[key] for key in keys if key in cells]
+        found = [value for key, value in sorted(cells.items()) if key.startswith(cell(variant, 0)[:-1])]
         if found:
             each = arguments.rollouts // len(GROUPS[variant.group].tasks) * len(GROUPS[variant.group].tasks)
-            successes, trials = int(sum(cell["successes"] for cell in found)), each * len(found)
+            successes, trials = int(sum(value["successes"] for value in found)), each * len(found)
+            seeds.append(len(found))
             low, high = wilson_interval(successes, trials)
-            by_seed = ", ".join(f"{cell['successes']}/{each}" for cell in found)
-            error = statistics.mean(cell["held_out"] for cell in found)
+            by_seed = ", ".join(f"{value['successes']}/{each}" for value in found)
+            error = statistics.mean(value["held_out"] for value in found)
             share = f"{successes / trials:.0%} ({low:.0%} to {high:.0%})"
             rows.append((variant.group, variant.name, share, by_seed, f"{error:.4f}"))
-    tasks = "; ".join(f"{name}: {', '.join(group.tasks)}" for name, group in GROUPS.items())
+    groups = "; ".join(f"{n}: {', '.join(g.tasks)}, {g.episodes} demonstrations each" for n, g in GROUPS.items())
     figures.write(
         arguments.json,
         title="What the parts of a policy bring",
-        runs=arguments.seeds,
-        note=f"Trainings of {arguments.steps} steps of {FRAMES} frames that differ in one thing; then the same "
-        f"{arguments.rollouts} scenes for each, a tick of delay, a new chunk every tick unless it says otherwise. "
-        f"{tasks}. Success: all seeds together, with its 95 % interval (Wilson), which knows nothing of how much "
-        "trainings differ: see the seeds. Small trainings: compare within a group only.",
+        runs=max(seeds, default=0),
+        note=f"Trainings of {arguments.steps} steps of {FRAMES} frames that differ in one thing, camera encoders "
+        f"frozen; then the same {arguments.rollouts} scenes for each, a tick of delay, a new chunk every tick unless "
+        f"it says otherwise. {groups}. Success: all seeds together, with its 95 % interval (Wilson), which knows "
+        "nothing of how much trainings differ: see the seeds. Compare within a group only.",
         columns=("group", "variant", "success", "by seed", "held out: arm"),
         rows=rows,
         details={"setting": setting, "cells": cells},

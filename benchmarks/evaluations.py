@@ -77,8 +77,8 @@ def live(report: dict[str, Any], path: Path) -> None:
         f"ticks missed; inference p50 {report['inference_ms']['p50']}, p95 {report['inference_ms']['p95']} ms.",
         columns=("task", "successes", "95 % interval", "mean time [s]"),
         rows=[
-            (task, f"{row['successes']}/{row['rollouts']}", percent(row["interval"]), row["mean_time_s"] or "-")
-            for task, row in [*report["tasks"].items(), ("all", {"mean_time_s": None, **total})]
+            (task, f"{row['successes']}/{row['rollouts']}", percent(row["interval"]), _seconds(row["mean_time_s"]))
+            for task, row in [*report["tasks"].items(), ("all", total)]
         ],
         details=report,
         command=f"vla evaluate --ros --tasks {' '.join(report['settings']['tasks'])} --rollouts "
@@ -94,18 +94,19 @@ def delays(reports: Sequence[dict[str, Any]], path: Path) -> None:
         path,
         title="Success against added delay",
         runs=min(row["rollouts"] for _, row in rows),
-        note="Runs are the rollouts of a row, in the same scenes in all of them, in process. A chunk takes effect so "
-        "many ticks after its observation: those of the settle time and the added delay; the world does not wait. "
-        "delay_aware computes one chunk after the other, as a node does; with the other executors a chunk is begun at "
-        "every tick, however many are under way, which flatters them where it is computing that takes the time.",
-        columns=("checkpoint", "executor", "added delay [ms]", "ticks", "successes", "rate", "95 % interval",
-                 "of its rate without delay"),
+        note="Runs are the rollouts of a row, at the least, in the same scenes, in process. The added delay is what "
+        "computing a chunk takes: it is executed so many ticks after its observation (the settle time counts, too), "
+        "and an observation is taken every so many ticks, as by the engine of a node, whatever the executor. The "
+        "world does not wait.",
+        columns=("checkpoint", "executor", "added delay [ms]", "ticks", "a chunk every [ticks]", "successes", "rate",
+                 "95 % interval", "of its rate without delay"),
         rows=[
             (
                 checkpoint,
                 row["executor"],
                 f"{row['delay_ms']:g}",
                 row["delay_ticks"],
+                row["busy_ticks"],
                 f"{row['successes']}/{row['rollouts']}",
                 f"{row['success_rate']:.1%}",
                 percent(row["interval"]),
@@ -116,6 +117,10 @@ def delays(reports: Sequence[dict[str, Any]], path: Path) -> None:
         details=list(reports),
         command=" && ".join(map(_command, reports)),
     )  # fmt: skip
+
+
+def _seconds(time_s: float | None) -> str:
+    return "-" if time_s is None else f"{time_s:.1f}"
 
 
 def _share(rate: float, at_zero: float | None) -> str:

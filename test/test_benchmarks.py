@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import dataclasses
 import importlib
 import json
 import os
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from vla_ros import images
+from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.train.recipes import load_config
 
 MS = 1_000_000
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
@@ -112,10 +121,134 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
 
     evaluations.delays([report("a", 20, 10), report("b", 10, 9)], tmp_path / "delays.json")
     table = json.loads((tmp_path / "delays.json").read_text())
-    assert [(row[0], row[2], row[4], row[-1]) for row in table["rows"]] == [
+    assert [(row[0], row[2], row[5], row[-1]) for row in table["rows"]] == [
         ("a", "0", "20/20", "100%"), ("a", "200", "10/20", "50%"),
         ("b", "0", "10/20", "100%"), ("b", "200", "9/20", "90%"),
     ]  # fmt: skip
     assert table["runs"] == 20
     evaluations.plot(table, tmp_path / "plots" / "delays.png")
     assert (tmp_path / "plots" / "delays.png").stat().st_size > 5000
+
+
+def test_anchors_pool_the_seeds_and_keep_what_is_done(benchmark, tmp_path):
+    anchors = benchmark("anchors")
+    arguments = argparse.Namespace(json=tmp_path / "anchors.json", rollouts=20, steps=5)
+    first = anchors.VARIANTS[0]
+    cells = {anchors.cell(first, seed): {"successes": 9 + seed, "held_out": 0.1} for seed in (0, 2)}
+    anchors.write(arguments, {"steps": 5}, cells)
+    [row] = json.loads(arguments.json.read_text())["rows"]  # nothing about variants that were not run
+    assert row == [first.group, first.name, "50% (35% to 65%)", "9/20, 11/20", "0.1000"]
+    assert anchors.finished(arguments.json, {"steps": 5}) == cells
+    with pytest.raises(SystemExit, match="give another --json"):
+        anchors.finished(arguments.json, {"steps": 6})
+
+
+def test_variants_of_a_group_that_differ_in_the_executor_only_share_a_training(benchmark, tmp_path, monkeypatch):
+    anchors, trained = benchmark("anchors"), []
+
+    def train(policy, seen, seed, **_):
+        trained.append((policy, seed))
+        return 0.25
+
+    monkeypatch.setattr(anchors.frozen_eyes, "untrained", lambda *_, **chosen: tuple(chosen.values()))
+    monkeypatch.setattr(anchors.frozen_eyes, "train", train)
+    monkeypatch.setattr(anchors, "save_checkpoint", lambda folder, _: folder.mkdir())
+    arguments = argparse.Namespace(runs=tmp_path, steps=5)
+    usual = [variant for variant in anchors.VARIANTS if variant.group == "usual"]
+    seen = argparse.Namespace(episodes=())
+    folders = {variant.name: anchors.train(arguments, variant, 1, None, seen) for variant in usual}
+    assert len(trained) == len({variant.trained for variant in usual}) < len(usual)
+    assert {error for _, error in folders.values()} == {0.25}
+    assert len({folder for folder, _ in folders.values()}) == len(trained)
+
+
+def test_a_training_with_frozen_eyes_is_that_of_the_policy_that_is_saved(benchmark):
+    """What is trained on what the encoders said is what runs on pictures, and the encoders stay as they were."""
+    frozen_eyes, train_step = benchmark("frozen_eyes"), benchmark("train_step")
+    eyes = load_checkpoint(frozen_eyes.SHIPPED)
+    config = load_config(frozen_eyes.RECIPE)
+    made = [train_step.make_episode(config, index, frames=10) for index in range(4)]
+    episodes = [dataclasses.replace(episode, task="pick_up_red") for episode in made]
+    seen = frozen_eyes.Seen(episodes, frozen_eyes.look(eyes, episodes))
+    numbers = [
+        frozen_eyes.frame_numbers(torch.from_numpy(e.images["static"])[None]) for e in frozen_eyes.numbered(episodes)
+    ]
+    assert torch.cat(numbers, dim=1)[0].tolist() == list(range(40))
+
+    policy = frozen_eyes.untrained(eyes, episodes, head="lstm", history=3, chunk=4, feels=True)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    forward = frozen_eyes.ForwardPredictionConfig(steps_ahead=2, width=16, layers=1)
+    assert frozen_eyes.train(policy, seen, 0, steps=2, frames=12, forward=forward) > 0
+    changed = {
+        name.split(".")[1] for name, tensor in policy.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert changed == {"fuse", "proprioception", "lstm", "mlp"}
+    text = policy.encode_text(*policy.tokenize([frozen_eyes.command("pick_up_red")]))
+    pictures = {
+        c.name: images.to_network(torch.from_numpy(episodes[1].images[c.name]), c) for c in policy.contract.cameras
+    }
+    felt = torch.from_numpy(episodes[1].proprioception)
+    shown = policy.encode(pictures, felt, text.expand(10, -1))
+    views = {name: frozen_eyes.Given()(features[10:20], text) for name, features in seen.features.items()}
+    policy.backbone.cameras = torch.nn.ModuleDict({name: frozen_eyes.Given() for name in views})
+    torch.testing.assert_close(policy.encode(views, felt, text.expand(10, -1)), shown, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def chains_of_calvin(benchmark, monkeypatch):
+    """benchmarks/calvin_chains.py, a fake CALVIN in which one of two subtasks gets done, and a script like its own."""
+    import fake_calvin
+
+    script = types.ModuleType("calvin_agent.evaluation.evaluate_policy")
+    script.EP_LEN = 360
+
+    def evaluate_sequence(env, model, oracle, condition, subtasks, texts, plans, debug):
+        env.reset()
+        for length, subtask in enumerate(subtasks):
+            model.reset()
+            seen, before = env.get_obs(), env.get_info()
+            for _ in range(script.EP_LEN):
+                seen, _, _, now = env.step(model.step(seen, texts[subtask][0]))
+                if oracle.get_task_info_for_set(before, now, {subtask}):
+                    break
+            else:
+                return length
+        return len(subtasks)
+
+    script.evaluate_sequence = evaluate_sequence
+    monkeypatch.setitem(sys.modules, "calvin_agent", types.ModuleType("calvin_agent"))
+    monkeypatch.setitem(sys.modules, "calvin_agent.evaluation", types.ModuleType("calvin_agent.evaluation"))
+    monkeypatch.setitem(sys.modules, "calvin_agent.evaluation.evaluate_policy", script)
+    module, motions = benchmark("calvin_chains"), benchmark("calvin_motions")
+    up = np.array([0.0, 0.0, 0.2])
+    monkeypatch.setattr(
+        motions, "waypoints", lambda task, scene, tool: [(tool + up, 0.0)] if task.startswith("lift") else []
+    )
+    return module, fake_calvin.make()[0]
+
+
+def test_verdicts_and_steps_of_the_same_actions_are_laid_side_by_side(chains_of_calvin):
+    module, installed = chains_of_calvin
+    chains = module.calvin.draw_chains(installed, 2)
+    ours = module.run_ours(installed, Path("split"), chains)
+    theirs = module.run_theirs(installed, Path("split"), chains, [actions for _, actions in ours])
+    assert [[attempt.success for attempt in result.attempts] for result, _ in ours] == [[True, False]] * 2
+    assert [result.attempts for result, _ in ours] == theirs
+
+
+def test_an_adapter_that_stops_too_early_gives_another_verdict(chains_of_calvin):
+    module, installed = chains_of_calvin
+    (chain,) = module.calvin.draw_chains(installed, 1)
+    ((result, actions),) = module.run_ours(installed, Path("split"), [chain])
+    (theirs,) = module.run_theirs(installed, Path("split"), [chain], [[actions[0][:2], *actions[1:]]])
+    assert result.attempts[0].success and not theirs[0].success
+
+
+def test_a_recorded_episode_goes_through_the_adapter_as_it_was(chains_of_calvin):
+    module, installed = chains_of_calvin
+    ((_, condition),) = module.calvin.draw_chains(installed, 1)
+    actions, states = module.episode(installed, Path("split"), condition)
+    env = installed.environment(Path("split"))
+    adapted = module.through_adapter(installed, env, condition, actions, states)
+    assert np.abs(states[-1, :6] - states[0, :6]).max() > 0.05
+    assert module.apart(states, adapted) == pytest.approx((0.0, 0.0), abs=1e-6)

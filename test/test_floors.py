@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vla_ros"
 # A room is a folder of vla_ros, or a module right below it. The modules of floor 1 are one room.
 FLOORS = {
     "__init__": 0, "errors": 0, "resources": 0,
-    "contract": 1, "actions": 1, "images": 1, "raw_images": 1, "robot": 1, "messages": 1, "observation": 1,
+    "contract": 1, "actions": 1, "images": 1, "jpeg": 1, "raw_images": 1, "robot": 1, "messages": 1, "observation": 1,
     "rigid": 1, "schema": 1, "stream_reader": 1, "transforms": 1, "transport": 1,
     "demos": 2, "sim": 2,
     "policy": 3,

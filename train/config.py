@@ -160,6 +160,8 @@ class TrainerConfig:
         export: which weights the checkpoint folder holds, always their moving average: "last", of the last step, or
             "best_validation", of the validation with the smallest loss (the imitation loss says little about how well
             the robot does: compare rollouts before you trust it).
+        encode_once: encode every frame once, before the training, and train what comes after the backbone on that: for
+            a backbone that is frozen as a whole (``optimizer.freeze``: ``backbone.*``), without ``augment``.
         gradient_checkpointing: recompute the vision-language model's activations instead of keeping them.
         threads: CPU threads of torch; 0 leaves torch's own choice.
         accelerator: "auto" takes what there is, in the order tpu, gpu (NVIDIA), mps (Apple), cpu.
@@ -178,6 +180,7 @@ class TrainerConfig:
     validate_every_steps: int = 1000
     patience_validations: int = 0
     export: Literal["last", "best_validation"] = "last"
+    encode_once: bool = False
     gradient_checkpointing: bool = False
     threads: int = 0
     accelerator: Literal["auto", "cpu", "gpu", "mps", "tpu"] = "auto"
@@ -229,6 +232,8 @@ class TrainConfig:
             delays = None if self.policy is None else max(1, self.policy.max_delay_steps)
             if delays is not None and self.policy != PolicyConfig(max_delay_steps=delays):
                 raise _policy_is_the_checkpoint_s()
+        if self.trainer.encode_once:
+            self._check_encoded_once()
         if self.contract is not None:
             network = self.policy or PolicyConfig()
             _check_network(network, self.contract)
@@ -243,6 +248,22 @@ class TrainConfig:
                 "neither init_from nor contract is set; name the checkpoint to start from with --set init_from=FOLDER, "
                 "or give a contract to train from scratch"
             )
+
+    def _check_encoded_once(self) -> None:
+        """Raise ConfigError if what a frame is encoded into changes in the training, or a loss wants its pictures."""
+        unchanged = AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0)
+        for key, value, allowed in (
+            ("optimizer.freeze", list(self.optimizer.freeze), ["backbone.*"]),
+            ("augment", dataclasses.asdict(self.augment), dataclasses.asdict(unchanged)),
+            ("loss.forward_prediction", self.loss.forward_prediction, None),
+            ("loss.language_weight", self.loss.language_weight, 0.0),
+            ("keep.retain.weight", self.keep.retain.weight, 0.0),
+        ):
+            if value != allowed:
+                raise ConfigError(
+                    f"trainer.encode_once is set, but {key} is {value}; allowed: {allowed}, as frames are encoded "
+                    "before the training, or encode_once=false"
+                )
 
     def check_loss(self, cameras: Sequence[Camera]) -> None:
         """Raise ConfigError if a loss does not fit the pictures of ``cameras``."""

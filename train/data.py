@@ -22,6 +22,7 @@ from vla_ros.demos.windows import Indices, chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError
+from vla_ros.train.encoding import encode_episodes
 from vla_ros.train.processes import ALONE, Processes, Share
 from vla_ros.train.sampling import MixtureSampler, PhrasingSampler, Remaining
 from vla_ros.train.state_shift import StateShift
@@ -121,6 +122,26 @@ class WindowDataset(Dataset):
         self._phrasings = np.array([len(commands) for commands in said], dtype=np.int64)
         self._first_phrasing = np.cumsum(self._phrasings) - self._phrasings
         self._tokens, self._token_mask = policy.tokenize([command for commands in said for command in commands])
+        self._features: Tensor | None = None
+
+    def encode(self, policy: Policy) -> None:
+        """Encode every frame once, where the policy is, and give features in place of images from now on.
+
+        Of the ways to say its command an episode keeps one; episodes go through them in turn.
+
+        Raises:
+            ConfigError: the policy's state is shifted by delays that are only drawn later.
+        """
+        if self._shift is not None:
+            raise ConfigError(
+                "trainer.encode_once is set, but the policy's delay_mode is 'shifted_state', which changes what is "
+                "encoded with every delay; leave encode_once out"
+            )
+        kept = self._first_phrasing + np.arange(len(self._lengths)) % self._phrasings
+        self._first_phrasing, self._phrasings = kept, np.ones_like(kept)
+        states = self._proprioception.split(self._lengths.tolist())
+        said = zip(self._tokens[kept], self._token_mask[kept], strict=True)
+        self._features = encode_episodes(policy, self._images, states, said)
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -142,7 +163,7 @@ class WindowDataset(Dataset):
         action_rows = torch.from_numpy(chunk + self._offsets[episode][:, None, None])
         mask = self._token_mask[phrasing]
         length = max(1, int(mask.sum(dim=1).max()))
-        now, later = self._pictures(episode, frames, last)
+        now, later = ({}, {}) if self._features is not None else self._pictures(episode, frames, last)
         batch: Batch = {
             "images": now,
             "proprioception": state,
@@ -152,6 +173,9 @@ class WindowDataset(Dataset):
             "action_valid": torch.from_numpy(action_valid),
             "valid": torch.from_numpy(valid),
         }
+        if self._features is not None:
+            features = self._features[rows]
+            batch["features"] = features * batch["valid"].reshape(valid.shape + (1,) * (features.ndim - 2))
         if self._committed is not None:
             batch["committed"] = self._committed[action_rows]
         if self._steps_ahead:
@@ -224,6 +248,12 @@ class DemonstrationData(pl.LightningDataModule):
         self._lengths = [len(episode) for episode in together]
         self._draws = max_steps * accumulate_batches * batch_windows * processes.count
         self._several_phrasings = any(len(episode.commands) > 1 for episode in together)
+
+    def encode(self, policy: Policy) -> None:
+        """Encode every frame once and train on the features, as ``WindowDataset.encode`` does."""
+        for windows_of in (self.train_windows, self.val_windows):
+            if windows_of is not None:
+                windows_of.encode(policy)
 
     def sampler(self, done_windows: int = 0) -> Sampler:
         """Return what draws the training's windows, in one epoch of as many shuffles as it takes.

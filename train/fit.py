@@ -153,6 +153,9 @@ def _fit(
         module = make_module(config, policy)
         _announce_network(policy)
         trainer = make_trainer(config, folder, validates=bool(validation), processes=processes, module=module)
+        if config.trainer.encode_once:
+            print("encoding all frames, once", flush=True)
+            data.encode(policy.to(trainer.strategy.root_device))
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM

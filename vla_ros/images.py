@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros import jpeg
 from vla_ros.contract import Camera
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ Image = NDArray[np.uint8]
 # 8192 x 8192: more than any camera of a robot has, and 200 MB. A damaged file may announce anything.
 MAX_PIXELS = 1 << 26
 _PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
-# The markers of JPEG frames, which hold the size (ISO/IEC 10918-1, table B.1), and those without a length.
-_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_JPEG_BARE = {0x01, *range(0xD0, 0xD9)}
 # Up to this many values it is faster to pass over a picture several times than to jump about in it once.
 _IN_CACHE = 1 << 17
 _DECODES_TO_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.10
@@ -40,9 +37,12 @@ def decode_image_file(data: bytes) -> Image:
     Raises:
         ValueError: they are no such image, or one of more than `MAX_PIXELS`.
     """
-    height, width = _announced_size(data)
+    head = _head(data)
+    height, width, _ = head
     if height * width > MAX_PIXELS:
         raise ValueError(f"an image of {width} x {height} pixels; allowed: {MAX_PIXELS} in all")
+    if (rgb := jpeg.decode(data, head)) is not None:
+        return rgb
     try:
         decoded = _decode(np.frombuffer(data, np.uint8)) if len(data) else None
     except cv2.error as error:
@@ -54,25 +54,20 @@ def decode_image_file(data: bytes) -> Image:
     return decoded
 
 
+def _head(data: bytes) -> jpeg.Head:
+    """The size that a JPEG or PNG announces, 0 by 0 where it announces none."""
+    if data.startswith(jpeg.JPEG):
+        return jpeg.read_head(data)
+    if data.startswith(_PNG) and len(data) >= 24:
+        return jpeg.Head(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), b"")
+    return jpeg.Head(0, 0, b"")
+
+
 def _decode(data: NDArray[np.uint8]) -> Image | None:
     if _DECODES_TO_RGB is not None:
         return cast("Image | None", cv2.imdecode(data, _DECODES_TO_RGB))
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return None if decoded is None else cast(Image, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
-
-
-def _announced_size(data: bytes) -> tuple[int, int]:
-    """Return height and width as the head of a JPEG or PNG says, (0, 0) where it does not."""
-    if data.startswith(_PNG) and len(data) >= 24:
-        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    at = 2 if data.startswith(_JPEG) else len(data)
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in _JPEG_FRAMES:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        bare = marker in _JPEG_BARE or marker == 0xFF
-        at += (1 if marker == 0xFF else 2) if bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return 0, 0
 
 
 def encode_jpeg(rgb: Image, quality: int = 95) -> bytes:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,8 +123,7 @@ def observation_value(message: Any, robot: Robot, stream: str, decode_image: Dec
         ValueError: a pose in another frame than the robot's base frame, or joints without positions.
     """
     if stream in robot.cameras:
-        compressed = robot.cameras[stream].type.endswith("CompressedImage")
-        return LazyImage(message, decode_compressed if compressed else decode_image)
+        return LazyImage(message, decode_compressed if _compressed(robot, stream) else decode_image)
     if stream == "ee_pose":
         _check_frame(message, robot)
         return pose(message)
@@ -132,6 +132,27 @@ def observation_value(message: Any, robot: Robot, stream: str, decode_image: Dec
     if stream == "gripper_state" and robot.gripper_state is not None:
         return measured_opening(message, robot.gripper_state)
     raise ValueError(f"robot {robot.name!r} has no observation stream {stream!r}")
+
+
+def picture(like: Any, data: Any, robot: Robot, stream: str, decode_image: Decoder = decode_raw) -> LazyImage:
+    """The value that `observation_value` gives for a camera's message that differs from `like` in its `data` only."""
+    if _compressed(robot, stream):
+        return LazyImage(_Data(data), decode_compressed)
+    fields = {name: getattr(like, name) for name in ("height", "width", "encoding", "is_bigendian", "step")}
+    return LazyImage(SimpleNamespace(**fields, data=data), decode_image)
+
+
+class _Data:
+    """A CompressedImage as far as anybody reads it."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+
+def _compressed(robot: Robot, camera: str) -> bool:
+    return robot.cameras[camera].type.endswith("CompressedImage")
 
 
 def _check_frame(message: Any, robot: Robot) -> None:

@@ -25,6 +25,8 @@ Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "invalid
 KEPT_NS = 1_000_000_000
 KEPT_SAMPLES = 2000
 
+_POSE_NAMES = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
@@ -62,6 +64,11 @@ class _Samples:
         self._last_counts = last_counts
 
     def push(self, stamp_ns: int, value: Any) -> None:
+        if not self.stamps or stamp_ns > self.stamps[-1]:  # nearly always
+            self.stamps.append(stamp_ns)
+            self.values.append(value)
+            self._forget(stamp_ns - KEPT_NS)
+            return
         index = bisect.bisect_right(self.stamps, stamp_ns)
         if index and self.stamps[index - 1] == stamp_ns:
             if self._last_counts:
@@ -73,6 +80,8 @@ class _Samples:
 
     def _forget(self, before_ns: int) -> None:
         """Drop what no snapshot since `before_ns` would take: that still takes the newest one of before."""
+        if len(self.stamps) < 2 or (self.stamps[1] > before_ns and len(self.stamps) <= KEPT_SAMPLES):
+            return
         over = max(bisect.bisect_right(self.stamps, before_ns) - 1, len(self.stamps) - KEPT_SAMPLES)
         if over > 0:
             del self.stamps[:over], self.values[:over]
@@ -87,6 +96,7 @@ class ObservationBuffer:
 
     def __init__(self, spec: ObservationSpec, limits: ObservationLimits) -> None:
         self._spec = spec
+        self._streams = spec.streams
         self._limits = limits
         # A sensor that repeats a stamp repeats itself; whoever says two things at once means the last.
         self._samples = {name: _Samples(last_counts=name == "language") for name in spec.streams}
@@ -118,7 +128,7 @@ class ObservationBuffer:
     def snapshot(self, time_ns: int) -> Observation | Refusal:
         """The observation at `time_ns`, or why there is none."""
         newest: dict[str, tuple[int, Any]] = {}
-        for stream in self._spec.streams:
+        for stream in self._streams:
             found = self._samples[stream].newest(time_ns)
             if found is None:
                 reason: Reason = "no_command" if stream == "language" else "missing"
@@ -173,10 +183,10 @@ class ObservationBuffer:
             values = proprioception(names, pose, opening)
         except ValueError as error:  # a quaternion of zeros
             return Refusal("invalid", "ee_pose", f"stream 'ee_pose': {error}")
-        for name, value in zip(names, values):
-            if not np.isfinite(value):
-                stream = "gripper_state" if name == "gripper_opening" else "ee_pose"
-                return Refusal("invalid", stream, f"stream {stream!r}: {name} is {value}")
+        if not np.isfinite(values).all():
+            name, value = next((name, value) for name, value in zip(names, values) if not np.isfinite(value))
+            stream = "gripper_state" if name == "gripper_opening" else "ee_pose"
+            return Refusal("invalid", stream, f"stream {stream!r}: {name} is {value}")
         return values
 
     def _frozen_s(self, camera: str, stamp_ns: int, value: Any) -> float:
@@ -201,8 +211,7 @@ def proprioception(names: tuple[str, ...], ee_pose: Any, opening: float | None) 
     values: dict[str, float] = {}
     if ee_pose is not None:
         columns = actions.rotation_6d(ee_pose[3:7])
-        values.update(zip(("ee_x", "ee_y", "ee_z"), map(float, ee_pose[:3])))
-        values.update({f"ee_r{index}": float(columns[index]) for index in range(6)})
+        values.update(zip(_POSE_NAMES, (*map(float, ee_pose[:3]), *columns.tolist())))
     if opening is not None:
         values["gripper_opening"] = float(opening)
     return np.array([values[name] for name in names], dtype=np.float32)

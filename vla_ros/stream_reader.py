@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla_ros import messages
-from vla_ros.messages import Decoder, decode_raw
+from vla_ros.messages import Decoder, LazyImage, decode_raw
 from vla_ros.rigid import Pose
 from vla_ros.robot import PoseStream, Robot
 from vla_ros.transforms import TransformTree
@@ -48,6 +48,10 @@ class StreamReader:
             return self._poses(self._tree.add(messages.transforms(message, self._tree.wants)))
         value = messages.observation_value(message, self._robot, self.name, self._decode)
         return [] if value is None else [(messages.message_time_ns(message, self.stream, receive_ns), value)]
+
+    def picture(self, like: Any, data: Any) -> LazyImage:
+        """Return the value of a camera's message that differs from the message `like` in its stamp and `data` only."""
+        return messages.picture(like, data, self._robot, self.name, self._decode)
 
     def read_static(self, message: Any) -> Samples:
         """Take a message of `static_topic`; poses that waited for it are known from now on."""

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from vla_ros.demos.bag_writer import typestore
 from vla_ros.demos.containers.common_messages import common_reader
+from vla_ros.demos.containers.entries import Piece
+from vla_ros.demos.containers.regular import RegularReader
 
 TYPES = typestore()
 KINDS = (
@@ -110,3 +112,75 @@ def test_a_type_that_a_bag_defines_otherwise_is_left_to_rosbags() -> None:
         KINDS[0]: ([], [*known[KINDS[0]][1], ("more", known[KINDS[0]][1][1][1])]),
     })  # fmt: skip
     assert common_reader(other, KINDS[0]) is None
+
+
+def in_one_piece(serialised: list[bytes]) -> Piece:
+    return Piece.joined(np.arange(len(serialised)), serialised)
+
+
+def doubles_of(message: Any, kind: str) -> list[float]:
+    if kind.endswith("JointState"):
+        return list(message.position)
+    if kind.endswith("PoseStamped"):
+        at, turned = message.pose.position, message.pose.orientation
+        return [at.x, at.y, at.z, turned.x, turned.y, turned.z, turned.w]
+    if kind.endswith("TwistStamped"):
+        parts = message.twist.linear, message.twist.angular
+        return [value for part in parts for value in (part.x, part.y, part.z)]
+    return []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_at_once_are_read_as_one_by_one(kind: str) -> None:
+    """Messages built like the first, others, damaged and cut off ones, in one piece of memory."""
+    reader = common_reader(TYPES, kind)
+    assert reader is not None
+
+    @settings(max_examples=150, deadline=None)
+    @given(messages(kind), st.lists(messages(kind), max_size=3), st.data())
+    def check(first: Any, others: list[Any], drawn: st.DataObject) -> None:
+        serialised = [bytes(TYPES.serialize_cdr(message, kind)) for message in (first, *others)]
+        for _ in range(drawn.draw(st.integers(1, 5))):
+            data = bytearray(serialised[0])
+            for _ in range(drawn.draw(st.integers(0, 2))):
+                data[drawn.draw(st.integers(0, len(data) - 1))] = drawn.draw(small)
+            serialised.append(
+                bytes(data[: drawn.draw(st.integers(0, len(data) + 1))] if drawn.draw(small) < 60 else data)
+            )
+        regular = RegularReader(kind, serialised[0])
+        piece = in_one_piece(serialised)
+        fits = regular.fits(piece.stop - piece.start)
+        rows, stamp_ns, found = regular.read(regular.rows(piece, fits), (piece.stop - piece.start)[fits])
+        which = np.flatnonzero(fits)[rows].tolist()
+        assert which[0] == 0 and len(which) == len(stamp_ns) == len(found)
+        for number, stamp, values in zip(which, stamp_ns.tolist(), found, strict=True):
+            message = reader(serialised[number])
+            assert message is not None
+            assert stamp == message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            assert values.tobytes() == np.array(doubles_of(message, kind), np.float64).tobytes()
+            if regular.pixels:
+                begin = regular.pixels
+                assert serialised[number][begin : begin + len(message.data)] == message.data.tobytes()
+
+    check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_messages_that_differ_in_stamp_and_numbers_only_are_all_read_at_once(kind: str) -> None:
+    """Also where a publisher leaves in the gaps between values whatever was in its memory."""
+
+    @settings(max_examples=40, deadline=None)
+    @given(messages(kind), st.integers(-(2**31), 2**31 - 1))
+    def check(message: Any, seconds: int) -> None:
+        first = bytes(TYPES.serialize_cdr(message, kind))
+        message.header.stamp.sec = seconds
+        second = bytearray(TYPES.serialize_cdr(message, kind))
+        frame_stop = 16 + int.from_bytes(second[12:16], "little")
+        if kind.endswith(("PoseStamped", "TwistStamped")):
+            second[frame_stop : -(-(frame_stop - 4) // 8) * 8 + 4] = b"\xff" * (-(frame_stop - 4) % 8)
+        regular = RegularReader(kind, first)
+        piece = in_one_piece([first, bytes(second)])
+        fits = regular.fits(piece.stop - piece.start)
+        assert regular.read(regular.rows(piece, fits), (piece.stop - piece.start)[fits]).which.all() and fits.all()
+
+    check()

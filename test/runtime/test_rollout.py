@@ -5,12 +5,18 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
+from vla_ros.observation import Observation
 from vla_ros.runtime.commitment import ExecutorError
+from vla_ros.runtime.control import ControlLoop
+from vla_ros.runtime.engine import Engine
 from vla_ros.runtime.executors import make_executor
+from vla_ros.runtime.governor import SafetyGovernor
 from vla_ros.runtime.gripper import GripperSwitch
-from vla_ros.runtime.rollout import rollout
+from vla_ros.runtime.rollout import _no_limits, rollout
+from vla_ros.runtime.timeline import ActionTimeline
+from vla_ros.train.evaluations import ticks_of
 
-PERIOD_S = 0.1
+PERIOD_S, PERIOD_NS = 0.1, 100_000_000
 
 
 def contract(chunk: int = 4) -> PolicyContract:
@@ -154,20 +160,66 @@ def test_a_policy_is_told_what_the_rollout_then_does_one_chunk_after_the_other(d
         assert len(set(done[(standing - 1) * busy_ticks + delay_ticks :])) == 1, "the arm notices no new chunk"
 
 
-@pytest.mark.parametrize("executor", ["full_chunk", "first_action", "delay_aware"])
-@pytest.mark.parametrize(("delay_ticks", "expected"), [(1, 1), (2, 1), (3, 2), (5, 4)])
-def test_whatever_the_executor_the_policy_gets_the_observations_that_the_engine_would_take(
-    executor, delay_ticks, expected
-):
-    """The engine is free when a chunk is posted, and takes the newest observation that is complete by then."""
-    policy = SteadyPolicy()
+class DrivenClock:
+    """Sleeping and computing turn it, and the arm acts whenever it comes past a tick."""
+
+    def __init__(self, act) -> None:
+        self._act, self._now_ns, self._tick = act, 0, 0
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def sleep_until_ns(self, time_ns: int) -> bool:
+        while self._tick * PERIOD_NS <= time_ns:
+            self._act(self._tick)
+            self._tick += 1
+        self._now_ns = max(self._now_ns, time_ns)
+        return True
+
+    def close(self) -> None: ...
+
+
+class AnsweringPolicy(CountingPolicy):
+    """Its actions say which tick's observation they answer: vx = tick / 1000."""
+
+    def __init__(self, compute) -> None:
+        super().__init__()
+        self.contract, self._compute = contract(chunk=12), compute
+
+    def step(self, observation, committed=None):
+        chunk = np.zeros((12, 7))
+        chunk[:, 0] = (observation.time_ns // PERIOD_NS) / 1000
+        self._compute()
+        return chunk
+
+
+@pytest.mark.parametrize("executor", ["full_chunk", "receding_horizon", "first_action"])
+@pytest.mark.parametrize("computing_ms", [0, 50, 100, 200, 400])
+def test_the_arm_answers_the_observations_that_it_would_answer_with_the_engine_s_thread(executor, computing_ms):
+    ticks, on_engine = 30, []
+
+    def act(tick):
+        twist = control.tick(tick * PERIOD_NS, engine.reason, (0.0, 0.0, 0.3)).twist
+        on_engine.append(0.0 if twist is None else twist[0])
+        if tick >= ticks:
+            engine._stopping.set()
+
+    timeline, clock = ActionTimeline(make_executor(executor, horizon=3, decay=0.0)), DrivenClock(act)
+    governor = SafetyGovernor(_no_limits(), period_s=PERIOD_S, armed=True)
+    control = ControlLoop(timeline, governor, GripperSwitch(), period_ns=PERIOD_NS)
+    policy = AnsweringPolicy(lambda: clock.sleep_until_ns(clock.now_ns() + computing_ms * 1_000_000))
+    engine = Engine(lambda: policy, lambda time_ns: Observation(time_ns, {}, {}, None, "go"), timeline, clock)
+    engine.set_command("go")
+    engine.start(10.0)
+    engine._thread.join(30.0)
+
+    env, (delay_ticks, busy_ticks) = PointEnvironment(), ticks_of(computing_ms, policy.contract.timing)
     rollout(
-        PointEnvironment(), policy, seed=0, task="t", command="go", max_time_s=2.0, delay_ticks=delay_ticks,
-        executor=make_executor(executor, horizon=1, decay=0.0),
+        env, AnsweringPolicy(lambda: None), seed=0, task="t", command="go", max_time_s=ticks * PERIOD_S,
+        delay_ticks=delay_ticks, busy_ticks=busy_ticks, executor=make_executor(executor, horizon=3, decay=0.0),
     )  # fmt: skip
-    period_ns = policy.contract.timing.period_ns
-    ticks = [observation.time_ns // period_ns for observation in policy.observations]
-    assert ticks == list(range(0, ticks[-1] + 1, expected))
+    assert [action[0] for action in env.actions] == pytest.approx(on_engine[:ticks])
+    assert len(set(on_engine)) > 3
 
 
 @pytest.mark.parametrize("busy_ticks", [0, 1, 4])

@@ -40,7 +40,7 @@ class Env:
         return {"rgb_obs": rgb, "depth_obs": {}, "robot_obs": state, "scene_obs": np.zeros(24)}
 
     def get_info(self) -> dict[str, Any]:
-        return {"robot_info": {"height": float(self.pose[2])}}
+        return {"robot_info": {"height": float(self.pose[2])}, "scene_info": {}}
 
     def step(self, action: Any) -> tuple[dict[str, Any], int, bool, dict[str, Any]]:
         assert len(action) == 7 and action[6] in (-1, 1) and np.abs(action).max() <= 1

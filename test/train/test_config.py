@@ -93,6 +93,20 @@ def test_a_state_that_delays_can_not_shift_is_named_before_bags_are_read(file: P
         load_config(file, [*shifted, 'contract.proprioception=["gripper_opening"]'])
 
 
+def test_frames_are_encoded_once_only_where_what_they_become_stays(file: Path) -> None:
+    still = ["augment.brightness=0", "augment.contrast=0", "augment.proprioception_noise=0"]
+    once = ["trainer.encode_once=true", 'optimizer.freeze=["backbone.*"]', *still]
+    assert load_config(file, once).trainer.encode_once
+    for override, message in (
+        ("optimizer.freeze=[]", r"encode_once is set, but optimizer\.freeze is \[\]; allowed: \['backbone\.\*'\]"),
+        ("augment.contrast=0.1", r"but augment is \{.*'contrast': 0\.1"),
+        ('loss.forward_prediction={"patch_px": 8}', r"but loss\.forward_prediction is"),
+        ("loss.language_weight=0.1", r"but loss\.language_weight is 0\.1; allowed: 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(file, [*once, override])
+
+
 def test_overrides_take_json_and_bare_text(file: Path) -> None:
     config = load_config(file, ["trainer.max_steps=7", "name=other", 'data.bags=["a", "b"]', "loss.huber_delta=1"])
     assert (config.trainer.max_steps, config.name, config.data.bags) == (7, "other", ("a", "b"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from vla_ros import images
 from vla_ros.demos.frames import Frames
 from vla_ros.observation import Observation
 from vla_ros.policy.runner import PolicyRunner
@@ -257,6 +258,37 @@ def test_a_policy_is_told_of_what_moved_the_arm_and_learns_what_was_meant(recipe
     given._write(Observation(0, seen, {}, episode.proprioception[2], ""), executed[2:4])  # as the robot tells of them
     told = torch.from_numpy(given._inputs.arrays["prefix"])
     assert torch.equal(batch["committed"][0, 0, :2], told[0]) and told[0, 0, 0] > 5
+
+
+def test_frames_that_were_encoded_once_are_what_the_robot_s_backbone_makes_of_them(config, episodes) -> None:
+    """Episodes keep one of the ways to say their command each, in turn, whatever is drawn for a window."""
+    worded = [dataclasses.replace(episode, phrasings=PHRASINGS) for episode in episodes[:3:2]]
+    policy = new_policy(config, worded)
+    windows = WindowDataset(worded, policy)
+    windows.encode(policy.train())
+    assert policy.training
+    for number, episode, phrasing, first in ((3, 0, 0, 2), (10, 1, 1, 2)):
+        batch = windows.__getitems__([(number, 5)])
+        assert batch["images"] == {}
+        text = policy.tokenizer.decode(batch["tokens"][0][batch["token_mask"][0]])
+        assert text == worded[episode].commands[phrasing]
+        seen = {
+            camera.name: images.to_network(torch.from_numpy(worded[episode].images[camera.name][None]), camera)[0]
+            for camera in policy.contract.cameras
+        }
+        state = torch.from_numpy(worded[episode].proprioception)
+        with torch.no_grad():
+            said = policy.encode_text(*policy.tokenize([text])).expand(len(state), -1)
+            expected = policy.eval().encode(seen, state, said)[first : first + 2]
+        torch.testing.assert_close(batch["features"][0], expected)
+    padded = windows.__getitems__([(0, 0)])
+    assert padded["valid"].tolist() == [[True, False]] and not padded["features"][0, 1].any()
+
+
+def test_a_shifted_state_can_not_be_encoded_once(recipe, episodes) -> None:
+    policy = shifting(recipe, episodes)
+    with pytest.raises(ConfigError, match=r"encode_once is set, but .*'shifted_state'"):
+        WindowDataset(episodes[:1], policy).encode(policy)
 
 
 def shifting(recipe, episodes):

@@ -22,6 +22,7 @@ from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.policy.losses import ForwardPredictionConfig
 from vla_ros.policy.module import VLAModule
+from vla_ros.policy.policy import Policy
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.tuning import LoraConfig
 from vla_ros.train.build import new_policy, tuned_policy
@@ -247,6 +248,25 @@ def test_a_policy_that_plans_from_where_it_will_be_is_trained_and_deployed(confi
     assert loaded.config.shifts_state
     runner = PolicyRunner(loaded)
     runner.warm_up()
+
+
+def test_a_head_learns_delays_on_what_the_frozen_backbone_has_encoded_once(config, episodes, monkeypatch) -> None:
+    start = fit(dataclasses.replace(config, name="start"), episodes)
+    encoded = dataclasses.replace(
+        config, init_from=str(start), contract=None, policy=PolicyConfig(max_delay_steps=2),
+        optimizer=dataclasses.replace(config.optimizer, freeze=("backbone.*",)),
+        augment=AugmentConfig(brightness=0, contrast=0, proprioception_noise=0),
+        trainer=dataclasses.replace(config.trainer, encode_once=True),
+    )  # fmt: skip
+    frames = []
+    encode = Policy.encode
+    monkeypatch.setattr(Policy, "encode", lambda self, *args: frames.append(len(args[1])) or encode(self, *args))
+    learned, before = load_checkpoint(fit(encoded, episodes)), load_checkpoint(start)
+    assert sum(frames) == sum(map(len, episodes))
+    after = learned.state_dict()
+    for name, value in before.state_dict().items():
+        assert torch.equal(value, after[name]) == name.startswith("backbone."), name
+    assert learned.committed is not None and learned.committed.mlp[-1].weight.any()
 
 
 def test_a_resumed_run_goes_on_with_its_weights_and_with_their_average(config, episodes, monkeypatch) -> None:

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros import messages
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.recording import Recording
-from vla_ros.robot import TRANSFORMS, Robot
+from vla_ros.demos.topic_tables import Columns, TopicTable
+from vla_ros.messages import LazyImage
+from vla_ros.robot import TRANSFORMS, GripperCommand, GripperState, PoseStream, Robot, Stream
 from vla_ros.stream_reader import Samples, StreamReader
 
 
@@ -55,6 +63,35 @@ class BagStream:
             for time_ns, value in self.read(topic, message, receive_ns):
                 yield receive_ns, time_ns, value
 
+    @property
+    def columns(self) -> Columns | None:
+        """Which numbers of a message make a sample; None where that takes several messages."""
+        return columns_of(self._reader.stream)
+
+    def reads(self, table: TopicTable) -> bool:
+        """Whether each message of the table is one sample; where not, its messages are for `read`."""
+        try:
+            return len(self._reader.read(table.first, 0)) == 1
+        except (ValueError, IndexError):
+            return False  # told by `read`
+
+    def times_ns(self, table: TopicTable) -> NDArray[np.int64]:
+        """The times of the events (n,) of the samples of a table."""
+        return times_of(table, self._reader.stream)
+
+    def value(self, table: TopicTable, numbers: NDArray[np.float64]) -> Any:
+        """The value of a sample from the numbers of a row of the table."""
+        stream = self._reader.stream
+        if isinstance(stream, GripperState):
+            return messages.measured_opening(SimpleNamespace(name=stream.joints, position=numbers.tolist()), stream)
+        return numbers
+
+    def picture(self, table: TopicTable, data: bytes) -> LazyImage:
+        """The value of a sample from a serialised message of the table: as `read` makes it, without the rest."""
+        begin = table.pixels
+        stop = begin + int.from_bytes(data[begin - 4 : begin], "little")
+        return self._reader.picture(table.first, np.frombuffer(data, np.uint8, stop - begin, begin))
+
     def _add_static(self, robot: Robot, topic: str) -> None:
         found = self._recording.topics.get(topic)
         latched: list[Any] = []
@@ -73,6 +110,36 @@ class BagStream:
             f"bag {self._recording.path}, {self._topic}: {first.problem}{hint}. Record all of {self._topic} and "
             f"{topic}, or correct base_frame and ee_pose.ee_frame in the robot's file"
         )
+
+
+def times_of(table: TopicTable, stream: Stream | GripperState | GripperCommand) -> NDArray[np.int64]:
+    """Return when the events (n,) of a table of messages of a stream were, as `messages.message_time_ns`."""
+    from_header = not isinstance(stream, GripperCommand) and stream.stamp == "header"
+    times_ns = table.stamp_ns if from_header else table.places.receive_ns
+    return times_ns - round(stream.latency_s * 1e9)
+
+
+def columns_of(stream: Stream | GripperState) -> Columns | None:
+    """Return which numbers of a stream's messages make a sample; None where that takes several messages."""
+    if isinstance(stream, GripperState):
+        return functools.partial(_positions, stream.joints)
+    if isinstance(stream, PoseStream):
+        return None if stream.static_topic is not None else _pose
+    return _none
+
+
+def _none(first: Any) -> tuple[int, ...]:
+    return ()
+
+
+def _pose(first: Any) -> tuple[int, ...]:
+    return tuple(range(7))
+
+
+def _positions(joints: Sequence[str], first: Any) -> tuple[int, ...]:
+    """Where the positions of `joints` are in a JointState, as far as it has them."""
+    found = [first.name.index(joint) for joint in joints if joint in first.name]
+    return tuple(index for index in found if index < len(first.position))
 
 
 def bag_streams(recording: Recording, robot: Robot, names: list[str]) -> dict[str, list[BagStream]]:

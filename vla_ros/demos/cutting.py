@@ -5,23 +5,25 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.annotations import Row
+from vla_ros.demos.bag_streams import columns_of
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.filters import idle_frames, outlier_frames
 from vla_ros.demos.interventions import PolicyFrames, find_interventions
-from vla_ros.demos.labelling import Labelling
+from vla_ros.demos.labelling import Labelling, twist_columns
 from vla_ros.demos.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
 from vla_ros.demos.recording import Recording
 from vla_ros.demos.sampling import observations
 from vla_ros.demos.segmentation import find_segments
 from vla_ros.demos.segments import Segment, usable
+from vla_ros.demos.topic_tables import Columns, tables_read
 from vla_ros.observation import Observation, Refusal
-from vla_ros.robot import Robot, RobotError, match_topic
+from vla_ros.robot import TWIST_STAMPED, Robot, RobotError, match_topic
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2
@@ -68,7 +70,7 @@ class EpisodeCutter:
         self._robot = robot
         self._spec = spec
         self._timing = timing
-        with recording.kept(_topics_of_labels(recording, robot)):
+        with tables_read(recording, _numbers(recording, robot, spec), _topics_of_labels(recording, robot)):
             self.segmentation = find_segments(recording, robot, rows)
             self.interventions = find_interventions(recording)
             imitated = self.interventions is not None and policy_frames == "imitate"
@@ -93,44 +95,55 @@ class EpisodeCutter:
 
     def _frames(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[_Frame]]]:
         """Yield each segment with its frames, as soon as its last tick has passed."""
-        waiting = collections.deque(segments)
         period_ns = self._timing.period_ns
+        waiting = collections.deque((segment, segment.ticks(period_ns), self._unused(segment)) for segment in segments)
         frames: list[_Frame] = []
         seen = 0
-        commands = self.segmentation.commands
-        for tick, observed in observations(self._recording, self._robot, self._spec, self._timing, commands):
-            while waiting and tick >= waiting[0].ticks(period_ns).stop:
-                self.dropped["nothing recorded"] += len(waiting[0].ticks(period_ns)) - seen
-                yield waiting.popleft(), frames
+        for tick, observed in self._observations(waiting):
+            while waiting and tick >= waiting[0][1].stop:
+                segment, ticks, _ = waiting.popleft()
+                self.dropped["nothing recorded"] += len(ticks) - seen
+                yield segment, frames
                 frames, seen = [], 0
             if not waiting:
                 return
-            if tick not in waiting[0].ticks(period_ns):
+            _, ticks, unused = waiting[0]
+            if tick not in ticks:
                 continue
             seen += 1
-            why = self._why_not(waiting[0], tick, observed)
-            if why:
+            if why := unused[tick - ticks.start]:
                 self.dropped[why] += 1
-            elif isinstance(observed, Observation):
+            elif isinstance(observed, Refusal):
+                self.dropped[_REFUSALS[observed.reason].format(stream=observed.stream)] += 1
+            elif observed is not None:
                 frames.append((tick, observed))
-        for segment in waiting:
-            self.dropped["nothing recorded"] += len(segment.ticks(period_ns)) - seen
+        for segment, ticks, _ in waiting:
+            self.dropped["nothing recorded"] += len(ticks) - seen
             yield segment, frames
             frames, seen = [], 0
 
-    def _why_not(self, segment: Segment, tick: int, observed: Observation | Refusal) -> str:
-        if self._corrections is not None:
-            by_hand = self._corrections.frames(np.array([tick]), self._timing.period_ns)
-            if not by_hand[0]:
-                return MOVED_BY_THE_POLICY
+    def _observations(
+        self, segments: Collection[tuple[Segment, range, Sequence[str]]]
+    ) -> Iterator[tuple[int, Observation | Refusal | None]]:
+        """What was seen at the ticks of `segments` that are used, None at all others."""
+        used = {tick for _, ticks, unused in segments for tick, why in zip(ticks, unused, strict=True) if not why}
+        asked = np.array(sorted(used), np.int64)
+        commands = self.segmentation.commands
+        return observations(self._recording, self._robot, self._spec, self._timing, commands, asked)
+
+    def _unused(self, segment: Segment) -> list[str]:
+        """Say for each tick of a segment why it is not used, whatever was seen; empty: it is."""
+        period_ns = self._timing.period_ns
+        ticks = np.array(segment.ticks(period_ns), np.int64)
+        why = np.full(len(ticks), "", object)
         first_ns = self.labelling.first_ns(segment)
         if first_ns is None:
-            return "episode without a twist command"
-        if tick * self._timing.period_ns < first_ns:
-            return "before the first twist command"
-        if isinstance(observed, Refusal):
-            return _REFUSALS[observed.reason].format(stream=observed.stream)
-        return ""
+            why[:] = "episode without a twist command"
+        else:
+            why[ticks * period_ns < first_ns] = "before the first twist command"
+        if self._corrections is not None:
+            why[~self._corrections.frames(ticks, period_ns)] = MOVED_BY_THE_POLICY
+        return list(why)
 
     def _labelled(self, segment: Segment, frames: Sequence[_Frame]) -> list[_Labelled]:
         """Return the frames with their labels, without those where nobody knows what was done."""
@@ -180,18 +193,42 @@ class EpisodeCutter:
 
 
 def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
-    """Return the topics that say where episodes are and what was done, as far as the recording has them."""
-    wanted = [EPISODE_TOPIC, INTERVENTION_TOPIC, robot.language.topic]
-    wanted += [robot.demonstrated_twist.topic, robot.twist_command.topic, robot.gripper_command.topic]
-    if robot.ee_pose is not None and (robot.labels.arm == "motion" or robot.tool_frame):
-        wanted += [topic for topic in (robot.ee_pose.topic, robot.ee_pose.static_topic) if topic is not None]
+    """Return the topics that say where episodes are and what was done, as far as the recording has them.
+
+    Without those that are read as numbers.
+    """
+    wanted = [EPISODE_TOPIC, INTERVENTION_TOPIC, robot.language.topic, robot.gripper_command.topic]
+    twists = (robot.demonstrated_twist, robot.twist_command)
+    wanted += [stream.topic for stream in twists if stream.type != TWIST_STAMPED]
+    pose = robot.ee_pose
+    if pose is not None and pose.static_topic is not None and (robot.labels.arm == "motion" or robot.tool_frame):
+        wanted += [pose.topic, pose.static_topic]
     if robot.gripper_state is not None and robot.labels.gripper == "state":
         wanted.append(robot.gripper_state.topic)
-    found = []
-    for topic in wanted:
-        with contextlib.suppress(RobotError):  # several topics of that name: told by whoever needs it
-            found.append(match_topic(topic, recording.topics))
-    return [topic for topic in found if topic is not None]
+    return [found for topic in wanted if (found := _find(topic, recording)) is not None]
+
+
+def _numbers(recording: Recording, robot: Robot, spec: ObservationSpec) -> dict[str, Columns]:
+    """Return which numbers of which topics are needed, of those that the recording has."""
+    streams = [robot.stream(name) for name in spec.streams if name != "language"]
+    wanted = [(stream, columns_of(stream)) for stream in streams]
+    if robot.labels.arm == "command":
+        wanted += [(stream, twist_columns) for stream in (robot.demonstrated_twist, robot.twist_command)]
+    elif robot.ee_pose is not None:
+        wanted.append((robot.ee_pose, columns_of(robot.ee_pose)))
+    return {
+        topic: columns
+        for stream, columns in wanted
+        if columns is not None
+        and (topic := _find(stream.topic, recording)) is not None
+        and recording.topics[topic].type == stream.type
+    }
+
+
+def _find(topic: str, recording: Recording) -> str | None:
+    with contextlib.suppress(RobotError):  # several topics of that name: told by whoever needs it
+        return match_topic(topic, recording.topics)
+    return None
 
 
 def _pieces(frames: Sequence[_Labelled]) -> list[list[_Labelled]]:

@@ -38,11 +38,12 @@ def stamps(files: Iterable[Path], store: Path) -> Stamps:
 def content_digest(files: Iterable[Path]) -> str:
     """Return the digest of the files' names and bytes, in their order; where they lie does not matter."""
     digest = hashlib.sha256()
+    block = memoryview(bytearray(_BLOCK_BYTES))
     for file in files:
         digest.update(f"{len(file.name)}:{file.name}:{file.stat().st_size}:".encode())
         with file.open("rb", buffering=0) as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
+            while length := stream.readinto(block):
+                digest.update(block[:length])
     return digest.hexdigest()
 
 

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros import actions, messages
-from vla_ros.demos.bag_streams import BagStream
+from vla_ros.demos.bag_streams import BagStream, columns_of, times_of
 from vla_ros.demos.errors import BagError
-from vla_ros.demos.labels import as_of, hold_average, motion, poses_at
+from vla_ros.demos.labels import HeldValues, as_of, motion, poses_at
 from vla_ros.demos.recording import Recording
 from vla_ros.demos.segments import Segment
+from vla_ros.demos.topic_tables import Columns, read_tables
+from vla_ros.messages import observation_value
 from vla_ros.robot import GripperCommand, GripperState, Robot, Stream, match_topic
 
 
@@ -57,14 +59,15 @@ class Labelling:
         _require_topics(recording, wanted)
         self._max_gap_ns = round(robot.observation.max_age_s * 1e9)
         self._twists, self._poses = Samples(np.zeros(0, np.int64), np.zeros((0, 6))), None
-        self._executed: Samples | None = None
+        self._executed: HeldValues | None = None
         if labels.arm == "command":
             self._twists = self._read_twists(self._commanded)
             if self._is_recorded_beside(robot.twist_command):
-                self._executed = self._read_twists(robot.twist_command)
+                self._executed = _holding(self._read_twists(robot.twist_command))
         else:
             self._poses = self._read_poses()
         self._sorted_twists_ns = np.sort(self._twists.time_ns)
+        self._held = _holding(self._twists)
         self._commands: Samples | None = None
         if labels.gripper == "command":
             self._commands = self._read(robot.gripper_command, self._commanded_opening)
@@ -82,7 +85,7 @@ class Labelling:
         """
         start_ns = ticks * period_ns
         if self._poses is None:
-            arm = _held(self._twists, start_ns, period_ns)
+            arm = _held(self._held, start_ns, period_ns)
         else:
             arm = motion(self._poses.time_ns, self._poses.values, start_ns, period_ns, self._max_gap_ns)
         gripper = self._gripper(segment, start_ns, period_ns)
@@ -147,17 +150,17 @@ class Labelling:
 
     def _read_twists(self, stream: Stream) -> Samples:
         robot = self._robot
-        in_tool: list[bool] = []
 
         def value(message: Any) -> NDArray[np.float64]:
-            in_tool.append(self._is_in_tool_frame(message))
-            twist = messages.twist(message)
-            if not np.isfinite(twist).all():
-                raise ValueError(f"has a twist that is not finite: {twist}; record the bag again")
-            return twist
+            in_tool = self._is_in_tool_frame(message)
+            return np.append(messages.twist(message), in_tool)
 
-        twists = self._read(stream, value, (6,))
-        rotated = np.array(in_tool, bool)
+        found = self._read(stream, value, (7,), twist_columns)
+        twists, rotated = Samples(found.time_ns, found.values[:, :6].copy()), found.values[:, 6] != 0
+        strange = ~np.isfinite(twists.values).all(axis=1)
+        if strange.any():
+            what = f"has a twist that is not finite: {twists.values[strange][0]}; record the bag again"
+            raise BagError(f"bag {self._recording.path}, {self._topic(stream)}: {what}")
         if rotated.any():
             if robot.ee_pose is None:
                 raise BagError(
@@ -190,7 +193,10 @@ class Labelling:
 
     def _read_poses(self) -> Samples:
         stream = self._robot.stream("ee_pose")
-        topic = self._recording.find({stream.topic: (stream.topic, stream.type)})[stream.topic]
+        if columns := columns_of(stream):
+            robot = self._robot
+            return self._read(stream, lambda message: observation_value(message, robot, "ee_pose"), (7,), columns)
+        topic = self._topic(stream)
         times_ns, poses = [], []
         for receive_ns, time_ns, pose in BagStream(self._recording, self._robot, "ee_pose", topic).samples():
             times_ns.append(time_ns)
@@ -207,29 +213,71 @@ class Labelling:
         stream: Stream | GripperState | GripperCommand,
         value: Callable[[Any], Any],
         shape: tuple[int, ...] = (),
+        columns: Columns | None = None,
     ) -> Samples:
-        """Read a stream; messages whose value is None are passed over."""
-        topic = self._recording.find({stream.topic: (stream.topic, stream.type)})[stream.topic]
-        times_ns, values = [], []
-        for _, receive_ns, message in self._recording.messages([topic]):
+        """Read a stream; messages whose value is None are passed over.
+
+        columns: which numbers of a message its value begins with; the rest of it depends on none.
+        """
+        recording, topic = self._recording, self._topic(stream)
+
+        def value_of(message: Any) -> Any:
             try:
-                found = value(message)
+                return value(message)
             except (ValueError, IndexError) as error:
-                raise BagError(f"bag {self._recording.path}, {topic}: {error}") from None
+                raise BagError(f"bag {recording.path}, {topic}: {error}") from None
+
+        table = read_tables(recording, {topic: columns}).get(topic) if columns is not None else None
+        places, times_ns, values = [], [], []
+        for place, _, receive_ns, message in recording.placed_messages(
+            [topic], None if table is None else recording.marked([table.places])
+        ):
+            found = value_of(message)
             if found is None:
                 continue
+            places.append((*place, receive_ns))
             times_ns.append(messages.message_time_ns(message, stream, receive_ns))
             values.append(found)
-            if not isinstance(stream, (GripperState, GripperCommand)) and stream.stamp == "header":
+            if _stamped(stream):
                 self._delays_ns.append(receive_ns - messages.stamp_ns(message))
-        return Samples(np.array(times_ns, np.int64), np.array(values, np.float64).reshape(-1, *shape))
+        read = Samples(np.array(times_ns, np.int64), np.array(values, np.float64).reshape(-1, *shape))
+        if table is None:
+            return read
+        if _stamped(stream):
+            self._delays_ns += (table.places.receive_ns - table.stamp_ns).tolist()
+        rest = value_of(table.first)[table.numbers.shape[1] :]
+        numbers = np.concatenate([table.numbers, np.tile(rest, (len(table.numbers), 1))], axis=1)
+        order = np.lexsort(
+            np.concatenate([np.array(places, np.int64).reshape(-1, 3), np.stack(table.places, axis=1)]).T[[1, 0, 2]]
+        )
+        return Samples(
+            np.concatenate([read.time_ns, times_of(table, stream)])[order],
+            np.concatenate([read.values, numbers])[order],
+        )
+
+    def _topic(self, stream: Stream | GripperState | GripperCommand) -> str:
+        return self._recording.find({stream.topic: (stream.topic, stream.type)})[stream.topic]
 
 
-def _held(twists: Samples, start_ns: NDArray[np.int64], period_ns: int) -> NDArray[np.float64]:
-    """Average held twists; NaN where one of them is not known."""
+def _stamped(stream: Stream | GripperState | GripperCommand) -> bool:
+    """Whether the stamps of the arm's stream tell how long its messages took."""
+    return isinstance(stream, Stream) and stream.stamp == "header"
+
+
+def twist_columns(first: Any) -> tuple[int, ...]:
+    """All the numbers of a twist."""
+    return tuple(range(6))
+
+
+def _holding(twists: Samples) -> HeldValues:
+    """Twists that hold, and as a seventh value how much of them is not known."""
     unknown = np.isnan(twists.values).any(axis=1, keepdims=True)  # (S, 1)
-    values = np.concatenate([np.where(unknown, 0.0, twists.values), unknown], axis=1)
-    arm = hold_average(twists.time_ns, values, start_ns, period_ns)
+    return HeldValues(twists.time_ns, np.concatenate([np.where(unknown, 0.0, twists.values), unknown], axis=1))
+
+
+def _held(twists: HeldValues, start_ns: NDArray[np.int64], period_ns: int) -> NDArray[np.float64]:
+    """Average held twists; NaN where one of them is not known."""
+    arm = twists.average(start_ns, period_ns)
     return np.where(arm[:, 6:] > 1e-6, np.nan, arm[:, :6])
 
 

@@ -26,22 +26,34 @@ def hold_average(sample_ns: Times, values: Floats, start_ns: Times, period_ns: i
     A value holds from its time until the next one's or for `hold_ns`; where none holds it is zero. Samples may come in
     any order; of equal times the last counts.
     """
-    if len(sample_ns) == 0:
-        return np.zeros((len(start_ns), values.shape[1]))
-    sample_ns, values = in_order(sample_ns, values)
-    until_next_ns = np.diff(sample_ns, append=sample_ns[-1] + hold_ns)
-    held_s = np.minimum(until_next_ns, hold_ns) / 1e9  # (S,)
-    # The integral up to each sample; its differences are exact enough: 1e-12 m/s after an hour.
-    integrals = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values * held_s[:, None], axis=0)])
+    return HeldValues(sample_ns, values, hold_ns).average(start_ns, period_ns)
 
-    def integral(time_ns: Times) -> Floats:
-        last = np.searchsorted(sample_ns, time_ns, side="right") - 1
+
+class HeldValues:
+    """Values that hold, as `hold_average` says, prepared once for many questions."""
+
+    def __init__(self, sample_ns: Times, values: Floats, hold_ns: int = HOLD_NS) -> None:
+        self._sample_ns, self._values = in_order(sample_ns, values)
+        if len(sample_ns) == 0:
+            return
+        until_next_ns = np.diff(self._sample_ns, append=self._sample_ns[-1] + hold_ns)
+        self._held_s = np.minimum(until_next_ns, hold_ns) / 1e9  # (S,)
+        # The integral up to each sample; its differences are exact enough: 1e-12 m/s after an hour.
+        sums = np.cumsum(self._values * self._held_s[:, None], axis=0)
+        self._integrals = np.concatenate([np.zeros((1, values.shape[1])), sums])
+
+    def average(self, start_ns: Times, period_ns: int) -> Floats:
+        """Average over [start, start + period) for each of `start_ns` (T,): (T, D)."""
+        if len(self._sample_ns) == 0:
+            return np.zeros((len(start_ns), self._values.shape[1]))
+        return (self._integral(start_ns + period_ns) - self._integral(start_ns)) / (period_ns / 1e9)
+
+    def _integral(self, time_ns: Times) -> Floats:
+        last = np.searchsorted(self._sample_ns, time_ns, side="right") - 1
         sample = np.maximum(last, 0)
-        since_s = np.minimum((time_ns - sample_ns[sample]) / 1e9, held_s[sample])
+        since_s = np.minimum((time_ns - self._sample_ns[sample]) / 1e9, self._held_s[sample])
         since_s = np.where(last < 0, 0.0, since_s)
-        return integrals[sample] + values[sample] * since_s[:, None]
-
-    return (integral(start_ns + period_ns) - integral(start_ns)) / (period_ns / 1e9)
+        return self._integrals[sample] + self._values[sample] * since_s[:, None]
 
 
 def as_of(sample_ns: Times, values: Floats, time_ns: Times, max_age_ns: int | None = None) -> Floats:

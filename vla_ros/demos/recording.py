@@ -11,18 +11,18 @@ import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.demos.bag_writer import PARTIAL
 from vla_ros.demos.containers.decoding import decoder
-from vla_ros.demos.containers.entries import Container, Damage, StoredTopic
+from vla_ros.demos.containers.entries import Container, Damage, Piece, StoredTopic
 from vla_ros.demos.containers.files import METADATA, Metadata, listed_files, open_file, parse_metadata, storage_files
-from vla_ros.demos.containers.inflate import inflate_message
+from vla_ros.demos.containers.inflate import inflate_message, plain
 from vla_ros.demos.errors import BagError
 from vla_ros.robot import RobotError, match_topic
 
@@ -37,10 +37,34 @@ class Topic:
     messages: int
 
 
+class Places(NamedTuple):
+    """Where messages are: the number of their file (n,), of their entry in it (n,), and their receive times (n,)."""
+
+    file: NDArray[np.int64]
+    entry: NDArray[np.int64]
+    receive_ns: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Places]) -> Places:
+        """All of the messages, in the order of receipt: of those of equal times the earlier file's and entry first."""
+        columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts)]
+        file, entry, receive_ns = columns or [np.zeros(0, np.int64)] * 3
+        return cls(file, entry, receive_ns).chosen(np.lexsort((entry, file, receive_ns)))
+
+    def chosen(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Places:
+        """Some of the messages."""
+        return Places(*(column[which] for column in self))
+
+
+Place = tuple[int, int]  # file, entry
+Marked = Mapping[int, NDArray[np.bool_]]  # for each file which of its entries
+SeePiece = Callable[[int, StoredTopic, Piece], None]  # file, topic, messages
+
+
 class Recording:
     """An open bag. Times are receive times in ns: when the recorder got a message.
 
-    custom_data: what `ros2 bag record --custom-data` noted.
+    custom_data: what `ros2 bag record --custom-data` noted. tables: for `topic_tables`.
     """
 
     def __init__(
@@ -51,8 +75,9 @@ class Recording:
         self._files = files
         self._damage = list(damage)
         # Messages that could not be read: topic -> where they are, and why the first could not.
-        self._unread: dict[str, tuple[set[tuple[int, int]], str]] = {}
-        self._kept: dict[tuple[int, int], bytes] = {}
+        self._unread: dict[str, tuple[set[Place], str]] = {}
+        self._kept: dict[Place, bytes] = {}
+        self.tables: dict[str, Any] = {}
         self.topics = _topics(files)
         times_ns = [file.entries.time_ns for file in files if len(file.entries)]
         self.start_ns = int(min(times[0] for times in times_ns)) if times_ns else 0
@@ -66,6 +91,14 @@ class Recording:
             for topic, (where, why) in sorted(self._unread.items())
         )
         return (*self._damage, *unread)
+
+    def marked(self, places: Iterable[Places]) -> Marked:
+        """Mark the messages at `places`."""
+        marked = {number: np.zeros(len(file.entries), bool) for number, file in enumerate(self._files)}
+        for some in places:
+            for number, which in marked.items():
+                which[some.entry[some.file == number]] = True
+        return marked
 
     def find(self, wanted: Mapping[str, tuple[str, str]]) -> dict[str, str]:
         """Look up topics by what they are needed for: purpose -> (relative topic, type) to purpose -> name in the bag.
@@ -102,9 +135,21 @@ class Recording:
         Raises:
             BagError: no message of one of the topics can be decoded.
         """
+        for _, topic, receive_ns, message in self.placed_messages(topics):
+            yield topic, receive_ns, message
+
+    def placed_messages(
+        self, topics: Collection[str], left_out: Marked | None = None
+    ) -> Iterator[tuple[Place, str, int, Any]]:
+        """Yield (place, topic, receive time, message) as `messages` does.
+
+        left_out: messages that are good, and neither read nor decoded.
+        """
         decoders: dict[int, Any] = {}
         good: collections.Counter[str] = collections.Counter()
-        for where, topic, receive_ns, data in self._read(topics):
+        for number, which in (left_out or {}).items():
+            good.update(self._names(number, which))
+        for where, topic, receive_ns, data in self._read(topics, left_out):
             decode = decoders.get(id(topic))  # by identity: hashing its definition takes longer than most messages
             if decode is None:
                 try:
@@ -117,7 +162,7 @@ class Recording:
                 self._note(topic.name, where, str(error))
                 continue
             good[topic.name] += 1
-            yield topic.name, receive_ns, message
+            yield where, topic.name, receive_ns, message
         for name in topics:
             if name in self._unread and not good[name]:
                 raise BagError(
@@ -126,21 +171,63 @@ class Recording:
                 )
 
     @contextlib.contextmanager
-    def kept(self, topics: Collection[str]) -> Iterator[None]:
+    def kept(
+        self, topics: Collection[str], others: Collection[str] = (), see: SeePiece | None = None
+    ) -> Iterator[None]:
         """Read `topics` once for several passes over them: within the context their messages stay in memory.
 
-        A pass decompresses every chunk that has one of the messages, however small they are.
+        A pass decompresses every chunk that has one of the messages, however small they are. So in the same pass `see`
+        is told of the `pieces` of `others`.
         """
-        self._kept = {where: data for where, _, _, data in self._read(topics)}
+        left_out = self.marked(())
+        kept: dict[Place, bytes] = {}
+        for number, topic, piece in self.pieces({*topics, *others}):
+            if see is not None and topic.name in others:
+                see(number, topic, piece)
+            if topic.name in topics:
+                left_out[number][piece.entry] = True
+                columns = (column.tolist() for column in (piece.entry, piece.start, piece.stop))
+                kept.update({(number, entry): piece.data[start:stop] for entry, start, stop in zip(*columns)})
+        kept.update({where: data for where, _, _, data in self._read(topics, left_out)})
+        self._kept = kept
         try:
             yield
         finally:
             self._kept = {}
 
+    def pieces(self, topics: Collection[str]) -> Iterator[tuple[int, StoredTopic, Piece]]:
+        """Yield (file, topic, messages) of `topics` as they lie in the files: all of them in one pass.
+
+        Messages that are damaged, or compressed one by one, are left out and not told by `damage`.
+        """
+        for number, file in enumerate(self._files):
+            keys = [key for key, topic in file.topics.items() if topic.name in topics]
+            try:
+                for piece in map(plain, file.pieces(np.flatnonzero(np.isin(file.entries.topic, keys)))):
+                    key_of = file.entries.topic[piece.entry]
+                    for key in set(key_of.tolist()):
+                        yield number, file.topics[key], piece.chosen(key_of == key)
+            except OSError as error:
+                raise _unreadable(self.path, error) from None
+
     def serialized(self) -> Iterator[tuple[StoredTopic, int, bytes]]:
         """Yield (topic, receive time, serialised message) of all messages, as received."""
         for _, topic, receive_ns, data in self._read(None):
             yield topic, receive_ns, data
+
+    def read(self, places: Places) -> Iterator[bytes]:
+        """Yield the serialised messages at `places`, which `pieces` found good.
+
+        Raises:
+            BagError: one is good no more.
+        """
+        for number, _, key, time_ns, block, offset in self._columns(places):
+            try:
+                yield self._files[number].read(key, time_ns, block, offset)
+            except Damage as error:
+                raise BagError(f"bag {self.path} was changed while it was read ({error}); run again") from None
+            except OSError as error:
+                raise _unreadable(self.path, error) from None
 
     def receive_times_ns(self) -> dict[str, NDArray[np.int64]]:
         """Return the receive times of all messages by topic, without reading any."""
@@ -155,9 +242,11 @@ class Recording:
         return {topic.name: topic for file in reversed(self._files) for topic in file.topics.values()
                 if topic.name in self.topics}  # fmt: skip
 
-    def _read(self, topics: Collection[str] | None) -> Iterator[tuple[tuple[int, int], StoredTopic, int, bytes]]:
+    def _read(
+        self, topics: Collection[str] | None, left_out: Marked | None = None
+    ) -> Iterator[tuple[Place, StoredTopic, int, bytes]]:
         """Yield (where it is, topic, receive time, serialised message) of `topics`, None for all, as received."""
-        for number, entry, key, time_ns, block, offset in self._order(topics):
+        for number, entry, key, time_ns, block, offset in self._columns(self.places(topics, left_out)):
             file, where = self._files[number], (number, entry)
             topic = file.topics[key]
             try:
@@ -169,25 +258,36 @@ class Recording:
                 raise _unreadable(self.path, error) from None
             yield where, topic, time_ns, data
 
-    def _order(self, topics: Collection[str] | None) -> Iterator[tuple[int, int, int, int, int, int]]:
-        """Yield (file, entry, and the entry's columns) of the messages of `topics` in the order of receive times."""
-        numbers, entries, times_ns = [], [], []
+    def places(self, topics: Collection[str] | None, left_out: Marked | None = None) -> Places:
+        """Return where the messages of `topics`, None for all, are, in the order in which they were received."""
+        found = []
         for number, file in enumerate(self._files):
             keys = [key for key, topic in file.topics.items() if topics is None or topic.name in topics]
-            chosen = np.flatnonzero(np.isin(file.entries.topic, keys))
-            numbers.append(np.full(len(chosen), number))
-            entries.append(chosen)
-            times_ns.append(file.entries.time_ns[chosen])
-        order = np.argsort(np.concatenate(times_ns), kind="stable")
-        number_of, entry_of = np.concatenate(numbers)[order], np.concatenate(entries)[order]
+            wanted = np.isin(file.entries.topic, keys)
+            if left_out:
+                wanted &= ~left_out[number]
+            entry = np.flatnonzero(wanted)
+            found.append(Places(np.full(len(entry), number), entry, file.entries.time_ns[entry]))
+        return Places.joined(found)
+
+    def _columns(self, places: Places) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """Yield (file, entry, and the entry's columns) of the messages at `places`."""
         # Python's numbers are quick to use and large to keep: some at a time, of one file.
-        for first, stop in _runs(number_of):
-            number, chosen = int(number_of[first]), entry_of[first:stop]
+        for first, stop in _runs(places.file):
+            number, chosen = int(places.file[first]), places.entry[first:stop]
             table = self._files[number].entries
             columns = (column[chosen].tolist() for column in (table.topic, table.time_ns, table.block, table.offset))
             yield from zip(itertools.repeat(number), chosen.tolist(), *columns)
 
-    def _note(self, topic: str, where: tuple[int, int], why: str) -> None:
+    def _names(self, number: int, which: NDArray[np.bool_]) -> collections.Counter[str]:
+        """How many of some of a file's entries each topic has."""
+        keys, counts = np.unique(self._files[number].entries.topic[which], return_counts=True)
+        found: collections.Counter[str] = collections.Counter()
+        for key, count in zip(keys.tolist(), counts.tolist()):
+            found[self._files[number].topics[key].name] += count
+        return found
+
+    def _note(self, topic: str, where: Place, why: str) -> None:
         self._unread.setdefault(topic, (set(), why))[0].add(where)
 
 

@@ -45,10 +45,11 @@ class Windows(TypedDict):
 
 
 class Batch(Windows, total=False):
-    """The same, with what moved the arm, for policies that are told of it, and with the frames some steps later where
-    forward prediction wants them."""
+    """The same, with what only some trainings have: what moved the arm, for policies that are told of it; features in
+    place of images, where a frozen backbone has encoded them; the frames some steps later, for forward prediction."""
 
     committed: Tensor  # (B, W, N, 7) float, as ``actions.network_commitment`` makes them
+    features: Tensor  # (B, W, ...) what ``Policy.encode`` returned, zero at padding; the images are empty then
     future_images: dict[str, Tensor]  # camera -> (B, W, h, w, 3) uint8
     future_valid: Tensor  # (B, W) bool
 
@@ -149,7 +150,10 @@ class VLAModule(pl.LightningModule):
         """Return the loss of a batch and log every term of it as ``{phase}/{name}``."""
         inputs, future = self._inputs(batch, training=phase == "train")
         text = self.policy.encode_text(inputs.pop("tokens"), batch["token_mask"])
-        readout = self.policy.read(**inputs, text=text)
+        if "features" in batch:
+            readout = self.policy.backbone.read(batch["features"], batch["valid"], text)
+        else:
+            readout = self.policy.read(**inputs, text=text)
         mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
         actions = readout.pick(batch["actions"])
         added = None
@@ -219,7 +223,7 @@ class VLAModule(pl.LightningModule):
         """Return the images and the future ones, (B, W, 3, h, w) by camera, as the network takes them."""
         now: dict[str, Tensor] = {}
         future: dict[str, Tensor] = {}
-        for camera in self.policy.contract.cameras:
+        for camera in () if "features" in batch else self.policy.contract.cameras:
             pixels = batch["images"][camera.name]
             window = pixels.shape[1]
             if self.forward_prediction is not None:  # one draw for both: what changes between them must be the world

@@ -25,11 +25,7 @@ def decoder(topic: StoredTopic) -> Callable[[bytes], Any]:
     Raises:
         Damage: the messages are not CDR, or the type's definition is missing or can't be read.
     """
-    if topic.encoding != "cdr":
-        raise Damage(f"its messages are serialised as {topic.encoding!r}; only ROS 2's 'cdr' can be read")
-    types = _types(topic.type, topic.definition_format, topic.definition)
-    _check_fields(types)
-
+    types = types_of(topic)
     read_common = common_reader(types, topic.type)
 
     def decode(data: bytes) -> Any:
@@ -43,6 +39,15 @@ def decoder(topic: StoredTopic) -> Callable[[bytes], Any]:
             raise Damage(f"{type(error).__name__}: {error}") from None
 
     return decode
+
+
+def types_of(topic: StoredTopic) -> Typestore:
+    """Return the definitions with which the messages of `topic` are read. Raises Damage, as `decoder`."""
+    if topic.encoding != "cdr":
+        raise Damage(f"its messages are serialised as {topic.encoding!r}; only ROS 2's 'cdr' can be read")
+    types = _types(topic.type, topic.definition_format, topic.definition)
+    _check_fields(types)
+    return types
 
 
 def definitions(topics: list[StoredTopic]) -> Typestore:

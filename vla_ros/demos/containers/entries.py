@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Receive times beyond the year 2116 are damage; below, sums of times and durations fit in 64 bits.
 MAX_TIME_NS = 1 << 62
+_PIECE = 256
 
 
 class Damage(Exception):
@@ -62,6 +63,29 @@ class Entries:
         return len(self.time_ns)
 
 
+class Piece(NamedTuple):
+    """Serialised messages that lie in one piece of memory.
+
+    entry (m,): which of a file's entries they are; start, stop (m,): where in `data`.
+    """
+
+    entry: NDArray[np.int64]
+    data: bytes
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, entry: NDArray[np.int64], messages: Sequence[bytes]) -> Piece:
+        """Of messages that lie apart."""
+        stop = np.cumsum([len(message) for message in messages], dtype=np.int64)
+        start = np.concatenate([np.zeros(1, np.int64), stop[:-1]]) if len(messages) else stop
+        return cls(entry, b"".join(messages), start, stop)
+
+    def chosen(self, which: NDArray[np.bool_]) -> Piece:
+        """Some of the messages; `which` (m,)."""
+        return Piece(self.entry[which], self.data, self.start[which], self.stop[which])
+
+
 class Container(Protocol):
     """An open storage file.
 
@@ -77,4 +101,34 @@ class Container(Protocol):
     def read(self, topic: int, time_ns: int, block: int, offset: int) -> bytes:
         """Return the serialised message of one of the `entries`. Raises Damage, OSError, MemoryError."""
 
+    def pieces(self, entry: NDArray[np.int64]) -> Iterator[Piece]:
+        """Yield the serialised messages of many `entry` numbers, in the order of the file.
+
+        Those that `read` raises Damage for are left out. Raises OSError, MemoryError.
+        """
+        ...
+
     def close(self) -> None: ...
+
+
+def byte_rows(data: bytes, at: NDArray[np.int64], length: int) -> NDArray[np.uint8]:
+    """Copy `length` bytes from each of `at` (m,) on: (m, length). All of them must lie in `data`."""
+    if not len(at):
+        return np.zeros((0, length), np.uint8)
+    everywhere = np.ndarray((len(data) - length + 1,), f"V{length}", data, strides=(1,))
+    return everywhere[at].view(np.uint8).reshape(len(at), length)
+
+
+def read_pieces(container: Container, entry: NDArray[np.int64]) -> Iterator[Piece]:
+    """Do what `Container.pieces` says by reading message by message."""
+    table = container.entries
+    for first in range(0, len(entry), _PIECE):
+        found, messages = [], []
+        for one in entry[first : first + _PIECE].tolist():
+            try:
+                place = (column[one] for column in (table.topic, table.time_ns, table.block, table.offset))
+                messages.append(container.read(*map(int, place)))
+            except Damage:
+                continue
+            found.append(one)
+        yield Piece.joined(np.array(found, np.int64), messages)

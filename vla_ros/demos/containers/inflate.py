@@ -16,7 +16,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-from vla_ros.demos.containers.entries import Damage
+
+from vla_ros.demos.containers.entries import Damage, Piece, byte_rows
 from vla_ros.demos.errors import BagError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -57,6 +58,14 @@ def inflate_message(data: bytes) -> bytes:
     if not data.startswith(ZSTD_MAGIC):
         return data
     return _run(_decompressor("zstd"), data, MAX_BYTES, cut_off=False)
+
+
+def plain(piece: Piece) -> Piece:
+    """The messages that are not compressed, told by the same number; without those that are too short to tell."""
+    tell = piece.stop - piece.start >= len(ZSTD_MAGIC)
+    first = byte_rows(piece.data, piece.start[tell], len(ZSTD_MAGIC)).view("<u4")[:, 0]
+    tell[tell] = first != int.from_bytes(ZSTD_MAGIC, "little")
+    return piece if tell.all() else piece.chosen(tell)
 
 
 def inflate_file(source: Path, target: Path) -> str:

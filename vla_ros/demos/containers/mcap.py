@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.demos.containers.entries import MAX_TIME_NS, Damage, Entries, StoredTopic
+from vla_ros.demos.containers.entries import MAX_TIME_NS, Damage, Entries, Piece, StoredTopic, byte_rows, read_pieces
 from vla_ros.demos.containers.inflate import MAX_BYTES, inflate
 from vla_ros.demos.containers.mcap_fields import read_map, read_text
 
@@ -30,10 +30,15 @@ _STATISTICS, _METADATA, _DATA_END = 0x0B, 0x0C, 0x0F
 _RECORD = struct.Struct("<BQ")  # opcode, length of the content
 _MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel, sequence number, log time, publish time
 _MESSAGE_RECORD = struct.Struct("<BQHIQQ")  # both
+_HEAD_COLUMNS = np.dtype(
+    [("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("logged", "<u8"), ("sent", "<u8")]
+)
 _CHUNK_HEAD = struct.Struct("<QQQI")  # first and last log time, uncompressed size, its crc or 0
 
 _THE_FILE = -1  # the block of messages that lie in no chunk
 _KEPT_CHUNKS = 4
+_AHEAD_BYTES = 8192
+_TOGETHER_BYTES = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,11 @@ class _Chunk:
     compression: str
     size: int
     crc: int
+
+    @property
+    def plain(self) -> bool:
+        """Whether the records lie in the file as they are, all of them."""
+        return self.compression == "" and self.there == self.length == self.size
 
 
 class McapFile:
@@ -63,11 +73,13 @@ class McapFile:
         self.metadata = ""
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._chunks: list[_Chunk] = []
-        self._indices: list[list[NDArray[np.int64]]] = []  # of each chunk, tables (m, 4) as Entries.sort takes them
+        self._indices: list[list[tuple[int, bytes]]] = []  # of each chunk: channel, its times and offsets
         self._loose: list[tuple[int, int, int, int]] = []  # messages outside chunks
         self._announced: int | None = None
         self._inflated: collections.OrderedDict[int, bytes | Damage] = collections.OrderedDict()
-        self._file = path.open("rb")
+        self._checked: set[int] = set()  # chunks whose checksum was right when they were read first
+        self._ahead = (0, b"")  # what was read last of the records between chunks, which are small, and where it begins
+        self._file = path.open("rb", buffering=0)
         try:
             self._size = os.fstat(self._file.fileno()).st_size
             if self._bytes(0, len(MAGIC)) != MAGIC:
@@ -96,6 +108,70 @@ class McapFile:
         if stop > len(data):
             raise Damage("it reaches beyond its chunk")
         return data[start:stop]
+
+    def pieces(self, entry: NDArray[np.int64]) -> Iterator[Piece]:
+        """As `Container.pieces`: all messages of a chunk at once, or of several chunks that lie beside each other."""
+        entry = entry[np.argsort(self.entries.block[entry], kind="stable")]
+        block = self.entries.block[entry]
+        yield from read_pieces(self, entry[block == _THE_FILE])
+        for chunks in self._neighbours(np.unique(block[block != _THE_FILE]).tolist()):
+            data, spans = self._records_of(chunks)
+            span_of = np.zeros((chunks[-1] - chunks[0] + 1, 2), np.int64)  # none where the chunk is damaged
+            for number, span in spans.items():
+                span_of[number - chunks[0]] = span
+            chosen = slice(*np.searchsorted(block, [chunks[0], chunks[-1] + 1]))
+            start, stop = span_of[block[chosen] - chunks[0]].T
+            yield self._found(entry[chosen], data, start, stop)
+
+    def _neighbours(self, numbers: list[int]) -> Iterator[list[int]]:
+        """Yield the chunks that are read together: those that are not compressed, up to some size."""
+        run: list[int] = []
+        for number in numbers:
+            chunk = self._chunks[number]
+            fits = chunk.plain and (not run or chunk.at + chunk.length - self._chunks[run[0]].at <= _TOGETHER_BYTES)
+            if run and not fits:
+                yield run
+                run = []
+            run.append(number)
+            if not chunk.plain:
+                yield run
+                run = []
+        if run:
+            yield run
+
+    def _records_of(self, chunks: list[int]) -> tuple[bytes, dict[int, tuple[int, int]]]:
+        """Return bytes with the records of chunks, and where in them those of each are that is not damaged."""
+        first, last = self._chunks[chunks[0]], self._chunks[chunks[-1]]
+        if not first.plain:
+            try:
+                data = self._block(chunks[0])
+            except Damage:
+                return b"", {}
+            return data, {chunks[0]: (0, len(data))}
+        data = self._bytes(first.at, last.at + last.length - first.at)
+        spans = {}
+        for number in chunks:
+            chunk = self._chunks[number]
+            start, stop = chunk.at - first.at, chunk.at + chunk.length - first.at
+            if stop <= len(data) and self._is_right(chunk, memoryview(data)[start:stop]):
+                spans[number] = start, stop
+        return data, spans
+
+    def _found(
+        self, entry: NDArray[np.int64], data: bytes, start: NDArray[np.int64], stop: NDArray[np.int64]
+    ) -> Piece:  # fmt: skip
+        """The messages among entries, whose chunks are data[start:stop], for which `read` would find nothing wrong."""
+        at = start + self.entries.offset[entry]
+        there = at + _MESSAGE_RECORD.size <= stop
+        entry, at, stop = entry[there], at[there], stop[there]
+        heads = byte_rows(data, at, _MESSAGE_RECORD.size).view(_HEAD_COLUMNS)[:, 0]
+        begin = at + _MESSAGE_RECORD.size
+        end = (
+            at + _RECORD.size + np.minimum(heads["length"], len(data)).astype(np.int64)
+        )  # damaged, it may be any number
+        good = (heads["opcode"] == _MESSAGE) & (heads["channel"] == self.entries.topic[entry])
+        good &= (heads["logged"] == self.entries.time_ns[entry].astype(np.uint64)) & (begin <= end) & (end <= stop)
+        return Piece(entry, data, begin, end).chosen(good)
 
     def _scan(self) -> bool:
         """Walk over the records of the file, jumping over the chunks' contents; return whether it has its end."""
@@ -146,16 +222,28 @@ class McapFile:
     def _index(self, whole: bool) -> Entries:
         """Index all messages, by the index records where they can be trusted, else by walking through the chunks."""
         parts = [np.array(self._loose, np.int64).reshape(-1, 4)]
-        channels = {int(table[0, 0]) for index in self._indices for table in index if len(table)}
-        known = channels <= self.topics.keys()
-        for number, index in enumerate(self._indices):
-            parts += index if whole and known and index else self._walked(number)
+        known = {channel for index in self._indices for channel, pairs in index if pairs} <= self.topics.keys()
+        indexed = [number for number, index in enumerate(self._indices) if whole and known and index]
+        parts.append(self._indexed(indexed))
+        for number in sorted(set(range(len(self._indices))) - {*indexed}):
+            parts += self._walked(number)
         entries = Entries.sort(parts)
         undeclared = ~np.isin(entries.topic, list(self.topics))
         if undeclared.any():
             self.damage.append(f"{undeclared.sum()} messages are of topics that it does not declare")
             entries = Entries(*(column[~undeclared] for column in dataclasses.astuple(entries)))
         return entries
+
+    def _indexed(self, numbers: list[int]) -> NDArray[np.int64]:
+        """The messages in the index records of chunks."""
+        records = [(channel, number, pairs) for number in numbers for channel, pairs in self._indices[number]]
+        channel, number, length = np.array(
+            [(channel, number, len(pairs) // 16) for channel, number, pairs in records], np.int64
+        ).reshape(-1, 3).T  # fmt: skip
+        pairs = np.frombuffer(b"".join(pairs for *_, pairs in records), "<u8").reshape(-1, 2)
+        usable = np.flatnonzero((pairs < MAX_TIME_NS).all(axis=1))
+        time_ns, offset = pairs[usable].astype(np.int64).T
+        return np.stack([channel.repeat(length)[usable], time_ns, number.repeat(length)[usable], offset], axis=1)
 
     def _walked(self, number: int) -> list[NDArray[np.int64]]:
         """Find the messages of a chunk in its contents, up to where it is damaged."""
@@ -209,11 +297,7 @@ class McapFile:
         channel, length = struct.unpack_from("<HI", content)
         if len(content) != 6 + length or length % 16 or not self._chunks:
             raise ValueError("a message index of a wrong length, or of no chunk")
-        pairs = np.frombuffer(content, "<u8", offset=6).reshape(-1, 2)
-        pairs = pairs[(pairs < MAX_TIME_NS).all(axis=1)].astype(np.int64)
-        table = np.empty((len(pairs), 4), np.int64)
-        table[:, 0], table[:, 1], table[:, 2], table[:, 3] = channel, pairs[:, 0], len(self._chunks) - 1, pairs[:, 1]
-        self._indices[-1].append(table)
+        self._indices[-1].append((channel, content[6:]))
 
     def _add_metadata(self, content: bytes) -> None:
         name, at = read_text(content, 0)
@@ -255,11 +339,19 @@ class McapFile:
             if chunk.length > MAX_BYTES:
                 raise Damage(f"the chunk at byte {chunk.at} announces {chunk.length} bytes, more than {MAX_BYTES}")
             data = inflate(self._bytes(chunk.at, chunk.there), chunk.compression, chunk.size, cut_off=cut_off)
-            if chunk.crc and not cut_off and zlib.crc32(data) != chunk.crc:
+            if not cut_off and not self._is_right(chunk, data):
                 raise Damage(f"the checksum of the chunk at byte {chunk.at} is wrong")
         except Damage as error:
             return error
         return data
+
+    def _is_right(self, chunk: _Chunk, data: bytes | memoryview) -> bool:
+        """Whether the records of a chunk have its checksum; looked at once for each."""
+        if chunk.crc and chunk.at not in self._checked:
+            if zlib.crc32(data) != chunk.crc:
+                return False
+            self._checked.add(chunk.at)
+        return True
 
     def _record(self, at: int) -> bytes:
         """Return one record of the file, with its head."""
@@ -270,8 +362,12 @@ class McapFile:
         return self._bytes(at, _RECORD.size + length)
 
     def _bytes(self, at: int, length: int) -> bytes:
-        self._file.seek(at)
-        return self._file.read(length)
+        if length > _AHEAD_BYTES:
+            return os.pread(self._file.fileno(), length, at)
+        begin, ahead = self._ahead
+        if not begin <= at <= at + length <= begin + len(ahead):
+            begin, ahead = self._ahead = at, os.pread(self._file.fileno(), _AHEAD_BYTES, at)
+        return ahead[at - begin : at - begin + length]
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int, int]]:

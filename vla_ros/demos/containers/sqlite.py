@@ -16,8 +16,9 @@ from typing import Any
 
 import apsw
 import numpy as np
+from numpy.typing import NDArray
 
-from vla_ros.demos.containers.entries import MAX_TIME_NS, Damage, Entries, StoredTopic
+from vla_ros.demos.containers.entries import MAX_TIME_NS, Damage, Entries, Piece, StoredTopic, read_pieces
 
 _JOURNALS = ("-wal", "-journal")
 # Text columns come decoded; a damaged one may hold anything.
@@ -69,6 +70,10 @@ class SqliteFile:
         if row is None or not isinstance(row[0], bytes):
             raise Damage("its row holds no message")
         return row[0]
+
+    def pieces(self, entry: NDArray[np.int64]) -> Iterator[Piece]:
+        """As `Container.pieces`."""
+        return read_pieces(self, entry)
 
     def _connect(self, path: Path, scratch: Path) -> apsw.Connection:
         journals = [path.with_name(path.name + ending) for ending in _JOURNALS]

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trainings of all of a policy but its eyes, for `anchors.py`: camera encoders are frozen, and see each frame once.
+
+The encoders are those of the shipped checkpoint. Where a task shows what no other does, a block that glows in the dark,
+the static camera's first learns from random scenes where each block is, and which one glows; no action is learned from.
+What comes after the encoders, from the fusion with proprioception to the head, starts at random and is trained on
+demonstrations as `vla fit` does: the same windows, targets and losses. Commands are always a task's first phrasing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vla_ros import images, resources
+from vla_ros.contract import ActionSpace
+from vla_ros.demos.episode import Episode
+from vla_ros.policy.augment import AugmentConfig, augment_proprioception
+from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
+from vla_ros.policy.losses import ForwardPredictionConfig, LossConfig, masked_mean
+from vla_ros.policy.module import Batch, OptimizerConfig, learning_rate_scale
+from vla_ros.policy.policy import Policy
+from vla_ros.sim.env import TabletopEnv
+from vla_ros.sim.tasks import COLORS, TASKS
+from vla_ros.train.data import DemonstrationData, action_bounds, proprioception_statistics, split_episodes
+
+SHIPPED, RECIPE = resources.path("config/checkpoints/tabletop"), resources.path("config/train/tabletop.json")
+FEATURE_SIZE = 128
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, weight_decay=1e-3, warmup_steps=50)
+LOSS = LossConfig(huber_delta=0.1, gripper_weight=0.1)
+AUGMENT = AugmentConfig(proprioception_noise=0.05)
+DRAWN_FRAMES = 16  # of a step, whose future is predicted: drawing pictures costs more than all else
+SCENES, LOOKS, SCENE_SEED, IN_THE_LIGHT = 1500, 450, 20_000, "pick_up_red"
+
+
+class Given(nn.Module):
+    """Stands where a camera's encoder stands, and is given what that would say."""
+
+    def forward(self, features: Tensor, _text: Tensor) -> Tensor:
+        return features
+
+
+def command(task: str) -> str:
+    """Return what is said for a task."""
+    return TASKS[task].phrasings[0]
+
+
+def learn_to_see(policy: Policy, task: str) -> float:
+    """Train the static camera's encoder on random scenes of ``task``; return its error on new ones [m].
+
+    Its features tell, by a linear layer that is thrown away, where each block is and where the one that glows.
+    """
+    pixels, places, lit = _scenes(policy, task)
+    encoder, text = policy.backbone.cameras["static"], _text(policy, task)
+    encoder.requires_grad_(True)
+    read = nn.Linear(encoder.output_size, places.shape[1])
+    mean, held_out = places.mean(dim=0), 100
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *read.parameters()], lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=LOOKS)
+    draw = torch.Generator().manual_seed(0)
+    camera = policy.contract.cameras[0]
+
+    def errors(index: Tensor) -> Tensor:
+        seen = images.to_network(pixels[index], camera)
+        said = read(encoder(seen, text.expand(len(index), -1))) * 0.1 + mean
+        wrong = (said - places[index]).unflatten(1, (-1, 2)).norm(dim=-1)  # (B, blocks and the lit one)
+        return masked_mean(wrong, lit[index])
+
+    for _ in range(LOOKS):
+        loss = errors(torch.randint(held_out, len(pixels), (32,), generator=draw))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    encoder.requires_grad_(False)
+    with torch.no_grad():
+        return float(errors(torch.arange(held_out)))
+
+
+def _scenes(policy: Policy, task: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pictures (S, h, w, 3), places (S, 8) in metres, and which of the four places count (S, 4)."""
+    env, pixels, places, counts = TabletopEnv(), [], [], []
+    for seed in range(SCENE_SEED, SCENE_SEED + SCENES):
+        seen, _ = env.reset(seed=seed, options={"task": task if seed % 2 else IN_THE_LIGHT})
+        state = env.state()
+        shown = state.block_positions[state.lit] if state.lit else np.zeros(3)
+        pixels.append(images.resize(seen["static"], policy.contract.cameras[0]))
+        places.append(np.concatenate([*(state.block_positions[c][:2] for c in COLORS), shown[:2]]))
+        counts.append([True] * len(COLORS) + [bool(state.lit)])
+    env.close()
+    as_tensor = torch.from_numpy(np.stack(places)).float()
+    return torch.from_numpy(np.stack(pixels)), as_tensor, torch.tensor(counts)
+
+
+def _text(policy: Policy, task: str) -> Tensor:
+    with torch.no_grad():
+        return policy.encode_text(*policy.tokenize([command(task)]))
+
+
+@torch.no_grad()
+def look(policy: Policy, episodes: Sequence[Episode]) -> dict[str, Tensor]:
+    """Return what the encoders say of all frames, camera -> (frames, K), episode after episode."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in policy.contract.camera_names}
+    for episode in episodes:
+        text = _text(policy, episode.task).expand(len(episode), -1)
+        for camera in policy.contract.cameras:
+            pictures = images.to_network(torch.from_numpy(np.array(episode.images[camera.name])), camera)
+            seen[camera.name].append(policy.backbone.cameras[camera.name](pictures, text))
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def numbered(episodes: Sequence[Episode]) -> list[Episode]:
+    """Return the episodes with one pixel for each picture, which holds the number of the frame among all of them."""
+    result, first = [], 0
+    for episode in episodes:
+        numbers = np.arange(first, first + len(episode))
+        first += len(episode)
+        pixel = np.stack([numbers // 256**2, numbers // 256 % 256, numbers % 256], axis=1).astype(np.uint8)
+        pictures: Mapping[str, NDArray[np.uint8]] = dict.fromkeys(episode.images, pixel[:, None, None])
+        result.append(dataclasses.replace(episode, images=pictures, command=command(episode.task), phrasings=()))
+    return result
+
+
+def frame_numbers(pixels: Tensor) -> Tensor:
+    """Return the numbers (B, W) of pictures (B, W, 1, 1, 3)."""
+    return (pixels[..., 0, 0, :].long() * torch.tensor([256**2, 256, 1])).sum(dim=-1)
+
+
+def untrained(eyes: Policy, training: Sequence[Episode], *, head: str, history: int, chunk: int, feels: bool) -> Policy:
+    """Return a policy with the encoders of ``eyes``, frozen; ``feels``: whether it has proprioception."""
+    known = eyes.contract.proprioception
+    names = known.names if known is not None and feels else ()
+    low, high = action_bounds(training)
+    contract = dataclasses.replace(
+        eyes.contract,
+        proprioception=proprioception_statistics(training, names),
+        timing=dataclasses.replace(eyes.contract.timing, history=history, chunk=chunk),
+        action=ActionSpace(low=low, high=high),
+        provenance=dataclasses.replace(eyes.contract.provenance, head=head),
+    )
+    compact = dataclasses.replace(eyes.config.compact, feature_size=FEATURE_SIZE)
+    policy = Policy(contract, dataclasses.replace(eyes.config, head=head, compact=compact), eyes.tokenizer)
+    for part in ("cameras", "text"):
+        getattr(policy.backbone, part).load_state_dict(getattr(eyes.backbone, part).state_dict())
+        getattr(policy.backbone, part).requires_grad_(False)
+    return policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """Demonstrations: ``episodes`` as they were recorded, and what the encoders say of their frames."""
+
+    episodes: Sequence[Episode]
+    features: Mapping[str, Tensor]
+
+
+def train(
+    policy: Policy, seen: Seen, seed: int, *, steps: int, frames: int, forward: ForwardPredictionConfig | None = None
+) -> float:
+    """Train ``policy`` and return the arm's mean absolute error on held-out episodes, in normalised units.
+
+    Args:
+        frames: of a step, whatever the history.
+    """
+    training, validation = split_episodes(numbered(seen.episodes), 0.1, seed)
+    data = DemonstrationData(
+        policy, training=training, validation=validation, batch_windows=frames // policy.contract.timing.history,
+        max_steps=steps, steps_ahead=forward.steps_ahead if forward else 0, seed=seed,
+    )  # fmt: skip
+    eyes, policy.backbone.cameras = policy.backbone.cameras, nn.ModuleDict({n: Given() for n in seen.features})
+    artist = None if forward is None else _artist(policy, forward)
+    weights = [w for module in (policy, artist) if module for w in module.parameters() if w.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=OPTIMIZER.learning_rate, weight_decay=OPTIMIZER.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, steps, OPTIMIZER))
+    pictures = {} if forward is None else {n: _all_pictures(seen.episodes, n) for n in seen.features}
+    policy.train()
+    for batch in data.train_dataloader():
+        terms, features = _losses(policy, seen, batch, training=True)
+        loss = terms["loss"]
+        if artist is not None and forward is not None:
+            loss = loss + forward.weight * _forward_loss(policy, artist, pictures, batch, features)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+    policy.eval()
+    with torch.no_grad():
+        errors = [float(_losses(policy, seen, batch, training=False)[0]["arm_l1"]) for batch in data.val_dataloader()]
+    policy.backbone.cameras = eyes
+    return float(np.mean(errors))
+
+
+def _losses(policy: Policy, seen: Seen, batch: Batch, *, training: bool) -> tuple[dict[str, Tensor], Tensor]:
+    numbers = frame_numbers(next(iter(batch["images"].values())))
+    feels = batch["proprioception"]
+    if training:
+        feels = augment_proprioception(feels, policy.contract, AUGMENT)
+    text = policy.encode_text(batch["tokens"], batch["token_mask"])
+    views = {name: features[numbers] for name, features in seen.features.items()}
+    readout = policy.read(views, feels, text, batch["valid"])
+    mask = batch["action_valid"] & readout.valid[..., None]
+    return policy.head.losses(readout.features, batch["actions"], mask, LOSS), readout.features
+
+
+def _artist(policy: Policy, config: ForwardPredictionConfig) -> ForwardPrediction:
+    sizes = {camera.name: (camera.height, camera.width) for camera in policy.contract.cameras}
+    return ForwardPrediction(camera_sizes=sizes, feature_size=policy.backbone.feature_size, config=config)
+
+
+def _all_pictures(episodes: Sequence[Episode], name: str) -> Tensor:
+    return torch.from_numpy(np.concatenate([episode.images[name] for episode in episodes]))
+
+
+def _forward_loss(
+    policy: Policy, artist: ForwardPrediction, pictures: Mapping[str, Tensor], batch: Batch, features: Tensor
+) -> Tensor:
+    """Return the error of the future pictures of some of the batch's frames."""
+    chosen = torch.nonzero(batch["future_valid"])
+    window, frame = chosen[torch.randperm(len(chosen))[:DRAWN_FRAMES]].T
+    cameras = {camera.name: camera for camera in policy.contract.cameras}
+    now, later = (
+        {n: images.to_network(pictures[n][frame_numbers(views[n])[window, frame]], cameras[n]) for n in cameras}
+        for views in (batch["images"], batch["future_images"])
+    )
+    there = torch.ones(len(window), dtype=torch.bool)
+    return forward_losses(artist(now, features[window, frame]), now, later, there)["forward_loss"]
