@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from vla_ros.bringup import Process
+from vla_ros.commands.isolation import DOMAIN_VARIABLE
 from vla_ros.commands.processes import ProcessGroup
 
 TIMEOUT_S = 30.0
@@ -92,3 +93,12 @@ def make_module_graph(
 ) -> Iterator[Callable[..., Graph]]:
     """Makes a graph that the tests of a module share."""
     yield from _graphs(tmp_path_factory.mktemp("logs"), int(module_ros_environment["ROS_DOMAIN_ID"]))
+
+
+@pytest.fixture(scope="module")
+def domain(module_ros_environment):
+    """What this process starts is in the ROS domain of the module's tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ROS_DOMAIN_ID", DOMAIN_VARIABLE):
+            patch.setenv(name, module_ros_environment[name])
+        yield

@@ -17,19 +17,10 @@ from geometry_msgs.msg import PoseStamped, TwistStamped
 from vla_ros import messages, resources
 from vla_ros.cli import main
 from vla_ros.commands import live
-from vla_ros.commands.isolation import DOMAIN_VARIABLE
 from vla_ros.commands.record_demo import record
 
 EPISODES = 3
 STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def domain(module_ros_environment):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("ROS_DOMAIN_ID", DOMAIN_VARIABLE):
-            patch.setenv(name, module_ros_environment[name])
-        yield
 
 
 @pytest.fixture(scope="module")

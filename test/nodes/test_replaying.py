@@ -21,7 +21,6 @@ from std_srvs.srv import SetBool
 from vla_ros import bringup, messages, resources
 from vla_ros.cli import main
 from vla_ros.commands import replay_onto_robot
-from vla_ros.commands.isolation import DOMAIN_VARIABLE
 from vla_ros.commands.record_demo import record
 from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS
 from vla_ros.nodes.services import RemoteSimulator
@@ -63,14 +62,6 @@ class Robot:
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
         return thread
-
-
-@pytest.fixture(scope="module")
-def domain(module_ros_environment):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("ROS_DOMAIN_ID", DOMAIN_VARIABLE):
-            patch.setenv(name, module_ros_environment[name])
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -218,46 +219,62 @@ class PolicyNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
 
-def run(args: Sequence[str]) -> int:
-    """Spin the node until a signal or an error, stop the arm while ROS is still there, and return the exit status."""
+@contextlib.contextmanager
+def in_this_process(
+    args: Sequence[str], make_node: Callable[[], PolicyNode], on_signal: Callable[[], None]
+) -> Iterator[tuple[PolicyNode, SingleThreadedExecutor]]:
+    """A node and what spins it; in the end the arm is stopped while ROS is still there.
+
+    Args:
+        on_signal: called when somebody wants to end this program (SIGINT, SIGTERM).
+    """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    stopping = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-        if node is not None and node.configuring:  # nothing moves yet, and whoever stops us does not wait for the model
-            raise KeyboardInterrupt
-
-    node: PolicyNode | None = None
     # rclpy's own handlers end the context at once; then no zero twist could be sent any more.
-    rclpy.init(args=["policy_node", *args], signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    executor, status = SingleThreadedExecutor(), 0
+    rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+    before = {number: signal.signal(number, lambda *_: on_signal()) for number in (signal.SIGINT, signal.SIGTERM)}
+    executor, node = SingleThreadedExecutor(), None
     try:
-        node = PolicyNode()
-        startup.refuse_unknown_parameters(node)
+        node = make_node()
         executor.add_node(node)
-        if node.get_parameter("autostart").value and not _autostart(node):
-            return 1
-        while rclpy.ok() and not stopping:
-            executor.spin_once(timeout_sec=0.1)
-    except KeyboardInterrupt:
-        pass
-    except (ParameterException, UserError) as error:
-        print(f"error: {error}; `policy_node --help` explains the parameters", file=sys.stderr)
-        status = 1
-    except Exception:
-        traceback.print_exc()
-        status = 1
+        yield node, executor
     finally:
         if node is not None:
             node.release()
             node.destroy_node()
         executor.shutdown()
         rclpy.try_shutdown()
-    return status
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(args: Sequence[str]) -> int:
+    """Spin the node until a signal or an error, stop the arm, and return the exit status."""
+    stopping = False
+    nodes: list[PolicyNode] = []
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        if nodes and nodes[0].configuring:  # nothing moves yet, and whoever stops us does not wait for the model
+            raise KeyboardInterrupt
+
+    try:
+        with in_this_process(["policy_node", *args], PolicyNode, stop) as (node, executor):
+            nodes.append(node)
+            startup.refuse_unknown_parameters(node)
+            if node.get_parameter("autostart").value and not _autostart(node):
+                return 1
+            while rclpy.ok() and not stopping:
+                executor.spin_once(timeout_sec=0.1)
+    except KeyboardInterrupt:
+        pass
+    except (ParameterException, UserError) as error:
+        print(f"error: {error}; `policy_node --help` explains the parameters", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def _autostart(node: PolicyNode) -> bool:

@@ -9,22 +9,19 @@ nobody waits for an arm that goes on by itself.
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import rclpy
 from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.contract import PolicyContract
 from vla_ros.errors import UserError
 from vla_ros.nodes import policy_loading
-from vla_ros.nodes.policy_lifecycle import PolicyNode
+from vla_ros.nodes.policy_lifecycle import PolicyNode, in_this_process
 from vla_ros.nodes.policy_session import PolicySession
 from vla_ros.robot import Robot
 from vla_ros.runtime.governor import State
@@ -78,26 +75,13 @@ def replay(
     remap = ["-r", f"__ns:=/{namespace.strip('/')}"] if namespace.strip("/") else []
     interrupted = False
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt() -> None:
         nonlocal interrupted
         interrupted = True
 
-    # As in policy_lifecycle.run: with rclpy's own handlers no zero twist could be sent any more.
-    rclpy.init(args=["--ros-args", *remap, *assignments], signal_handler_options=SignalHandlerOptions.NO)
-    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    executor, node = SingleThreadedExecutor(), None
-    try:
-        node = PolicyNode(NAME, _playing(playback))
-        executor.add_node(node)
+    arguments = ["--ros-args", *remap, *assignments]
+    with in_this_process(arguments, lambda: PolicyNode(NAME, _playing(playback)), interrupt) as (node, executor):
         return _Replay(node, executor, playback, lambda: interrupted).run(arm, patience_s, check_start, tell)
-    finally:
-        if node is not None:
-            node.release()
-            node.destroy_node()
-        executor.shutdown()
-        rclpy.try_shutdown()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _playing(playback: Playback) -> policy_loading.FindPolicy:
