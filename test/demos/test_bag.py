@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from vla_ros.demos.errors import BagError
 from vla_ros.demos.recording import open_bag
 from vla_ros.demos.sampling import observations
 from vla_ros.messages import message_time_ns, observation_value
-from vla_ros.observation import Observation, ObservationBuffer
+from vla_ros.observation import Observation, ObservationBuffer, Refusal
 from vla_ros.robot import Robot, load_robot
 
 if TYPE_CHECKING:
@@ -340,6 +341,34 @@ def test_where_only_some_ticks_matter_they_are_what_they_are_among_all(
             assert all(seen.images[name].tobytes() == picture.tobytes() for name, picture in expected.images.items())
         else:
             assert seen == expected
+
+
+@pytest.mark.parametrize("asked", [[0], [0, 125]])
+def test_where_few_ticks_matter_there_is_no_silence_between_them(
+    bag: type[BagBuilder], robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, asked: list[int]
+) -> None:
+    built = bag().say(-9).image("static", -40, 0).image("wrist", -40, 0).pose(-20).joints(-20).move(0, 13_000)
+    ticks = np.array(asked) + START_NS // timing.period_ns
+    with open_bag(built.write(tmp_path / "bag")) as recording:
+        everything = [tick for tick, _ in observations(recording, robot, spec, timing)]
+    with open_bag(tmp_path / "bag") as recording:
+        found = dict(observations(recording, robot, spec, timing, ticks=ticks))
+    assert list(found) == everything and len(found) == 130
+    assert [tick for tick, seen in found.items() if isinstance(seen, Observation)] == ticks.tolist()
+
+
+def test_a_picture_that_was_frozen_before_the_ticks_that_matter_is_found(
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
+) -> None:
+    wary = dataclasses.replace(robot, observation=dataclasses.replace(robot.observation, frozen_s=0.5))
+    still = next(message for _, topic, _, message in demonstration.messages if topic.startswith("/camera/wrist"))
+    for _, topic, _, message in demonstration.messages:
+        if topic.startswith("/camera/wrist"):
+            message.data = still.data
+    tick = START_NS // timing.period_ns + 12
+    with open_bag(demonstration.write(tmp_path / "bag")) as recording:
+        refused = dict(observations(recording, wary, spec, timing, ticks=np.array([tick])))[tick]
+    assert isinstance(refused, Refusal) and (refused.reason, refused.stream) == ("frozen", "wrist")
 
 
 def test_a_picture_that_no_tick_takes_is_not_decoded(
