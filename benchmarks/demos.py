@@ -3,9 +3,12 @@
 
 Every figure is a ratio of two things measured in one run on the same episodes, in turns, the median of the rounds:
 
-  store      bag -> store on one core, against reading the bag's images with rosbags and decoding the same ones with
-             cv2, and against that with each picture brought to the network's size, too
-  cores      bag -> store with one process for each core, against one process
+  store      bag -> store on one core, against reading the bag's images with rosbags and decoding with cv2 those of
+             them that the store decodes (a camera is faster than the control grid: the others are read only), against
+             that with each picture brought to the network's size, too, and against decoding all images; with
+             simplejpeg, where it is installed, and without
+  cores      bag -> store with one process for each core, against one process; and, for what the machine itself gives,
+             the same of processes that only decode pictures
   windows    random windows from the store, against decoding JPEGs of the same frames that are in memory
   lerobot    random windows as training gets them, against LeRobot's own loader on what `vla convert` made of the bags
   memory     peak resident memory of training on all episodes, against a tenth of them
@@ -20,16 +23,20 @@ LeRobot is in an environment of its own (`pip install lerobot`); without one tha
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
+import importlib.metadata
+import itertools
 import json
+import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +47,7 @@ from figures import write
 from lerobot_windows import against_lerobot
 from rosbags.highlevel import AnyReader
 
-from vla_ros import images, resources
+from vla_ros import images, jpeg, resources
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.bag_writer import typestore
@@ -70,6 +77,9 @@ def main() -> None:
     parser.add_argument(
         "--lerobot-python", type=Path, metavar="PYTHON", help="interpreter in which LeRobot is installed"
     )
+    parser.add_argument(
+        "--lerobot-bags", type=int, default=1, help="bags to convert for LeRobot at most (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--watch-training", nargs=2, metavar=("STORE", "EPISODES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -92,7 +102,7 @@ def main() -> None:
         figures["windows"] = window_access(episodes, timing, args.rounds)
         if args.lerobot_python:
             figures["lerobot"] = against_lerobot(
-                args.lerobot_python, bags, args.robot, robot, Path(scratch), args.rounds
+                args.lerobot_python, bags[: args.lerobot_bags], args.robot, robot, Path(scratch), args.rounds
             )
         figures["encodings"] = encodings(episodes, args.rounds)
         figures["memory"] = memory(args, len(episodes), Path(scratch) / "kept")
@@ -138,16 +148,18 @@ def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 def decoding_rows(what: str, measured: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows about bags becoming a store."""
-    store, cores = measured["store"], measured["cores"]
-    return [
-        (f"{what}, one process: speed against rosbags + cv2", f"{store['speed_of_bare_decoding']:.2f}"),
-        ("the same by CPU time", f"{store['speed_of_bare_decoding_by_cpu_time']:.2f}"),
-        (
-            "the same by CPU time, against rosbags + cv2 + the resizing",
-            f"{store['speed_of_bare_resizing_by_cpu_time']:.2f}",
-        ),
-        (f"{what}, {cores['processes']} processes: speed against one", f"{cores['speed_of_one_process']:.2f}"),
-    ]
+    rows = []
+    for name, store in measured["store"].items():
+        rows += [
+            (f"{what}, {name}, by CPU time: speed against rosbags + cv2 of the same images", f"{store['cpu']:.2f}"),
+            ("the same by the clock", f"{store['wall']:.2f}"),
+            ("by CPU time, against rosbags + cv2 + the same resizing", f"{store['cpu_resized']:.2f}"),
+            ("by CPU time, against rosbags + cv2 of all images", f"{store['cpu_all']:.2f}"),
+        ]
+    cores = measured["cores"]
+    both = f"{cores['speed_of_one_process']:.2f} ({cores['plain_decoding']:.2f})"
+    rows.append((f"{what}, {cores['processes']} processes: speed against one (of nothing but decoding JPEGs)", both))
+    return rows
 
 
 def lerobot_rows(measured: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -188,36 +200,69 @@ def decoding(
     """Bags into a new store each time, against the least that reading their images takes."""
     used = images_used(bags, robot, spec, timing)
     parts = bag_parts(bags, robot, spec, timing)
-    cores = len(os.sched_getaffinity(0))
-    names = ("bare", "bare_cpu", "resized_cpu", "store", "store_cpu", "all_cores")
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(rounds):
-        wall_s, cpu_s = timed(lambda: read_bare(bags, robot, spec, used))
-        times["bare"].append(wall_s)
-        times["bare_cpu"].append(cpu_s)
-        times["resized_cpu"].append(timed(lambda: read_bare(bags, robot, spec, used, resize=True))[1])
-        wall_s, cpu_s = timed(lambda index=index: load_parts(parts, scratch / f"one{index}", workers=1))
-        times["store"].append(wall_s)
-        times["store_cpu"].append(cpu_s)
-        wall_s, _ = timed(lambda index=index: load_parts(parts, scratch / f"all{index}", workers=cores))
-        times["all_cores"].append(wall_s)
+    processes = len(os.sched_getaffinity(0))
+    ways = {"simplejpeg": jpeg.simplejpeg, "cv2 alone": None} if jpeg.simplejpeg else {"cv2 alone": None}
+
+    def store(workers: int) -> None:
+        load_parts(parts, scratch / "timed", workers=workers)
+
+    times: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
+    for _ in range(rounds):
+        times["bare"].append(timed(lambda: read_bare(bags, robot, spec, used)))
+        times["resized"].append(timed(lambda: read_bare(bags, robot, spec, used, resize=True)))
+        times["all"].append(timed(lambda: read_bare(bags, robot, spec, None)))
+        for name, module in ways.items():
+            jpeg.simplejpeg = module
+            times[name].append(timed(lambda: store(1)))
+            shutil.rmtree(scratch / "timed")
+        jpeg.simplejpeg = ways.get("simplejpeg")
+        times["cores"].append(timed(lambda: store(processes)))
+        shutil.rmtree(scratch / "timed")
+        times["decoding alone"].append(timed(lambda: decode_at_once(1)))
+        times["decoding at once"].append(timed(lambda: decode_at_once(processes)))
+    wall, cpu = ({name: [one[clock] for one in values] for name, values in times.items()} for clock in (0, 1))
     count = sum(map(sum, used))
     return {
-        "images": count,
+        "images": {"in the bags": sum(map(len, used)), "decoded": count},
+        "simplejpeg": importlib.metadata.version("simplejpeg") if "simplejpeg" in ways else None,
         "store": {
-            "speed_of_bare_decoding": ratio(times["bare"], times["store"]),
-            "speed_of_bare_decoding_by_cpu_time": ratio(times["bare_cpu"], times["store_cpu"]),
-            "speed_of_bare_resizing_by_cpu_time": ratio(times["resized_cpu"], times["store_cpu"]),
-            "images_per_s": count / statistics.median(times["store"]),
+            name: {
+                "cpu": ratio(cpu["bare"], cpu[name]),
+                "wall": ratio(wall["bare"], wall[name]),
+                "cpu_resized": ratio(cpu["resized"], cpu[name]),
+                "cpu_all": ratio(cpu["all"], cpu[name]),
+                "images_per_s": count / statistics.median(wall[name]),
+            }
+            for name in ways
         },
-        "cores": {"processes": cores, "speed_of_one_process": ratio(times["store"], times["all_cores"])},
+        "cores": {
+            "processes": processes,
+            "speed_of_one_process": ratio(wall[next(iter(ways))], wall["cores"]),
+            "plain_decoding": processes * ratio(wall["decoding alone"], wall["decoding at once"]),
+        },
     }
+
+
+def decode_at_once(processes: int) -> None:
+    """Decode the same pictures in each of some processes that are there already."""
+    workers = [multiprocessing.get_context("fork").Process(target=decode_many) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def decode_many() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    data = cv2.imencode(".jpg", noise)[1]
+    for _ in range(5000):
+        cv2.imdecode(data, cv2.IMREAD_COLOR)
 
 
 def images_used(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timing: Timing) -> list[list[bool]]:
     """For each bag and each of its image messages: whether the store needs it decoded."""
     decode = images.decode_image_file
-    seen: Counter[bytes] = Counter()
+    seen: collections.Counter[bytes] = collections.Counter()
 
     def noted(data: bytes) -> images.Image:
         seen[data] += 1
@@ -246,13 +291,14 @@ def bare_messages(bag: Path, robot: Robot, spec: ObservationSpec) -> Any:
 
 
 def read_bare(
-    bags: Sequence[Path], robot: Robot, spec: ObservationSpec, used: list[list[bool]], resize: bool = False
+    bags: Sequence[Path], robot: Robot, spec: ObservationSpec, used: list[list[bool]] | None, resize: bool = False
 ) -> None:
-    """Read the images' topics, and deserialise and decode (and resize) what the store needs, nothing else."""
-    for bag, needed in zip(bags, used, strict=True):
-        for (camera, message), decode in zip(bare_messages(bag, robot, spec), needed, strict=True):
+    """Read the images' topics, and deserialise and decode (and resize) what is used, None for all; nothing else."""
+    for number, bag in enumerate(bags):
+        needed = itertools.repeat(True) if used is None else used[number]
+        for (camera, message), decode in zip(bare_messages(bag, robot, spec), needed):
             if decode:
-                picture = cv2.cvtColor(cv2.imdecode(message().data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+                picture = cv2.imdecode(message().data, cv2.IMREAD_COLOR_RGB)
                 if resize:
                     images.resize(picture, camera)
 
@@ -278,8 +324,8 @@ def window_access(episodes: Sequence[Episode], timing: Timing, rounds: int) -> d
         for batch in rows:
             for episode, first, stop in table[batch]:
                 for camera in cameras:
-                    for jpeg in encoded[camera][episode][first:stop]:
-                        images.decode_image_file(jpeg)
+                    for data in encoded[camera][episode][first:stop]:
+                        images.decode_image_file(data)
 
     from_store()
     stored, decoded = [], []

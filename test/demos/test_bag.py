@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from vla_ros import images
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag import read_bag
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.recording import open_bag
 from vla_ros.demos.sampling import observations
 from vla_ros.messages import message_time_ns, observation_value
-from vla_ros.observation import Observation, ObservationBuffer
+from vla_ros.observation import Observation, ObservationBuffer, Refusal
 from vla_ros.robot import Robot, load_robot
 
 if TYPE_CHECKING:
@@ -321,3 +323,73 @@ def test_bags_of_the_genuine_recorder_are_read(
     # The publisher drives in a circle at 0.1 m/s.
     speeds = np.linalg.norm(np.concatenate([episode.actions[:, :2] for episode in episodes]), axis=1)
     np.testing.assert_allclose(speeds, 0.1, atol=0.005)
+
+
+def test_where_only_some_ticks_matter_they_are_what_they_are_among_all(
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
+) -> None:
+    """Late, repeated and damaged messages, joint states of another publisher, and a silence."""
+    rng = np.random.default_rng(1)
+    built = demonstration.joints(333, 0.05).joints(333, 0.06).pose(512.5, late_ms=90).move(14_000, 15_000)
+    built.messages = [(receive_ns + int(rng.integers(0, 60_000_000)), *rest) for receive_ns, *rest in built.messages]
+    nothing = np.zeros(0)
+    other = {"name": ["a", "b"], "position": np.zeros(2), "velocity": nothing, "effort": nothing}
+    stamp = next(message.header for _, topic, _, message in built.messages if topic == "/joint_states")
+    for ms in range(5, 2000, 50):
+        built.add("joint_states", "sensor_msgs/msg/JointState", ms, header=stamp, **other)
+    bag = built.write(tmp_path / "bag")
+    with open_bag(bag) as recording:
+        everything = list(observations(recording, robot, spec, timing))
+    ticks = np.array([tick for tick, _ in everything if rng.random() < 0.4])
+    assert 5 < len(ticks) < len(everything)
+    with open_bag(bag) as recording:
+        some = list(observations(recording, robot, spec, timing, ticks=ticks))
+    assert [tick for tick, _ in some] == [tick for tick, _ in everything]
+    for (tick, seen), (_, expected) in zip(some, everything, strict=True):
+        if tick not in ticks:
+            assert seen is None
+        elif isinstance(expected, Observation):
+            assert isinstance(seen, Observation) and seen.stamps_ns == expected.stamps_ns
+            assert seen.proprioception.tobytes() == expected.proprioception.tobytes()
+            assert all(seen.images[name].tobytes() == picture.tobytes() for name, picture in expected.images.items())
+        else:
+            assert seen == expected
+
+
+@pytest.mark.parametrize("asked", [[0], [0, 125]])
+def test_where_few_ticks_matter_there_is_no_silence_between_them(
+    bag: type[BagBuilder], robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, asked: list[int]
+) -> None:
+    built = bag().say(-9).image("static", -40, 0).image("wrist", -40, 0).pose(-20).joints(-20).move(0, 13_000)
+    ticks = np.array(asked) + START_NS // timing.period_ns
+    with open_bag(built.write(tmp_path / "bag")) as recording:
+        everything = [tick for tick, _ in observations(recording, robot, spec, timing)]
+    with open_bag(tmp_path / "bag") as recording:
+        found = dict(observations(recording, robot, spec, timing, ticks=ticks))
+    assert list(found) == everything and len(found) == 130
+    assert [tick for tick, seen in found.items() if isinstance(seen, Observation)] == ticks.tolist()
+
+
+def test_a_picture_that_was_frozen_before_the_ticks_that_matter_is_found(
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
+) -> None:
+    wary = dataclasses.replace(robot, observation=dataclasses.replace(robot.observation, frozen_s=0.5))
+    still = next(message for _, topic, _, message in demonstration.messages if topic.startswith("/camera/wrist"))
+    for _, topic, _, message in demonstration.messages:
+        if topic.startswith("/camera/wrist"):
+            message.data = still.data
+    tick = START_NS // timing.period_ns + 12
+    with open_bag(demonstration.write(tmp_path / "bag")) as recording:
+        refused = dict(observations(recording, wary, spec, timing, ticks=np.array([tick])))[tick]
+    assert isinstance(refused, Refusal) and (refused.reason, refused.stream) == ("frozen", "wrist")
+
+
+def test_a_picture_that_no_tick_takes_is_not_decoded(
+    demonstration: BagBuilder, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    decode = images.decode_image_file
+    monkeypatch.setattr(images, "decode_image_file", lambda data: decoded.append(len(data)) or decode(data))
+    (episode,), _ = read(demonstration)
+    pictures = sum("/camera/" in topic for _, topic, *_ in demonstration.messages)
+    assert len(decoded) == 2 * len(episode) < pictures

@@ -144,6 +144,7 @@ def test_many_at_once_are_read_as_one_by_one(kind: str) -> None:
             data = bytearray(serialised[0])
             for _ in range(drawn.draw(st.integers(0, 2))):
                 data[drawn.draw(st.integers(0, len(data) - 1))] = drawn.draw(small)
+            data += bytes(drawn.draw(st.integers(0, 6)))  # more than the padding that may follow
             serialised.append(
                 bytes(data[: drawn.draw(st.integers(0, len(data) + 1))] if drawn.draw(small) < 60 else data)
             )

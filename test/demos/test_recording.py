@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from vla_ros.demos.containers import mcap
 from vla_ros.demos.containers.inflate import zstd
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.finding import find_bags
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.recording import Recording, open_bag
 
 if TYPE_CHECKING:
     from conftest import BagBuilder
@@ -372,6 +373,60 @@ def test_messages_come_in_the_order_in_which_they_were_received(
             writer.write(topics[topic], time_ns, typestore().serialize_cdr(message, kind))
     times_ns = [time_ns for _, time_ns, _ in contents(tmp_path / "bag")]
     assert times_ns == sorted(time_ns for time_ns, *_ in built.messages)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("compression", [CompressionMode.NONE, CompressionMode.STORAGE])
+def test_pieces_hold_what_is_read_one_by_one(
+    demonstration: BagBuilder, tmp_path: Path, storage: StoragePlugin, compression: CompressionMode
+) -> None:
+    if storage is StoragePlugin.SQLITE3 and compression is CompressionMode.STORAGE:
+        compression = CompressionMode.FILE
+    written = write(demonstration.noise("/static_noise", 60), tmp_path / "bag", storage, compression)
+    with open_bag(tmp_path / "bag") as recording:
+        assert sorted(in_pieces(recording)) == sorted((topic, data) for topic, _, data in written)
+        places = recording.places(["/ee_pose", "/language_command"])
+        expected = [data for topic, _, data in written if topic in ("/ee_pose", "/language_command")]
+        assert list(recording.read(places)) == expected
+
+
+def in_pieces(recording: Recording) -> list[tuple[str, bytes]]:
+    return [
+        (topic.name, piece.data[start:stop])
+        for _, topic, piece in recording.pieces(recording.topics)
+        for start, stop in zip(piece.start.tolist(), piece.stop.tolist(), strict=True)
+    ]
+
+
+def test_messages_compressed_one_by_one_are_in_no_piece_and_read_all_the_same(
+    demonstration: BagBuilder, robot, spec, timing, tmp_path: Path
+) -> None:
+    write(demonstration, tmp_path / "bag", compression=CompressionMode.MESSAGE)
+    with open_bag(tmp_path / "bag") as recording:
+        assert in_pieces(recording) == []
+    (episode,), report = read_bag(tmp_path / "bag", robot, spec, timing)
+    assert len(episode) == 20 and report.damage == ()
+
+
+def test_of_a_damaged_chunk_beside_others_no_piece_holds_anything(demonstration: BagBuilder, tmp_path: Path) -> None:
+    built = demonstration.noise("/static_noise", 60)
+    write(built, tmp_path / "bag")
+    with open_bag(tmp_path / "bag") as recording:
+        (file,) = recording._files
+        whole, chunks = in_pieces(recording), file._chunks
+    data = bytearray((tmp_path / "bag" / "bag.mcap").read_bytes())
+    second = chunks[1]
+    records = slice(second.at, second.at + second.length)
+    checksum_at = second.at - 8 - 4 - len(second.compression) - 4  # behind it: compression, size of the records
+    data[checksum_at : checksum_at + 4] = zlib.crc32(data[records]).to_bytes(4, "little")
+    data[second.at + second.length - 1] ^= 1
+    (tmp_path / "bag" / "bag.mcap").write_bytes(data)
+    with open_bag(tmp_path / "bag") as recording:
+        found = in_pieces(recording)
+        (file,) = recording._files
+        inside = int((file.entries.block == 1).sum())
+        assert inside > 0 and len(found) == len(whole) - inside and set(found) < set(whole)
+    assert "the checksum of the chunk" in damage(tmp_path / "bag")
 
 
 def test_an_episode_is_cut_in_two_passes_over_the_chunks(

@@ -86,6 +86,15 @@ def test_of_a_fast_stream_one_sample_for_each_tick_is_read() -> None:
     assert [stream[number].time_ns // MS for number in np.flatnonzero(of_three)] == [300, 400, 900]
 
 
+def test_of_a_stream_that_is_too_fast_for_the_buffer_all_samples_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tick's sample is forgotten before the tick has settled: so it is on the robot, and so it must be here."""
+    monkeypatch.setattr(observation, "KEPT_SAMPLES", 5)
+    monkeypatch.setattr(selecting, "KEPT_SAMPLES", 5)
+    stream = [Received(99 * MS, 99 * MS)] + [Received(101 * MS + number, 102 * MS) for number in range(6)]
+    chosen = selecting.taken(*columns(stream), np.array([1]), PERIOD_NS, SETTLE_NS)
+    assert newest(stream, chosen, [1]) == newest(stream, np.ones(len(stream), bool), [1]) == [(None, None)]
+
+
 def test_where_clocks_differ_all_samples_are_read() -> None:
     stream = [Received(ms * MS + 5_000 * MS, ms * MS) for ms in range(0, 2000, 4)]
     assert selecting.taken(*columns(stream), None, PERIOD_NS, SETTLE_NS).all()
