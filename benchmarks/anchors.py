@@ -23,7 +23,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Group:
 
     tasks: tuple[str, ...]
     episodes: int  # of each task
+    steps: int
     history: int
     max_time_s: float
     must_learn_to_see: bool = False
@@ -77,8 +78,8 @@ class Variant:
 
 
 GROUPS = {
-    "memory": Group(("nudge_lit",), 200, 12, 8.0, must_learn_to_see=True),
-    "usual": Group(("pick_up_red", "push_left_red"), 20, 4, 8.0),
+    "memory": Group(("nudge_lit",), 200, 1500, 12, 8.0, must_learn_to_see=True),
+    "usual": Group(("pick_up_red", "push_left_red"), 60, 1000, 4, 8.0),
 }
 VARIANTS = (
     Variant("memory", "the recipe, 12 frames of history"),
@@ -99,13 +100,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/anchors"), help="what is kept (default: %(default)s)")
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="(default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (default: 0 1 2)")
-    parser.add_argument("--steps", type=int, default=600, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--rollouts", type=int, default=20, help="per training (default: %(default)s)")
     parser.add_argument("--json", type=Path, required=True, help="where to write the figures; what is there is kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    setting: dict[str, Any] = {"steps": arguments.steps, "rollouts": arguments.rollouts}
-    setting |= {name: [list(group.tasks), group.episodes] for name, group in GROUPS.items()}
+    setting = {"rollouts": arguments.rollouts, **{name: list(asdict(group).values()) for name, group in GROUPS.items()}}
+    setting = json.loads(json.dumps(setting))
     prepared = {name: prepare(name, arguments.bags, arguments.runs) for name in arguments.groups}
     for seed in arguments.seeds:  # all variants with one seed before the next, so that part of it compares
         for variant in VARIANTS:
@@ -136,17 +136,17 @@ def finished(file: Path, setting: dict[str, Any]) -> dict[str, dict[str, float]]
 
 def prepare(name: str, bags: Path, runs: Path) -> tuple[frozen_eyes.Policy, frozen_eyes.Seen]:
     """Return the policy whose encoders all variants of a group have, and what these say of the demonstrations."""
-    group, kept = GROUPS[name], runs / f"eyes-{name}"
+    group, kept, features = GROUPS[name], runs / f"eyes-{name}", runs / f"features-{name}.pt"
+    episodes = demonstrations(group, bags)
     if not kept.exists():
         policy = load_checkpoint(frozen_eyes.SHIPPED)
         if group.must_learn_to_see:
+            policy = frozen_eyes.untrained(policy, episodes, head="lstm", history=1, chunk=CHUNK, feels=True)
             error_m = frozen_eyes.learn_to_see(policy, group.tasks[0])
-            print(f"{name}: the static camera's encoder tells blocks within {1e3 * error_m:.0f} mm", flush=True)
+            print(f"{name}: where blocks are is seen within {1e3 * error_m:.0f} mm", flush=True)
         runs.mkdir(parents=True, exist_ok=True)
         save_checkpoint(kept, policy)
     policy = load_checkpoint(kept)
-    episodes = demonstrations(group, bags)
-    features = runs / f"features-{name}.pt"
     if not features.exists():
         torch.save(frozen_eyes.look(policy, episodes), features)
     return policy, frozen_eyes.Seen(episodes, torch.load(features, weights_only=True))
@@ -166,15 +166,21 @@ def train(
     arguments: argparse.Namespace, variant: Variant, seed: int, eyes: frozen_eyes.Policy, seen: frozen_eyes.Seen
 ) -> tuple[Path, float]:
     """Return the checkpoint and the error on held-out episodes; one that is there already is not trained again."""
-    folder = arguments.runs / f"{variant.trained}-{arguments.steps}-{seed}"
+    group = GROUPS[variant.group]
+    folder = arguments.runs / f"{variant.trained}-{group.steps}-{seed}"
     error = folder / "held_out.json"
     if not error.exists():
         torch.manual_seed(seed)
-        history = variant.history or GROUPS[variant.group].history
         policy = frozen_eyes.untrained(
-            eyes, seen.episodes, head=variant.head, history=history, chunk=CHUNK, feels=variant.feels
+            eyes,
+            seen.episodes,
+            head=variant.head,
+            history=variant.history or group.history,
+            chunk=CHUNK,
+            feels=variant.feels,
+            fuses=group.must_learn_to_see,
         )
-        held_out = frozen_eyes.train(policy, seen, seed, steps=arguments.steps, frames=FRAMES, forward=variant.forward)
+        held_out = frozen_eyes.train(policy, seen, seed, steps=group.steps, frames=FRAMES, forward=variant.forward)
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(folder / "checkpoint", policy)
         error.write_text(json.dumps(held_out))
@@ -209,15 +215,18 @@ def write(arguments: argparse.Namespace, setting: dict[str, Any], cells: dict[st
             error = statistics.mean(value["held_out"] for value in found)
             share = f"{successes / trials:.0%} ({low:.0%} to {high:.0%})"
             rows.append((variant.group, variant.name, share, by_seed, f"{error:.4f}"))
-    groups = "; ".join(f"{n}: {', '.join(g.tasks)}, {g.episodes} demonstrations each" for n, g in GROUPS.items())
+    groups = "; ".join(
+        f"{name}: {', '.join(group.tasks)}, {group.episodes} demonstrations each, {group.steps} steps"
+        for name, group in GROUPS.items()
+    )
     figures.write(
         arguments.json,
         title="What the parts of a policy bring",
         runs=max(seeds, default=0),
-        note=f"Trainings of {arguments.steps} steps of {FRAMES} frames that differ in one thing, camera encoders "
-        f"frozen; then the same {arguments.rollouts} scenes for each, a tick of delay, a new chunk every tick unless "
-        f"it says otherwise. {groups}. Success: all seeds together, with its 95 % interval (Wilson), which knows "
-        "nothing of how much trainings differ: see the seeds. Compare within a group only.",
+        note=f"Trainings with {FRAMES} frames a step that differ in one thing, camera encoders frozen; then the same "
+        f"{arguments.rollouts} scenes for each, a tick of delay, a new chunk every tick unless it says otherwise. "
+        f"{groups}. Success: all seeds together, with its 95 % interval (Wilson), which knows nothing of how much "
+        "trainings differ: see the seeds. Compare within a group only.",
         columns=("group", "variant", "success", "by seed", "held out: arm"),
         rows=rows,
         details={"setting": setting, "cells": cells},

@@ -2,8 +2,8 @@
 """Trainings of all of a policy but its eyes, for `anchors.py`: camera encoders are frozen, and see each frame once.
 
 The encoders are those of the shipped checkpoint. Where a task shows what no other does, a block that glows in the dark,
-the static camera's first learns from random scenes where each block is, and which one glows; no action is learned from.
-What comes after the encoders, from the fusion with proprioception to the head, starts at random and is trained on
+the static camera's first learns from random scenes where each block is, and which one glows, and so does the fusion; no
+action is learned from. What comes after the encoders, from the fusion with proprioception to the head, is trained on
 demonstrations as `vla fit` does: the same windows, targets and losses. Commands are always a task's first phrasing.
 """
 
@@ -35,7 +35,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-3, weight_decay=1e-3, warmup_steps=
 LOSS = LossConfig(huber_delta=0.1, gripper_weight=0.1)
 AUGMENT = AugmentConfig(proprioception_noise=0.05)
 DRAWN_FRAMES = 16  # of a step, whose future is predicted: drawing pictures costs more than all else
-SCENES, LOOKS, SCENE_SEED, IN_THE_LIGHT = 1500, 450, 20_000, "pick_up_red"
+SCENES, LOOKS, SCENE_SEED, IN_THE_LIGHT = 2000, 800, 20_000, "pick_up_red"
 
 
 class Given(nn.Module):
@@ -51,33 +51,37 @@ def command(task: str) -> str:
 
 
 def learn_to_see(policy: Policy, task: str) -> float:
-    """Train the static camera's encoder on random scenes of ``task``; return its error on new ones [m].
+    """Train the static camera's encoder and the fusion on random scenes of ``task``; return the error on new ones [m].
 
-    Its features tell, by a linear layer that is thrown away, where each block is and where the one that glows.
+    A frame's feature then tells, by a linear layer that is thrown away, where each block is and where the one that
+    glows.
     """
-    pixels, places, lit = _scenes(policy, task)
-    encoder, text = policy.backbone.cameras["static"], _text(policy, task)
-    encoder.requires_grad_(True)
-    read = nn.Linear(encoder.output_size, places.shape[1])
-    mean, held_out = places.mean(dim=0), 100
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *read.parameters()], lr=1e-3)
+    pixels, places, counts = _scenes(policy, task)
+    trained = [policy.backbone.cameras["static"], policy.backbone.fuse]
+    read = nn.Linear(FEATURE_SIZE, places.shape[1])
+    weights = [weight for module in trained for weight in module.requires_grad_(True).parameters()]
+    optimizer = torch.optim.AdamW([*weights, *read.parameters()])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=LOOKS)
-    draw = torch.Generator().manual_seed(0)
-    camera = policy.contract.cameras[0]
+    draw, held_out = torch.Generator().manual_seed(0), 200
+    cameras, text, mean = policy.contract.cameras, _text(policy, task), places.mean(dim=0)
 
     def errors(index: Tensor) -> Tensor:
-        seen = images.to_network(pixels[index], camera)
-        said = read(encoder(seen, text.expand(len(index), -1))) * 0.1 + mean
-        wrong = (said - places[index]).unflatten(1, (-1, 2)).norm(dim=-1)  # (B, blocks and the lit one)
-        return masked_mean(wrong, lit[index])
+        views = {camera.name: torch.zeros(len(index), 3, camera.height, camera.width) for camera in cameras}
+        views["static"] = images.to_network(pixels[index], cameras[0])
+        keep = torch.tensor([float(camera.name == "static") for camera in cameras]).expand(len(index), -1)
+        nothing = policy.proprioception_mean.expand(len(index), -1)
+        feature = policy.encode(views, nothing, text.expand(len(index), -1), keep)
+        wrong = (0.1 * read(feature) + mean - places[index]).unflatten(1, (-1, 2)).norm(dim=-1)  # (B, 4)
+        return masked_mean(wrong, counts[index])
 
+    policy.train()
     for _ in range(LOOKS):
         loss = errors(torch.randint(held_out, len(pixels), (32,), generator=draw))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    encoder.requires_grad_(False)
+    policy.eval()
     with torch.no_grad():
         return float(errors(torch.arange(held_out)))
 
@@ -131,8 +135,15 @@ def frame_numbers(pixels: Tensor) -> Tensor:
     return (pixels[..., 0, 0, :].long() * torch.tensor([256**2, 256, 1])).sum(dim=-1)
 
 
-def untrained(eyes: Policy, training: Sequence[Episode], *, head: str, history: int, chunk: int, feels: bool) -> Policy:
-    """Return a policy with the encoders of ``eyes``, frozen; ``feels``: whether it has proprioception."""
+def untrained(
+    eyes: Policy, training: Sequence[Episode], *, head: str, history: int, chunk: int, feels: bool, fuses: bool = False
+) -> Policy:
+    """Return a policy with the encoders of ``eyes``, frozen.
+
+    Args:
+        feels: whether it has proprioception.
+        fuses: whether it begins with the fusion of ``eyes``, too, instead of a random one.
+    """
     known = eyes.contract.proprioception
     names = known.names if known is not None and feels else ()
     low, high = action_bounds(training)
@@ -148,6 +159,8 @@ def untrained(eyes: Policy, training: Sequence[Episode], *, head: str, history: 
     for part in ("cameras", "text"):
         getattr(policy.backbone, part).load_state_dict(getattr(eyes.backbone, part).state_dict())
         getattr(policy.backbone, part).requires_grad_(False)
+    if fuses:
+        policy.backbone.fuse.load_state_dict(eyes.backbone.fuse.state_dict())
     return policy
 
 

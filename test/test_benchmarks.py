@@ -132,7 +132,7 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
 
 def test_anchors_pool_the_seeds_and_keep_what_is_done(benchmark, tmp_path):
     anchors = benchmark("anchors")
-    arguments = argparse.Namespace(json=tmp_path / "anchors.json", rollouts=20, steps=5)
+    arguments = argparse.Namespace(json=tmp_path / "anchors.json", rollouts=20)
     first = anchors.VARIANTS[0]
     cells = {anchors.cell(first, seed): {"successes": 9 + seed, "held_out": 0.1} for seed in (0, 2)}
     anchors.write(arguments, {"steps": 5}, cells)
@@ -153,7 +153,7 @@ def test_variants_of_a_group_that_differ_in_the_executor_only_share_a_training(b
     monkeypatch.setattr(anchors.frozen_eyes, "untrained", lambda *_, **chosen: tuple(chosen.values()))
     monkeypatch.setattr(anchors.frozen_eyes, "train", train)
     monkeypatch.setattr(anchors, "save_checkpoint", lambda folder, _: folder.mkdir())
-    arguments = argparse.Namespace(runs=tmp_path, steps=5)
+    arguments = argparse.Namespace(runs=tmp_path)
     usual = [variant for variant in anchors.VARIANTS if variant.group == "usual"]
     seen = argparse.Namespace(episodes=())
     folders = {variant.name: anchors.train(arguments, variant, 1, None, seen) for variant in usual}
