@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -92,9 +93,15 @@ class _Samples:
 
 
 class ObservationBuffer:
-    """Newest samples per stream; not thread-safe: its owner serialises `push` and `snapshot`."""
+    """Newest samples per stream; not thread-safe: its owner serialises `push` and `snapshot`.
 
-    def __init__(self, spec: ObservationSpec, limits: ObservationLimits) -> None:
+    room: gives memory for a picture of a camera, for who wants to say where they lie.
+    """
+
+    def __init__(
+        self, spec: ObservationSpec, limits: ObservationLimits, room: Callable[[Camera], images.Image] | None = None
+    ) -> None:
+        self._room = room
         self._spec = spec
         self._streams = spec.streams
         self._limits = limits
@@ -113,7 +120,7 @@ class ObservationBuffer:
 
     def clear(self) -> None:
         """Forget all samples (a reset of the world or of the clock)."""
-        self.__init__(self._spec, self._limits)  # type: ignore[misc]
+        self.__init__(self._spec, self._limits, self._room)  # type: ignore[misc]
 
     def newest_stamp_ns(self, stream: str) -> int | None:
         """Stamp of the stream's newest sample, for reports of its age."""
@@ -201,7 +208,9 @@ class ObservationBuffer:
         """Decode and resize, once for each frame."""
         cached = self._decoded.get(camera.name)
         if cached is None or cached[0] != stamp_ns:
-            cached = (stamp_ns, images.resize(value.rgb(), camera))
+            rgb = value.rgb()
+            room = None if self._room is None else self._room(camera)
+            cached = (stamp_ns, images.resize(rgb, camera, room))
             self._decoded[camera.name] = cached
         return cached[1]
 
