@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros import actions, images
-from vla_ros.contract import Camera, ObservationSpec
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec
 from vla_ros.robot import ObservationLimits
 
 Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "invalid", "no_command"]
@@ -26,7 +27,8 @@ Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "invalid
 KEPT_NS = 1_000_000_000
 KEPT_SAMPLES = 2000
 
-_POSE_NAMES = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)))
+_PROPRIOCEPTION = tuple(PROPRIOCEPTION_UNITS)
+_UNKNOWN_POSE = (np.nan,) * 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +219,14 @@ class ObservationBuffer:
 
 def proprioception(names: tuple[str, ...], ee_pose: Any, opening: float | None) -> NDArray[np.float32]:
     """The proprioception vector (P,) float32 for `names`, from a pose (7,) (xyz, quaternion xyzw) and an opening."""
-    values: dict[str, float] = {}
+    values: list[float] = [*_UNKNOWN_POSE, np.nan if opening is None else float(opening)]
     if ee_pose is not None:
-        columns = actions.rotation_6d(ee_pose[3:7])
-        values.update(zip(_POSE_NAMES, (*map(float, ee_pose[:3]), *columns.tolist())))
-    if opening is not None:
-        values["gripper_opening"] = float(opening)
-    return np.array([values[name] for name in names], dtype=np.float32)
+        numbers = np.asarray(ee_pose, np.float64).tolist()
+        values[:-1] = *numbers[:3], *actions.rotation_columns(*numbers[3:7])
+    return np.array(values, dtype=np.float32)[_places(names)]
+
+
+@functools.lru_cache(maxsize=8)
+def _places(names: tuple[str, ...]) -> list[int]:
+    """Where `names` are among all that there may be in a proprioception vector."""
+    return [_PROPRIOCEPTION.index(name) for name in names]
