@@ -4,9 +4,9 @@
 Every figure is a ratio of two things measured in one run on the same episodes, in turns, the median of the rounds:
 
   store      bag -> store on one core, against reading the bag's images with rosbags and decoding with cv2 those of
-             them that the store decodes (a camera is faster than the control grid: the others are read only), against
-             that with each picture brought to the network's size, too, and against decoding all images; with
-             simplejpeg, where it is installed, and without
+             them that the store decodes (a camera is faster than the control grid: the others are read only). Also
+             against more than that least: the store's other topics read, too, but not deserialised; each picture
+             brought to the network's size; all images decoded. With simplejpeg, where it is installed, and without
   cores      bag -> store with one process for each core, against one process; and, for what the machine itself gives,
              the same of processes that only decode pictures
   windows    random windows from the store, against decoding JPEGs of the same frames that are in memory
@@ -44,7 +44,6 @@ from typing import Any
 import cv2
 import numpy as np
 from figures import write
-from lerobot_windows import against_lerobot
 from rosbags.highlevel import AnyReader
 
 from vla_ros import images, jpeg, resources
@@ -54,6 +53,7 @@ from vla_ros.demos.bag_writer import typestore
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.finding import find_bags
 from vla_ros.demos.frames import Frames
+from vla_ros.demos.markers import EPISODE_TOPIC
 from vla_ros.demos.store import load_parts
 from vla_ros.demos.windows import window_frames, windows
 from vla_ros.robot import Robot, load_robot
@@ -101,6 +101,9 @@ def main() -> None:
         figures["frames"] = sum(map(len, episodes))
         figures["windows"] = window_access(episodes, timing, args.rounds)
         if args.lerobot_python:
+            # Not above: processes that decode read this file, too, and need no torch.
+            from lerobot_windows import against_lerobot
+
             figures["lerobot"] = against_lerobot(
                 args.lerobot_python, bags[: args.lerobot_bags], args.robot, robot, Path(scratch), args.rounds
             )
@@ -153,6 +156,7 @@ def decoding_rows(what: str, measured: dict[str, Any]) -> list[tuple[str, str]]:
         rows += [
             (f"{what}, {name}, by CPU time: speed against rosbags + cv2 of the same images", f"{store['cpu']:.2f}"),
             ("the same by the clock", f"{store['wall']:.2f}"),
+            ("by CPU time, against the same with the store's other topics read", f"{store['cpu_topics']:.2f}"),
             ("by CPU time, against rosbags + cv2 + the same resizing", f"{store['cpu_resized']:.2f}"),
             ("by CPU time, against rosbags + cv2 of all images", f"{store['cpu_all']:.2f}"),
         ]
@@ -209,6 +213,7 @@ def decoding(
     times: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
     for _ in range(rounds):
         times["bare"].append(timed(lambda: read_bare(bags, robot, spec, used)))
+        times["topics"].append(timed(lambda: read_bare(bags, robot, spec, used, topics=True)))
         times["resized"].append(timed(lambda: read_bare(bags, robot, spec, used, resize=True)))
         times["all"].append(timed(lambda: read_bare(bags, robot, spec, None)))
         for name, module in ways.items():
@@ -229,6 +234,7 @@ def decoding(
             name: {
                 "cpu": ratio(cpu["bare"], cpu[name]),
                 "wall": ratio(wall["bare"], wall[name]),
+                "cpu_topics": ratio(cpu["topics"], cpu[name]),
                 "cpu_resized": ratio(cpu["resized"], cpu[name]),
                 "cpu_all": ratio(cpu["all"], cpu[name]),
                 "images_per_s": count / statistics.median(wall[name]),
@@ -281,22 +287,34 @@ def images_used(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timin
     return [[wanted(bytes(message().data)) for _, message in bare_messages(bag, robot, spec)] for bag in bags]
 
 
-def bare_messages(bag: Path, robot: Robot, spec: ObservationSpec) -> Any:
-    """For each image message of a bag its camera and a function that deserialises it, by nothing but rosbags."""
+def bare_messages(bag: Path, robot: Robot, spec: ObservationSpec, topics: bool = False) -> Any:
+    """For each image message of a bag its camera and a function that deserialises it, by nothing but rosbags.
+
+    topics: read the messages of the other topics that become an episode, too, and do nothing with them.
+    """
     cameras = {robot.cameras[camera.name].topic: camera for camera in spec.cameras}
+    others = {robot.demonstrated_twist.topic, robot.gripper_command.topic, EPISODE_TOPIC} if topics else set()
+    others |= {robot.stream(name).topic for name in spec.streams} - {*cameras} if topics else set()
     with AnyReader([bag], default_typestore=typestore()) as reader:
-        wanted = [one for one in reader.connections if one.topic.lstrip("/") in cameras]
+        wanted = [one for one in reader.connections if one.topic.lstrip("/") in {*cameras, *others}]
         for connection, _, data in reader.messages(wanted):
-            yield cameras[connection.topic.lstrip("/")], functools.partial(reader.deserialize, data, connection.msgtype)
+            topic = connection.topic.lstrip("/")
+            if topic in cameras:
+                yield cameras[topic], functools.partial(reader.deserialize, data, connection.msgtype)
 
 
 def read_bare(
-    bags: Sequence[Path], robot: Robot, spec: ObservationSpec, used: list[list[bool]] | None, resize: bool = False
+    bags: Sequence[Path],
+    robot: Robot,
+    spec: ObservationSpec,
+    used: list[list[bool]] | None,
+    resize: bool = False,
+    topics: bool = False,
 ) -> None:
     """Read the images' topics, and deserialise and decode (and resize) what is used, None for all; nothing else."""
     for number, bag in enumerate(bags):
         needed = itertools.repeat(True) if used is None else used[number]
-        for (camera, message), decode in zip(bare_messages(bag, robot, spec), needed):
+        for (camera, message), decode in zip(bare_messages(bag, robot, spec, topics), needed):
             if decode:
                 picture = cv2.imdecode(message().data, cv2.IMREAD_COLOR_RGB)
                 if resize:

@@ -125,7 +125,11 @@ def unit_velocities(twist: ArrayLike, unit_mps: float, unit_radps: float) -> Arr
 
 def rotation_6d(quaternion: ArrayLike) -> Array:
     """First two columns of the rotation matrix, one after the other (6,) (arXiv:1812.07035)."""
-    x, y, z, w = map(float, quaternion)  # type: ignore[arg-type]
+    return np.array(rotation_columns(*map(float, quaternion)))  # type: ignore[arg-type]
+
+
+def rotation_columns(x: float, y: float, z: float, w: float) -> tuple[float, ...]:
+    """`rotation_6d` as plain numbers."""
     # The numbers that Rotation.from_quat(...).as_matrix() gives, a hundred times as fast: this is done for every frame.
     length = math.sqrt(x * x + y * y + z * z + w * w)
     if length == 0:
@@ -133,7 +137,7 @@ def rotation_6d(quaternion: ArrayLike) -> Array:
     x, y, z, w = x / length, y / length, z / length, w / length
     first = (x * x - y * y - z * z + w * w, 2 * (x * y + z * w), 2 * (x * z - y * w))
     second = (2 * (x * y - z * w), -x * x + y * y - z * z + w * w, 2 * (y * z + x * w))
-    return np.array([*first, *second])
+    return (*first, *second)
 
 
 def quaternion_of_6d(columns: ArrayLike) -> Array:

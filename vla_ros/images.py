@@ -78,14 +78,23 @@ def encode_jpeg(rgb: Image, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
-def resize(rgb: Image, camera: Camera) -> Image:
-    """Bring (H, W, 3) to the camera's network size.
+def resize(rgb: Image, camera: Camera, room: Image | None = None) -> Image:
+    """Bring (H, W, 3) to the camera's network size, in an array of its own or in `room`, which is of that size.
 
     `stretch` ignores the aspect ratio, `pad` keeps all of the picture on black, `crop` keeps the middle of it.
     """
     height, width = rgb.shape[:2]
     if camera.resize == "stretch" or height * camera.width == width * camera.height:
-        return _scale(rgb, camera.height, camera.width)
+        return _scale(rgb, camera.height, camera.width, room)
+    fitted = _fitted(rgb, camera)
+    if room is None:
+        return fitted
+    room[...] = fitted
+    return room
+
+
+def _fitted(rgb: Image, camera: Camera) -> Image:
+    height, width = rgb.shape[:2]
     ratios = (camera.height / height, camera.width / width)
     ratio = min(ratios) if camera.resize == "pad" else max(ratios)
     scaled = _scale(rgb, round(height * ratio), round(width * ratio))
@@ -98,17 +107,23 @@ def resize(rgb: Image, camera: Camera) -> Image:
     return padded
 
 
-def _scale(rgb: Image, height: int, width: int) -> Image:
+def _scale(rgb: Image, height: int, width: int, room: Image | None = None) -> Image:
     if rgb.shape[:2] == (height, width):
-        return np.ascontiguousarray(rgb)
+        if room is None:
+            return np.ascontiguousarray(rgb)
+        room[...] = rgb
+        return room
+    if room is None:
+        room = np.empty((height, width, 3), np.uint8)
     if rgb.size <= _IN_CACHE and 4 * height == 3 * rgb.shape[0] and 4 * width == 3 * rgb.shape[1]:
-        return _three_quarters(rgb)
-    shrinks = height <= rgb.shape[0] and width <= rgb.shape[1]
-    return cast(Image, cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+        _three_quarters(rgb, room)
+        return room
+    how = cv2.INTER_AREA if height <= rgb.shape[0] and width <= rgb.shape[1] else cv2.INTER_LINEAR
+    return cast(Image, cv2.resize(rgb, (width, height), room, interpolation=how))
 
 
-def _three_quarters(rgb: Image) -> Image:
-    """What INTER_AREA makes of (4a, 4b, 3), to the bit, in half its time: (3a, 3b, 3).
+def _three_quarters(rgb: Image, room: Image) -> None:
+    """Put into `room` (3a, 3b, 3) what INTER_AREA makes of (4a, 4b, 3), to the bit, in half its time.
 
     Of four pixels become three, with the weights 3 1, 2 2 and 1 3 over four; sums of sixteenths are exact, in cv2's
     floats as in these integers. All pixels are summed with the next one and each fourth is left out, which is faster
@@ -124,7 +139,7 @@ def _three_quarters(rgb: Image) -> Image:
     sums[:-3] += rows[3:] * next_column
     mixed = cv2.convertScaleAbs(sums.reshape(height, row), alpha=1 / 16)  # rounds halves to even, as cv2.resize does
     kept = mixed.view(_FOUR_PIXELS)["three"].reshape(-1, 4, width // 4)[:, :3]
-    return np.ascontiguousarray(kept).view(np.uint8).reshape(height * 3 // 4, width * 3 // 4, 3)
+    room.reshape(-1).view("V9").reshape(kept.shape)[...] = kept
 
 
 _FOUR_PIXELS = np.dtype({"names": ["three"], "formats": ["V9"], "offsets": [0], "itemsize": 12})

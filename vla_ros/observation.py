@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros import actions, images
-from vla_ros.contract import Camera, ObservationSpec
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec
 from vla_ros.robot import ObservationLimits
 
 Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "invalid", "no_command"]
@@ -25,7 +27,8 @@ Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "invalid
 KEPT_NS = 1_000_000_000
 KEPT_SAMPLES = 2000
 
-_POSE_NAMES = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)))
+_PROPRIOCEPTION = tuple(PROPRIOCEPTION_UNITS)
+_UNKNOWN_POSE = (np.nan,) * 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +95,15 @@ class _Samples:
 
 
 class ObservationBuffer:
-    """Newest samples per stream; not thread-safe: its owner serialises `push` and `snapshot`."""
+    """Newest samples per stream; not thread-safe: its owner serialises `push` and `snapshot`.
 
-    def __init__(self, spec: ObservationSpec, limits: ObservationLimits) -> None:
+    room: gives memory for a picture of a camera, for who wants to say where they lie.
+    """
+
+    def __init__(
+        self, spec: ObservationSpec, limits: ObservationLimits, room: Callable[[Camera], images.Image] | None = None
+    ) -> None:
+        self._room = room
         self._spec = spec
         self._streams = spec.streams
         self._limits = limits
@@ -113,7 +122,7 @@ class ObservationBuffer:
 
     def clear(self) -> None:
         """Forget all samples (a reset of the world or of the clock)."""
-        self.__init__(self._spec, self._limits)  # type: ignore[misc]
+        self.__init__(self._spec, self._limits, self._room)  # type: ignore[misc]
 
     def newest_stamp_ns(self, stream: str) -> int | None:
         """Stamp of the stream's newest sample, for reports of its age."""
@@ -201,17 +210,23 @@ class ObservationBuffer:
         """Decode and resize, once for each frame."""
         cached = self._decoded.get(camera.name)
         if cached is None or cached[0] != stamp_ns:
-            cached = (stamp_ns, images.resize(value.rgb(), camera))
+            rgb = value.rgb()
+            room = None if self._room is None else self._room(camera)
+            cached = (stamp_ns, images.resize(rgb, camera, room))
             self._decoded[camera.name] = cached
         return cached[1]
 
 
 def proprioception(names: tuple[str, ...], ee_pose: Any, opening: float | None) -> NDArray[np.float32]:
     """The proprioception vector (P,) float32 for `names`, from a pose (7,) (xyz, quaternion xyzw) and an opening."""
-    values: dict[str, float] = {}
+    values: list[float] = [*_UNKNOWN_POSE, np.nan if opening is None else float(opening)]
     if ee_pose is not None:
-        columns = actions.rotation_6d(ee_pose[3:7])
-        values.update(zip(_POSE_NAMES, (*map(float, ee_pose[:3]), *columns.tolist())))
-    if opening is not None:
-        values["gripper_opening"] = float(opening)
-    return np.array([values[name] for name in names], dtype=np.float32)
+        numbers = np.asarray(ee_pose, np.float64).tolist()
+        values[:-1] = *numbers[:3], *actions.rotation_columns(*numbers[3:7])
+    return np.array(values, dtype=np.float32)[_places(names)]
+
+
+@functools.lru_cache(maxsize=8)
+def _places(names: tuple[str, ...]) -> list[int]:
+    """Where `names` are among all that there may be in a proprioception vector."""
+    return [_PROPRIOCEPTION.index(name) for name in names]

@@ -90,7 +90,7 @@ class BagStream:
         """The value of a sample from a serialised message of the table: as `read` makes it, without the rest."""
         begin = table.pixels
         stop = begin + int.from_bytes(data[begin - 4 : begin], "little")
-        return self._reader.picture(table.first, np.frombuffer(data, np.uint8, stop - begin, begin))
+        return self._reader.picture(table.first, memoryview(data)[begin:stop])
 
     def _add_static(self, robot: Robot, topic: str) -> None:
         found = self._recording.topics.get(topic)

@@ -17,6 +17,7 @@ from vla_ros.demos.filters import idle_frames, outlier_frames
 from vla_ros.demos.interventions import PolicyFrames, find_interventions
 from vla_ros.demos.labelling import Labelling, twist_columns
 from vla_ros.demos.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
+from vla_ros.demos.picture_room import stacked
 from vla_ros.demos.recording import Recording
 from vla_ros.demos.sampling import observations
 from vla_ros.demos.segmentation import find_segments
@@ -178,7 +179,7 @@ class EpisodeCutter:
         states = [observed.proprioception for observed in seen if observed.proprioception is not None]
         actions = np.stack([action for _, _, action in frames])
         return Episode(
-            images={camera: np.stack([observed.images[camera] for observed in seen]) for camera in seen[0].images},
+            images={camera: stacked([observed.images[camera] for observed in seen]) for camera in seen[0].images},
             proprioception=np.stack(states) if states else np.zeros((len(seen), 0), np.float32),
             actions=actions,
             command=seen[0].command,

@@ -27,6 +27,7 @@ from vla_ros.demos.errors import BagError
 from vla_ros.robot import RobotError, match_topic
 
 _RUN = 4096
+_READ_TOGETHER_BYTES = 1 << 21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,13 +222,25 @@ class Recording:
         Raises:
             BagError: one is good no more.
         """
-        for number, _, key, time_ns, block, offset in self._columns(places):
+        first, count = 0, 1
+        while first < len(places.file):
+            file = self._files[places.file[first]]
+            other = np.flatnonzero(places.file[first : first + count] != places.file[first])
+            stop = first + (int(other[0]) if len(other) else count)
+            entry = places.entry[first:stop]
+            found: dict[int, bytes] = {}
             try:
-                yield self._files[number].read(key, time_ns, block, offset)
-            except Damage as error:
-                raise BagError(f"bag {self.path} was changed while it was read ({error}); run again") from None
+                for piece in file.pieces(entry):
+                    columns = (column.tolist() for column in (piece.entry, piece.start, piece.stop))
+                    found.update((one, piece.data[begin:end]) for one, begin, end in zip(*columns))
             except OSError as error:
                 raise _unreadable(self.path, error) from None
+            for one in entry.tolist():
+                if one not in found:
+                    raise BagError(f"bag {self.path} was changed while it was read; run the same command again")
+                yield found[one]
+            first = stop
+            count = max(1, _READ_TOGETHER_BYTES // max(map(len, found.values())))
 
     def receive_times_ns(self) -> dict[str, NDArray[np.int64]]:
         """Return the receive times of all messages by topic, without reading any."""

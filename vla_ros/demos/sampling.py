@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.demos.bag_samples import BagSamples
 from vla_ros.demos.bag_streams import bag_streams
+from vla_ros.demos.picture_room import PictureRoom
 from vla_ros.demos.recording import Recording
 from vla_ros.observation import Observation, ObservationBuffer, Refusal
 from vla_ros.robot import Robot
@@ -45,7 +46,7 @@ def observations(
     if robot.observation.frozen_s is not None:
         ticks = None  # how long a picture has not changed is known to who looks at each of them
     samples = BagSamples(recording, bag_streams(recording, robot, heard), ticks, timing)
-    buffer = ObservationBuffer(spec, robot.observation)
+    buffer = ObservationBuffer(spec, robot.observation, PictureRoom())
     sampler = _Sampler(buffer, timing, recording.start_ns, samples.passed_over_ns, commands or (), ticks)
     last_ns = recording.start_ns
     for receive_ns, stream, time_ns, value in samples:
