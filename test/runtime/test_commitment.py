@@ -41,7 +41,8 @@ def timeline(name: str) -> ActionTimeline:
 class Run:
     """The node's two clocks by hand: one thing is computed at a time, the arm goes on meanwhile.
 
-    told: (tick, actions) of each chunk; done: tick -> what the arm was given; seams: ticks of a chunk's first action.
+    observed: the tick of each chunk's observation; told: (tick of the first one, actions) of each chunk; done: tick ->
+    what the arm was given; seams: ticks of a chunk's first action.
     """
 
     def __init__(self, executor: str = "delay_aware", max_delay_steps: int = MAX_DELAY_STEPS) -> None:
@@ -50,6 +51,7 @@ class Run:
         self.random = np.random.default_rng(0)
         self.tick = -1
         self.told: list[tuple[int, np.ndarray]] = []
+        self.observed: list[int] = []
         self.done: dict[int, np.ndarray] = {}
         self.seams: list[int] = []
         self.stops: list[int] = []
@@ -66,8 +68,9 @@ class Run:
 
     def plan(self) -> np.ndarray:
         """A chunk for the newest tick that goes on from what the policy is told."""
+        self.observed.append(self.tick)
         told = self.commitment.actions(self.tick)
-        self.told.append((self.tick, told))
+        self.told.append((self.tick + self.control.timeline.stands_for, told))
         chunk = np.zeros((CHUNK, 7))
         chunk[: len(told)] = told
         chunk[len(told) :, OBSERVED] = self.tick
@@ -152,9 +155,10 @@ def test_whatever_chunks_take_what_was_told_is_what_is_done_and_only_late_chunks
         run.chunk(ticks)
     late = run.commitment.delay.overdue + sum(len(told) == 0 for _, told in run.told)
     assert len(run.jumps()) <= late
-    for (first_tick, told), ticks in zip(run.told, delays, strict=True):
+    arrived = [*run.observed[1:], run.tick + 1]
+    for (first_tick, told), over in zip(run.told, arrived, strict=True):
         assert len(told) <= min(allowed, max([expected, *delays]))
-        for tick in range(first_tick, min(first_tick + len(told), first_tick + ticks)):
+        for tick in range(first_tick, min(first_tick + len(told), over)):
             assert np.array_equal(run.done[tick], told[tick - first_tick, :6])
 
 
@@ -241,6 +245,49 @@ def test_an_arm_that_stands_still_commits_to_nothing():
     run.control.timeline.post(run.tick, np.ones((CHUNK, 7)))
     run.pass_tick("disarmed")
     assert len(run.commitment.actions(run.tick)) == 0, "it was planned, but the arm did not do it"
+
+
+def test_what_a_standing_arm_will_do_begins_with_its_first_motion():
+    """What was seen of it holds until then: chunks lose no row to the ticks that it stood, nor are told of them."""
+    run = Run()
+    run.commitment.expect(3)
+    run.pass_tick()
+    chunk = np.zeros((CHUNK, 7))
+    chunk[:, VX] = 1 + np.arange(CHUNK)
+    assert len(run.commitment.actions(0)) == 0
+    run.pass_tick()
+    run.pass_tick()
+    run.control.timeline.post(0, chunk)
+    run.commitment.arrived(0)
+    told = run.commitment.actions(2)  # it still stands at tick 2
+    assert told[:, VX].tolist() == [1, 2] and run.control.timeline.stands_for == 1
+    assert run.commitment.delay.told == 3
+    run.pass_tick()
+    run.pass_tick()
+    chunk = np.zeros((CHUNK, 7))
+    chunk[:, VX] = [*told[:, VX], *(10 + np.arange(CHUNK - 2))]
+    run.control.timeline.post(2, chunk)
+    run.commitment.arrived(2)
+    run.pass_tick()
+    run.pass_tick()
+    assert [run.done[tick][VX] for tick in range(3, 7)] == [1, 2, 10, 11]
+    assert run.commitment.delay.overdue == 0
+    told = run.commitment.actions(5)  # it moves: from the observation on
+    assert told[:, VX].tolist() == [10, 11, 12] and run.control.timeline.stands_for == 0
+
+
+def test_a_chunk_of_an_arm_that_is_held_is_for_when_it_comes():
+    run = Run()
+    run.commitment.expect(2)
+    run.pass_tick("disarmed")
+    for first in (0, 2):
+        chunk = np.zeros((CHUNK, 7))
+        chunk[:, VX] = 1 + np.arange(CHUNK)
+        assert len(run.commitment.actions(first)) == 0
+        run.pass_tick("disarmed")
+        run.control.timeline.post(first, chunk)
+        run.pass_tick("disarmed" if first == 0 else None)
+    assert run.done[4][VX] == 1
 
 
 def test_what_a_hand_does_is_no_plan_of_the_policy():

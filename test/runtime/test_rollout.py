@@ -151,13 +151,15 @@ def test_a_policy_is_told_what_the_rollout_then_does_one_chunk_after_the_other(d
     done = [action[0] for action in env.actions]
     ticks = [tick for tick, _ in policy.told]
     assert ticks == list(range(0, len(done), busy_ticks))
-    # Where the second one is begun before the first one has moved the arm, it still stands.
-    standing = 2 if delay_ticks > busy_ticks else 1
-    assert [len(told) for _, told in policy.told] == [0] * standing + [delay_ticks] * (len(ticks) - standing)
-    for tick, told in policy.told:
-        assert done[tick : tick + len(told)] == pytest.approx(told[: len(done) - tick, 0])
+    # Where the second one is begun before the first one has moved the arm, it is told of what is left of the delay.
+    stands_for = [0, max(0, delay_ticks - busy_ticks)] + [0] * len(ticks)
+    told_of = [0] + [max(0, delay_ticks - stands) for stands in stands_for[1:]]
+    assert [len(told) for _, told in policy.told] == told_of[: len(ticks)]
+    for (tick, told), stands in zip(policy.told, stands_for, strict=False):
+        start = tick + stands
+        assert done[start : start + len(told)] == pytest.approx(told[: len(done) - start, 0])
     if delay_ticks:
-        assert len(set(done[(standing - 1) * busy_ticks + delay_ticks :])) == 1, "the arm notices no new chunk"
+        assert len(set(done[delay_ticks:])) == 1, "the arm notices no new chunk"
 
 
 class DrivenClock:

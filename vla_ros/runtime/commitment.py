@@ -10,10 +10,12 @@ They are the actions as planned, before the robot's limits: that is what trainin
 put on the chunk that goes on from them, too. A policy that were told of speeds which the speed scale has halved already
 would go on at half of them, to be halved again.
 
-An arm that stands still (at the start, after a stop, unarmed, moved by hand) commits to nothing: D = 0, of which
-training drew its share at every moment of a demonstration, the first one included. Zeros would be as true, but say
-something else: demonstrations begin with their first motion, so that zeros are those of a demonstrator who pauses, and
-what follows on them in training are more zeros.
+An arm that stands still (at the start, after a stop, unarmed, moved by hand) stays where it was seen until it moves. So
+its chunk is laid out from its first motion on and not from the observation, and the policy is told of what comes after
+that only: of nothing, D = 0, where nothing is planned. Of the zeros before it is not told. They would be as true, but
+say something else: demonstrations begin with their first motion, so that zeros are those of a demonstrator who pauses,
+and what follows on them in training are more zeros. Laid out from the observation, the chunk would begin with rows that
+count on a motion which never was.
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ class ExecutorError(UserError):
 class Delay:
     """How long chunks take, in control ticks.
 
-    `ticks`: that the next one may take, from its observation until it is taken up. `told`: how many actions the newest
-    one was told of; `allowed`: at most; 0 for executors that tell nothing. `overdue`: chunks, so far, that took more
-    ticks than they were told of while the arm moved.
+    `ticks`: that the next one may take, from its observation until it is taken up. `told`: for how many of them the
+    newest one knew what the arm does; `allowed`: at most; 0 for executors that tell nothing. `overdue`: chunks, so far,
+    that took more ticks than they were told of while the arm moved.
     """
 
     ticks: int
@@ -92,9 +94,9 @@ class Commitment:
         self._note(told=self._delay.told)
 
     def actions(self, tick: int) -> NDArray[np.float64]:
-        """What the arm does from `tick` on until a chunk begun now is there: (D, 7), D = 0 if it stands still."""
+        """What the arm does from `tick`, or from its next motion, on until a chunk begun now is there: (D, 7)."""
         told = self._timeline.committed(tick, min(self._delay.ticks, self._allowed))
-        self._note(told=len(told))
+        self._note(told=len(told) and len(told) + self._timeline.stands_for)
         return told
 
     def arrived(self, tick: int) -> None:

@@ -47,14 +47,21 @@ class ActionTimeline:
         # Whether the arm was given the action popped last, and those (tick, action) that it was given since it moves.
         self._moving = False
         self._carried_out: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=REMEMBERED_TICKS)
+        # Whether the arm was not given an action that was there: it is unarmed, stopped or moved by hand.
+        self._held = False
         # The tick of the observation whose chunk is being computed by a policy that was told what is planned.
         self._told_tick: int | None = None
+        # The observation whose chunk is being computed, where it was taken of an arm that stands; and the tick from
+        # which it is known to move, by what is planned already.
+        self._seen_standing: tuple[int, int | None] | None = None
         self._counts = dict.fromkeys(TimelineStatistics.__dataclass_fields__, 0)
 
     def post(self, first_tick: int, actions: ArrayLike, *, anew: bool = False) -> bool:
         """Plan `actions` (N, 7), made from the observation of `first_tick`, for that tick and those after it.
 
         `anew`: what was planned until now was for another command, and must not be averaged in or be gone on with.
+        Of a policy that is told what the arm does meanwhile, the chunk of an observation of an arm that stood still is
+        for the ticks from its first motion on: until then everything stays as it was seen.
         Returns False, and changes nothing, when all of them are for ticks that are over, or when the observation is
         older than the last `clear` allows.
         """
@@ -71,11 +78,23 @@ class ActionTimeline:
                 return False
             if anew:
                 self._executor.clear()
+            if self._executor.tells_policy:
+                chunk = self._after_standing(first_tick, next_tick, chunk)
             self._executor.offer(first_tick, chunk)
             self._newest = first_tick, chunk
             self._fed = True
             self._counts["posted"] += 1
             return True
+
+    def _after_standing(self, first_tick: int, next_tick: int, chunk: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Put a row in front of `chunk` for each tick for which the arm that was observed goes on standing."""
+        if self._seen_standing is None or self._seen_standing[0] != first_tick:
+            return chunk
+        moves_from = self._seen_standing[1]
+        stands = max(0, (next_tick if moves_from is None else moves_from) - first_tick)
+        still = np.zeros((stands, 7))
+        still[:, 6] = chunk[0, 6]
+        return np.concatenate([still, chunk])
 
     def pop(self, tick: int) -> NDArray[np.float64] | None:
         """The action (7,) for `tick`, or None; ticks up to this one are over. Ticks are asked for in rising order."""
@@ -115,14 +134,15 @@ class ActionTimeline:
             self._executor.clear()
             self._newest = None
             self._fed = False
-            self._last_popped = self._observed_from = self._told_tick = None
-            self._moving = False
+            self._last_popped = self._observed_from = self._told_tick = self._seen_standing = None
+            self._moving = self._held = False
             self._carried_out.clear()
 
     def acted(self, moved: bool) -> None:
         """Say whether the arm was given the action popped last, as opposed to standing still or being moved by hand."""
         with self._lock:
             self._moving = moved
+            self._held = not moved and self._answered_tick is not None
             if not moved:
                 self._carried_out.clear()
 
@@ -130,12 +150,21 @@ class ActionTimeline:
         """What the arm does at `first_tick` and the up to `count` ticks from there, if no chunk comes: (n, 7).
 
         What it was given for ticks that are over, and what the executor will give then; as planned, before the robot's
-        limits. It ends before the first tick that has no action; an arm that stands still has none.
+        limits. It ends before the first tick that has no action. Of an arm that stands still it is what will move it
+        before that many ticks are over, without the ticks before: none where nothing is planned, or does not move it.
         """
         with self._lock:
-            actions = self._foreseen(first_tick, count) if self._moving else []
+            start = first_tick if self._moving else max(first_tick, (self._last_popped or 0) + 1)
+            actions = [] if self._held else self._foreseen(start, count - (start - first_tick))
+            self._seen_standing = None if self._moving else (first_tick, start if actions else None)
             self._told_tick = first_tick if actions else None
         return np.array(actions, dtype=np.float64).reshape(-1, 7)
+
+    @property
+    def stands_for(self) -> int:
+        """For how many ticks an arm that stands goes on standing before it does what `committed` has returned last."""
+        standing = self._seen_standing
+        return 0 if standing is None or standing[1] is None else standing[1] - standing[0]
 
     def _foreseen(self, first_tick: int, count: int) -> list[NDArray[np.float64]]:
         by_tick = dict(self._carried_out)
