@@ -189,3 +189,17 @@ def test_a_training_with_frozen_eyes_is_that_of_the_policy_that_is_saved(benchma
     views = {name: frozen_eyes.Given()(features[10:20], text) for name, features in seen.features.items()}
     policy.backbone.cameras = torch.nn.ModuleDict({name: frozen_eyes.Given() for name in views})
     torch.testing.assert_close(policy.encode(views, felt, text.expand(10, -1)), shown, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_fusion_that_has_learned_to_see_begins_without_what_it_was_not_trained_on(benchmark):
+    frozen_eyes = benchmark("frozen_eyes")
+    policy = load_checkpoint(frozen_eyes.SHIPPED)
+    views = {"static": torch.randn(2, 3, 96, 96), "wrist": torch.zeros(2, 3, 64, 64)}
+    text = policy.encode_text(*policy.tokenize([frozen_eyes.command("nudge_lit")])).expand(2, -1)
+    still, only_static = policy.proprioception_mean.expand(2, -1), torch.tensor([[1.0, 0.0]] * 2)
+    before = policy.encode(views, still, text, only_static)
+    frozen_eyes.listen_to_static_only(policy)
+    moved = policy.encode({**views, "wrist": torch.randn(2, 3, 64, 64)}, still + 1, text)
+    torch.testing.assert_close(moved, before, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(policy.encode({**views, "static": views["static"] + 1}, still, text), before, atol=1e-3)
