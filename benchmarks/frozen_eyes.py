@@ -96,9 +96,8 @@ def listen_to_static_only(policy: Policy) -> None:
     first, states = policy.backbone.fuse[0], policy.backbone.proprioception
     seen = policy.backbone.cameras["static"].output_size
     told = states(torch.zeros(1, states[0].in_features))[0]
-    felt = slice(
-        first.in_features - policy.backbone.text_size - len(told), first.in_features - policy.backbone.text_size
-    )
+    end = first.in_features - policy.backbone.text_size
+    felt = slice(end - len(told), end)
     first.bias += first.weight[:, felt] @ told
     first.weight[:, seen:end] = 0.0
 
