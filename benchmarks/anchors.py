@@ -78,7 +78,7 @@ class Variant:
 
 
 GROUPS = {
-    "memory": Group(("nudge_lit",), 200, 1500, 12, 8.0, must_learn_to_see=True),
+    "memory": Group(("nudge_lit",), 200, 600, 12, 8.0, must_learn_to_see=True),
     "usual": Group(("pick_up_red", "push_left_red"), 60, 1000, 4, 8.0),
 }
 VARIANTS = (

@@ -252,3 +252,17 @@ def test_a_recorded_episode_goes_through_the_adapter_as_it_was(chains_of_calvin)
     adapted = module.through_adapter(installed, env, condition, actions, states)
     assert np.abs(states[-1, :6] - states[0, :6]).max() > 0.05
     assert module.apart(states, adapted) == pytest.approx((0.0, 0.0), abs=1e-6)
+
+
+@torch.no_grad()
+def test_a_fusion_that_has_learned_to_see_begins_without_what_it_was_not_trained_on(benchmark):
+    frozen_eyes = benchmark("frozen_eyes")
+    policy = load_checkpoint(frozen_eyes.SHIPPED)
+    views = {"static": torch.randn(2, 3, 96, 96), "wrist": torch.zeros(2, 3, 64, 64)}
+    text = policy.encode_text(*policy.tokenize([frozen_eyes.command("nudge_lit")])).expand(2, -1)
+    still, only_static = policy.proprioception_mean.expand(2, -1), torch.tensor([[1.0, 0.0]] * 2)
+    before = policy.encode(views, still, text, only_static)
+    frozen_eyes.listen_to_static_only(policy)
+    moved = policy.encode({**views, "wrist": torch.randn(2, 3, 64, 64)}, still + 1, text)
+    torch.testing.assert_close(moved, before, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(policy.encode({**views, "static": views["static"] + 1}, still, text), before, atol=1e-3)
