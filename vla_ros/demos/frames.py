@@ -14,7 +14,7 @@ from vla_ros.demos.windows import Indices
 
 # Mapped pages that were read count as memory of this process until they are handed back. They stay in the system's
 # page cache, so that reading them again costs next to nothing.
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 16 << 20
 
 
 class Frames:
