@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trainings of all of a policy but its eyes, for `anchors.py`: camera encoders are frozen, and see each frame once.
 
-The encoders are those of the shipped checkpoint. Where a task shows what no other does, a block that glows in the dark,
-the static camera's first learns from random scenes where each block is, and which one glows, and so does the fusion; no
-action is learned from. What comes after the encoders, from the fusion with proprioception to the head, is trained on
-demonstrations as `vla fit` does: the same windows, targets and losses. Commands are always a task's first phrasing.
+The encoders are those of the shipped checkpoint. What comes after them, from the fusion with proprioception to the
+head, starts at random and is trained on demonstrations as `vla fit` does: the same windows, targets and losses.
+Commands are always a task's first phrasing.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ from vla_ros.contract import ActionSpace
 from vla_ros.demos.episode import Episode
 from vla_ros.policy.augment import AugmentConfig, augment_proprioception
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
-from vla_ros.policy.losses import ForwardPredictionConfig, LossConfig, masked_mean
+from vla_ros.policy.losses import ForwardPredictionConfig, LossConfig
 from vla_ros.policy.module import Batch, OptimizerConfig, learning_rate_scale
 from vla_ros.policy.policy import Policy
-from vla_ros.sim.env import TabletopEnv
-from vla_ros.sim.tasks import COLORS, TASKS
+from vla_ros.sim.tasks import TASKS
 from vla_ros.train.data import DemonstrationData, action_bounds, proprioception_statistics, split_episodes
 
 SHIPPED, RECIPE = resources.path("config/checkpoints/tabletop"), resources.path("config/train/tabletop.json")
@@ -35,7 +33,6 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-3, weight_decay=1e-3, warmup_steps=
 LOSS = LossConfig(huber_delta=0.1, gripper_weight=0.1)
 AUGMENT = AugmentConfig(proprioception_noise=0.05)
 DRAWN_FRAMES = 16  # of a step, whose future is predicted: drawing pictures costs more than all else
-SCENES, LOOKS, SCENE_SEED, IN_THE_LIGHT = 2000, 800, 20_000, "pick_up_red"
 
 
 class Given(nn.Module):
@@ -48,73 +45,6 @@ class Given(nn.Module):
 def command(task: str) -> str:
     """Return what is said for a task."""
     return TASKS[task].phrasings[0]
-
-
-def learn_to_see(policy: Policy, task: str) -> float:
-    """Train the static camera's encoder and the fusion on random scenes of ``task``; return the error on new ones [m].
-
-    A frame's feature then tells, by a linear layer that is thrown away, where each block is and where the one that
-    glows.
-    """
-    pixels, places, counts = _scenes(policy, task)
-    trained = [policy.backbone.cameras["static"], policy.backbone.fuse]
-    read = nn.Linear(FEATURE_SIZE, places.shape[1])
-    weights = [weight for module in trained for weight in module.requires_grad_(True).parameters()]
-    optimizer = torch.optim.AdamW([*weights, *read.parameters()])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=LOOKS)
-    draw, held_out = torch.Generator().manual_seed(0), 200
-    cameras, text, mean = policy.contract.cameras, _text(policy, task), places.mean(dim=0)
-
-    def errors(index: Tensor) -> Tensor:
-        views = {camera.name: torch.zeros(len(index), 3, camera.height, camera.width) for camera in cameras}
-        views["static"] = images.to_network(pixels[index], cameras[0])
-        keep = torch.tensor([float(camera.name == "static") for camera in cameras]).expand(len(index), -1)
-        nothing = policy.proprioception_mean.expand(len(index), -1)
-        feature = policy.encode(views, nothing, text.expand(len(index), -1), keep)
-        wrong = (0.1 * read(feature) + mean - places[index]).unflatten(1, (-1, 2)).norm(dim=-1)  # (B, 4)
-        return masked_mean(wrong, counts[index])
-
-    policy.train()
-    for _ in range(LOOKS):
-        loss = errors(torch.randint(held_out, len(pixels), (32,), generator=draw))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    policy.eval()
-    listen_to_static_only(policy)
-    with torch.no_grad():
-        return float(errors(torch.arange(held_out)))
-
-
-@torch.no_grad()
-def listen_to_static_only(policy: Policy) -> None:
-    """Have the fusion begin without what it was not trained on, the wrist camera and proprioception: those are noise.
-
-    What it was told of the state meanwhile, always the same, goes into its bias; so nothing of what it says changes.
-    """
-    first, states = policy.backbone.fuse[0], policy.backbone.proprioception
-    seen = policy.backbone.cameras["static"].output_size
-    told = states(torch.zeros(1, states[0].in_features))[0]
-    end = first.in_features - policy.backbone.text_size
-    felt = slice(end - len(told), end)
-    first.bias += first.weight[:, felt] @ told
-    first.weight[:, seen:end] = 0.0
-
-
-def _scenes(policy: Policy, task: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pictures (S, h, w, 3), places (S, 8) in metres, and which of the four places count (S, 4)."""
-    env, pixels, places, counts = TabletopEnv(), [], [], []
-    for seed in range(SCENE_SEED, SCENE_SEED + SCENES):
-        seen, _ = env.reset(seed=seed, options={"task": task if seed % 2 else IN_THE_LIGHT})
-        state = env.state()
-        shown = state.block_positions[state.lit] if state.lit else np.zeros(3)
-        pixels.append(images.resize(seen["static"], policy.contract.cameras[0]))
-        places.append(np.concatenate([*(state.block_positions[c][:2] for c in COLORS), shown[:2]]))
-        counts.append([True] * len(COLORS) + [bool(state.lit)])
-    env.close()
-    as_tensor = torch.from_numpy(np.stack(places)).float()
-    return torch.from_numpy(np.stack(pixels)), as_tensor, torch.tensor(counts)
 
 
 def _text(policy: Policy, task: str) -> Tensor:
@@ -151,15 +81,8 @@ def frame_numbers(pixels: Tensor) -> Tensor:
     return (pixels[..., 0, 0, :].long() * torch.tensor([256**2, 256, 1])).sum(dim=-1)
 
 
-def untrained(
-    eyes: Policy, training: Sequence[Episode], *, head: str, history: int, chunk: int, feels: bool, fuses: bool = False
-) -> Policy:
-    """Return a policy with the encoders of ``eyes``, frozen.
-
-    Args:
-        feels: whether it has proprioception.
-        fuses: whether it begins with the fusion of ``eyes``, too, instead of a random one.
-    """
+def untrained(eyes: Policy, training: Sequence[Episode], *, head: str, history: int, chunk: int, feels: bool) -> Policy:
+    """Return a policy with the encoders of ``eyes``, frozen; ``feels``: whether it has proprioception."""
     known = eyes.contract.proprioception
     names = known.names if known is not None and feels else ()
     low, high = action_bounds(training)
@@ -175,8 +98,6 @@ def untrained(
     for part in ("cameras", "text"):
         getattr(policy.backbone, part).load_state_dict(getattr(eyes.backbone, part).state_dict())
         getattr(policy.backbone, part).requires_grad_(False)
-    if fuses:
-        policy.backbone.fuse.load_state_dict(eyes.backbone.fuse.state_dict())
     return policy
 
 

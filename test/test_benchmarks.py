@@ -20,6 +20,7 @@ import torch
 
 from vla_ros import images
 from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.sim.env import TabletopEnv
 from vla_ros.train.recipes import load_config
 
 MS = 1_000_000
@@ -137,7 +138,7 @@ def test_anchors_pool_the_seeds_and_keep_what_is_done(benchmark, tmp_path):
     cells = {anchors.cell(first, seed): {"successes": 9 + seed, "held_out": 0.1} for seed in (0, 2)}
     anchors.write(arguments, {"steps": 5}, cells)
     [row] = json.loads(arguments.json.read_text())["rows"]  # nothing about variants that were not run
-    assert row == [first.group, first.name, "50% (35% to 65%)", "9/20, 11/20", "0.1000"]
+    assert row == [first.group, first.name, "50% (35% to 65%)", "9/20, 11/20", "-", "0.1000"]
     assert anchors.finished(arguments.json, {"steps": 5}) == cells
     with pytest.raises(SystemExit, match="give another --json"):
         anchors.finished(arguments.json, {"steps": 6})
@@ -254,15 +255,29 @@ def test_a_recorded_episode_goes_through_the_adapter_as_it_was(chains_of_calvin)
     assert module.apart(states, adapted) == pytest.approx((0.0, 0.0), abs=1e-6)
 
 
-@torch.no_grad()
-def test_a_fusion_that_has_learned_to_see_begins_without_what_it_was_not_trained_on(benchmark):
-    frozen_eyes = benchmark("frozen_eyes")
-    policy = load_checkpoint(frozen_eyes.SHIPPED)
-    views = {"static": torch.randn(2, 3, 96, 96), "wrist": torch.zeros(2, 3, 64, 64)}
-    text = policy.encode_text(*policy.tokenize([frozen_eyes.command("nudge_lit")])).expand(2, -1)
-    still, only_static = policy.proprioception_mean.expand(2, -1), torch.tensor([[1.0, 0.0]] * 2)
-    before = policy.encode(views, still, text, only_static)
-    frozen_eyes.listen_to_static_only(policy)
-    moved = policy.encode({**views, "wrist": torch.randn(2, 3, 64, 64)}, still + 1, text)
-    torch.testing.assert_close(moved, before, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(policy.encode({**views, "static": views["static"] + 1}, still, text), before, atol=1e-3)
+def test_what_is_told_of_a_scene_tells_the_lit_block_while_it_glows_and_no_longer(benchmark):
+    told_eyes = benchmark("told_eyes")
+    env = TabletopEnv(render=False)
+    said = {}
+    for color in ("red", "blue"):
+        env.reset(seed=1, options={"task": "nudge_lit"})
+        env.sim.light_up(color)
+        said[color] = [told_eyes.told(env.state())]
+        for _ in range(10):
+            env.step(np.array([0, 0, 0.3, 0, 0, 0, 0.0]))
+            said[color].append(told_eyes.told(env.state()))
+    assert not np.array_equal(said["red"][0], said["blue"][0])
+    assert all(np.array_equal(red, blue) for red, blue in zip(said["red"][3:], said["blue"][3:], strict=True))
+
+
+def test_a_policy_that_is_told_runs_without_pictures(benchmark):
+    frozen_eyes, told_eyes = benchmark("frozen_eyes"), benchmark("told_eyes")
+    eyes = load_checkpoint(frozen_eyes.SHIPPED)
+    seen = told_eyes.demonstrations("nudge_lit", 3, eyes.contract.observation_spec)
+    assert [episode.outcome for episode in seen.episodes] == ["success"] * 3
+    assert len(seen.features[told_eyes.CAMERA]) == sum(map(len, seen.episodes))
+    policy = frozen_eyes.untrained(eyes, seen.episodes, head="lstm", history=4, chunk=3, feels=True)
+    told_eyes.listen(policy, seen.features[told_eyes.CAMERA].shape[1])
+    assert frozen_eyes.train(policy, seen, 0, steps=2, frames=16) > 0
+    done, _ = told_eyes.roll_out(TabletopEnv(render=False), policy, "nudge_lit", 0, max_time_s=0.5)
+    assert done is False
