@@ -42,7 +42,7 @@ def chains(report: dict[str, Any], path: Path, title: str = ON_THE_ARM) -> None:
     """The table of chains of five tasks."""
     low, high = report["average_length_interval"]
     settings = report["settings"]
-    on_arm = title == ON_THE_ARM
+    on_arm, dataset = title == ON_THE_ARM, settings.get("dataset")
     where = (
         f"in process, {settings['delay_ticks']} tick of delay, {settings['phrasings']} phrasings."
         if on_arm
@@ -60,7 +60,7 @@ def chains(report: dict[str, Any], path: Path, title: str = ON_THE_ARM) -> None:
             (k, f"{row['successes']}/{row['trials']}", f"{row['rate']:.1%}", percent(row["interval"]))
             for k, row in report["success_at"].items()
         ],
-        details=report,
+        details={**report, "settings": {**settings, "dataset": dataset and Path(dataset).name}},
         command=f"vla evaluate {shlex.quote(settings['checkpoint'])} --chains {report['chains']}"
         + ("" if on_arm else " --env calvin --dataset task_D_D"),
     )
