@@ -2,17 +2,18 @@
 """What do the parts of a policy bring? Small trainings on the simulated arm that differ in one thing, some seeds each.
 
 Every variant is the recipe of its group with one change, trained on the same demonstrations with as many frames a step,
-then run in the simulator, all in the same scenes. Group "memory" does `nudge_lit`, where only the first pictures tell
-which block is meant; group "usual" does tasks whose pictures tell it all along, with few demonstrations. All but the
-camera encoders is trained (`frozen_eyes.py`): it is what the variants differ in, and small enough for a CPU. "Held out"
-is the arm's mean absolute error on held-out episodes, in normalised units. Only differences within a group mean
-something.
+then run in the simulator, all in the same scenes. All but the camera encoders is trained: it is what the variants
+differ in, and small enough for a CPU. "Held out" is the arm's mean absolute error on held-out episodes, in normalised
+units. Only differences within a group mean something.
+
+    usual    two tasks whose pictures tell all along what is meant, with few demonstrations (`frozen_eyes.py`)
+    memory   `nudge_lit`, where only the start tells which block is meant. Here policies are told what there is to see
+             (`told_eyes.py`): encoders that find a glowing block would take longer to train than a CPU can give
 
 Checkpoints and what the encoders say are kept in a folder, finished cells in the JSON file; started again, it goes on
 with the rest. Several may run at once, each with seeds of its own, once the folder has what the encoders say.
 
-    vla record-demo --task nudge_lit --episodes 200 --output bags
-    vla record-demo --task pick_up_red push_left_red --episodes 120 --output bags
+    vla record-demo --task pick_up_red push_left_red --output bags
     python benchmarks/anchors.py --bags bags --json benchmarks/results/anchors.json
 """
 
@@ -241,7 +242,8 @@ def write(arguments: argparse.Namespace, setting: dict[str, Any], cells: dict[st
         arguments.json,
         title="What the parts of a policy bring",
         runs=max(seeds, default=0),
-        note=f"Trainings with {FRAMES} frames a step that differ in one thing, camera encoders frozen; then the same "
+        note=f"Trainings with {FRAMES} frames a step that differ in one thing; camera encoders are frozen, and in the "
+        "group memory policies are told what a perfect one would see (where blocks are, which glows). Then the same "
         f"{arguments.rollouts} scenes for each, a tick of delay, a new chunk every tick unless it says otherwise. "
         f"{groups}. Success: all seeds together, with its 95 % interval (Wilson), which knows nothing of how much "
         "trainings differ: see the seeds. Compare within a group only.",
