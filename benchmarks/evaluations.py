@@ -97,7 +97,7 @@ def delays(reports: Sequence[dict[str, Any]], path: Path) -> None:
         note="Runs are the rollouts of a row, at the least, in the same scenes, in process. The added delay is what "
         "computing a chunk takes: it is executed so many ticks after its observation (the settle time counts, too), "
         "and an observation is taken every so many ticks, as by the engine of a node, whatever the executor. The "
-        "world does not wait.",
+        "world does not wait. Checkpoints need not be measured on the same tasks: the command says on which.",
         columns=("checkpoint", "executor", "added delay [ms]", "ticks", "a chunk every [ticks]", "successes", "rate",
                  "95 % interval", "of its rate without delay"),
         rows=[
@@ -131,8 +131,8 @@ def _command(report: dict[str, Any]) -> str:
     settings = report["settings"]
     added = " ".join(f"{delay:g}" for delay in settings["delays"])
     return (
-        f"vla evaluate {shlex.quote(settings['checkpoint'])} --rollouts {settings['rollouts']} --delays {added} "
-        f"--executors {' '.join(settings['executors'])}"
+        f"vla evaluate {shlex.quote(settings['checkpoint'])} --tasks {' '.join(settings['tasks'])} "
+        f"--rollouts {settings['rollouts']} --delays {added} --executors {' '.join(settings['executors'])}"
     )
 
 

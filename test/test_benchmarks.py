@@ -117,7 +117,8 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
              "interval": (good / 20 - 0.01, good / 20 + 0.01)}
             for delay, good in zip((0, 200), successes, strict=True)
         ]  # fmt: skip
-        settings = {"checkpoint": checkpoint, "rollouts": 20, "delays": [0.0, 200.0], "executors": ["full_chunk"]}
+        settings = {"checkpoint": checkpoint, "tasks": ["push_left"], "rollouts": 20, "delays": [0.0, 200.0],
+                    "executors": ["full_chunk"]}  # fmt: skip
         return {"settings": settings, "conditions": conditions}
 
     evaluations.delays([report("a", 20, 10), report("b", 10, 9)], tmp_path / "delays.json")
@@ -126,7 +127,7 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
         ("a", "0", "20/20", "100%"), ("a", "200", "10/20", "50%"),
         ("b", "0", "10/20", "100%"), ("b", "200", "9/20", "90%"),
     ]  # fmt: skip
-    assert table["runs"] == 20
+    assert table["runs"] == 20 and "vla evaluate b --tasks push_left --rollouts 20 --delays 0 200" in table["command"]
     evaluations.plot(table, tmp_path / "plots" / "delays.png")
     assert (tmp_path / "plots" / "delays.png").stat().st_size > 5000
 

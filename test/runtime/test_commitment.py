@@ -276,6 +276,21 @@ def test_what_a_standing_arm_will_do_begins_with_its_first_motion():
     assert told[:, VX].tolist() == [10, 11, 12] and run.control.timeline.stands_for == 0
 
 
+def test_a_policy_that_can_be_told_of_less_than_the_arm_stands_for_knows_from_when_it_moves():
+    run = Run(max_delay_steps=1)
+    run.commitment.expect(3)
+    run.pass_tick()
+    run.control.timeline.post(0, np.ones((CHUNK, 7)))
+    chunk = np.zeros((CHUNK, 7))
+    chunk[:, VX] = 10 + np.arange(CHUNK)
+    assert len(run.commitment.actions(0)) == 0
+    for _ in range(2):
+        run.pass_tick()
+    run.control.timeline.post(0, chunk)
+    run.pass_tick()
+    assert run.done[3][VX] == 12  # it has moved since tick 1
+
+
 def test_a_chunk_of_an_arm_that_is_held_is_for_when_it_comes():
     run = Run()
     run.commitment.expect(2)

@@ -156,7 +156,8 @@ class ActionTimeline:
         with self._lock:
             start = first_tick if self._moving else max(first_tick, (self._last_popped or 0) + 1)
             actions = [] if self._held else self._foreseen(start, count - (start - first_tick))
-            self._seen_standing = None if self._moving else (first_tick, start if actions else None)
+            moves = not self._held and bool(self._foreseen(start, 1))
+            self._seen_standing = None if self._moving else (first_tick, start if moves else None)
             self._told_tick = first_tick if actions else None
         return np.array(actions, dtype=np.float64).reshape(-1, 7)
 
