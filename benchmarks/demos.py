@@ -128,10 +128,10 @@ def note(figures: dict[str, Any]) -> str:
     """What the figures are of."""
     shown = figures["images"]
     return (
-        f"{figures['bags']} bags, {figures['frames']} frames, as config/train/tabletop.json samples them; medians of the "
-        f"rounds, in one run on the same episodes. The same images: rosbags reads all {shown['in the bags']} images of "
-        f"the bags, and cv2 decodes to RGB the {shown['decoded']} of them that a tick of an episode takes, which are "
-        "those that the store decodes"
+        f"{figures['bags']} bags, {figures['frames']} frames, as config/train/tabletop.json samples them; medians of "
+        "the rounds, in one run on the same episodes. The same images: rosbags reads all "
+        f"{shown['in the bags']} images of the bags, and cv2 decodes to RGB the {shown['decoded']} of them that a tick "
+        "of an episode takes, which are those that the store decodes"
     )
 
 
