@@ -129,10 +129,9 @@ def note(figures: dict[str, Any]) -> str:
     shown = figures["images"]
     return (
         f"{figures['bags']} bags, {figures['frames']} frames, as config/train/tabletop.json samples them; medians of "
-        f"the rounds, in one run on the same episodes. The same images: rosbags reads all "
+        "the rounds, in one run on the same episodes. The same images: rosbags reads all "
         f"{shown['in the bags']} images of the bags, and cv2 decodes to RGB the {shown['decoded']} of them that a tick "
-        "of an episode takes, which are "
-        "those that the store decodes"
+        "of an episode takes, which are those that the store decodes"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -368,6 +369,19 @@ def test_where_few_ticks_matter_there_is_no_silence_between_them(
         found = dict(observations(recording, robot, spec, timing, ticks=ticks))
     assert list(found) == everything and len(found) == 130
     assert [tick for tick, seen in found.items() if isinstance(seen, Observation)] == ticks.tolist()
+
+
+def test_an_episode_that_ends_years_later_by_a_damaged_time_costs_no_memory(
+    demonstration: BagBuilder, read: Read
+) -> None:
+    ends = next(n for n, (_, topic, _, message) in enumerate(demonstration.messages)
+                if topic == "/episode" and "success" in message.data)  # fmt: skip
+    demonstration.messages[ends] = (START_NS + 10**18, *demonstration.messages[ends][1:])
+    tracemalloc.start()
+    (episode,), _ = read(demonstration)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(episode) >= 20 and peak < 1 << 28
 
 
 def test_a_picture_that_was_frozen_before_the_ticks_that_matter_is_found(

@@ -376,6 +376,17 @@ def test_messages_come_in_the_order_in_which_they_were_received(
 
 
 @pytest.mark.parametrize("storage", STORAGES)
+def test_a_topic_without_messages_is_no_topic_of_the_bag(tmp_path: Path, storage: StoragePlugin) -> None:
+    with Writer(tmp_path / "bag", version=9, storage_plugin=storage) as writer:
+        kind = "std_msgs/msg/String"
+        said = writer.add_connection("/said", kind, typestore=typestore())
+        writer.add_connection("/unsaid", kind, typestore=typestore())
+        writer.write(said, 5, typestore().serialize_cdr(typestore().types[kind](data="go"), kind))
+    with open_bag(tmp_path / "bag") as recording:
+        assert {name: times.tolist() for name, times in recording.receive_times_ns().items()} == {"/said": [5]}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("compression", [CompressionMode.NONE, CompressionMode.STORAGE])
 def test_pieces_hold_what_is_read_one_by_one(
     demonstration: BagBuilder, tmp_path: Path, storage: StoragePlugin, compression: CompressionMode

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from vla_ros.demos.labelling import Labelling, twist_columns
 from vla_ros.demos.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
 from vla_ros.demos.picture_room import stacked
 from vla_ros.demos.recording import Recording
-from vla_ros.demos.sampling import observations
+from vla_ros.demos.sampling import SILENCE_NS, observations
 from vla_ros.demos.segmentation import find_segments
 from vla_ros.demos.segments import Segment, usable
 from vla_ros.demos.topic_tables import Columns, tables_read
@@ -97,7 +97,10 @@ class EpisodeCutter:
     def _frames(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[_Frame]]]:
         """Yield each segment with its frames, as soon as its last tick has passed."""
         period_ns = self._timing.period_ns
-        waiting = collections.deque((segment, segment.ticks(period_ns), self._unused(segment)) for segment in segments)
+        covered = self._covered()
+        waiting = collections.deque(
+            (segment, segment.ticks(period_ns), self._unused(segment, covered)) for segment in segments
+        )
         frames: list[_Frame] = []
         seen = 0
         for tick, observed in self._observations(waiting):
@@ -112,7 +115,7 @@ class EpisodeCutter:
             if tick not in ticks:
                 continue
             seen += 1
-            if why := unused[tick - ticks.start]:
+            if why := unused[tick]:
                 self.dropped[why] += 1
             elif isinstance(observed, Refusal):
                 self.dropped[_REFUSALS[observed.reason].format(stream=observed.stream)] += 1
@@ -124,18 +127,20 @@ class EpisodeCutter:
             frames, seen = [], 0
 
     def _observations(
-        self, segments: Collection[tuple[Segment, range, Sequence[str]]]
+        self, segments: Collection[tuple[Segment, range, Mapping[int, str]]]
     ) -> Iterator[tuple[int, Observation | Refusal | None]]:
         """What was seen at the ticks of `segments` that are used, None at all others."""
-        used = {tick for _, ticks, unused in segments for tick, why in zip(ticks, unused, strict=True) if not why}
+        used = {tick for _, _, unused in segments for tick, why in unused.items() if not why}
         asked = np.array(sorted(used), np.int64)
         commands = self.segmentation.commands
         return observations(self._recording, self._robot, self._spec, self._timing, commands, asked)
 
-    def _unused(self, segment: Segment) -> list[str]:
-        """Say for each tick of a segment why it is not used, whatever was seen; empty: it is."""
+    def _unused(self, segment: Segment, covered: Sequence[range]) -> dict[int, str]:
+        """Say for each tick of a segment, of those `covered`, why it is not used, whatever was seen; empty: it is."""
         period_ns = self._timing.period_ns
-        ticks = np.array(segment.ticks(period_ns), np.int64)
+        inside = segment.ticks(period_ns)
+        parts = [np.arange(max(one.start, inside.start), min(one.stop, inside.stop)) for one in covered]
+        ticks = np.concatenate([np.zeros(0, np.int64), *parts])
         why = np.full(len(ticks), "", object)
         first_ns = self.labelling.first_ns(segment)
         if first_ns is None:
@@ -144,7 +149,20 @@ class EpisodeCutter:
             why[ticks * period_ns < first_ns] = "before the first twist command"
         if self._corrections is not None:
             why[~self._corrections.frames(ticks, period_ns)] = MOVED_BY_THE_POLICY
-        return list(why)
+        return dict(zip(ticks.tolist(), why.tolist(), strict=True))
+
+    def _covered(self) -> list[range]:
+        """Ticks near anything that was received, ascending: all that are ever sampled.
+
+        A single damaged time may lie years away from all others.
+        """
+        margin_ns = SILENCE_NS + 2 * self._timing.period_ns
+        received_ns = self._recording.places(None).receive_ns
+        pauses = np.flatnonzero(np.diff(received_ns) > 2 * margin_ns)
+        begins = received_ns[np.append(0, pauses + 1)] - margin_ns
+        ends = received_ns[np.append(pauses, len(received_ns) - 1)] + margin_ns
+        period_ns = self._timing.period_ns
+        return [range(begin // period_ns, end // period_ns + 1) for begin, end in zip(begins.tolist(), ends.tolist())]
 
     def _labelled(self, segment: Segment, frames: Sequence[_Frame]) -> list[_Labelled]:
         """Return the frames with their labels, without those where nobody knows what was done."""

@@ -247,7 +247,8 @@ class Recording:
         times_ns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self.topics}
         for file in self._files:
             for key, topic in file.topics.items():
-                times_ns[topic.name].append(file.entries.time_ns[file.entries.topic == key])
+                if topic.name in times_ns:  # others are declared and have no message
+                    times_ns[topic.name].append(file.entries.time_ns[file.entries.topic == key])
         return {name: np.sort(np.concatenate(parts)) for name, parts in times_ns.items()}
 
     def stored_topics(self) -> dict[str, StoredTopic]:
