@@ -80,12 +80,22 @@ def test_what_the_machine_lacks_is_told_and_nothing_is_kept(
     load, tmp_path: Path, monkeypatch, place: str, error: BaseException, raised: type[Exception], words: str
 ) -> None:
     with monkeypatch.context() as context:
+        context.setattr("vla_ros.jpeg.simplejpeg", None)  # OpenCV decodes, whatever is installed
         context.setattr(place, failing(error))
         with pytest.raises(raised, match=words):
             load()
     assert not any((tmp_path / "bags" / ".vla_store").iterdir())
     (episode,), dropped, *_ = load()
     assert len(episode) == 20 and not +dropped
+
+
+def test_memory_that_runs_out_in_simplejpeg_is_no_damage(load, monkeypatch) -> None:
+    pytest.importorskip("simplejpeg")
+    with monkeypatch.context() as context:
+        context.setattr("vla_ros.jpeg.simplejpeg.decode_jpeg", failing(MemoryError()))
+        with pytest.raises(StoreError, match="memory is too small to decode a"):
+            load()
+    assert len(load()[0]) == 1
 
 
 def test_memory_that_runs_out_while_a_message_is_decoded_is_no_damage(load, monkeypatch) -> None:

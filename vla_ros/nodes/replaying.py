@@ -30,7 +30,7 @@ from vla_ros.runtime.playback import Playback
 
 NAME = "replay"
 # Others are found, and what is latched arrives: until then, nobody knows who else commands the arm.
-SETTLED_S = 1.0
+SETTLED_S = 3.0
 OBSERVED_S = 10.0
 RUNNING_S = 5.0
 
