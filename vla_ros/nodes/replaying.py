@@ -144,7 +144,7 @@ class _Replay:
     ) -> None:
         governor = session.control.governor
         if arm:
-            governor.arm(True)
+            session.arm(True)
             return
         service = f"{self._node.get_fully_qualified_name()}/arm"
         call = f'ros2 service call {service} std_srvs/srv/SetBool "{{data: true}}"'
