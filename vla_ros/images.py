@@ -26,8 +26,8 @@ Image = NDArray[np.uint8]
 # 8192 x 8192: more than any camera of a robot has, and 200 MB. A damaged file may announce anything.
 MAX_PIXELS = 1 << 26
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Up to this many values it is faster to pass over a picture several times than to jump about in it once.
-_IN_CACHE = 1 << 17
+# cv2.remap counts pixels in 16 bits.
+_MOST_OF_REMAP = (1 << 15) - 1
 _DECODES_TO_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.10
 
 
@@ -115,47 +115,26 @@ def _scale(rgb: Image, height: int, width: int, room: Image | None = None) -> Im
         return room
     if room is None:
         room = np.empty((height, width, 3), np.uint8)
-    if rgb.size <= _IN_CACHE and 4 * height == 3 * rgb.shape[0] and 4 * width == 3 * rgb.shape[1]:
-        _three_quarters(rgb, room)
-        return room
+    if 4 * height == 3 * rgb.shape[0] and 4 * width == 3 * rgb.shape[1] and max(rgb.shape) < _MOST_OF_REMAP:
+        maps = _three_quarters(height, width)
+        return cast(Image, cv2.remap(rgb, *maps, cv2.INTER_LINEAR, dst=room))
     how = cv2.INTER_AREA if height <= rgb.shape[0] and width <= rgb.shape[1] else cv2.INTER_LINEAR
     return cast(Image, cv2.resize(rgb, (width, height), room, interpolation=how))
 
 
-def _three_quarters(rgb: Image, room: Image) -> None:
-    """Put into `room` (3a, 3b, 3) what INTER_AREA makes of (4a, 4b, 3), to the bit, in half its time.
-
-    Of four pixels become three, with the weights 3 1, 2 2 and 1 3 over four; sums of sixteenths are exact, in cv2's
-    floats as in these integers. All pixels are summed with the next one and each fourth is left out, which is faster
-    than to jump.
-    """
-    height, width = rgb.shape[:2]
-    own_row, next_row, own_column, next_column = _weights_of_three_quarters(height, width)
-    row = 3 * width
-    pixels = rgb.reshape(-1).astype(np.uint16)
-    rows = pixels * own_row
-    rows[:-row] += pixels[row:] * next_row
-    sums = rows * own_column
-    sums[:-3] += rows[3:] * next_column
-    mixed = cv2.convertScaleAbs(sums.reshape(height, row), alpha=1 / 16)  # rounds halves to even, as cv2.resize does
-    kept = mixed.view(_FOUR_PIXELS)["three"].reshape(-1, 4, width // 4)[:, :3]
-    room.reshape(-1).view("V9").reshape(kept.shape)[...] = kept
-
-
-_FOUR_PIXELS = np.dtype({"names": ["three"], "formats": ["V9"], "offsets": [0], "itemsize": 12})
-
-
 @functools.lru_cache(maxsize=8)
-def _weights_of_three_quarters(height: int, width: int) -> tuple[NDArray[np.uint16], ...]:
-    """Weights of each value of a flat picture, for it and the one below it, for it and the one to its right."""
-    own, following = np.array([3, 2, 1, 0], np.uint16), np.array([1, 2, 3, 0], np.uint16)
-    row = 3 * width
-    return (
-        np.tile(own, height // 4).repeat(row),
-        np.tile(following, height // 4).repeat(row)[:-row],
-        np.tile(own.repeat(3), height * width // 4),
-        np.tile(following.repeat(3), height * width // 4)[:-3],
+def _three_quarters(height: int, width: int) -> tuple[NDArray, NDArray]:
+    """Where `cv2.remap` looks to make (height, width) of what is a third larger, in half the time of INTER_AREA.
+
+    Of four pixels become three, with the weights 3 1, 2 2 and 1 3 over four: interpolated at 0.25, 1.5 and 2.75. Maps
+    of fixed-point numbers hold that exactly, so these are the averages of areas to the bit, but that halves are rounded
+    up, where INTER_AREA rounds them to even.
+    """
+    rows, columns = (
+        np.add.outer(4 * np.arange(size // 3), [0.25, 1.5, 2.75]).ravel().astype(np.float32) for size in (height, width)
     )
+    whole, fractions = cv2.convertMaps(*np.meshgrid(columns, rows), cv2.CV_16SC2)
+    return whole, fractions
 
 
 def to_network(pixels: torch.Tensor, camera: Camera) -> torch.Tensor:

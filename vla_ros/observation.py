@@ -223,7 +223,7 @@ def proprioception(names: tuple[str, ...], ee_pose: Any, opening: float | None) 
     if ee_pose is not None:
         numbers = np.asarray(ee_pose, np.float64).tolist()
         values[:-1] = *numbers[:3], *actions.rotation_columns(*numbers[3:7])
-    return np.array(values, dtype=np.float32)[_places(names)]
+    return np.array([values[place] for place in _places(names)], np.float32)
 
 
 @functools.lru_cache(maxsize=8)
