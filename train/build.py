@@ -95,7 +95,7 @@ def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
     assert config.init_from is not None
     policy = load_checkpoint(config.init_from)
     if config.policy is not None:
-        _learn_delays(policy, config.policy.max_delay_steps, config.init_from)
+        _learn_delays(policy, config.policy, config.init_from)
     provenance = dataclasses.replace(
         policy.contract.provenance, data_digest=data_digest(training), package_version=__version__
     )
@@ -103,12 +103,15 @@ def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
     return policy.train()
 
 
-def _learn_delays(policy: Policy, max_delay_steps: int, start: str) -> None:
-    trained = policy.config.max_delay_steps
-    if trained not in (0, max_delay_steps):
-        raise ConfigError(
-            f"policy.max_delay_steps is {max_delay_steps}, but {start} was trained with {trained}; allowed: {trained}, "
-            "or start from a checkpoint without delays"
-        )
-    if not trained:
-        policy.learn_delays(max_delay_steps)
+def _learn_delays(policy: Policy, wanted: PolicyConfig, start: str) -> None:
+    trained = policy.config
+    if not trained.max_delay_steps:
+        policy.learn_delays(wanted.max_delay_steps, wanted.delay_mode)
+        return
+    for key in ("max_delay_steps", "delay_mode"):
+        given, known = getattr(wanted, key), getattr(trained, key)
+        if given != known:
+            raise ConfigError(
+                f"policy.{key} is {given!r}, but {start} was trained with {known!r}; allowed: {known!r}, or start from "
+                "a checkpoint without delays"
+            )

@@ -205,7 +205,8 @@ class TrainConfig:
     """A recipe: ``contract`` trains from scratch, ``init_from`` (a checkpoint folder) tunes what is there.
 
     With ``init_from``, ``contract`` and ``policy`` are the checkpoint's, where ``policy`` may say ``max_delay_steps``
-    alone, for a checkpoint that was trained without delays; without ``init_from``, ``policy`` has a default.
+    and ``delay_mode``, for a checkpoint that was trained without delays; without ``init_from``, ``policy`` has a
+    default.
     """
 
     name: str
@@ -229,8 +230,7 @@ class TrainConfig:
         if self.init_from is not None:
             if self.contract is not None:
                 raise _both_set("contract")
-            delays = None if self.policy is None else max(1, self.policy.max_delay_steps)
-            if delays is not None and self.policy != PolicyConfig(max_delay_steps=delays):
+            if self.policy is not None and self.policy != _only_delays(self.policy):
                 raise _policy_is_the_checkpoint_s()
         if self.trainer.encode_once:
             self._check_encoded_once()
@@ -282,7 +282,7 @@ class TrainConfig:
         """Return plain types for JSON."""
         values = dataclasses.asdict(self)
         if self.init_from is not None and self.policy is not None:
-            values["policy"] = {"max_delay_steps": self.policy.max_delay_steps}  # all that it says
+            values["policy"] = {name: values["policy"][name] for name in _DELAYS}  # all that it says
         return values
 
     @classmethod
@@ -294,13 +294,21 @@ class TrainConfig:
             raise
         except (UserError, ValueError) as error:  # the dataclasses' own checks
             raise ConfigError(f"{where}: {error}") from None
-        if config.init_from is not None and (values.get("policy") or {}).keys() - {"max_delay_steps"}:
+        if config.init_from is not None and (values.get("policy") or {}).keys() - {*_DELAYS}:
             raise _policy_is_the_checkpoint_s()  # what it names is the default, not the checkpoint's
         return config
 
 
+# What a recipe may add to the policy that it starts from.
+_DELAYS = ("max_delay_steps", "delay_mode")
+
+
+def _only_delays(policy: PolicyConfig) -> PolicyConfig:
+    return PolicyConfig(max_delay_steps=max(1, policy.max_delay_steps), delay_mode=policy.delay_mode)
+
+
 def _policy_is_the_checkpoint_s() -> ConfigError:
-    return _both_set("policy", ", but for a max_delay_steps of 1 or more")
+    return _both_set("policy", ", but for a max_delay_steps of 1 or more and a delay_mode")
 
 
 def _both_set(name: str, exception: str = "") -> ConfigError:

@@ -199,6 +199,9 @@ def test_of_a_checkpoint_s_policy_a_recipe_may_say_the_delays_alone(file: Path, 
     config = load_config(tuned)
     assert config.policy is not None and config.policy.max_delay_steps == 2 and config.contract is None
     assert load_config(write(tmp_path, "again", **config.to_dict())) == config
+    shifted = load_config(tuned, ["policy.delay_mode=shifted_state"])
+    assert shifted.policy is not None and shifted.policy.shifts_state
+    assert load_config(write(tmp_path, "shifted", **shifted.to_dict())) == shifted
     for override in ("policy.head=gpt", "policy.head=lstm", "policy.backbone=compact", "policy.max_delay_steps=0"):
         with pytest.raises(ConfigError, match=r"policy and init_from are both set.*but for a max_delay_steps of 1"):
             load_config(tuned, [override])

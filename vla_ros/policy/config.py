@@ -197,6 +197,9 @@ class FlowConfig:
             raise ValueError(f"flow.width is {self.width}; allowed: even numbers")
 
 
+DelayMode = Literal["prefix", "shifted_state"]
+
+
 @dataclass(frozen=True)
 class PolicyConfig:
     """Which backbone and head, and their sizes; the other sections are not used and not written.
@@ -215,7 +218,7 @@ class PolicyConfig:
     backbone: str = "compact"
     head: str = "lstm"
     max_delay_steps: int = 0
-    delay_mode: Literal["prefix", "shifted_state"] = "prefix"
+    delay_mode: DelayMode = "prefix"
     compact: CompactConfig = field(default_factory=CompactConfig)
     vlm: VlmConfig = field(default_factory=VlmConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.committed import CommittedActions
-from vla_ros.policy.config import PolicyConfig
+from vla_ros.policy.config import DelayMode, PolicyConfig
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.heads.head import Head
 from vla_ros.policy.history import History, slide
@@ -73,21 +73,22 @@ class Policy(nn.Module):
                 max_delay_steps=config.max_delay_steps, context_size=self.head.context_size
             )
 
-    def learn_delays(self, max_delay_steps: int) -> None:
-        """Let a policy be told of so many committed actions; until it is trained these change nothing.
+    def learn_delays(self, max_delay_steps: int, delay_mode: DelayMode = "prefix") -> None:
+        """Let a policy be told of so many committed actions; until it is trained a "prefix" of them changes nothing.
 
         Raises:
-            ContractError: a chunk has no more actions than that.
+            ContractError: a chunk has no more actions than that, or the state of the contract can't be shifted.
             ValueError: the policy can be told of some already, or ``max_delay_steps`` is negative.
         """
-        if self.committed is not None:
+        if self.config.max_delay_steps:
             raise ValueError(f"the policy can be told of {self.config.max_delay_steps} committed actions already")
-        config = dataclasses.replace(self.config, max_delay_steps=max_delay_steps)
+        config = dataclasses.replace(self.config, max_delay_steps=max_delay_steps, delay_mode=delay_mode)
         _check(self.contract, config, self.tokenizer)
         self.config = config
-        committed = CommittedActions(max_delay_steps=max_delay_steps, context_size=self.head.context_size)
-        committed.silence()
-        self.committed = committed.to(self.device)
+        if not config.shifts_state:
+            committed = CommittedActions(max_delay_steps=max_delay_steps, context_size=self.head.context_size)
+            committed.silence()
+            self.committed = committed.to(self.device)
 
     @property
     def device(self) -> torch.device:
