@@ -23,7 +23,8 @@ from vla_ros.demos.containers import mcap
 from vla_ros.demos.containers.inflate import zstd
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.finding import find_bags
-from vla_ros.demos.recording import Recording, open_bag
+from vla_ros.demos.opening import open_bag
+from vla_ros.demos.recording import Recording
 
 if TYPE_CHECKING:
     from conftest import BagBuilder
