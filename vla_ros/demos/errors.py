@@ -21,7 +21,10 @@ class StoreError(UserError):
 
 
 def unreadable(path: Path, error: OSError) -> BagError:
-    """Return what to raise for what is no damage of the bag's, so that nothing is left out and kept without it."""
+    """Return the error for what is no damage of the bag's.
+
+    Nothing of the bag is left out for it, and the bag is read again next time.
+    """
     return BagError(
         f"bag {path} can't be read: {error}. The bag itself need not be damaged: look at its permissions, at the disk, "
         "and at the room for temporary files (TMPDIR); then run the same command again"
