@@ -41,8 +41,8 @@ from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag_source import bag_part
 from vla_ros.demos.bag_writer import typestore
 from vla_ros.demos.errors import BagError, SourceError
+from vla_ros.demos.opening import open_bag
 from vla_ros.demos.parts import Part
-from vla_ros.demos.recording import open_bag
 from vla_ros.demos.store import ensure
 from vla_ros.demos.store_entry import read_manifest
 from vla_ros.robot import Robot, Stream, load_robot

@@ -34,7 +34,7 @@ from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContra
 from vla_ros.demos.bag_source import bag_parts
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.finding import find_bags
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.demos.sources import load_demonstrations
 from vla_ros.evaluation import page
 from vla_ros.evaluation.declared import declared_mismatches

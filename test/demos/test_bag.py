@@ -17,7 +17,7 @@ from vla_ros import images
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag import read_bag
 from vla_ros.demos.errors import BagError
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.demos.sampling import observations
 from vla_ros.messages import message_time_ns, observation_value
 from vla_ros.observation import Observation, ObservationBuffer, Refusal

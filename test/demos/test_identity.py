@@ -59,7 +59,7 @@ def test_comments_docstrings_and_layout_do_not_count(
         ("observation.py", "KEPT_SAMPLES = 2000", "KEPT_SAMPLES = 2001"),
         ("demos/cutting.py", "MIN_FRAMES = 2", "MIN_FRAMES = 3"),
         ("demos/labels.py", "return", "return 0 *"),
-        ("demos/containers/mcap.py", "_KEPT_CHUNKS = 4", "_KEPT_CHUNKS = 5"),
+        ("demos/containers/mcap_chunks.py", "_KEPT_CHUNKS = 4", "_KEPT_CHUNKS = 5"),
         ("demos/calvin.py", "STEP_M, STEP_RAD = 0.02", "STEP_M, STEP_RAD = 0.03"),
         ("demos/rlds_datasets.py", "/ 0.08", "/ 0.09"),
     ],

@@ -25,7 +25,7 @@ from vla_ros.demos.bag_writer import typestore
 from vla_ros.demos.containers import inflate
 from vla_ros.demos.errors import BagError, SourceError, StoreError
 from vla_ros.demos.numpy_files import read_npz
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.demos.store import load_parts
 from vla_ros.demos.tfrecord import records
 
@@ -71,7 +71,7 @@ def rewritten(bag: Path, target: Path, storage: StoragePlugin, compression: Comp
          "can't be read: .*Input/output error"),
         ("vla_ros.demos.containers.mcap.McapFile.__init__", OSError(errno.EMFILE, "Too many open files"), BagError,
          "Too many open files.*run the same command again"),
-        ("vla_ros.demos.recording.tempfile.TemporaryDirectory", FULL, BagError, "No space left.*TMPDIR"),
+        ("vla_ros.demos.opening.tempfile.TemporaryDirectory", FULL, BagError, "No space left.*TMPDIR"),
         ("vla_ros.demos.containers.mcap.McapFile.read", MemoryError(), StoreError, "memory.*a; .*data.workers=1"),
         ("vla_ros.images.cv2.imdecode", MemoryError(), StoreError, "memory is too small to decode a"),
     ],

@@ -19,11 +19,12 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from vla_ros.demos.bag import read_bag
 from vla_ros.demos.bag_writer import typestore
-from vla_ros.demos.containers import mcap
+from vla_ros.demos.containers import mcap_chunks, mcap_fields
 from vla_ros.demos.containers.inflate import zstd
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.finding import find_bags
-from vla_ros.demos.recording import Recording, open_bag
+from vla_ros.demos.opening import open_bag
+from vla_ros.demos.recording import Recording
 
 if TYPE_CHECKING:
     from conftest import BagBuilder
@@ -110,14 +111,14 @@ def test_chunks_compressed_with_zstd_and_lz4_give_the_same_messages(demonstratio
 
 def recompressed(data: bytes) -> bytes:
     """An MCAP file with its chunks as lz4 frames, without its index and its end: all moves, so no offset is right."""
-    result, at = bytearray(mcap.MAGIC), len(mcap.MAGIC)
+    result, at = bytearray(mcap_fields.MAGIC), len(mcap_fields.MAGIC)
     while at + 9 <= len(data):
-        opcode, length = mcap._RECORD.unpack_from(data, at)
+        opcode, length = mcap_fields.RECORD.unpack_from(data, at)
         content = data[at + 9 : at + 9 + length]
-        if opcode == mcap._CHUNK:
+        if opcode == mcap_fields.CHUNK:
             packed = lz4.frame.compress(content[40:])  # 28 bytes of numbers, "" as its compression, length
             content = content[:28] + b"\3\0\0\0lz4" + len(packed).to_bytes(8, "little") + packed
-            result += mcap._RECORD.pack(opcode, len(content)) + content
+            result += mcap_fields.RECORD.pack(opcode, len(content)) + content
         at += 9 + length
     return bytes(result)
 
@@ -231,7 +232,7 @@ def test_a_cut_off_mcap_file_is_read_up_to_the_cut(
     (tmp_path / "bag" / "metadata.yaml").unlink()
     storage = tmp_path / "bag" / "bag.mcap"
     data = storage.read_bytes()
-    index = data.rindex(mcap._RECORD.pack(mcap._DATA_END, 4))
+    index = data.rindex(mcap_fields.RECORD.pack(mcap_fields.DATA_END, 4))
     size = {"in the middle": len(data) // 2, "in a record": index + 5, "before its index": index, "zeros": index}[cut]
     storage.write_bytes(data[:size] + (b"\0" * 1000 if cut == "zeros" else b""))
     found = contents(tmp_path / "bag")
@@ -424,7 +425,7 @@ def test_of_a_damaged_chunk_beside_others_no_piece_holds_anything(demonstration:
     write(built, tmp_path / "bag")
     with open_bag(tmp_path / "bag") as recording:
         (file,) = recording._files
-        whole, chunks = in_pieces(recording), file._chunks
+        whole, chunks = in_pieces(recording), file._file.chunks
     data = bytearray((tmp_path / "bag" / "bag.mcap").read_bytes())
     second = chunks[1]
     records = slice(second.at, second.at + second.length)
@@ -445,9 +446,11 @@ def test_an_episode_is_cut_in_two_passes_over_the_chunks(
 ) -> None:
     """One for what was done, one for what was seen: decompressing is what costs time."""
     write(demonstration.noise("/static_noise", 120), tmp_path / "bag", compression=CompressionMode.STORAGE)
-    inflated: list[mcap._Chunk] = []
-    inflate = mcap.McapFile._inflate
-    monkeypatch.setattr(mcap.McapFile, "_inflate", lambda self, chunk: inflated.append(chunk) or inflate(self, chunk))
+    inflated: list[mcap_chunks.Chunk] = []
+    inflate = mcap_chunks.ChunkedFile._inflate
+    monkeypatch.setattr(
+        mcap_chunks.ChunkedFile, "_inflate", lambda self, chunk: inflated.append(chunk) or inflate(self, chunk)
+    )
     (episode,), _ = read_bag(tmp_path / "bag", robot, spec, timing)
     assert len(episode) == 20
     assert len(set(inflated)) >= 5

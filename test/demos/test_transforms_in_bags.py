@@ -21,7 +21,7 @@ from vla_ros.demos.bag import read_bag
 from vla_ros.demos.bag_source import bag_part
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.labelling import Labelling
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.robot import Labels, PoseStream, Robot, load_robot
 
 if TYPE_CHECKING:

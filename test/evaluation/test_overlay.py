@@ -12,7 +12,7 @@ import pytest
 
 from vla_ros import actions, resources
 from vla_ros.demos.episode import Episode
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.errors import UserError
 from vla_ros.evaluation.open_loop import Replayed
 from vla_ros.evaluation.overlay import POSE, overlay

@@ -24,7 +24,7 @@ from std_msgs.msg import Float64MultiArray, String
 from vla_ros import bringup
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag import read_bag
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.demos.sampling import observations
 from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS
 from vla_ros.nodes.observation_streams import ObservationStreams

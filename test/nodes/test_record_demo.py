@@ -16,7 +16,7 @@ from vla_ros.commands.isolation import DOMAIN_VARIABLE
 from vla_ros.commands.record_demo import record
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag import read_bag
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.errors import UserError
 from vla_ros.messages import twist
 from vla_ros.robot import load_robot

@@ -28,7 +28,7 @@ from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.demos.bag import read_bag
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.markers import parse_marker
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.nodes.message_types import LATCHED_QOS, SENSOR_QOS
 from vla_ros.nodes.services import RemoteNode, ServiceError
 from vla_ros.nodes.simulator_messages import compressed_message, time_message

@@ -27,7 +27,7 @@ from rclpy.serialization import serialize_message
 
 from vla_ros import messages, resources
 from vla_ros.contract import Camera, ObservationSpec
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.nodes import observation_streams, recorder_node
 from vla_ros.nodes.message_types import message_class
 from vla_ros.nodes.observation_streams import ObservationStreams

@@ -16,7 +16,7 @@ from node_faults import Environment, move, moved_s, started
 from policy_bench import CONTROL_HZ, TIMEOUT_S, FakeRobot, policy_node, write_checkpoint
 
 from vla_ros.demos.markers import parse_marker
-from vla_ros.demos.recording import open_bag
+from vla_ros.demos.opening import open_bag
 from vla_ros.messages import stamp_ns
 from vla_ros.robot import load_robot
 

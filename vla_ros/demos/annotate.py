@@ -20,7 +20,8 @@ from vla_ros.demos.annotations import TABLE, Row, read_table, write_table
 from vla_ros.demos.episode import OUTCOMES
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.finding import find_bags
-from vla_ros.demos.recording import Recording, open_bag
+from vla_ros.demos.opening import open_bag
+from vla_ros.demos.recording import Recording
 from vla_ros.demos.segmentation import find_segments, spoken_commands
 from vla_ros.demos.segments import Segment, usable
 from vla_ros.robot import Robot, load_robot

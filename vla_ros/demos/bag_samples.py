@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from vla_ros.contract import Timing
 from vla_ros.demos.bag_streams import BagStream
-from vla_ros.demos.recording import Place, Places, Recording
+from vla_ros.demos.places import Place, Places
+from vla_ros.demos.recording import Recording
 from vla_ros.demos.selecting import taken
 from vla_ros.demos.topic_tables import read_tables
 

@@ -15,8 +15,8 @@ from vla_ros.demos.cutting import MOVED_BY_THE_POLICY, EpisodeCutter
 from vla_ros.demos.episode import Episode
 from vla_ros.demos.finding import find_bags
 from vla_ros.demos.interventions import PolicyFrames
+from vla_ros.demos.opening import open_bag
 from vla_ros.demos.parts import Decoded, Part, sampling_settings
-from vla_ros.demos.recording import open_bag
 from vla_ros.robot import Robot
 
 # Two clocks in one recording: stamps and receive times lie further apart than any network delays a message.

@@ -31,8 +31,9 @@ from vla_ros.demos.episode import Episode
 from vla_ros.demos.errors import BagError
 from vla_ros.demos.finding import find_bags
 from vla_ros.demos.html import page
+from vla_ros.demos.opening import open_bag
 from vla_ros.demos.quality import StreamFigures, action_figures, motion_figures, picture_figures, topic_figures
-from vla_ros.demos.recording import Recording, open_bag
+from vla_ros.demos.recording import Recording
 from vla_ros.demos.recovery import recover
 from vla_ros.robot import Robot, load_robot
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a recorded bag, whoever wrote it and however it ended, and iterate its messages.
+"""The messages of an open bag, of all its files together: one by one as received, or many at once as they lie.
 
 What can't be read is left out and said in words: `Recording.damage`.
 """
@@ -10,24 +10,23 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.demos.bag_writer import PARTIAL
 from vla_ros.demos.containers.decoding import decoder
 from vla_ros.demos.containers.entries import Container, Damage, Piece, StoredTopic
-from vla_ros.demos.containers.files import METADATA, Metadata, listed_files, open_file, parse_metadata, storage_files
 from vla_ros.demos.containers.inflate import inflate_message, plain
-from vla_ros.demos.errors import BagError
+from vla_ros.demos.errors import BagError, unreadable
+from vla_ros.demos.places import Marked, Place, Places
 from vla_ros.robot import RobotError, match_topic
 
-_RUN = 4096
 _READ_TOGETHER_BYTES = 1 << 21
+
+SeePiece = Callable[[int, StoredTopic, Piece], None]  # file, topic, messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,30 +35,6 @@ class Topic:
 
     type: str
     messages: int
-
-
-class Places(NamedTuple):
-    """Where messages are: the number of their file (n,), of their entry in it (n,), and their receive times (n,)."""
-
-    file: NDArray[np.int64]
-    entry: NDArray[np.int64]
-    receive_ns: NDArray[np.int64]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Places]) -> Places:
-        """All of the messages, in the order of receipt: of those of equal times the earlier file's and entry first."""
-        columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts)]
-        file, entry, receive_ns = columns or [np.zeros(0, np.int64)] * 3
-        return cls(file, entry, receive_ns).chosen(np.lexsort((entry, file, receive_ns)))
-
-    def chosen(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Places:
-        """Some of the messages."""
-        return Places(*(column[which] for column in self))
-
-
-Place = tuple[int, int]  # file, entry
-Marked = Mapping[int, NDArray[np.bool_]]  # for each file which of its entries
-SeePiece = Callable[[int, StoredTopic, Piece], None]  # file, topic, messages
 
 
 class Recording:
@@ -209,7 +184,7 @@ class Recording:
                     for key in set(key_of.tolist()):
                         yield number, file.topics[key], piece.chosen(key_of == key)
             except OSError as error:
-                raise _unreadable(self.path, error) from None
+                raise unreadable(self.path, error) from None
 
     def serialized(self) -> Iterator[tuple[StoredTopic, int, bytes]]:
         """Yield (topic, receive time, serialised message) of all messages, as received."""
@@ -234,7 +209,7 @@ class Recording:
                     columns = (column.tolist() for column in (piece.entry, piece.start, piece.stop))
                     found.update((one, piece.data[begin:end]) for one, begin, end in zip(*columns))
             except OSError as error:
-                raise _unreadable(self.path, error) from None
+                raise unreadable(self.path, error) from None
             for one in entry.tolist():
                 if one not in found:
                     raise BagError(f"bag {self.path} was changed while it was read; run the same command again")
@@ -269,7 +244,7 @@ class Recording:
                 self._note(topic.name, where, str(error))
                 continue
             except OSError as error:
-                raise _unreadable(self.path, error) from None
+                raise unreadable(self.path, error) from None
             yield where, topic, time_ns, data
 
     def places(self, topics: Collection[str] | None, left_out: Marked | None = None) -> Places:
@@ -287,7 +262,7 @@ class Recording:
     def _columns(self, places: Places) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Yield (file, entry, and the entry's columns) of the messages at `places`."""
         # Python's numbers are quick to use and large to keep: some at a time, of one file.
-        for first, stop in _runs(places.file):
+        for first, stop in places.runs():
             number, chosen = int(places.file[first]), places.entry[first:stop]
             table = self._files[number].entries
             columns = (column[chosen].tolist() for column in (table.topic, table.time_ns, table.block, table.offset))
@@ -305,64 +280,6 @@ class Recording:
         self._unread.setdefault(topic, (set(), why))[0].add(where)
 
 
-@contextlib.contextmanager
-def open_bag(path: str | Path) -> Iterator[Recording]:
-    """Open a rosbag2 bag: its folder (MCAP or sqlite3, compressed or not, split or not), or one storage file.
-
-    A folder without metadata.yaml, or files that are cut off, are read up to where they are whole; `damage` tells.
-
-    Raises:
-        BagError: it is not there, empty, or nothing of it can be read; or the disk or its permissions don't let it.
-    """
-    path = Path(path)
-    with contextlib.ExitStack() as stack:
-        try:
-            files, metadata, damage = _open_files(path, stack)
-        except OSError as error:
-            raise _unreadable(path, error) from None
-        metadata = metadata or _own_metadata(files)
-        count = sum(len(file.entries) for file in files)
-        if count == 0:
-            lost = f" ({'; '.join(damage)})" if damage else "; were the publishers running?"
-            raise BagError(f"bag {path} is empty: no message was recorded, or none reached the disk{lost}")
-        if metadata is not None and (metadata.messages or 0) > count:
-            damage.append(f"{METADATA} counts {metadata.messages} messages, {count} are there")
-        yield Recording(path, files, metadata.custom_data if metadata else {}, damage)
-
-
-def _open_files(path: Path, stack: contextlib.ExitStack) -> tuple[list[Container], Metadata | None, list[str]]:
-    """Open the storage files of a bag until `stack` ends; return them, its metadata, and what is damaged."""
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vla_bag_")))
-    paths, metadata, damage = _contents(path)
-    files: list[Container] = []
-    for number, file_path in enumerate(paths):
-        (scratch / str(number)).mkdir()
-        try:
-            file = open_file(file_path, scratch / str(number))
-        except Damage as error:
-            damage.append(f"{file_path.name}: {error}")
-            continue
-        stack.callback(file.close)
-        files.append(file)
-        damage += [f"{file_path.name}: {text}" for text in file.damage]
-    return files, metadata, damage
-
-
-def _unreadable(path: Path, error: OSError) -> BagError:
-    """For what is no damage of the bag's: nothing is left out for it, and the bag is read again next time."""
-    return BagError(
-        f"bag {path} can't be read: {error}. The bag itself need not be damaged: look at its permissions, at the disk, "
-        "and at the room for temporary files (TMPDIR); then run the same command again"
-    )
-
-
-def _runs(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Cut into stretches [first, stop) of equal numbers, none of them long."""
-    changes = np.flatnonzero(np.diff(numbers)) + 1
-    cuts = np.union1d(changes, np.arange(0, len(numbers) + 1, _RUN)).tolist()
-    yield from itertools.pairwise(sorted({*cuts, len(numbers)}))
-
-
 def _topics(files: Sequence[Container]) -> dict[str, Topic]:
     """All topics that have a message."""
     types: dict[str, set[str]] = {}
@@ -377,42 +294,3 @@ def _topics(files: Sequence[Container]) -> dict[str, Topic]:
         name: Topic(next(iter(kinds)) if len(kinds) == 1 else "several types", counts[name])
         for name, kinds in types.items()
     }
-
-
-def _contents(path: Path) -> tuple[list[Path], Metadata | None, list[str]]:
-    """Return the storage files of a bag, its metadata where it has any, and what is wrong so far."""
-    if not path.exists():
-        raise BagError(f"bag {path} does not exist")
-    if path.is_file():
-        return [path], None, []
-    inner = path / path.name.removesuffix(PARTIAL)  # of a recorder of ours that was killed
-    if path.name.endswith(PARTIAL) and inner.is_dir():
-        path = inner
-    damage: list[str] = []
-    missing: list[str] = []
-    metadata = None
-    if (path / METADATA).is_file():
-        try:
-            metadata = parse_metadata((path / METADATA).read_text(errors="replace"))
-        except Damage as error:
-            damage.append(f"{METADATA} is damaged ({error}); it is not needed")
-    else:
-        damage.append(f"it has no {METADATA}: its recorder was killed or is still running; what is on the disk is used")
-    if metadata is None or not metadata.files:
-        files = storage_files(path)
-    else:
-        files, missing = listed_files(path, metadata)
-    damage += [f"{name}, which {METADATA} lists, is not there" for name in missing]
-    if not files:
-        listed = f"; {METADATA} lists {', '.join(missing)}. Are the files renamed? Then delete {METADATA}"
-        raise BagError(f"{path} is no bag: it holds no .mcap or .db3 file{listed if missing else ''}")
-    return files, metadata, damage
-
-
-def _own_metadata(files: Sequence[Container]) -> Metadata | None:
-    """Metadata of a bag without metadata.yaml: some recorders write it into the storage, too, before anything else."""
-    for file in files:
-        if file.metadata:
-            with contextlib.suppress(Damage):
-                return dataclasses.replace(parse_metadata(file.metadata), messages=None)
-    return None

@@ -13,7 +13,8 @@ from vla_ros.demos.containers.decoding import definitions
 from vla_ros.demos.containers.entries import Damage
 from vla_ros.demos.containers.files import METADATA
 from vla_ros.demos.errors import BagError
-from vla_ros.demos.recording import Recording, open_bag
+from vla_ros.demos.opening import open_bag
+from vla_ros.demos.recording import Recording
 
 
 def recover(path: str | Path) -> Path:

@@ -15,7 +15,8 @@ from vla_ros.demos.containers.common_messages import common_reader
 from vla_ros.demos.containers.decoding import types_of
 from vla_ros.demos.containers.entries import Damage, Piece, StoredTopic
 from vla_ros.demos.containers.regular import KINDS, RegularReader
-from vla_ros.demos.recording import Places, Recording
+from vla_ros.demos.places import Places
+from vla_ros.demos.recording import Recording
 
 # Pieces are small where chunks are; so many bytes of messages are looked at together.
 _READ_AT_ONCE = 1 << 19

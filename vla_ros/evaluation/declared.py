@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.contract import PolicyContract
-from vla_ros.demos.recording import Recording, open_bag
+from vla_ros.demos.opening import open_bag
+from vla_ros.demos.recording import Recording
 from vla_ros.messages import observation_value
 from vla_ros.robot import Robot, match_topic
 

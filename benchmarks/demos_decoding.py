@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast bags become a store, against reading their images with rosbags and decoding them with cv2; for demos.py."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import importlib.metadata
+import itertools
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.highlevel import AnyReader
+from stopwatch import ratio, timed
+
+from vla_ros import images, jpeg
+from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.demos.bag_source import bag_parts
+from vla_ros.demos.bag_writer import typestore
+from vla_ros.demos.markers import EPISODE_TOPIC
+from vla_ros.demos.store import load_parts
+from vla_ros.robot import Robot
+
+
+def decoding(
+    bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timing: Timing, scratch: Path, rounds: int
+) -> dict[str, Any]:
+    """Bags into a new store each time, against the least that reading their images takes."""
+    used = images_used(bags, robot, spec, timing)
+    parts = bag_parts(bags, robot, spec, timing)
+    processes = len(os.sched_getaffinity(0))
+    ways = {"simplejpeg": jpeg.simplejpeg, "cv2 alone": None} if jpeg.simplejpeg else {"cv2 alone": None}
+
+    def store(workers: int) -> None:
+        load_parts(parts, scratch / "timed", workers=workers)
+
+    times: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
+    for _ in range(rounds):
+        times["bare"].append(timed(lambda: read_bare(bags, robot, spec, used)))
+        times["topics"].append(timed(lambda: read_bare(bags, robot, spec, used, topics=True)))
+        times["resized"].append(timed(lambda: read_bare(bags, robot, spec, used, resize=True)))
+        times["all"].append(timed(lambda: read_bare(bags, robot, spec, None)))
+        for name, module in ways.items():
+            jpeg.simplejpeg = module
+            times[name].append(timed(lambda: store(1)))
+            shutil.rmtree(scratch / "timed")
+        jpeg.simplejpeg = ways.get("simplejpeg")
+        times["cores"].append(timed(lambda: store(processes)))
+        shutil.rmtree(scratch / "timed")
+        times["decoding alone"].append(timed(lambda: decode_at_once(1)))
+        times["decoding at once"].append(timed(lambda: decode_at_once(processes)))
+    wall, cpu = ({name: [one[clock] for one in values] for name, values in times.items()} for clock in (0, 1))
+    count = sum(map(sum, used))
+    return {
+        "images": {"in the bags": sum(map(len, used)), "decoded": count},
+        "simplejpeg": importlib.metadata.version("simplejpeg") if "simplejpeg" in ways else None,
+        "store": {
+            name: {
+                "cpu": ratio(cpu["bare"], cpu[name]),
+                "wall": ratio(wall["bare"], wall[name]),
+                "cpu_topics": ratio(cpu["topics"], cpu[name]),
+                "cpu_resized": ratio(cpu["resized"], cpu[name]),
+                "cpu_all": ratio(cpu["all"], cpu[name]),
+                "images_per_s": count / statistics.median(wall[name]),
+            }
+            for name in ways
+        },
+        "cores": {
+            "processes": processes,
+            "speed_of_one_process": ratio(wall[next(iter(ways))], wall["cores"]),
+            "plain_decoding": processes * ratio(wall["decoding alone"], wall["decoding at once"]),
+        },
+    }
+
+
+def decode_at_once(processes: int) -> None:
+    """Decode the same pictures in each of some processes that are there already."""
+    workers = [multiprocessing.get_context("fork").Process(target=decode_many) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def decode_many() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    data = cv2.imencode(".jpg", noise)[1]
+    for _ in range(5000):
+        cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+
+def images_used(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timing: Timing) -> list[list[bool]]:
+    """For each bag and each of its image messages: whether the store needs it decoded."""
+    decode = images.decode_image_file
+    seen: collections.Counter[bytes] = collections.Counter()
+
+    def noted(data: bytes) -> images.Image:
+        seen[data] += 1
+        return decode(data)
+
+    def wanted(data: bytes) -> bool:  # of pictures that are the same to the last byte, as many as were decoded
+        seen[data] -= 1
+        return seen[data] >= 0
+
+    images.decode_image_file = noted
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            load_parts(bag_parts(bags, robot, spec, timing), Path(scratch), workers=1)
+    finally:
+        images.decode_image_file = decode
+    return [[wanted(bytes(message().data)) for _, message in bare_messages(bag, robot, spec)] for bag in bags]
+
+
+def bare_messages(bag: Path, robot: Robot, spec: ObservationSpec, topics: bool = False) -> Any:
+    """For each image message of a bag its camera and a function that deserialises it, by nothing but rosbags.
+
+    topics: read the messages of the other topics that become an episode, too, and do nothing with them.
+    """
+    cameras = {robot.cameras[camera.name].topic: camera for camera in spec.cameras}
+    others = {robot.demonstrated_twist.topic, robot.gripper_command.topic, EPISODE_TOPIC} if topics else set()
+    others |= {robot.stream(name).topic for name in spec.streams} - {*cameras} if topics else set()
+    with AnyReader([bag], default_typestore=typestore()) as reader:
+        wanted = [one for one in reader.connections if one.topic.lstrip("/") in {*cameras, *others}]
+        for connection, _, data in reader.messages(wanted):
+            topic = connection.topic.lstrip("/")
+            if topic in cameras:
+                yield cameras[topic], functools.partial(reader.deserialize, data, connection.msgtype)
+
+
+def read_bare(
+    bags: Sequence[Path],
+    robot: Robot,
+    spec: ObservationSpec,
+    used: list[list[bool]] | None,
+    resize: bool = False,
+    topics: bool = False,
+) -> None:
+    """Read the images' topics, and deserialise and decode (and resize) what is used, None for all; nothing else."""
+    for number, bag in enumerate(bags):
+        needed = itertools.repeat(True) if used is None else used[number]
+        for (camera, message), decode in zip(bare_messages(bag, robot, spec, topics), needed):
+            if decode:
+                picture = cv2.imdecode(message().data, cv2.IMREAD_COLOR_RGB)
+                if resize:
+                    images.resize(picture, camera)
+
+
+def decoding_rows(what: str, measured: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows about bags becoming a store."""
+    rows = []
+    for name, store in measured["store"].items():
+        rows += [
+            (f"{what}, {name}, by CPU time: speed against rosbags + cv2 of the same images", f"{store['cpu']:.2f}"),
+            ("the same by the clock", f"{store['wall']:.2f}"),
+            ("by CPU time, against the same with the store's other topics read", f"{store['cpu_topics']:.2f}"),
+            ("by CPU time, against rosbags + cv2 + the same resizing", f"{store['cpu_resized']:.2f}"),
+            ("by CPU time, against rosbags + cv2 of all images", f"{store['cpu_all']:.2f}"),
+        ]
+    cores = measured["cores"]
+    both = f"{cores['speed_of_one_process']:.2f} ({cores['plain_decoding']:.2f})"
+    rows.append((f"{what}, {cores['processes']} processes: speed against one (of nothing but decoding JPEGs)", both))
+    return rows
