@@ -77,9 +77,8 @@ class McapFile:
         entry, at, stop = entry[there], at[there], stop[there]
         heads = byte_rows(data, at, MESSAGE_RECORD.size).view(HEAD_COLUMNS)[:, 0]
         begin = at + MESSAGE_RECORD.size
-        end = (
-            at + RECORD.size + np.minimum(heads["length"], len(data)).astype(np.int64)
-        )  # damaged, it may be any number
+        length = np.minimum(heads["length"], len(data)).astype(np.int64)  # damaged, it may be any number
+        end = at + RECORD.size + length
         good = (heads["opcode"] == MESSAGE) & (heads["channel"] == self.entries.topic[entry])
         good &= (heads["logged"] == self.entries.time_ns[entry].astype(np.uint64)) & (begin <= end) & (end <= stop)
         return Piece(entry, data, begin, end).chosen(good)
