@@ -204,7 +204,10 @@ def test_what_is_foreseen_is_what_comes_under_every_executor_as_long_as_no_chunk
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(EXECUTORS)), st.lists(st.integers(1, 6), min_size=2, max_size=20))
+@given(
+    st.sampled_from(sorted(EXECUTORS.keys() - {"path_following"})),  # changes actions (test_path.py)
+    st.lists(st.integers(1, 6), min_size=2, max_size=20),
+)
 def test_what_is_executed_is_of_the_newest_chunk_that_the_executor_s_rule_allows(name, delays):
     tested, tick, started = timeline(name), 0, 0
     posted: list[int] = []

@@ -57,8 +57,8 @@ PARAMETERS = (
     ParameterSpec(
         "executor",
         "full_chunk",
-        "Which planned action: full_chunk, first_action, receding_horizon, temporal_ensemble; or delay_aware, for "
-        "checkpoints trained with max_delay_steps.",
+        "Which planned action: full_chunk, first_action, receding_horizon, temporal_ensemble; path_following where "
+        "chunks take several ticks; or delay_aware, for checkpoints trained with max_delay_steps.",
     ),
     ParameterSpec("executor_horizon", 4, "Actions of a chunk that receding_horizon executes [ticks].", 1, 1000),
     ParameterSpec("ensemble_decay", 0.01, "How much less temporal_ensemble trusts newer chunks (ACT's m).", 0.0, 10.0),

@@ -34,6 +34,11 @@ class Executor(Protocol):
         """Whether the policy is told what will be carried out while it computes (`runtime.commitment`)."""
         ...
 
+    @property
+    def follows_path(self) -> bool:
+        """Whether chunks are brought back to where they were going before they are offered (`runtime.path`)."""
+        ...
+
     def offer(self, first_tick: int, chunk: Array) -> None:
         """Take `chunk` (N, 7), whose row i is for `first_tick` + i; it has a row for a tick that is still to come."""
         ...
@@ -50,11 +55,13 @@ class Executor(Protocol):
 class FullChunk:
     """Always the newest chunk, to its end: the next one replaces the whole future as soon as it is there.
 
-    Where the policy is told what is carried out meanwhile, the next one goes on from there; else the arm may jerk.
+    Where the policy is told what is carried out meanwhile, the next one goes on from there, and where its path is
+    followed it leads on from there to where it was going; else the arm may jerk, and ends up beside the path.
     """
 
-    def __init__(self, *, tells_policy: bool = False) -> None:
+    def __init__(self, *, tells_policy: bool = False, follows_path: bool = False) -> None:
         self.tells_policy = tells_policy
+        self.follows_path = follows_path
         self.clear()
 
     def offer(self, first_tick: int, chunk: Array) -> None:
@@ -74,7 +81,7 @@ class RecedingHorizon:
     where no newer chunk has come in time, there is no action.
     """
 
-    tells_policy = False
+    tells_policy = follows_path = False
 
     def __init__(self, horizon: int) -> None:
         if horizon < 1:
@@ -108,7 +115,7 @@ class TemporalEnsemble:
     obstacle make one way through it.
     """
 
-    tells_policy = False
+    tells_policy = follows_path = False
 
     def __init__(self, decay: float = 0.01) -> None:
         self._decay = decay
@@ -141,6 +148,7 @@ EXECUTORS: dict[str, Callable[[int, float], Executor]] = {
     "first_action": lambda horizon, decay: RecedingHorizon(1),
     "receding_horizon": lambda horizon, decay: RecedingHorizon(horizon),
     "temporal_ensemble": lambda horizon, decay: TemporalEnsemble(decay),
+    "path_following": lambda horizon, decay: FullChunk(follows_path=True),
     "delay_aware": lambda horizon, decay: FullChunk(tells_policy=True),
 }
 

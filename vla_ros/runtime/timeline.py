@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_ros.runtime.executors import Executor, FullChunk
+from vla_ros.runtime.path import follow_path
 
 # Of which it is known what was carried out: more ticks than pass before somebody asks.
 REMEMBERED_TICKS = 64
@@ -60,8 +61,8 @@ class ActionTimeline:
         """Plan `actions` (N, 7), made from the observation of `first_tick`, for that tick and those after it.
 
         `anew`: what was planned until now was for another command, and must not be averaged in or be gone on with.
-        Of a policy that is told what the arm does meanwhile, the chunk of an observation of an arm that stood still is
-        for the ticks from its first motion on: until then everything stays as it was seen.
+        Where the policy is told what the arm does meanwhile, or its path is followed, the chunk of an observation of an
+        arm that stood still is for the ticks from its first motion on: until then everything stays as it was seen.
         Returns False, and changes nothing, when all of them are for ticks that are over, or when the observation is
         older than the last `clear` allows.
         """
@@ -78,8 +79,10 @@ class ActionTimeline:
                 return False
             if anew:
                 self._executor.clear()
-            if self._executor.tells_policy:
+            if self._executor.tells_policy or self._executor.follows_path:
                 chunk = self._after_standing(first_tick, next_tick, chunk)
+            if self._executor.follows_path:
+                chunk = follow_path(chunk, self._done(first_tick, next_tick, chunk))
             self._executor.offer(first_tick, chunk)
             self._newest = first_tick, chunk
             self._fed = True
@@ -95,6 +98,12 @@ class ActionTimeline:
         still = np.zeros((stands, 7))
         still[:, 6] = chunk[0, 6]
         return np.concatenate([still, chunk])
+
+    def _done(self, first_tick: int, next_tick: int, chunk: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the arm was given at the ticks of `chunk` that are over (D, 7); what the chunk says where it stood."""
+        by_tick = dict(self._carried_out)
+        over = range(max(0, next_tick - first_tick))
+        return np.array([by_tick.get(first_tick + row, chunk[row]) for row in over]).reshape(-1, 7)
 
     def pop(self, tick: int) -> NDArray[np.float64] | None:
         """The action (7,) for `tick`, or None; ticks up to this one are over. Ticks are asked for in rising order."""
