@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A chunk as a path: what it says of ticks that are over when it comes is where the arm should be by now.
 
-Chunks are velocities. Of one that comes late the first rows are skipped, and the others start from wherever the arm was
-brought meanwhile by the chunk before. Chunks of positions do not have that flaw, so policies that give them stand delays
-of several ticks (Diffusion Policy, arXiv:2303.04137). Here the same is done to velocities: their sum is a position.
+Chunks are velocities. Of one that comes late the first rows are skipped, and the others start from wherever the chunk
+before has brought the arm meanwhile. Chunks of positions do not have that flaw, so that policies which give them stand
+delays of several ticks (Diffusion Policy, arXiv:2303.04137). Velocities can be read so, too: their sum is a position.
 """
 
 from __future__ import annotations
