@@ -3,9 +3,8 @@
 
 vla evaluate config/checkpoints/tabletop --chains 100 --output runs/chains
 vla evaluate config/checkpoints/tabletop --delays 0 50 100 200 400 --output runs/delays \\
-    --executors first_action receding_horizon full_chunk temporal_ensemble
-vla evaluate runs/tabletop_delay/checkpoint --delays 0 50 100 200 400 --output runs/delays_told \\
-    --executors first_action receding_horizon full_chunk temporal_ensemble delay_aware
+    --executors path_following full_chunk first_action receding_horizon temporal_ensemble
+vla evaluate runs/tabletop_delay/checkpoint --delays 0 50 100 200 400 --output runs/delays_told --executors delay_aware
 python benchmarks/evaluations.py --chains runs/chains/report.json \\
     --delays runs/delays/report.json runs/delays_told/report.json
 vla evaluate --ros --tasks trained --rollouts 2 --output runs/live       with simulator_node and policy_node running
