@@ -205,7 +205,7 @@ def test_what_is_foreseen_is_what_comes_under_every_executor_as_long_as_no_chunk
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(sorted(EXECUTORS.keys() - {"path_following"})),  # changes actions (test_path.py)
+    st.sampled_from(sorted(EXECUTORS.keys() - {"path_following"})),  # changes actions (test_path_following.py)
     st.lists(st.integers(1, 6), min_size=2, max_size=20),
 )
 def test_what_is_executed_is_of_the_newest_chunk_that_the_executor_s_rule_allows(name, delays):

@@ -36,7 +36,7 @@ class Executor(Protocol):
 
     @property
     def follows_path(self) -> bool:
-        """Whether chunks are brought back to where they were going before they are offered (`runtime.path`)."""
+        """Whether chunks are made to lead back to where they were going (`runtime.path_following`)."""
         ...
 
     def offer(self, first_tick: int, chunk: Array) -> None:

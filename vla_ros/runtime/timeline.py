@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_ros.runtime.executors import Executor, FullChunk
-from vla_ros.runtime.path import follow_path
+from vla_ros.runtime.path_following import follow_path
 
 # Of which it is known what was carried out: more ticks than pass before somebody asks.
 REMEMBERED_TICKS = 64
