@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.evaluation import page
+from vla_ros.runtime.executors import EXECUTORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +151,8 @@ def draw_delays(axis: Axes, conditions: Sequence[Mapping[str, Any]]) -> None:
         delays, rates = [row["delay_ms"] + aside_ms for row in rows], [row["success_rate"] for row in rows]
         around = [[row["success_rate"] - row["interval"][0] for row in rows],
                   [row["interval"][1] - row["success_rate"] for row in rows]]  # fmt: skip
-        axis.errorbar(delays, rates, yerr=around, marker="o", capsize=3, label=executor)
+        colour = f"C{list(EXECUTORS).index(executor)}"  # the same in every plot
+        axis.errorbar(delays, rates, yerr=around, marker="o", capsize=3, label=executor, color=colour)
     axis.set_xlabel("added delay [ms]")
     axis.set_ylabel("success rate")
     axis.set_ylim(0, 1.02)
