@@ -30,7 +30,7 @@ def chunks(*, seed: int = 0) -> np.random.Generator:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, LENGTH - 1), st.integers(0, 1000))
+@given(st.integers(0, LENGTH - CATCH_UP_TICKS), st.integers(0, 1000))
 def test_a_chunk_that_comes_late_leads_to_where_it_would_have_led_in_time(late: int, seed: int) -> None:
     tested, random = timeline(), chunks(seed=seed)
     tested.post(0, random.normal(size=(2 * LENGTH, 7)))
@@ -41,7 +41,7 @@ def test_a_chunk_that_comes_late_leads_to_where_it_would_have_led_in_time(late: 
     tested.post(1, chunk)
     done += [moves(tested, tick) for tick in range(1 + late, 1 + LENGTH)]
     np.testing.assert_allclose(np.sum(done, axis=0)[:6], chunk.sum(axis=0)[:6])
-    back = min(late + CATCH_UP_TICKS, LENGTH)
+    back = late + CATCH_UP_TICKS
     np.testing.assert_allclose(np.sum(done[:back], axis=0)[:6], chunk[:back].sum(axis=0)[:6])
     np.testing.assert_array_equal(np.array(done[late:])[:, 6], chunk[late:, 6])  # openings are no motion
     np.testing.assert_array_equal(np.array(done).reshape(-1, 7)[back:], chunk[back:])
@@ -60,10 +60,11 @@ def test_what_a_policy_gave_is_not_changed_in_place() -> None:
     np.testing.assert_array_equal(chunk, before)
 
 
-def test_what_is_left_of_a_chunk_is_enough_to_catch_up() -> None:
+def test_with_one_row_left_the_arm_goes_no_faster_than_with_more() -> None:
     chunk = np.ones((LENGTH, 7))
-    followed = follow_path(chunk, np.zeros((LENGTH - 1, 7)))
-    assert followed[-1, :6] == pytest.approx(np.full(6, LENGTH))
+    one, two = (follow_path(chunk, np.zeros((LENGTH - left, 7))) for left in (1, 2))
+    assert one[-1, 0] == 1 + (LENGTH - 1) / CATCH_UP_TICKS
+    assert two[-1, 0] == 1 + (LENGTH - 2) / CATCH_UP_TICKS
 
 
 def test_an_arm_that_stands_still_is_not_hurried_along_a_path_that_it_has_not_begun() -> None:

@@ -18,8 +18,9 @@ CATCH_UP_TICKS = 2
 def follow_path(chunk: NDArray[np.float64], done: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return `chunk` (N, 7), its rows after the first D changed so that they lead back to where it was going.
 
-    The difference between the motion of its first D rows and that of `done` is added to the next `CATCH_UP_TICKS` rows.
-    Rotation vectors are added up, which is right for what an arm turns in some ticks. The gripper's opening stays.
+    The difference between the motion of its first D rows and that of `done` is added to the next `CATCH_UP_TICKS` rows,
+    in equal parts; with fewer rows left the arm does not hurry, but stays behind. Rotation vectors are added up,
+    which is right for what an arm turns in some ticks. The gripper's opening stays.
 
     Args:
         chunk: twists in m/s and rad/s, opening.
@@ -28,5 +29,5 @@ def follow_path(chunk: NDArray[np.float64], done: NDArray[np.float64]) -> NDArra
     over = len(done)
     followed = chunk.copy()
     catching_up = followed[over : over + CATCH_UP_TICKS, :6]
-    catching_up += (chunk[:over, :6] - done[:, :6]).sum(axis=0) / len(catching_up)
+    catching_up += (chunk[:over, :6] - done[:, :6]).sum(axis=0) / CATCH_UP_TICKS
     return followed
