@@ -100,7 +100,7 @@ class ActionTimeline:
         return np.concatenate([still, chunk])
 
     def _done(self, first_tick: int, next_tick: int, chunk: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the arm was given at the ticks of `chunk` that are over (D, 7); what the chunk says where nothing is known of that."""
+        """What the arm was given at the ticks of `chunk` that are over (D, 7); the chunk itself where nobody knows."""
         by_tick = dict(self._carried_out)
         over = range(max(0, next_tick - first_tick))
         return np.array([by_tick.get(first_tick + row, chunk[row]) for row in over]).reshape(-1, 7)
