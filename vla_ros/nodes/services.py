@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 
 from rcl_interfaces.srv import SetParameters
@@ -13,6 +14,8 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from vla_ros.errors import UserError
+
+AGAIN_AFTER_S = 3.0
 
 
 class ServiceError(UserError):
@@ -47,24 +50,34 @@ class RemoteNode:
         """
         request = SetParameters.Request()
         request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        response = self._call(SetParameters, f"{self._name}/set_parameters", request)
+        response = self._call(SetParameters, f"{self._name}/set_parameters", request, again_after_s=AGAIN_AFTER_S)
         for name, result in zip(values, response.results, strict=True):
             if not result.successful:
                 raise ServiceError(f"{self._name}: parameter {name} = {values[name]!r} refused: {result.reason}")
 
-    def _call(self, kind: Any, service: str, request: Any) -> Any:
+    def _call(self, kind: Any, service: str, request: Any, again_after_s: float | None = None) -> Any:
+        """Call a service; where doing it twice is doing it once, `again_after_s` without an answer it is called again.
+
+        DDS says that a service is there as soon as requests reach it; its answers may not reach us yet, and are lost.
+        """
         client = self._clients.get(service)
         if client is None:
             client = self._clients[service] = self._node.create_client(kind, service)
         if not client.wait_for_service(self._timeout_s):
             raise ServiceError(f"service {service} is not there after {self._timeout_s:.0f} s; is that node running?")
-        answered = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(self._timeout_s):
+        answered, futures = threading.Event(), []
+        gives_up_s = time.monotonic() + self._timeout_s
+        while (left_s := gives_up_s - time.monotonic()) > 0:
+            futures.append(client.call_async(request))
+            futures[-1].add_done_callback(lambda _: answered.set())
+            if answered.wait(min(left_s, again_after_s or left_s)):
+                break
+        unanswered = [future for future in futures if not future.done()]
+        for future in unanswered:
             client.remove_pending_request(future)
+        if len(unanswered) == len(futures):
             raise ServiceError(f"service {service} did not answer within {self._timeout_s:.0f} s")
-        return future.result()
+        return next(future for future in futures if future.done()).result()
 
 
 class RemoteSimulator(RemoteNode):
