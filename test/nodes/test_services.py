@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402
 from __future__ import annotations
 
 from types import SimpleNamespace
