@@ -451,6 +451,17 @@ def test_a_policy_that_was_trained_for_it_is_told_what_the_arm_does_while_it_com
         assert robot.states[-1]["state"] == "running"
 
 
+@pytest.mark.parametrize("executor", ["full_chunk", "path_following"])
+def test_an_arm_is_led_back_to_the_path_of_a_chunk_that_comes_late(other_robot, ros_environment, tmp_path, executor):
+    robot, checkpoint = other_robot, write_checkpoint(tmp_path)
+    with policy_node(checkpoint, write_robot(tmp_path), ros_environment, executor=executor):
+        robot.wait_state("waiting", "no_command")
+        robot.say(f"alternate {1.3 / CONTROL_HZ}")  # where the last chunk was slower the arm is behind, and hurries
+        robot.wait(lambda: len(robot.twists) >= 40, "40 twists")
+        assert (max(values(robot)) > 0.031) == (executor == "path_following")
+        assert robot.states[-1]["state"] == "running"
+
+
 def test_telling_a_policy_that_was_not_trained_for_it_ends_the_node_with_what_to_do(ros_environment, tmp_path):
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     with policy_node(*files, ros_environment, executor="delay_aware") as process:

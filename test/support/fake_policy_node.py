@@ -2,7 +2,8 @@
 """The real policy node in a process of its own, with a policy that does what the command says instead of a network.
 
 Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `slow S` (S seconds for each chunk), `tell S` (the
-same; vx in cm/s is 1 more than how many actions it was told of, and those come first in its chunk), `hang`,
+same; vx in cm/s is 1 more than how many actions it was told of, and those come first in its chunk), `alternate S` (the
+same; vx is 1 and 3 cm/s in turn), `hang`,
 `bug` (from now on every control tick raises), and what a network may do wrong: `nan`, `inf`, `fail`, `memory`, `shape`.
 What follows the number is ignored.
 """
@@ -26,6 +27,7 @@ class ObedientRunner:
         self.contract = contract
         self.max_delay_steps = max_delay_steps
         self.word, self.value = "move", 0.0
+        self.chunks = 0
 
     def warm_up(self) -> float:
         return 0.0
@@ -60,6 +62,10 @@ class ObedientRunner:
             time.sleep(self.value)
             chunk[:, 0] = 0.01 * (1 + len(committed))
             chunk[: len(committed)] = committed
+        elif self.word == "alternate":
+            time.sleep(self.value)
+            self.chunks += 1
+            chunk[:, 0] = 0.03 if self.chunks % 2 else 0.01
         elif self.word == "bug":
             ControlLoop.tick = None
         elif self.word == "fail":
