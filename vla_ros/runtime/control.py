@@ -87,7 +87,8 @@ class ControlLoop:
             action, reason = None, reason or "handed_back"
         twist = self.governor.tick(action, reason, ee_position)
         running = self.governor.state is State.RUNNING
-        self.timeline.acted(running)
+        scale = self.governor.scale
+        self.timeline.acted(running, None if twist is None or not scale else twist / scale)
         if running and (answered_tick := self.timeline.answered_tick) is not None:
             self.plan_age_ms.add((now_ns - answered_tick * self.period_ns) / 1e6)
         if was_running and not running:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_ros.runtime.executors import Executor, FullChunk
-from vla_ros.runtime.path_following import follow_path
+from vla_ros.runtime.path_following import PathFollower, after_standing
 
 # Of which it is known what was carried out: more ticks than pass before somebody asks.
 REMEMBERED_TICKS = 64
@@ -43,11 +43,13 @@ class ActionTimeline:
         self._newest: tuple[int, NDArray[np.float64]] | None = None
         self._answered_tick: int | None = None
         self._last_popped: int | None = None
+        self._popped: NDArray[np.float64] | None = None
         self._observed_from: int | None = None
         self._fed = False
         # Whether the arm was given the action popped last, and those (tick, action) that it was given since it moves.
         self._moving = False
         self._carried_out: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=REMEMBERED_TICKS)
+        self._path = PathFollower()
         # Whether the arm was not given an action that was there: it is unarmed, stopped or moved by hand.
         self._held = False
         # The tick of the observation whose chunk is being computed by a policy that was told what is planned.
@@ -79,31 +81,22 @@ class ActionTimeline:
                 return False
             if anew:
                 self._executor.clear()
-            if self._executor.tells_policy or self._executor.follows_path:
-                chunk = self._after_standing(first_tick, next_tick, chunk)
+            if self._executor.tells_policy:
+                chunk = after_standing(chunk, self._stands(first_tick, next_tick))
             if self._executor.follows_path:
-                chunk = follow_path(chunk, self._done(first_tick, next_tick, chunk))
+                chunk = self._path.follow(first_tick, next_tick, chunk)
             self._executor.offer(first_tick, chunk)
             self._newest = first_tick, chunk
             self._fed = True
             self._counts["posted"] += 1
             return True
 
-    def _after_standing(self, first_tick: int, next_tick: int, chunk: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Put a row in front of `chunk` for each tick for which the arm that was observed goes on standing."""
+    def _stands(self, first_tick: int, next_tick: int) -> int:
+        """For how many ticks the arm that was observed at `first_tick` goes on standing, as was foreseen then."""
         if self._seen_standing is None or self._seen_standing[0] != first_tick:
-            return chunk
+            return 0
         moves_from = self._seen_standing[1]
-        stands = max(0, (next_tick if moves_from is None else moves_from) - first_tick)
-        still = np.zeros((stands, 7))
-        still[:, 6] = chunk[0, 6]
-        return np.concatenate([still, chunk])
-
-    def _done(self, first_tick: int, next_tick: int, chunk: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the arm was given at the ticks of `chunk` that are over (D, 7); the chunk itself where nobody knows."""
-        by_tick = dict(self._carried_out)
-        over = range(max(0, next_tick - first_tick))
-        return np.array([by_tick.get(first_tick + row, chunk[row]) for row in over]).reshape(-1, 7)
+        return max(0, (next_tick if moves_from is None else moves_from) - first_tick)
 
     def pop(self, tick: int) -> NDArray[np.float64] | None:
         """The action (7,) for `tick`, or None; ticks up to this one are over. Ticks are asked for in rising order."""
@@ -114,6 +107,7 @@ class ActionTimeline:
                 )
             self._last_popped = tick
             planned = self._executor.take(tick)
+            self._popped = None if planned is None else planned.action
             if planned is None:
                 self._carried_out.clear()
             else:
@@ -146,14 +140,21 @@ class ActionTimeline:
             self._last_popped = self._observed_from = self._told_tick = self._seen_standing = None
             self._moving = self._held = False
             self._carried_out.clear()
+            self._path.forget()
 
-    def acted(self, moved: bool) -> None:
-        """Say whether the arm was given the action popped last, as opposed to standing still or being moved by hand."""
+    def acted(self, moved: bool, twist: ArrayLike | None = None) -> None:
+        """Say whether the arm was given the action popped last, as opposed to standing still or being moved by hand.
+
+        twist: (6,) what became of it within the robot's limits, before the speed scale; None: it was given as it is.
+        """
         with self._lock:
             self._moving = moved
             self._held = not moved and self._answered_tick is not None
             if not moved:
                 self._carried_out.clear()
+                self._path.forget()
+            elif self._popped is not None and self._last_popped is not None:
+                self._path.gave(self._last_popped, self._popped[:6] if twist is None else np.asarray(twist, np.float64))
 
     def committed(self, first_tick: int, count: int) -> NDArray[np.float64]:
         """What the arm does at `first_tick` and the up to `count` ticks from there, if no chunk comes: (n, 7).
