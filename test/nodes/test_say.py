@@ -26,6 +26,8 @@ while not heard and time.monotonic() < deadline:
     rclpy.spin_once(node, timeout_sec=0.1)
 print(heard[0].data if heard else "nothing", flush=True)
 time.sleep(2)  # until `vla say` has counted
+node.destroy_node()
+rclpy.shutdown()
 """
 
 
@@ -47,7 +49,8 @@ def test_all_listeners_hear_it_and_are_counted_by_node(ros_environment):
         assert [listener.stdout.readline() for listener in listeners] == ["open the drawer\n"] * 2
     finally:
         for listener in listeners:
-            listener.communicate(timeout=30)
+            listener.kill()
+            listener.communicate()
 
 
 def test_without_a_listener_it_is_an_error(ros_environment):
