@@ -14,7 +14,7 @@ Every figure is a ratio of two things measured in one run on the same episodes, 
   memory     peak resident memory of training on all episodes, against a tenth of them
   encodings  size and speed of frames kept raw, as PNG, compressed with zlib, as JPEG
 
-    vla record-demo --episodes 40 --bags bags/
+    vla record-demo --episodes 40 --output bags
     python benchmarks/demos.py --bags bags/ --lerobot-python lerobot-venv/bin/python --json demos.json
 
 LeRobot is in an environment of its own (`pip install lerobot`); without one that figure is left out, and said to be.

@@ -8,7 +8,7 @@ seeds and rolled out in the simulator, in scenes that no demonstration has.
   CALVIN  each control period is written as three steps of 30 Hz, with rel_actions that carry out its twist
   RLDS    the tool's measured poses at the control rate; labels are their motion, as of all RLDS data sets here
 
-    vla record-demo --tasks push_away_red --episodes 50 --bags bags/novel
+    vla record-demo --task push_away_red --episodes 50 --output bags/novel
     python benchmarks/formats.py --bags bags/novel --json benchmarks/results/formats.json
 """
 

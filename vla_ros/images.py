@@ -124,11 +124,11 @@ def _scale(rgb: Image, height: int, width: int, room: Image | None = None) -> Im
 
 @functools.lru_cache(maxsize=8)
 def _three_quarters(height: int, width: int) -> tuple[NDArray, NDArray]:
-    """Where `cv2.remap` looks to make (height, width) of what is a third larger, in half the time of INTER_AREA.
+    """Where `cv2.remap` looks to make (height, width) of what is a third larger: twice as fast as INTER_AREA.
 
     Of four pixels become three, with the weights 3 1, 2 2 and 1 3 over four: interpolated at 0.25, 1.5 and 2.75. Maps
     of fixed-point numbers hold that exactly, so these are the averages of areas to the bit, but that halves are rounded
-    up, where INTER_AREA rounds them to even.
+    up, where INTER_AREA rounds them to even. Of pictures of 4K neither is faster.
     """
     rows, columns = (
         np.add.outer(4 * np.arange(size // 3), [0.25, 1.5, 2.75]).ravel().astype(np.float32) for size in (height, width)

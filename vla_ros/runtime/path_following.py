@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 CATCH_UP_TICKS = 2
 # How much of what led back to the path before counts as motion beside the next one.
 CATCHING_UP_COUNTS = 0.5
-# More ticks than a chunk is late.
+# Of which it is known what the arm was given: more ticks than a chunk is late.
 REMEMBERED_TICKS = 64
 
 _LINEAR, _ANGULAR = slice(0, 3), slice(3, 6)

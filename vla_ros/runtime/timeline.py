@@ -17,10 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_ros.runtime.executors import Executor, FullChunk
-from vla_ros.runtime.path_following import PathFollower, after_standing
-
-# Of which it is known what was carried out: more ticks than pass before somebody asks.
-REMEMBERED_TICKS = 64
+from vla_ros.runtime.path_following import REMEMBERED_TICKS, PathFollower, after_standing
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,6 @@ class ActionTimeline:
         self._newest: tuple[int, NDArray[np.float64]] | None = None
         self._answered_tick: int | None = None
         self._last_popped: int | None = None
-        self._popped: NDArray[np.float64] | None = None
         self._observed_from: int | None = None
         self._fed = False
         # Whether the arm was given the action popped last, and those (tick, action) that it was given since it moves.
@@ -107,7 +103,6 @@ class ActionTimeline:
                 )
             self._last_popped = tick
             planned = self._executor.take(tick)
-            self._popped = None if planned is None else planned.action
             if planned is None:
                 self._carried_out.clear()
             else:
@@ -153,8 +148,9 @@ class ActionTimeline:
             if not moved:
                 self._carried_out.clear()
                 self._path.forget()
-            elif self._popped is not None and self._last_popped is not None:
-                self._path.gave(self._last_popped, self._popped[:6] if twist is None else np.asarray(twist, np.float64))
+            elif self._carried_out:
+                tick, action = self._carried_out[-1]
+                self._path.gave(tick, action[:6] if twist is None else np.asarray(twist, np.float64))
 
     def committed(self, first_tick: int, count: int) -> NDArray[np.float64]:
         """What the arm does at `first_tick` and the up to `count` ticks from there, if no chunk comes: (n, 7).
