@@ -7,7 +7,12 @@ from setuptools import find_packages, setup
 
 NAME = "vla_ros"
 
-NODES = ("policy_node", "simulator_node", "recorder_node", "demonstrator_node")
+NODES = {
+    "policy_node": "policy.node",
+    "simulator_node": "simulator.node",
+    "recorder_node": "recorder.node",
+    "demonstrator_node": "simulator.demonstrator_node",
+}
 
 SIM = ["mujoco>=3.3.7,<4", "gymnasium>=1.0"]
 
@@ -91,6 +96,9 @@ setup(
         "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15"],
     },
     entry_points={
-        "console_scripts": ["vla = vla_ros.cli:main", *(f"{node} = vla_ros.nodes.{node}:main" for node in NODES)],
+        "console_scripts": [
+            "vla = vla_ros.cli:main",
+            *(f"{node} = vla_ros.nodes.{module}:main" for node, module in NODES.items()),
+        ]
     },
 )

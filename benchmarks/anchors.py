@@ -33,15 +33,15 @@ import frozen_eyes
 import told_eyes
 import torch
 
-from vla_ros.demos.episode import Episode
-from vla_ros.evaluation.intervals import wilson_interval
+from vla_ros.datasets.episode import Episode
+from vla_ros.evaluation.closed_loop.rollouts import HORIZON_TICKS, RolloutRequest, RolloutSettings, run_rollouts
+from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.losses import ForwardPredictionConfig
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.train.build import observation_spec
 from vla_ros.train.demonstrations import read_demonstrations
 from vla_ros.train.recipes import load_config
-from vla_ros.train.rollouts import HORIZON_TICKS, RolloutRequest, RolloutSettings, run_rollouts
 
 FIRST_SEED = 80_000
 CHUNK, FRAMES = 8, 288  # actions of a chunk; frames of a step, whatever the history

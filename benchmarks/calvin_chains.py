@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from vla_ros import resources
 from vla_ros.bringup import CHECKPOINT
 from vla_ros.contract import PolicyContract
-from vla_ros.demos.calvin import RATE_HZ, twists_from_relative
-from vla_ros.evaluation import calvin
-from vla_ros.evaluation.chains import STEPS_PER_SUBTASK, Attempt, Chain, ChainResult, run_chain
-from vla_ros.observation import Observation
+from vla_ros.datasets.calvin.reader import RATE_HZ, twists_from_relative
+from vla_ros.evaluation.benchmarks import calvin
+from vla_ros.evaluation.protocols.chains import STEPS_PER_SUBTASK, Attempt, Chain, ChainResult, run_chain
+from vla_ros.observations.observation import Observation
 
 Array = NDArray[np.float64]
 EPISODE_STEPS = 150

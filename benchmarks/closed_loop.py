@@ -14,7 +14,7 @@ from typing import Any
 
 import figures
 
-from vla_ros.evaluation.intervals import wilson_interval
+from vla_ros.evaluation.protocols.intervals import wilson_interval
 
 Tasks = dict[str, dict[str, Any]]
 

@@ -37,14 +37,15 @@ from demos_memory import memory
 from figures import write
 from stopwatch import ratio, timed
 
-from vla_ros import images, resources
+from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos.bag_source import bag_parts
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.finding import find_bags
-from vla_ros.demos.frames import Frames
-from vla_ros.demos.store import load_parts
-from vla_ros.demos.windows import window_frames, windows
+from vla_ros.datasets.bags.finding import find_bags
+from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.frames import Frames
+from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.windows import window_frames, windows
+from vla_ros.imaging import images
 from vla_ros.robot import load_robot
 
 BATCH = 32

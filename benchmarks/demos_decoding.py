@@ -21,12 +21,12 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from stopwatch import ratio, timed
 
-from vla_ros import images, jpeg
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos.bag_source import bag_parts
-from vla_ros.demos.bag_writer import typestore
-from vla_ros.demos.markers import EPISODE_TOPIC
-from vla_ros.demos.store import load_parts
+from vla_ros.datasets.bags.episodes.markers import EPISODE_TOPIC
+from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.writer import typestore
+from vla_ros.datasets.store.store import load_parts
+from vla_ros.imaging import images, jpeg
 from vla_ros.robot import Robot
 
 

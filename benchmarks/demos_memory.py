@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros import resources
-from vla_ros.demos.bag_source import bag_parts
-from vla_ros.demos.store import load_parts
+from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.store.store import load_parts
 from vla_ros.robot import Robot, load_robot
 
 BATCH = 32

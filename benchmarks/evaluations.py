@@ -26,7 +26,7 @@ from typing import Any
 import figures
 from matplotlib.figure import Figure
 
-from vla_ros.evaluation.evaluation_page import draw_delays
+from vla_ros.evaluation.reports.evaluation_page import draw_delays
 
 
 def percent(interval: list[float]) -> str:

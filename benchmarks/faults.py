@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--docs", type=Path, help="also put the table into this document, between its marks")
     arguments = parser.parse_args()
     from vla_ros import transport
-    from vla_ros.commands.isolation import isolate
+    from vla_ros.commands.ros.isolation import isolate
 
     isolate()
     os.environ.update(transport.environment(), OMP_NUM_THREADS="1")

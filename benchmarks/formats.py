@@ -32,21 +32,21 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos import rlds_datasets
-from vla_ros.demos.bag_source import bag_parts
-from vla_ros.demos.calvin import RATE_HZ, STEP_M, STEP_RAD, calvin_parts
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.parts import Part
-from vla_ros.demos.rlds import rlds_parts
-from vla_ros.demos.store import load_parts
-from vla_ros.demos.tfrecord import crc32c
-from vla_ros.evaluation.intervals import wilson_interval
+from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.calvin.reader import RATE_HZ, STEP_M, STEP_RAD, calvin_parts
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.parts import Part
+from vla_ros.datasets.rlds import catalogue
+from vla_ros.datasets.rlds.reader import rlds_parts
+from vla_ros.datasets.rlds.tfrecord import crc32c
+from vla_ros.datasets.store.store import load_parts
+from vla_ros.evaluation.closed_loop.rollouts import RolloutSettings, request_rollouts, run_rollouts
+from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.robot import load_robot
 from vla_ros.train.build import observation_spec
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.fit import fit
 from vla_ros.train.recipes import load_config
-from vla_ros.train.rollouts import RolloutSettings, request_rollouts, run_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))
 import tiny_datasets  # the writers of the tests
@@ -122,7 +122,7 @@ def in_all_formats(
     found = {"bags": read(bag_parts(bags, load_robot("tabletop"), spec, timing))}
     write_calvin(scratch / "calvin", found["bags"])
     found["calvin"] = read(calvin_parts(scratch / "calvin", spec, timing))
-    rlds_datasets.LAYOUTS["tabletop_sim"] = OWN_LAYOUT
+    catalogue.LAYOUTS["tabletop_sim"] = OWN_LAYOUT
     write_rlds(scratch / "rlds", found["bags"])
     found["rlds"] = read(rlds_parts(scratch / "rlds", spec, timing))
     return found
@@ -171,7 +171,7 @@ def write_calvin(split: Path, episodes: Sequence[Episode]) -> None:
 
 
 # As a lab adds its own data set (docs/data.md).
-OWN_LAYOUT = rlds_datasets.Layout(
+OWN_LAYOUT = catalogue.Layout(
     rate_hz=Fraction(10),
     cameras={"static": "observation/image", "wrist": "observation/wrist_image"},
     commands=("language_instruction",),

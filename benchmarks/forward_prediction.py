@@ -24,10 +24,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from vla_ros import images, resources
-from vla_ros.demos.bag_source import bag_parts
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.store import load_parts
+from vla_ros import resources
+from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.store.store import load_parts
+from vla_ros.imaging import images
 from vla_ros.policy.module import VLAModule
 from vla_ros.robot import load_robot
 from vla_ros.train.build import new_policy, observation_spec

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_ros import images, resources
+from vla_ros import resources
 from vla_ros.contract import ActionSpace
-from vla_ros.demos.episode import Episode
+from vla_ros.datasets.episode import Episode
+from vla_ros.imaging import images
 from vla_ros.policy.augment import AugmentConfig, augment_proprioception
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
 from vla_ros.policy.losses import ForwardPredictionConfig, LossConfig

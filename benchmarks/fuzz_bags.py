@@ -36,15 +36,15 @@ import fuzz_datasets
 import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from vla_ros import images
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.demos.bag_source import bag_part
-from vla_ros.demos.bag_writer import typestore
-from vla_ros.demos.errors import BagError, SourceError
-from vla_ros.demos.opening import open_bag
-from vla_ros.demos.parts import Part
-from vla_ros.demos.store import ensure
-from vla_ros.demos.store_entry import read_manifest
+from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.source import bag_part
+from vla_ros.datasets.bags.writer import typestore
+from vla_ros.datasets.errors import BagError, SourceError
+from vla_ros.datasets.parts import Part
+from vla_ros.datasets.store.entry import read_manifest
+from vla_ros.datasets.store.store import ensure
+from vla_ros.imaging import images
 from vla_ros.robot import Robot, Stream, load_robot
 
 CONTAINERS = {

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.demos.calvin import calvin_parts
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.lerobot import lerobot_parts
-from vla_ros.demos.parts import Part
-from vla_ros.demos.rlds import rlds_parts
+from vla_ros.datasets.calvin.reader import calvin_parts
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.lerobot.reader import lerobot_parts
+from vla_ros.datasets.parts import Part
+from vla_ros.datasets.rlds.reader import rlds_parts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))
 from tiny_datasets import picture, png, write_calvin, write_rlds  # the writers of the tests
@@ -55,7 +55,7 @@ def _jaco_episode(steps: int) -> dict[str, list]:
 
 
 def _write_lerobot(folder: Path) -> None:
-    from vla_ros.demos.lerobot_writer import LeRobotWriter
+    from vla_ros.datasets.lerobot.writer import LeRobotWriter
 
     logging.getLogger("libav").setLevel(logging.CRITICAL)
     random = np.random.default_rng(0)

@@ -34,7 +34,7 @@ def send(seconds: float) -> None:
     from rclpy.time import Time
     from sensor_msgs.msg import Image
 
-    from vla_ros.nodes.message_types import SENSOR_QOS
+    from vla_ros.nodes.common.qos import SENSOR_QOS
 
     rclpy.init()
     node = rclpy.create_node("cameras")
@@ -64,8 +64,8 @@ def receive(seconds: float) -> None:
     import rclpy
     from sensor_msgs.msg import Image
 
-    from vla_ros.messages import stamp_ns
-    from vla_ros.nodes.message_types import SENSOR_QOS
+    from vla_ros.nodes.common.qos import SENSOR_QOS
+    from vla_ros.observations.messages import stamp_ns
 
     rclpy.init()
     node = rclpy.create_node("receiver")

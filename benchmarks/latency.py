@@ -76,8 +76,8 @@ def listen(seconds: float) -> Heard:
     from geometry_msgs.msg import TwistStamped
     from std_msgs.msg import String
 
-    from vla_ros import messages
-    from vla_ros.nodes.message_types import LATCHED_QOS
+    from vla_ros.nodes.common.qos import LATCHED_QOS
+    from vla_ros.observations import messages
 
     rclpy.init()
     node, heard = rclpy.create_node("listener"), Heard()
@@ -238,7 +238,7 @@ def main() -> int:
     arguments = parser.parse_args(given[:at])
     if arguments.role:
         return take_role(arguments, given[at:])
-    from vla_ros.commands.isolation import isolate
+    from vla_ros.commands.ros.isolation import isolate
 
     isolate()
     os.environ.update(transport.environment(), OMP_NUM_THREADS="1")

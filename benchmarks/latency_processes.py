@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.contract import PolicyContract
-from vla_ros.observation import Observation
+from vla_ros.observations.observation import Observation
 
 CAMERAS = ("static", "wrist")
 CAMERA_HZ, CONTROL_HZ = 30.0, 50.0
@@ -29,7 +29,7 @@ def cameras() -> None:
     from geometry_msgs.msg import PoseStamped
     from sensor_msgs.msg import Image, JointState
 
-    from vla_ros.nodes.message_types import SENSOR_QOS
+    from vla_ros.nodes.common.qos import SENSOR_QOS
 
     node = rclpy.create_node("cameras")
     images = [node.create_publisher(Image, f"camera/{name}/image_raw", SENSOR_QOS) for name in CAMERAS]
@@ -61,8 +61,8 @@ def relay() -> None:
     from geometry_msgs.msg import TwistStamped
     from sensor_msgs.msg import Image
 
-    from vla_ros import messages
-    from vla_ros.nodes.message_types import COMMAND_QOS, SENSOR_QOS
+    from vla_ros.nodes.common.qos import COMMAND_QOS, SENSOR_QOS
+    from vla_ros.observations import messages
 
     node = rclpy.create_node("relay")
     twists = node.create_publisher(TwistStamped, "twist_command", COMMAND_QOS)
@@ -83,7 +83,7 @@ def timer() -> None:
     import rclpy
     from geometry_msgs.msg import TwistStamped
 
-    from vla_ros.nodes.message_types import COMMAND_QOS
+    from vla_ros.nodes.common.qos import COMMAND_QOS
 
     node = rclpy.create_node("bare_timer")
     twists = node.create_publisher(TwistStamped, "twist_command", COMMAND_QOS)
@@ -134,16 +134,17 @@ class EchoRunner:
 
 def policy(checkpoint: str, trace: str, arguments: Sequence[str]) -> int:
     """The real policy node with an `EchoRunner`; what that noted is written to `trace` in the end."""
-    from vla_ros.nodes import policy_loading, policy_node
+    from vla_ros.nodes.policy import loading
+    from vla_ros.nodes.policy import node as policy_node
 
-    load, made = policy_loading.load_runner, []
+    load, made = loading.load_runner, []
 
     def load_echo(folder: str, *how) -> EchoRunner:
         contract = PolicyContract.load(Path(folder) / "contract.json")
         made.append(EchoRunner(contract, load(checkpoint, *how) if checkpoint else None))
         return made[-1]
 
-    policy_loading.load_runner = load_echo
+    loading.load_runner = load_echo
     status = policy_node.main(list(arguments))
     Path(trace).write_text(json.dumps(made[0].trace))
     return status
@@ -151,7 +152,7 @@ def policy(checkpoint: str, trace: str, arguments: Sequence[str]) -> int:
 
 def load(checkpoint: str, ready: str) -> None:
     """The checkpoint's inference at the control rate, with nothing around it; makes the file `ready` when it begins."""
-    from vla_ros.nodes.policy_loading import load_runner
+    from vla_ros.nodes.policy.loading import load_runner
 
     runner = load_runner(checkpoint, "auto")
     runner.warm_up()

@@ -19,9 +19,9 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from vla_ros import cli, resources
-from vla_ros.demos.bag_source import bag_parts
-from vla_ros.demos.convert import sampling
-from vla_ros.demos.store import load_parts
+from vla_ros.commands.data.convert import sampling
+from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.store.store import load_parts
 from vla_ros.robot import Robot
 from vla_ros.train.build import new_policy
 from vla_ros.train.config import TrainConfig

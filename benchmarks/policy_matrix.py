@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
-from vla_ros.nodes import policy_loading
-from vla_ros.observation import Observation
+from vla_ros.nodes.policy import loading
+from vla_ros.observations.observation import Observation
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
@@ -252,8 +252,8 @@ def reloads(policy: Policy, checkpoint: Path) -> bool:
 
 def runs_as_in_the_node(checkpoint: Path) -> bool:
     """Whether the policy node's checks let it pass, and its runner gives finite chunks beyond the window."""
-    contract = policy_loading.load_contract(str(checkpoint), load_robot("tabletop"))
-    runner = policy_loading.load_runner(str(checkpoint), "cpu")
+    contract = loading.load_contract(str(checkpoint), load_robot("tabletop"))
+    runner = loading.load_runner(str(checkpoint), "cpu")
     runner.warm_up()
     runner.reset(COMMANDS[0])
     random, chunks = np.random.default_rng(2), []

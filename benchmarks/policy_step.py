@@ -32,9 +32,9 @@ import numpy as np
 import torch
 import upstream_policy
 
-from vla_ros import images
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
-from vla_ros.observation import Observation
+from vla_ros.imaging import images
+from vla_ros.observations.observation import Observation
 from vla_ros.policy.acceleration import COMPILES, PRECISIONS
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.policy.policy import Policy

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_ros.demos.episode import Episode
+from vla_ros.datasets.episode import Episode
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.policy import Policy
 

@@ -2,8 +2,8 @@
 """Does `vla replay` name mismatches that were planted, and none where there is none?
 
 Demonstrations are made in process, in scenes that no recording and no evaluation has; or come from bags. Each fault of
-`vla_ros/evaluation/planting.py` is planted by itself, and the policy is asked what is wrong. Healthy rows are all tasks
-together, in scenes of two seeds, and single tasks.
+`fault_injection.py` is planted by itself, and the policy is asked what is wrong. Healthy rows are all tasks together,
+in scenes of two seeds, and single tasks.
 
     python benchmarks/replay_faults.py --json benchmarks/results/replay_faults.json
     python benchmarks/replay_faults.py --bags bags/tabletop --json runs/replay_faults.json
@@ -22,20 +22,20 @@ import torch
 
 from vla_ros import resources
 from vla_ros.bringup import CHECKPOINT
+from vla_ros.commands.policy.replay import spread
 from vla_ros.contract import PolicyContract
-from vla_ros.demos.bag_source import bag_parts
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.sources import load_demonstrations
-from vla_ros.evaluation.diagnosis import Diagnosis, diagnose
-from vla_ros.evaluation.planting import FAULTS
-from vla_ros.evaluation.simulated import demonstrate
+from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.sources import load_demonstrations
+from vla_ros.evaluation.benchmarks.tabletop import demonstrate
+from vla_ros.evaluation.replay.diagnosis import Diagnosis, diagnose
+from vla_ros.evaluation.replay.fault_injection import FAULTS
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.robot import load_robot
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.tasks import TRAINED_TASKS
-from vla_ros.train.replay import spread
 
 FIRST_SEED = 80_000
 HEALTHY_TASKS = ("pick_up_blue", "push_left_green", "put_in_box_red", "open_drawer", "close_drawer")

@@ -25,9 +25,9 @@ from pathlib import Path
 import figures
 
 from vla_ros import bringup, transport
-from vla_ros.commands import live, shared_memory
-from vla_ros.commands.isolation import isolate
-from vla_ros.commands.processes import ProcessGroup
+from vla_ros.commands.ros import live, shared_memory
+from vla_ros.commands.ros.isolation import isolate
+from vla_ros.commands.ros.processes import ProcessGroup
 
 NODES = ("policy_node", "simulator_node")
 # A rollout ends with an empty command; between it and the next one there is none, or no chunk for it yet.
@@ -112,7 +112,7 @@ def grown(before: Counter, now: Counter) -> list[str]:
 def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list[Look]], Counter, list[str], int]:
     """Run rollouts for so long; returns what was seen of each process, the stops by reason, when those were that
     nobody asked for, and the rollouts."""
-    from vla_ros.nodes.rollouts import RolloutClient  # not before the environment is set: rclpy reads it once
+    from vla_ros.nodes.clients.rollouts import RolloutClient  # not before the environment is set: rclpy reads it once
 
     seen: dict[str, list[Look]] = {name: [] for name in NODES}
     mapped: dict[str, Counter] = {}

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec
-from vla_ros.demos.episode import Episode
-from vla_ros.evaluation.simulated import PERTURBATION
-from vla_ros.observation import proprioception
+from vla_ros.datasets.episode import Episode
+from vla_ros.evaluation.benchmarks.tabletop import PERTURBATION
+from vla_ros.observations.observation import proprioception
 from vla_ros.policy.policy import Policy
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert, Perturbation

@@ -30,7 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vla_ros import resources
-from vla_ros.demos.episode import Episode
+from vla_ros.datasets.episode import Episode
 from vla_ros.policy.module import Batch, VLAModule
 from vla_ros.train.build import new_policy
 from vla_ros.train.config import TrainConfig

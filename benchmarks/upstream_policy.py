@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from vla_ros.observation import Observation
+from vla_ros.observations.observation import Observation
 from vla_ros.policy.config import VlmConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.robovlms import PROMPT, Motion, import_policy, read_config, read_weights

@@ -18,9 +18,9 @@ import figures
 
 from vla_ros import resources
 from vla_ros.bringup import CHECKPOINT
+from vla_ros.evaluation.closed_loop.evaluations import summarise
+from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, RolloutSettings, request_rollouts, run_rollouts
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
-from vla_ros.train.evaluations import summarise
-from vla_ros.train.rollouts import RolloutRequest, RolloutSettings, request_rollouts, run_rollouts
 
 FIRST_SEED = 60_000
 BLANKED = {

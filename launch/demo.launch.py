@@ -12,7 +12,7 @@ from launch.actions import ExecuteProcess, OpaqueFunction, RegisterEventHandler,
 from launch.event_handlers import OnProcessExit
 
 from vla_ros import bringup
-from vla_ros.nodes import launching
+from vla_ros.nodes.common import launching
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -19,7 +19,7 @@ from launch.actions import ExecuteProcess, OpaqueFunction, RegisterEventHandler,
 from launch.event_handlers import OnProcessExit
 
 from vla_ros import bringup
-from vla_ros.nodes import launching
+from vla_ros.nodes.common import launching
 from vla_ros.robot import load_robot
 
 

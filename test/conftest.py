@@ -15,8 +15,8 @@ import pytest
 
 import vla_ros.sim  # noqa: F401  says how to render, before anybody imports MuJoCo
 from vla_ros import transport
-from vla_ros.commands import shared_memory
-from vla_ros.commands.isolation import DOMAIN_VARIABLE, claim_domain_id
+from vla_ros.commands.ros import shared_memory
+from vla_ros.commands.ros.isolation import DOMAIN_VARIABLE, claim_domain_id
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_ros import images
+from vla_ros.imaging import images
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.train.recipes import load_config

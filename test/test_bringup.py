@@ -145,7 +145,7 @@ def test_a_user_s_bringup_includes_two_policies_in_namespaces_of_its_own_and_kee
     from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
     from launch_ros.actions import PushRosNamespace
 
-    from vla_ros.nodes import launching
+    from vla_ros.nodes.common import launching
 
     started, kept = {}, []
 
@@ -176,10 +176,7 @@ def test_a_user_s_bringup_includes_two_policies_in_namespaces_of_its_own_and_kee
         ])
     )  # fmt: skip
     assert service.run() == 0
-    assert started == {
-        "/left": ("of_left", "/vla_ros/left/policy"),
-        "/right": ("of_right", "/vla_ros/right/policy"),
-    }
+    assert started == {"/left": ("of_left", "/vla_ros/left/policy"), "/right": ("of_right", "/vla_ros/right/policy")}
     assert kept == ["the user's"]
 
 
@@ -188,7 +185,7 @@ def _policy_process(given, monkeypatch) -> bringup.Process:
     from launch import LaunchContext
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
-    from vla_ros.nodes import launching
+    from vla_ros.nodes.common import launching
 
     processes = []
     monkeypatch.setattr(launching, "nodes", lambda context, wanted: processes.extend(wanted) or [])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from vla_ros import images, messages
+from vla_ros.imaging import images
+from vla_ros.observations import messages
 from vla_ros.robot import RobotError, load_robot, match_topic
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vla_ros import __version__
 from vla_ros.contract import ActionSpace, Camera, ObservationSpec, PolicyContract, Provenance, Timing
-from vla_ros.demos.episode import Episode
+from vla_ros.datasets.episode import Episode
 from vla_ros.policy.backbones.families import FAMILIES
 from vla_ros.policy.backbones.pretrained import Pretrained, load_pretrained
 from vla_ros.policy.checkpoint import load_checkpoint, load_contract

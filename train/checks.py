@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vla_ros.contract import ARM_AXES, PolicyContract
-from vla_ros.demos.episode import Episode
+from vla_ros.datasets.episode import Episode
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError
 

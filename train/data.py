@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from vla_ros import actions
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Proprioception
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.frames import Frames
-from vla_ros.demos.windows import Indices, chunk_frames, window_frames, windows
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.frames import Frames
+from vla_ros.datasets.windows import Indices, chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vla_ros.demos.episode import Episode
+from vla_ros.datasets.episode import Episode
 
 DATA_SUMMARY = "data.json"
 

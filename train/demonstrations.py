@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.progress import Progress
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.demos.bag_source import bag_parts
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.parts import Part
-from vla_ros.demos.sources import PARTS, load_demonstrations, require_distinct
+from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.parts import Part
+from vla_ros.datasets.sources import PARTS, load_demonstrations, require_distinct
 from vla_ros.robot import load_robot
 from vla_ros.train.config import ConfigError, DataConfig, SourceConfig, TrainConfig
 from vla_ros.train.data import split_episodes

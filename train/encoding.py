@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_ros import images
-from vla_ros.demos.frames import Frames
+from vla_ros.datasets.frames import Frames
+from vla_ros.imaging import images
 from vla_ros.policy.policy import Policy
 
 FRAMES_AT_ONCE = 32

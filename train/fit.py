@@ -20,7 +20,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from vla_ros.demos.episode import Episode
+from vla_ros.datasets.episode import Episode
 from vla_ros.policy import summary
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.policy import Policy

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vla_ros.contract import PolicyContract
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.windows import Indices
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.windows import Indices
 from vla_ros.policy.committed import draw_delays
 from vla_ros.policy.shifted_state import rolled_forward
 

@@ -15,13 +15,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    Callback,
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
+from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from vla_ros.policy.checkpoint import load_checkpoint
@@ -95,12 +89,7 @@ def check_machine(config: TrainConfig, processes: Processes) -> None:
 
 
 def make_trainer(
-    config: TrainConfig,
-    folder: Path,
-    *,
-    validates: bool,
-    processes: Processes = ALONE,
-    module: VLAModule | None = None,
+    config: TrainConfig, folder: Path, *, validates: bool, processes: Processes = ALONE, module: VLAModule | None = None
 ) -> pl.Trainer:
     """Return the Trainer of a recipe; everything that it writes is in ``folder``.
 

@@ -13,7 +13,7 @@ import os
 from typing import Any
 
 from vla_ros import resources, transport
-from vla_ros.demos.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
+from vla_ros.datasets.bags.episodes.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
 from vla_ros.errors import UserError
 from vla_ros.robot import Robot
 

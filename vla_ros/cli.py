@@ -17,32 +17,47 @@ from vla_ros.errors import UserError
 # name -> (module, one line for `vla --help`). The module has add_arguments(parser) and run(args) -> exit status;
 # the rest of its help is its docstring.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("vla_ros.commands.demo", "run the shipped policy on the simulated arm, over ROS 2, and print how it did"),
-    "loop": ("vla_ros.commands.loop", "teach the policy a new task: record bags, fine-tune, evaluate before and after"),
-    "record-demo": ("vla_ros.commands.record_demo", "record demonstrations of the simulated arm as rosbag2 bags"),
+    "demo": (
+        "vla_ros.commands.ros.demo",
+        "run the shipped policy on the simulated arm, over ROS 2, and print how it did",
+    ),
+    "loop": (
+        "vla_ros.commands.ros.loop",
+        "teach the policy a new task: record bags, fine-tune, evaluate before and after",
+    ),
+    "record-demo": ("vla_ros.commands.ros.record_demo", "record demonstrations of the simulated arm as rosbag2 bags"),
     "record-libero": (
-        "vla_ros.commands.record_libero",
+        "vla_ros.commands.data.record_libero",
         "record demonstrations of a scripted expert on a task of LIBERO",
     ),
-    "inspect": ("vla_ros.demos.inspect", "say what is in recorded bags, and what training would leave out"),
-    "annotate": ("vla_ros.demos.annotate", "write a table of the episodes in bags, for a person to correct"),
-    "convert": ("vla_ros.demos.convert", "write the episodes of bags as a data set for other software (LeRobot)"),
-    "store": ("vla_ros.demos.store_command", "list demonstrations that are decoded already, and remove stale ones"),
+    "inspect": ("vla_ros.commands.data.inspect", "say what is in recorded bags, and what training would leave out"),
+    "annotate": ("vla_ros.commands.data.annotate", "write a table of the episodes in bags, for a person to correct"),
+    "convert": (
+        "vla_ros.commands.data.convert",
+        "write the episodes of bags as a data set for other software (LeRobot)",
+    ),
+    "store": ("vla_ros.commands.data.store", "list demonstrations that are decoded already, and remove stale ones"),
     "fit": ("vla_ros.train.fit", "train or fine-tune a policy from recorded bags"),
-    "evaluate": ("vla_ros.commands.evaluate", "measure a policy's success in simulation, in process or over ROS"),
-    "replay": ("vla_ros.train.replay", "show a checkpoint recorded bags, and say by name what does not fit"),
+    "evaluate": (
+        "vla_ros.commands.policy.evaluate",
+        "measure a policy's success in simulation, in process or over ROS",
+    ),
+    "replay": ("vla_ros.commands.policy.replay", "show a checkpoint recorded bags, and say by name what does not fit"),
     "replay-onto-robot": (
-        "vla_ros.commands.replay_onto_robot",
+        "vla_ros.commands.ros.replay_onto_robot",
         "play a recorded episode back onto a running robot, and say whether it moves as recorded",
     ),
-    "report": ("vla_ros.train.report", "put curves, data, evaluations and replays of a run into one HTML file"),
+    "report": (
+        "vla_ros.commands.policy.report",
+        "put curves, data, evaluations and replays of a run into one HTML file",
+    ),
     "import-robovlms": (
-        "vla_ros.commands.import_robovlms",
+        "vla_ros.commands.policy.import_robovlms",
         "make a checkpoint of weights that were trained with RoboVLMs",
     ),
-    "params": ("vla_ros.commands.params", "say how big a checkpoint's policy is, and what a step of it costs"),
-    "say": ("vla_ros.commands.say", "send a language command to the running policy"),
-    "monitor": ("vla_ros.commands.monitor", "watch a running policy: state, rates, latencies, what has stopped it"),
+    "params": ("vla_ros.commands.policy.params", "say how big a checkpoint's policy is, and what a step of it costs"),
+    "say": ("vla_ros.commands.ros.say", "send a language command to the running policy"),
+    "monitor": ("vla_ros.commands.ros.monitor", "watch a running policy: state, rates, latencies, what has stopped it"),
     "check": ("vla_ros.commands.check", "check that this machine has what recording, training and running need"),
 }
 

@@ -23,15 +23,15 @@ from std_msgs.msg import Float64MultiArray, String
 
 from vla_ros import bringup
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.demos.bag import read_bag
-from vla_ros.demos.opening import open_bag
-from vla_ros.demos.sampling import observations
-from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS
-from vla_ros.nodes.observation_streams import ObservationStreams
-from vla_ros.nodes.services import RemoteNode, RemoteSimulator, ServiceError
-from vla_ros.observation import Observation, ObservationBuffer
+from vla_ros.datasets.bags.grid_sampling import observations
+from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
+from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS
+from vla_ros.nodes.policy.observation_streams import ObservationStreams
+from vla_ros.observations.observation import Observation, ObservationBuffer
 from vla_ros.robot import load_robot
-from vla_ros.runtime.intake import ObservationIntake
+from vla_ros.runtime.planning.sample_queue import ObservationIntake
 
 # Slow enough that a busy test machine does not decide what arrives before a tick's settle time is over.
 SPEED = 0.4

@@ -18,7 +18,7 @@ from policy_bench import CONTROL_HZ, TIMEOUT_S, FakeRobot, contract, policy_node
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
-from vla_ros.demos.bag import read_bag  # noqa: E402
+from vla_ros.datasets.bags.single_bag import read_bag  # noqa: E402
 from vla_ros.policy.checkpoint import load_checkpoint  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.train.config import TrainConfig  # noqa: E402
@@ -30,7 +30,7 @@ POLICY_MPS, HAND_MPS = 0.05, -0.1
 @contextlib.contextmanager
 def recorder(bag: Path, robot_file: Path, environment: dict) -> Iterator[None]:
     arguments = ["--ros-args", "-p", f"output:={bag}", "-p", f"robot:={robot_file}"]
-    process = subprocess.Popen([sys.executable, "-m", "vla_ros.nodes.recorder_node", *arguments], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "vla_ros.nodes.recorder.node", *arguments], env=environment)
     try:
         yield
     finally:

@@ -14,10 +14,11 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped
 
-from vla_ros import messages, resources
+from vla_ros import resources
 from vla_ros.cli import main
-from vla_ros.commands import live
-from vla_ros.commands.record_demo import record
+from vla_ros.commands.ros import live
+from vla_ros.commands.ros.record_demo import record
+from vla_ros.observations import messages
 
 EPISODES = 3
 STEPS = 20

@@ -27,14 +27,14 @@ from vla_ros.robot import load_robot
 POLICIES = resources.path("config/sros2/policies.xml")
 OURS = ("policy", "recorder", "simulator", "monitor", "say", "replay")
 QUALIFIERS = ("publish", "subscribe", "reply", "request")
-SPEAKER = "from vla_ros.nodes.say import say; say('x', 'language_command', 120.0)"
-WATCHER = "from vla_ros.nodes.monitor import listen; list(listen('policy', print, print, 1.0))"
+SPEAKER = "from vla_ros.nodes.clients.say import say; say('x', 'language_command', 120.0)"
+WATCHER = "from vla_ros.nodes.clients.monitor import listen; list(listen('policy', print, print, 1.0))"
 REPLAYER = """
 import pathlib, sys
 import numpy as np
-from vla_ros.commands.replay_onto_robot import with_state
+from vla_ros.commands.ros.replay_onto_robot import with_state
 from vla_ros.contract import PolicyContract
-from vla_ros.nodes.replaying import replay
+from vla_ros.nodes.policy.replay import replay
 from vla_ros.robot import load_robot
 from vla_ros.runtime.playback import Playback
 

@@ -10,15 +10,7 @@ import pytest
 import torch
 from tiny_heads import TINY_HEADS
 
-from vla_ros.contract import (
-    ActionSpace,
-    Camera,
-    Language,
-    PolicyContract,
-    Proprioception,
-    Provenance,
-    Timing,
-)
+from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
 from vla_ros.policy.config import CompactConfig, LstmConfig, PolicyConfig
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy

@@ -12,7 +12,7 @@ import torch
 from tiny_heads import TINY_HEADS
 
 from vla_ros.contract import ContractError
-from vla_ros.observation import Observation
+from vla_ros.observations.observation import Observation
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.committed import CommittedActions, draw_delays

@@ -45,11 +45,7 @@ def windows(batch):
 
 def module_of(policy: Policy, weight: float) -> tuple[VLAModule, dict]:
     module = VLAModule(
-        policy,
-        max_steps=1,
-        optimizer=OptimizerConfig(),
-        loss=LossConfig(language_weight=weight),
-        augment=STILL,
+        policy, max_steps=1, optimizer=OptimizerConfig(), loss=LossConfig(language_weight=weight), augment=STILL
     )
     logged: dict = {}
     module.log, module.log_dict = (lambda *_, **__: None), (lambda values, **_: logged.update(values))

@@ -13,12 +13,7 @@ from vla_ros.contract import ContractError
 from vla_ros.policy import augment
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.losses import LossConfig
-from vla_ros.policy.module import (
-    OptimizerConfig,
-    RetainConfig,
-    VLAModule,
-    learning_rate_scale,
-)
+from vla_ros.policy.module import OptimizerConfig, RetainConfig, VLAModule, learning_rate_scale
 from vla_ros.policy.tuning import parameter_groups
 
 NO_AUGMENT = AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0)

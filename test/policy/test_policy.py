@@ -8,8 +8,8 @@ import dataclasses
 import pytest
 import torch
 
-from vla_ros import images
 from vla_ros.contract import ContractError
+from vla_ros.imaging import images
 from vla_ros.policy.backbones.compact import CameraEncoder
 from vla_ros.policy.config import CompactConfig
 from vla_ros.policy.policy import Policy

@@ -21,7 +21,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from vla_ros import cli, images
+from vla_ros import cli
+from vla_ros.imaging import images
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.policy import Policy
 

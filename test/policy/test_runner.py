@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vla_ros import actions, images
-from vla_ros.observation import Observation
+from vla_ros import actions
+from vla_ros.imaging import images
+from vla_ros.observations.observation import Observation
 from vla_ros.policy.runner import PolicyRunner
 
 

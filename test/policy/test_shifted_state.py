@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from vla_ros import actions
 from vla_ros.contract import ContractError, Proprioception
-from vla_ros.observation import Observation, proprioception
+from vla_ros.observations.observation import Observation, proprioception
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.shifted_state import POSITIONS, ROTATION, rolled_forward
-from vla_ros.runtime.executors import make_executor
+from vla_ros.runtime.execution.executors import make_executor
 from vla_ros.runtime.rollout import rollout
 
 NAMES = ("gripper_opening", *ROTATION, *POSITIONS)  # in no order of ours

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vla_ros.observation import Observation
+from vla_ros.observations.observation import Observation
 from vla_ros.policy.backbones.families import FAMILIES
 from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.backbones.vlm import VlmBackbone

@@ -13,14 +13,7 @@ from vla_ros.policy.backbones.tiny import TINY_MODELS
 from vla_ros.policy.backbones.vlm import build_model
 from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.module import OptimizerConfig, VLAModule
-from vla_ros.policy.tuning import (
-    LoraConfig,
-    TuningError,
-    add_adapters,
-    freeze,
-    merge_adapters,
-    parameter_groups,
-)
+from vla_ros.policy.tuning import LoraConfig, TuningError, add_adapters, freeze, merge_adapters, parameter_groups
 
 
 def test_frozen_parameters_are_those_of_the_patterns_and_are_not_optimized(policy) -> None:

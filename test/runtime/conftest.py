@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Provenance, Timing
-from vla_ros.observation import Observation
+from vla_ros.observations.observation import Observation
 
 DEADLINE_S = 10.0
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import Camera, ObservationSpec
-from vla_ros.observation import ObservationBuffer, Refusal
+from vla_ros.observations.observation import ObservationBuffer, Refusal
 from vla_ros.robot import ObservationLimits
-from vla_ros.runtime.intake import ObservationIntake
+from vla_ros.runtime.planning.sample_queue import ObservationIntake
 from vla_ros.runtime.stats import RecentValues, StreamRate
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from policy_bench import contract
 
-from vla_ros.observation import Observation
+from vla_ros.observations.observation import Observation
 from vla_ros.runtime.playback import LEAD_S, REST_S, Playback
 
 HZ = contract().timing.control_hz

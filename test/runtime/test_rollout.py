@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
-from vla_ros.observation import Observation
-from vla_ros.runtime.commitment import ExecutorError
-from vla_ros.runtime.control import ControlLoop
-from vla_ros.runtime.engine import Engine
-from vla_ros.runtime.executors import make_executor
-from vla_ros.runtime.governor import SafetyGovernor
-from vla_ros.runtime.gripper import GripperSwitch
+from vla_ros.evaluation.closed_loop.evaluations import ticks_of
+from vla_ros.observations.observation import Observation
+from vla_ros.runtime.execution.control import ControlLoop
+from vla_ros.runtime.execution.executors import make_executor
+from vla_ros.runtime.execution.gripper import GripperSwitch
+from vla_ros.runtime.execution.timeline import ActionTimeline
+from vla_ros.runtime.planning.commitment import ExecutorError
+from vla_ros.runtime.planning.engine import Engine
 from vla_ros.runtime.rollout import _no_limits, rollout
-from vla_ros.runtime.timeline import ActionTimeline
-from vla_ros.train.evaluations import ticks_of
+from vla_ros.runtime.safety.governor import SafetyGovernor
 
 PERIOD_S, PERIOD_NS = 0.1, 100_000_000
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.evaluation.calvin import Installed
+from vla_ros.evaluation.benchmarks.calvin import Installed
 
 START = np.array([0.02, -0.23, 0.57, 3.05, -0.03, 1.5])
 TEXTS = {"lift_red_block_table": ["grasp and lift the red block"], "open_drawer": ["pull the handle", "second text"]}

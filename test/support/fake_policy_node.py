@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.contract import PolicyContract
-from vla_ros.nodes import policy_loading, policy_node
-from vla_ros.runtime.control import ControlLoop
+from vla_ros.nodes.policy import loading, node
+from vla_ros.runtime.execution.control import ControlLoop
 
 
 class ObedientRunner:
@@ -84,5 +84,5 @@ def load_runner(checkpoint: str, device: str, cpu_threads: int, precision: str, 
 
 
 if __name__ == "__main__":
-    policy_loading.load_runner = load_runner
-    sys.exit(policy_node.main())
+    loading.load_runner = load_runner
+    sys.exit(node.main())

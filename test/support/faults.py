@@ -181,7 +181,7 @@ def _offer(camera: str, qos: str) -> Callable[[FakeRobot], None]:
 
 
 def _qos(name: str) -> Any:
-    from vla_ros.nodes import message_types
+    from vla_ros.nodes.common import qos as message_types
 
     return getattr(message_types, name)
 

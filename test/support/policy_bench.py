@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vla_ros import images
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
+from vla_ros.imaging import images
 
 CONTROL_HZ = 20.0
 STOP_TICKS = 4
@@ -106,7 +106,7 @@ class FakeRobot:
         from std_msgs.msg import Bool, Float64MultiArray, String
         from std_srvs.srv import SetBool, Trigger
 
-        from vla_ros.nodes.message_types import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS
+        from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS
 
         self.clock_ns = clock_ns
         self.silent: set[str] = set()

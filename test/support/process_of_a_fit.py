@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from conftest import make_episode, make_recipe
+from tiny_training import make_episode, make_recipe
 
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.module import VLAModule

@@ -24,9 +24,9 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.fsdp._common_utils import _FSDPDeviceHandle
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from conftest import make_episode, make_recipe
+from tiny_training import make_episode, make_recipe
 
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones.tiny import TINY_MODELS

@@ -8,8 +8,8 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import actions
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
-from vla_ros.demos.episode import Episode
-from vla_ros.observation import Observation
+from vla_ros.datasets.episode import Episode
+from vla_ros.observations.observation import Observation
 
 NAMES = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)), "gripper_opening")
 UNITS = ("m",) * 3 + ("1",) * 7

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_ros.demos.episode import Episode
-from vla_ros.demos.parts import Decoded, Part
-from vla_ros.demos.store import load_parts
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.parts import Decoded, Part
+from vla_ros.datasets.store.store import load_parts
 
 
 def slow_part(folder: Path, pause_s: float) -> Part:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros import images
+from vla_ros.imaging import images
 
 # compressed_depth_image_transport's configuration before the PNG: an enumerator and two floats.
 COMPRESSED_DEPTH = array.array("B", struct.pack("<iff", 0, 0.0, 0.0) + b"\x89PNG\r\n\x1a\n" + bytes(40))

@@ -15,9 +15,9 @@ from faults import COMMAND_S, SPEED, Measurement, stays_stopped, wait_stopped
 from node_faults import Environment, move, moved_s, started
 from policy_bench import CONTROL_HZ, TIMEOUT_S, FakeRobot, policy_node, write_checkpoint
 
-from vla_ros.demos.markers import parse_marker
-from vla_ros.demos.opening import open_bag
-from vla_ros.messages import stamp_ns
+from vla_ros.datasets.bags.episodes.markers import parse_marker
+from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.observations.messages import stamp_ns
 from vla_ros.robot import load_robot
 
 # Some seconds of the fake robot's topics.
@@ -27,7 +27,7 @@ FULL_AT_BYTES = 200_000
 def simulator(folder: Path, environment: Environment) -> list[Measurement]:
     """The robot's side is killed: everything that it publishes is gone, with its publishers. A new one comes."""
     files = write_checkpoint(folder), "tabletop"
-    command = [sys.executable, "-m", "vla_ros.nodes.simulator_node"]
+    command = [sys.executable, "-m", "vla_ros.nodes.simulator.node"]
     robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]))
     robot.silent |= {"static", "wrist", "ee_pose", "joint_states"}
     max_age_s = load_robot("tabletop").observation.max_age_s
@@ -62,10 +62,10 @@ def disk_full(folder: Path, environment: Environment) -> list[Measurement]:
     from std_msgs.msg import String
     from std_srvs.srv import Trigger
 
-    from vla_ros.nodes.message_types import LATCHED_QOS
+    from vla_ros.nodes.common.qos import LATCHED_QOS
 
     bag, markers = folder / "bags" / "one", []
-    command = [sys.executable, "-m", "vla_ros.nodes.recorder_node", "--ros-args", "-p", f"output:={bag}"]
+    command = [sys.executable, "-m", "vla_ros.nodes.recorder.node", "--ros-args", "-p", f"output:={bag}"]
     with contextlib.ExitStack() as stack:
         robot, _ = stack.enter_context(started(folder, environment))
         keep = lambda text: markers.append(parse_marker(text.data))  # noqa: E731

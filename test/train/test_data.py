@@ -9,20 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from vla_ros import images
-from vla_ros.demos.frames import Frames
-from vla_ros.observation import Observation
+from vla_ros.datasets.frames import Frames
+from vla_ros.imaging import images
+from vla_ros.observations.observation import Observation
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.train.build import new_policy
 from vla_ros.train.checks import check_commands, check_statistics
 from vla_ros.train.config import ConfigError, TrainConfig
-from vla_ros.train.data import (
-    DemonstrationData,
-    WindowDataset,
-    data_digest,
-    proprioception_statistics,
-    split_episodes,
-)
+from vla_ros.train.data import DemonstrationData, WindowDataset, data_digest, proprioception_statistics, split_episodes
 from vla_ros.train.processes import Processes
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny_datasets import write_calvin
 
-from vla_ros.demos.bag import read_bag
-from vla_ros.demos.finding import find_bags
+from vla_ros.datasets.bags.finding import find_bags
+from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vla_ros import images
 from vla_ros.contract import PolicyContract
+from vla_ros.imaging import images
 
 
 @dataclass(frozen=True)

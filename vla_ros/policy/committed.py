@@ -29,9 +29,7 @@ class CommittedActions(nn.Module):
         super().__init__()
         self.max_delay_steps = max_delay_steps
         self.mlp = nn.Sequential(
-            nn.Linear(max_delay_steps * (ACTION_DIMENSIONS + 1), HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, context_size),
+            nn.Linear(max_delay_steps * (ACTION_DIMENSIONS + 1), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, context_size)
         )
 
     def silence(self) -> None:

@@ -13,8 +13,8 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from vla_ros import images
 from vla_ros.contract import ContractError
+from vla_ros.imaging import images
 from vla_ros.policy.augment import (
     AugmentConfig,
     augment_proprioception,

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_ros import actions, images
+from vla_ros import actions
 from vla_ros.contract import PolicyContract
-from vla_ros.observation import Observation
+from vla_ros.imaging import images
+from vla_ros.observations.observation import Observation
 from vla_ros.policy.acceleration import Acceleration, AccelerationError, CapturedStep, choose, compiled, naming
 from vla_ros.policy.history import History
 from vla_ros.policy.policy import Policy

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.contract import PolicyContract
-from vla_ros.observation import Observation
+from vla_ros.observations.observation import Observation
 
 LEAD_S = 0.5  # it stands still before the first action: a chunk needs a tick to arrive, and none may be lost on the way
 REST_S = 0.5  # and after the last one, until the arm has come to rest

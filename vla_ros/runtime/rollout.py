@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.contract import PolicyContract
-from vla_ros.observation import ObservationBuffer
+from vla_ros.observations.observation import ObservationBuffer
 from vla_ros.robot import Limits, ObservationLimits
-from vla_ros.runtime.commitment import Commitment
-from vla_ros.runtime.control import ControlLoop
-from vla_ros.runtime.executors import Executor
-from vla_ros.runtime.governor import SafetyGovernor
-from vla_ros.runtime.gripper import GripperSwitch
-from vla_ros.runtime.planner import ChunkPolicy, Plan, Planner
-from vla_ros.runtime.timeline import ActionTimeline
+from vla_ros.runtime.execution.control import ControlLoop
+from vla_ros.runtime.execution.executors import Executor
+from vla_ros.runtime.execution.gripper import GripperSwitch
+from vla_ros.runtime.execution.timeline import ActionTimeline
+from vla_ros.runtime.planning.commitment import Commitment
+from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner
+from vla_ros.runtime.safety.governor import SafetyGovernor
 
 # In process every stream is captured at the tick itself.
 EVERYTHING_IS_FRESH = ObservationLimits(max_age_s=1.0, max_skew_s=1.0, frozen_s=None)

@@ -39,11 +39,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "take the {color} block off the table",
             "grasp the {color} block and hold it up",
         ),
-        (
-            "lift the {color} cube off the table",
-            "grab the {color} block and hold it up",
-            "raise the {color} block up",
-        ),
+        ("lift the {color} cube off the table", "grab the {color} block and hold it up", "raise the {color} block up"),
     ),
     "push_left": (
         (
@@ -84,10 +80,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "push the {color} cube away",
             "nudge the {color} block away",
         ),
-        (
-            "slide the {color} block away from the robot",
-            "move the {color} cube away",
-        ),
+        ("slide the {color} block away from the robot", "move the {color} cube away"),
     ),
     "put_in_box": (
         (
@@ -114,11 +107,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "slide the drawer open",
             "open the drawer of the cabinet",
         ),
-        (
-            "slide the cabinet drawer open",
-            "pull open the drawer",
-            "pull the cabinet drawer out",
-        ),
+        ("slide the cabinet drawer open", "pull open the drawer", "pull the cabinet drawer out"),
     ),
     "close_drawer": (
         (
@@ -130,11 +119,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "close the cabinet drawer",
             "push the drawer back in",
         ),
-        (
-            "shut the cabinet drawer",
-            "slide the drawer closed",
-            "slide the drawer back in",
-        ),
+        ("shut the cabinet drawer", "slide the drawer closed", "slide the drawer back in"),
     ),
     "nudge_lit": (
         (
@@ -145,11 +130,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "nudge the cube that was shining in the dark",
             "push the block that lit up in the dark",
         ),
-        (
-            "nudge the cube that lit up",
-            "push the block that was lit at the start",
-            "bump the block that was shining",
-        ),
+        ("nudge the cube that lit up", "push the block that was lit at the start", "bump the block that was shining"),
     ),
 }
 

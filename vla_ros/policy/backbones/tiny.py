@@ -32,10 +32,7 @@ _VISION = {
     "patch_size": 16,
 }
 _IMAGE_TOKEN = 500
-_QWEN_TEXT = {
-    **_TEXT,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
-}
+_QWEN_TEXT = {**_TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}}
 _QWEN_TOKENS = {
     "image_token_id": _IMAGE_TOKEN,
     "video_token_id": 501,

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vla evaluate --ros`: the same table and report for a policy that is running somewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vla_ros import cli
+from vla_ros.commands.ros import live
+from vla_ros.sim.tasks import TASKS
+
+
+@pytest.fixture
+def attached(monkeypatch) -> list[dict]:
+    """What is asked of a running policy: every second rollout succeeds."""
+    asked: list[dict] = []
+
+    def attach(namespace, trials, *, on_trial, time_limit_s):
+        asked.append({"namespace": namespace, "trials": trials, "time_limit_s": time_limit_s})
+        done = [(trial, index % 2 == 0, 2.0) for index, trial in enumerate(trials)]
+        for one in done:
+            on_trial(*one)
+        return live.LiveResult(done, {"total": 40, "missed": 1}, {"p50": 5.0, "p95": None, "count": 3}, 1.0)
+
+    monkeypatch.setattr(live, "attach", attach)
+    return asked
+
+
+def test_a_running_policy_gets_the_same_scenes_texts_and_report(attached, tmp_path: Path, capsys) -> None:
+    arguments = ["--tasks", "open_drawer", "--rollouts", "4", "--namespace", "left", "--max-time", "9"]
+    assert cli.main(["evaluate", "--ros", *arguments, "--output", str(tmp_path)]) == 0
+    (asked,) = attached
+    assert (asked["namespace"], asked["time_limit_s"]) == ("left", 9.0)
+    assert [(trial.task, trial.seed) for trial in asked["trials"]] == [("open_drawer", 50_000 + i) for i in range(4)]
+    assert {trial.command for trial in asked["trials"]} <= set(TASKS["open_drawer"].held_out)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["total"]["successes"] == 2 and report["ticks"] == {"total": 40, "missed": 1}
+    assert "open_drawer" in (tmp_path / "report.html").read_text() and "2/4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["some/checkpoint"], "the checkpoint does not go with --ros"),
+        (["--executors", "first_action"], "--executors does not go with --ros"),
+        (["--chains", "3"], "--chains does not go with --ros"),
+        (["--env", "libero"], "--ros measures on the simulator node"),
+    ],
+)
+def test_what_belongs_to_the_running_policy_is_refused(attached, capsys, arguments: list[str], message: str) -> None:
+    assert cli.main(["evaluate", "--ros", *arguments]) == 2
+    assert message in capsys.readouterr().err and not attached
+
+
+def test_without_ros_a_checkpoint_is_asked_for_and_no_namespace_is_taken(capsys) -> None:
+    assert cli.main(["evaluate"]) == 2
+    assert "a checkpoint folder is missing" in capsys.readouterr().err
+    assert cli.main(["evaluate", "ckpt", "--namespace", "left"]) == 2
+    assert "with --ros" in capsys.readouterr().err

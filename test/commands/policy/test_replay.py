@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vla replay` on recorded bags: figures, exit status, report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vla_ros import cli
+from vla_ros.commands.policy import replay
+from vla_ros.evaluation.replay.diagnosis import Diagnosis
+from vla_ros.evaluation.replay.hypothesis import Finding
+from vla_ros.evaluation.replay.open_loop import Replayed, compare, demonstrated_chunks
+from vla_ros.evaluation.replay.open_loop import replay as replay_episode
+from vla_ros.policy.checkpoint import save_checkpoint
+from vla_ros.policy.runner import PolicyRunner
+from vla_ros.train.build import new_policy
+from vla_ros.train.config import ConfigError
+
+NAMES = ("ee_x", "gripper_opening")
+
+
+def perfect(episode, offset: float = 0.0) -> Replayed:
+    chunks, _ = demonstrated_chunks(episode.actions, 3)
+    chunks = chunks.copy()
+    chunks[..., 2] += offset
+    return Replayed(episode, chunks, np.full(len(episode), 5.0))
+
+
+def test_errors_are_per_axis_in_physical_units(episodes) -> None:
+    replayed = [perfect(episode, 0.03) for episode in episodes]
+    for one in replayed:
+        one.chunks[0, 0, 6] = 1 - one.chunks[0, 0, 6]
+    figures = compare(replayed)
+    assert figures["axes"]["vz"]["error"] == pytest.approx(0.03)
+    assert figures["axes"]["vx"]["error"] == 0
+    assert figures["axes"]["vx"]["error_of_never_moving"] == pytest.approx(0.1, abs=0.01)
+    assert figures["gripper_accuracy"] == pytest.approx(5 / 6)
+    assert figures["gripper"]["open, predicted closed"] == len(episodes)
+    assert figures["inference_ms"]["p50"] == 5.0
+
+
+def test_errors_by_step_compare_with_what_was_done_that_much_later(episodes) -> None:
+    assert all(row["linear"] == 0 for row in compare([perfect(episode) for episode in episodes])["horizon"])
+    late = [dataclasses.replace(one, chunks=np.roll(one.chunks, 1, axis=1)) for one in map(perfect, episodes)]
+    assert all(row["linear"] > 0 for row in compare(late)["horizon"])
+
+
+def test_a_gripper_told_to_open_most_of_the_way_is_open(episodes) -> None:
+    """As training takes it."""
+    actions = episodes[0].actions.copy()
+    actions[:, 6] = [0.875, 0, 0.875, 0, 0.875, 0]
+    episode = dataclasses.replace(episodes[0], actions=actions)
+    assert compare([perfect(episode)])["gripper_accuracy"] == 1
+
+
+def test_predictions_come_from_the_runner_frame_by_frame(config, episodes) -> None:
+    runner = PolicyRunner(new_policy(config, episodes))
+    first = replay_episode(runner, episodes[0], NAMES)
+    assert first.chunks.shape == (6, 3, 7)
+    again = replay_episode(runner, episodes[0], NAMES)
+    np.testing.assert_array_equal(again.chunks, first.chunks)  # nothing is left of the last episode
+
+
+def test_state_is_found_by_its_name_wherever_it_stands(config, episodes) -> None:
+    runner = PolicyRunner(new_policy(config, episodes))
+    expected = replay_episode(runner, episodes[0], NAMES)
+    state = np.flip(episodes[0].proprioception, axis=1)
+    turned = dataclasses.replace(episodes[0], proprioception=np.ascontiguousarray(np.pad(state, ((0, 0), (1, 0)))))
+    again = replay_episode(runner, turned, ("ee_y", *reversed(NAMES)))
+    np.testing.assert_array_equal(again.chunks, expected.chunks)
+
+
+@pytest.mark.parametrize("count", [1, 3, 6, 99])
+def test_chosen_episodes_are_spread_over_the_tasks(episodes, count: int) -> None:
+    chosen = replay.spread(episodes, count)
+    assert len(chosen) == min(count, 6)
+    if count >= 3:
+        assert {episode.task for episode in chosen} == {episode.task for episode in episodes}
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser()
+    replay.add_arguments(parser)
+    return replay.run(parser.parse_args(arguments))
+
+
+@pytest.fixture
+def without_bags(config, episodes, monkeypatch) -> list[Finding]:
+    """The command on episodes in memory; what is in the list is what the diagnosis finds."""
+    findings: list[Finding] = []
+    spec = config.contract
+    runner = PolicyRunner(new_policy(config, episodes))
+    monkeypatch.setattr(replay, "load_checkpoint", lambda _: None)
+    monkeypatch.setattr(replay, "PolicyRunner", lambda *_: runner)
+    monkeypatch.setattr(replay, "find_bags", lambda _: [Path("bags/mine")])
+    monkeypatch.setattr(replay, "recorded_spec", lambda *_: runner.contract.observation_spec)
+    report = argparse.Namespace(episodes=6, frames=36, dropped_text=lambda: "nothing")
+    loaded = argparse.Namespace(episodes=episodes)
+    monkeypatch.setattr(replay, "bag_parts", lambda *_: [])
+    monkeypatch.setattr(replay, "load_demonstrations", lambda *_, **__: (loaded, report))
+    monkeypatch.setattr(replay, "declared_mismatches", lambda *_: [])
+    monkeypatch.setattr(replay, "diagnose", lambda *_: Diagnosis(tuple(findings), 0.3, 0.3))
+    assert spec is not None
+    return findings
+
+
+def test_exit_status_and_report_say_what_was_found(without_bags, tmp_path: Path, capsys) -> None:
+    files = ["--json", str(tmp_path / "a" / "r.json"), "--html", str(tmp_path / "r.html")]
+    assert _run(["ckpt", "bags/mine"]) == 0
+    assert "no mismatch found" in capsys.readouterr().out
+    without_bags.append(Finding("colour order", "static: BGR for RGB", 0.9, 0.3))
+    assert _run(["ckpt", "bags/mine", *files]) == 1
+    assert "mismatch, colour order: static: BGR for RGB" in capsys.readouterr().out
+    report = json.loads((tmp_path / "a" / "r.json").read_text())
+    assert report["diagnosis"]["findings"][0]["name"] == "colour order"
+    html = (tmp_path / "r.html").read_text()
+    assert "static: BGR for RGB" in html and html.count("data:image/png") == 1 + 6
+    assert "http" not in html.replace("Content-Security-Policy", "").replace("http-equiv", "")
+
+
+def test_no_episodes_are_refused(without_bags) -> None:
+    with pytest.raises(ConfigError, match="--episodes is 0; allowed: 1 or more"):
+        _run(["ckpt", "bags/mine", "--episodes", "0"])
+
+
+def test_bags_are_decoded_into_a_store_and_read_from_it_the_next_time(config, episodes, tmp_path: Path) -> None:
+    """The policy has learned nothing, so that it is said not to fit."""
+    data = Path(__file__).parents[2] / "data"
+    bag = shutil.copytree(data / "bags" / "mcap_zstd_fast", tmp_path / "bag")
+    save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
+    command = ["replay", str(tmp_path / "checkpoint"), str(bag), "--robot", str(data / "robots" / "fixture.yaml")]
+    figures = []
+    for _ in range(2):
+        assert cli.main([*command, "--store", str(tmp_path / "store"), "--json", str(tmp_path / "figures.json")]) == 1
+        figures.append(json.loads((tmp_path / "figures.json").read_text()))
+        del figures[-1]["inference_ms"]
+    (entry,) = (tmp_path / "store").iterdir()
+    assert figures[0] == figures[1]
+    assert figures[0]["frames"] == json.loads((entry / "manifest.json").read_text())["frames"]
+    assert not (tmp_path / ".vla_store").exists()

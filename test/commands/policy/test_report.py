@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One page about a run: everything that is there is in it, and nothing is fetched."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import headless_chromium
+import pytest
+
+from vla_ros.commands.policy import report
+from vla_ros.evaluation.replay.diagnosis import Diagnosis
+from vla_ros.evaluation.replay.open_loop import compare, shown_actions
+from vla_ros.evaluation.replay.open_loop import replay as replay_episode
+from vla_ros.evaluation.reports import page
+from vla_ros.evaluation.reports.replay_page import replay_parts
+from vla_ros.policy.checkpoint import save_checkpoint
+from vla_ros.policy.runner import PolicyRunner
+from vla_ros.train.build import new_policy
+from vla_ros.train.data_summary import write_data_summary
+
+
+@pytest.fixture
+def folder(config, episodes, tmp_path: Path) -> Path:
+    """A run folder with curves, data, a checkpoint, an evaluation and a replay."""
+    run = tmp_path / "my_run"
+    policy = new_policy(config, episodes)
+    save_checkpoint(run / "checkpoint", policy)
+    (run / "metrics.csv").write_text("step,train/loss,val/loss\n1,0.5,\n2,0.4,0.6\n")
+    write_data_summary(run, {"training": episodes[:4], "validation": episodes[4:], "rehearsed": []})
+    (run / "evaluation").mkdir()
+    count = {"successes": 3, "rollouts": 4, "success_rate": 0.75, "interval": (0.3, 0.95), "mean_time_s": 2.5}
+    evaluation = {"tasks": {"open_drawer": count}, "total": count, "settings": {"checkpoint": "x"}}
+    (run / "evaluation" / "report.json").write_text(json.dumps(evaluation))
+    names = policy.contract.observation_spec.proprioception
+    replayed = [replay_episode(PolicyRunner(policy), episodes[0], names)]
+    figures = compare(replayed) | {
+        "bags": ["bags/mine"], "control_hz": 10.0, "declared": [{"name": "resolution", "detail": "too small"}],
+        "diagnosis": Diagnosis((), 0.4, 0.4).to_dict(), "shown": shown_actions(replayed),
+    }  # fmt: skip
+    (run / "replay.json").write_text(json.dumps(figures))
+    return run
+
+
+def _report(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    return report.run(parser.parse_args(arguments))
+
+
+def test_the_page_has_all_of_the_run_and_fetches_nothing(folder: Path) -> None:
+    assert _report(str(folder)) == 0
+    text = (folder / "report.html").read_text()
+    for wanted in (
+        "my_run",
+        "Training",
+        "Demonstrations",
+        "open_the_drawer",
+        "compact, lstm",
+        "3/4",
+        "bags/mine",
+        "too small",
+    ):
+        assert wanted in text, wanted
+    sources = re.findall(r"src='([^']{0,30})", text)
+    assert len(sources) == 4  # curves, rates, errors by step, one episode
+    assert all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"https?://|href|url\(|<script|@import", text)
+
+
+def test_what_is_not_there_is_left_out(folder: Path, tmp_path: Path) -> None:
+    for name in ("metrics.csv", "replay.json"):
+        (folder / name).unlink()
+    assert _report(str(folder), "--output", str(tmp_path / "other" / "page.html")) == 0
+    text = (tmp_path / "other" / "page.html").read_text()
+    assert "Demonstrations" in text and "losses over the steps" not in text and "Open loop" not in text
+
+
+def test_a_folder_of_no_run_and_damage_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(report.ReportError, match="there is no folder"):
+        _report(str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(report.ReportError, match=r"holds no metrics.csv"):
+        _report(str(tmp_path / "empty"))
+    (folder / "data.json").write_text("{")
+    with pytest.raises(report.ReportError, match=r"data.json is not JSON"):
+        _report(str(folder))
+
+
+in_chromium = pytest.mark.skipif(headless_chromium.CHROMIUM is None, reason="no Chromium: apt install chromium")
+
+
+@in_chromium
+@pytest.mark.slow
+def test_a_browser_shows_every_picture_of_the_page_and_asks_the_network_for_nothing(folder: Path, tmp_path) -> None:
+    assert _report(str(folder)) == 0
+    seen = headless_chromium.look_at(folder / "report.html", tmp_path)
+    assert len(seen.widths) >= 4 and min(seen.widths) > 100  # curves, rates, and the plots of the replay
+    assert seen.requests == []
+    replayed = json.loads((folder / "replay.json").read_text())
+    page.write(tmp_path / "replay.html", page.page("Open loop", replay_parts(replayed)))
+    seen = headless_chromium.look_at(tmp_path / "replay.html", tmp_path)
+    assert len(seen.widths) >= 2 and min(seen.widths) > 100 and seen.requests == []
+
+
+@in_chromium
+@pytest.mark.slow
+def test_the_browser_would_tell_of_a_picture_from_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text('<!doctype html><img src="http://pictures.invalid/one.png">')
+    seen = headless_chromium.look_at(file, tmp_path)
+    assert seen.widths == [0] and any("pictures.invalid/one.png" in request for request in seen.requests)

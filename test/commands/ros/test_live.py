@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rollouts `vla demo` and `vla loop` run, and how they count them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from vla_ros.cli import main
+from vla_ros.commands.ros import live
+from vla_ros.commands.ros.film import Film
+from vla_ros.commands.ros.record_demo import FIRST_EVALUATION_SEED
+from vla_ros.errors import UserError
+from vla_ros.imaging import images
+from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
+
+
+def test_rollouts_are_in_scenes_and_with_phrasings_that_no_demonstration_used():
+    trials = live.plan(["all"], 3, "held-out")
+    assert [trial.task for trial in trials[::3]] == list(TRAINED_TASKS)
+    for trial in trials:
+        assert trial.command in TASKS[trial.task].held_out
+        assert trial.command not in TASKS[trial.task].phrasings
+        assert trial.seed >= FIRST_EVALUATION_SEED
+    assert len({(trial.task, trial.seed) for trial in trials}) == len(trials)
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(UserError, match="'juggle' is unknown; allowed: all, or any of pick_up_red"):
+        live.plan(["juggle"], 1, "train")
+
+
+def test_results_count_successes_and_their_mean_time():
+    trials = [(live.Trial("open_drawer", seed, "open it"), seed != 2, 2.0 + seed) for seed in range(3)]
+    trials.append((live.Trial("pick_up_red", 0, "lift it"), False, 15.0))
+    result = live.LiveResult(trials, {"total": 100, "missed": 1}, {"p50": 5.0, "p95": 9.0}, 61.23)
+    assert result.to_dict() == {
+        "tasks": {
+            "open_drawer": {"successes": 2, "rollouts": 3, "mean_time_s": 2.5},
+            "pick_up_red": {"successes": 0, "rollouts": 1, "mean_time_s": None},
+        },
+        "success_rate": 0.5,
+        "ticks": {"total": 100, "missed": 1},
+        "inference_ms": {"p50": 5.0, "p95": 9.0},
+        "wall_s": 61.2,
+    }
+
+
+def test_the_film_and_the_contact_sheet_show_both_cameras(tmp_path):
+    film = Film(tmp_path)
+    frames = [
+        {name: images.encode_jpeg(np.full((32, 32, 3), level, np.uint8)) for name in ("static", "wrist")}
+        for level in (10, 100, 200)
+    ]
+    film.add("open_drawer", "open the drawer", True, 3.2, frames)
+    film.add("pick_up_red", "lift the red block", False, 15.0, frames)
+    film.close()
+    sheet = cv2.imread(str(film.sheet))
+    assert sheet is not None and sheet.shape[1] == 6 * 128 and sheet.shape[0] > 2 * 128
+    video = cv2.VideoCapture(str(film.video))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) >= 6
+    video.release()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--rollouts", "0"], "--rollouts is 0"),
+        (["demo", "--view"], "DISPLAY is not set"),
+        (["demo", "--attach", "--checkpoint", "mine"], "leave out --checkpoint, or --attach"),
+        (["demo", "--namespace", "arm"], "add --attach"),
+        (["loop", "--task", "juggle"], "--task is 'juggle'"),
+        (["record-demo", "--task", "juggle", "--output", "bags"], "'juggle' is unknown"),
+        (["record-demo", "--episodes", "0", "--output", "bags"], "--episodes is 0"),
+        (["record-demo", "--speed", "0", "--output", "bags"], "--speed is 0; allowed: 0.1 to 100"),
+        (["record-demo", "--perturbation", "nan", "--output", "bags"], "--perturbation is nan; allowed: 0 to 2"),
+        (["record-demo", "--first-seed", "-1", "--output", "bags"], "--first-seed is -1"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "loop":
+        arguments = [*arguments, "--checkpoint", str(tmp_path)]
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+class Client:
+    """A policy that reports these states, one after the other; the last one for good."""
+
+    def __init__(self, *states: str) -> None:
+        self.states = list(states)
+
+    def policy_state(self) -> dict[str, str]:
+        return {"state": self.states.pop(0) if len(self.states) > 1 else self.states[0]}
+
+
+def test_a_policy_that_stays_disarmed_is_an_error_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(live, "DISARMED_AFTER_S", 0.1)
+    with pytest.raises(UserError, match=r'ros2 service call /arm1/policy/arm std_srvs/srv/SetBool "\{data: true\}"'):
+        live.wait_for_policy(Client("disarmed"), "arm1", lambda: None)
+
+
+def test_a_policy_is_disarmed_for_the_moment_before_its_first_tick():
+    client = Client("inactive", "disarmed", "waiting")
+    live.wait_for_policy(client, "", lambda: None)
+    assert client.states == ["waiting"]
+
+
+def test_figures_of_an_earlier_run_do_not_survive_the_start_of_another(monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise UserError("the policy is gone")
+
+    monkeypatch.setattr(live, "run", fail)
+    (tmp_path / "results.json").write_text("{}")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert not (tmp_path / "results.json").exists()

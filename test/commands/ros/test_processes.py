@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that live and end together."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ros
+
+from vla_ros import bringup  # noqa: E402
+from vla_ros.commands.ros.processes import ProcessError, ProcessGroup  # noqa: E402
+
+
+def wait_for_end(group: ProcessGroup) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        group.check()
+        time.sleep(0.05)
+
+
+def test_a_process_that_dies_is_an_error_with_the_end_of_its_log(tmp_path):
+    with ProcessGroup(tmp_path) as group:
+        group.start(bringup.simulator(real_time_factor=3.0))
+        with pytest.raises(ProcessError, match=r"(?s)simulator ended with status 2.*publish_clock:=true"):
+            wait_for_end(group)
+
+
+def test_leaving_the_group_ends_every_process_in_order(tmp_path):
+    with ProcessGroup(tmp_path) as group:
+        group.start(bringup.recorder(str(tmp_path / "bag")), bringup.simulator())
+        deadline = time.monotonic() + 30
+        while not all("ready" in group.log(name).read_text() for name in ("recorder", "simulator")):
+            group.check()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started = [popen for _, popen in group._running.values()]
+    assert [popen.returncode for popen in started] == [0, 0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_do_not_outlive_the_program_that_started_them(tmp_path, number):
+    program = f"""
+import time
+from vla_ros import bringup
+from vla_ros.commands.ros.processes import ProcessGroup
+with ProcessGroup(__import__("pathlib").Path({str(tmp_path)!r})) as group:
+    group.start(bringup.simulator())
+    print(group._running["simulator"][1].pid, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        assert Path(f"/proc/{child}").exists()
+        parent.send_signal(number)
+        parent.wait(30)
+    deadline = time.monotonic() + 30
+    while _alive(child):
+        assert time.monotonic() < deadline, "the simulator is still there"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_end_of_a_process_that_is_expected_to_end_is_no_error(tmp_path):
+    class Ending(bringup.Process):
+        def ros_arguments(self) -> list[str]:
+            return ["--help"]
+
+    with ProcessGroup(tmp_path) as group:
+        group.start(Ending("recorder_node", "recorder", {}, ends=True))
+        deadline = time.monotonic() + 30
+        while not group.ended("recorder"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert "~/discard" in group.log("recorder").read_text()

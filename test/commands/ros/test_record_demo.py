@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402
+"""`vla record-demo`: simulator, recorder and demonstrator as processes, and what is in the bag afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("rclpy", reason="needs rclpy")
+
+from vla_ros.commands.ros.isolation import DOMAIN_VARIABLE
+from vla_ros.commands.ros.record_demo import record
+from vla_ros.contract import Camera, ObservationSpec, Timing
+from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.errors import UserError
+from vla_ros.observations.messages import twist
+from vla_ros.robot import load_robot
+from vla_ros.sim.env import TabletopEnv
+from vla_ros.sim.expert import Expert
+from vla_ros.sim.tasks import TASKS
+
+SPEC = ObservationSpec(
+    (Camera("static", 128, 128), Camera("wrist", 128, 128)), ("ee_x", "ee_y", "ee_z", "gripper_opening")
+)
+EPISODES = 3
+FIRST_SEED = 5
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory, module_ros_environment):
+    folder = tmp_path_factory.mktemp("bags") / "demonstrations"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ROS_DOMAIN_ID", DOMAIN_VARIABLE):
+            patch.setenv(name, module_ros_environment[name])
+        bags = record(folder, ["close_drawer"], EPISODES, speed=10.0, perturbation=0.5, first_seed=FIRST_SEED)
+    assert bags == [folder / "close_drawer"]
+    return bags[0]
+
+
+@pytest.fixture(scope="module")
+def episodes(bag):
+    return read_bag(bag, load_robot("tabletop"), SPEC, Timing(10.0, 4, 8))[0]
+
+
+def test_every_demonstration_is_an_episode_that_ends_with_success(bag, episodes):
+    assert [episode.outcome for episode in episodes] == ["success"] * EPISODES
+    assert all(episode.command in TASKS["close_drawer"].phrasings for episode in episodes)
+    _, report = read_bag(bag, load_robot("tabletop"), SPEC, Timing(10.0, 4, 8))
+    assert {why for why, _ in report.dropped} <= {"before the first twist command", "episode discarded"}
+
+
+def test_an_episode_starts_moving_and_ends_standing_still(episodes):
+    for episode in episodes:
+        assert np.abs(episode.actions[0, :6]).max() > 0.05
+        assert np.abs(episode.actions[-1, :6]).max() < 0.05
+
+
+def test_the_label_is_the_experts_and_the_arm_got_something_else(bag, episodes):
+    with open_bag(bag) as recording:
+        by_topic = {"/twist_command": {}, "/demonstrated_twist": {}}
+        for topic, _, message in recording.messages(list(by_topic)):
+            by_topic[topic][(message.header.stamp.sec, message.header.stamp.nanosec)] = twist(message)
+    meant, executed = by_topic["/demonstrated_twist"], by_topic["/twist_command"]
+    assert set(meant) <= set(executed)
+    strayed = [np.linalg.norm((executed[stamp] - meant[stamp])[:3]) for stamp in meant]
+    assert np.max(strayed) > 0.05
+    labels = np.concatenate([episode.actions[:, :6] for episode in episodes])
+    every_meant = np.array(list(meant.values()))
+    nearest = [np.abs(every_meant - label).max(axis=1).min() for label in labels]
+    assert np.quantile(nearest, 0.9) < 1e-6  # one twist fills one control period
+
+
+def test_the_scenes_are_those_of_the_seeds_in_process(bag, episodes):
+    """What the expert means at the start of the scene of a seed is the first label of that seed's episode."""
+    log = bag.parent.with_name(bag.parent.name + ".logs") / "demonstrator.log"
+    seeds = [json.loads(line)["seed"] for line in log.read_text().splitlines() if line.startswith("{")]
+    env = TabletopEnv(render=False)
+    for seed, episode in zip(seeds, episodes, strict=True):
+        env.reset(seed=seed, options={"task": "close_drawer"})
+        label = Expert(TASKS["close_drawer"]).act(env.state())
+        np.testing.assert_allclose(episode.actions[0, :6], label[:6], atol=0.02)
+
+
+def test_what_is_recorded_already_is_kept(bag, capsys):
+    before = (bag / "metadata.yaml").stat().st_mtime_ns
+    record(bag.parent, ["close_drawer"], EPISODES, first_seed=FIRST_SEED)
+    assert (bag / "metadata.yaml").stat().st_mtime_ns == before
+    assert "kept" in capsys.readouterr().out
+
+
+def test_seeds_of_the_evaluation_are_refused(tmp_path):
+    with pytest.raises(UserError, match="10000"):
+        record(tmp_path / "bags", ["close_drawer"], 10, first_seed=9_995)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags that were recorded beside a policy: a person's corrections are learned, what the policy did is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_ros.cli import main
+from vla_ros.datasets.bags.episodes.interventions import Interventions
+from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.datasets.errors import BagError
+
+if TYPE_CHECKING:
+    from recordings import BagBuilder
+
+PERIOD_NS = 10**8
+POLICY_MPS, HAND_MPS = 0.3, -0.2
+
+
+def said(bag: BagBuilder, time_ms: float, by_hand: bool) -> BagBuilder:
+    return bag.add("intervention", "std_msgs/msg/Bool", time_ms, data=by_hand)
+
+
+@pytest.fixture
+def corrected(demonstration: BagBuilder) -> BagBuilder:
+    """Two seconds beside a policy; a person moves the arm from 0.65 s to 1.25 s, and from 1.6 s to 1.79 s."""
+    demonstration.without("demonstrated_twist")
+    said(demonstration, -5, False)
+    for start_ms, stop_ms in ((650, 1250), (1600, 1790)):
+        said(demonstration, start_ms, True)
+        said(demonstration, stop_ms, False)
+    for time_ms in range(0, 2000, 50):
+        by_hand = 650 <= time_ms < 1250 or 1600 <= time_ms < 1790
+        demonstration.twist(time_ms, HAND_MPS if by_hand else POLICY_MPS, topic="twist_command")
+        if by_hand:
+            demonstration.twist(time_ms, HAND_MPS)
+    return demonstration
+
+
+def test_only_what_a_person_did_is_learned_and_no_frame_mixes_both(corrected, robot, spec, timing, tmp_path) -> None:
+    (first,), report = read_bag(corrected.write(tmp_path / "bag"), robot, spec, timing)
+    start = first.ticks - first.start_ns // PERIOD_NS
+    assert first.start_ns % (10 * PERIOD_NS) == 7 * PERIOD_NS and len(first) == 5 and start[-1] == 4
+    assert first.actions[:, 0] == pytest.approx([HAND_MPS] * 5)
+    assert dict(report.dropped) == {"moved by the policy": 14, "piece shorter than 2 frames": 1}
+
+
+def test_on_request_what_the_policy_did_is_imitated_too(corrected, robot, spec, timing, tmp_path) -> None:
+    (whole,), _ = read_bag(corrected.write(tmp_path / "bag"), robot, spec, timing, policy_frames="imitate")
+    assert len(whole) == 20
+    assert whole.actions[[0, 5, 13, 19], 0] == pytest.approx([POLICY_MPS] * 4)
+    assert whole.actions[7:12, 0] == pytest.approx([HAND_MPS] * 5)
+
+
+@pytest.mark.parametrize("policy_frames", ["drop", "imitate"])
+def test_a_demonstration_without_a_policy_is_what_it_was(
+    demonstration, robot, spec, timing, tmp_path, policy_frames
+) -> None:
+    demonstration.twist(0, POLICY_MPS, topic="twist_command")
+    (episode,), _ = read_bag(demonstration.write(tmp_path / "bag"), robot, spec, timing, policy_frames=policy_frames)
+    assert len(episode) == 20 and episode.actions[:, 0] == pytest.approx([0.1] * 20)
+
+
+def test_a_policy_s_own_run_has_nothing_to_learn_and_says_why(demonstration, robot, spec, timing, tmp_path) -> None:
+    bag = said(demonstration, -5, False).write(tmp_path / "bag")
+    with pytest.raises(BagError, match=r"moved by the policy: 20 frames.*data\.policy_frames: imitate"):
+        read_bag(bag, robot, spec, timing)
+
+
+def test_where_both_share_a_topic_the_mark_alone_tells_them_apart(corrected, robot, spec, timing, tmp_path) -> None:
+    shared = dataclasses.replace(robot, demonstrated_twist=robot.twist_command)
+    (episode,), _ = read_bag(corrected.write(tmp_path / "bag"), shared, spec, timing)
+    assert episode.actions[:, 0] == pytest.approx([HAND_MPS] * 5)
+
+
+def test_inspect_shows_how_much_of_an_episode_was_done_by_hand(
+    corrected, demonstration, bag, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corrected.write(tmp_path / "bags" / "corrected")
+    assert main(["inspect", str(tmp_path / "bags"), "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["episodes"][0]["by_hand"] == pytest.approx(6 / 20)
+    assert {"why": "moved by the policy", "count": 14} in report["dropped"]
+    assert "30%" in capsys.readouterr().out
+
+
+def test_inspect_shows_nothing_of_the_kind_where_no_policy_was(demonstration, tmp_path: Path) -> None:
+    demonstration.write(tmp_path / "bag")
+    assert main(["inspect", str(tmp_path / "bag"), "--json", str(tmp_path / "report.json")]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["episodes"][0]["by_hand"] is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 4000), st.booleans()), max_size=12, unique_by=lambda change: change[0]))
+def test_a_frame_is_a_person_s_where_nobody_else_had_the_arm_for_a_moment(changes) -> None:
+    changes.sort()
+    times, by_hand = [time for time, _ in changes], [hand for _, hand in changes]
+    tested = Interventions(np.array(times, np.int64), np.array(by_hand, bool))
+    expected = []
+    for tick in range(5):
+        holders = [False] * (not times or times[0] > 1000 * tick)
+        for index, (time, hand) in enumerate(changes):
+            until = times[index + 1] if index + 1 < len(times) else 10**9
+            if time < 1000 * (tick + 1) and until > 1000 * tick:
+                holders.append(hand)
+        expected.append(all(holders))
+    assert tested.frames(np.arange(5), 1000).tolist() == expected

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was done comes from where the robot's file says, in the contract's units; what nobody knows is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.datasets.errors import BagError
+from vla_ros.robot import Filters, GripperState, Idle, Labels, Outliers, PoseStream, Robot, Stream
+
+if TYPE_CHECKING:
+    from recordings import BagBuilder
+
+MS = 1_000_000
+START_NS = 1_700_000_000_000_000_000
+WIDTH = GripperState("width", "std_msgs/msg/Float64", "receive", closed=0.0, open=0.08)
+
+
+@pytest.fixture
+def read(robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path) -> Callable[..., tuple]:
+    """Write a builder's bag and read it with a robot's file that differs in some keys."""
+
+    def written_and_read(built: BagBuilder, **changes: Any) -> tuple:
+        changed = dataclasses.replace(robot, **changes)
+        return read_bag(built.write(tmp_path / f"bag{len(list(tmp_path.iterdir()))}"), changed, spec, timing)
+
+    return written_and_read
+
+
+def test_motion_is_the_label_where_nobody_recorded_commands(demonstration: BagBuilder, read: Callable) -> None:
+    built = demonstration.without("demonstrated_twist")
+    (episode,), report = read(built, labels=Labels(arm="motion"))
+    np.testing.assert_allclose(episode.actions[:, :6], np.tile([0.1, 0, 0, 0, 0, 0], (20, 1)), atol=1e-9)
+    assert (len(episode), report.dropped) == (20, ())
+    with pytest.raises(BagError, match="demonstrated twist: there is no topic 'demonstrated_twist'"):
+        read(built)
+
+
+def test_motion_that_was_not_measured_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+    demonstration.messages = [
+        entry for entry in demonstration.messages
+        if not (entry[1] == "/ee_pose" and START_NS + 810 * MS < entry[0] < START_NS + 1190 * MS)
+    ]  # fmt: skip
+    episodes, report = read(demonstration, labels=Labels(arm="motion"))
+    assert [len(episode) for episode in episodes] == [8, 8]
+    told = dict(report.dropped)
+    assert told.pop("ee_pose: not known well enough for the arm's motion") + told.pop("ee_pose: too old", 0) == 4
+    assert not told
+
+
+def test_the_latency_of_the_pose_moves_the_label_and_not_the_command(demonstration: BagBuilder, read: Callable) -> None:
+    """A tool that starts at 1 s, seen 200 ms late."""
+    for _, topic, _, message in demonstration.messages:
+        if topic == "/ee_pose":
+            stamp_ms = (message.header.stamp.sec * 10**9 + message.header.stamp.nanosec - START_NS) / MS
+            message.pose.position.x = max(stamp_ms - 1200, 0) / 1e4
+    (as_stamped,), _ = read(demonstration, labels=Labels(arm="motion"))
+    assert np.flatnonzero(as_stamped.actions[:, 0] > 0.05)[0] == 12
+    late = PoseStream("ee_pose", "geometry_msgs/msg/PoseStamped", "header", latency_s=0.2)
+    episodes, _ = read(demonstration, labels=Labels(arm="motion"), ee_pose=late)
+    first = episodes[0]
+    assert first.ticks[first.actions[:, 0] > 0.05][0] == as_stamped.ticks[10]
+    (commanded,), _ = read(demonstration, ee_pose=late)
+    np.testing.assert_allclose(commanded.actions[:, 0], 0.1, atol=1e-12)
+
+
+def test_twists_in_the_tool_s_frame_are_turned_into_the_base_frame(demonstration: BagBuilder, read: Callable) -> None:
+    rotation = Rotation.from_rotvec([0.3, -1.2, 2.0])
+    for _, topic, _, message in demonstration.messages:
+        if topic == "/ee_pose":
+            for axis, value in zip("xyzw", rotation.as_quat(), strict=True):
+                setattr(message.pose.orientation, axis, float(value))
+        if topic == "/demonstrated_twist":
+            message.header.frame_id = "tool0"
+    (episode,), _ = read(demonstration, tool_frame="tool0")
+    expected = np.concatenate([rotation.apply([0.1, 0, 0]), rotation.apply([0, 0, -0.1])])
+    np.testing.assert_allclose(episode.actions[:, :6], np.tile(expected, (20, 1)), atol=1e-9)
+    with pytest.raises(BagError, match=r"frame 'tool0'.*tool_frame is not set"):
+        read(demonstration)
+
+
+def test_a_twist_whose_tool_frame_is_not_known_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+    demonstration.messages = [
+        entry for entry in demonstration.messages
+        if not (entry[1] == "/ee_pose" and START_NS + 690 * MS < entry[0] < START_NS + 1010 * MS)
+    ]  # fmt: skip
+    for _, topic, _, message in demonstration.messages:
+        if topic == "/demonstrated_twist":
+            message.header.frame_id = "tool0"
+    episodes, report = read(demonstration, tool_frame="tool0")
+    told = dict(report.dropped)
+    assert told["ee_pose: not known well enough for the arm's motion"] >= 2
+    assert sum(map(len, episodes)) + sum(told.values()) == 20
+    for episode in episodes:  # the tool points downwards
+        np.testing.assert_allclose(episode.actions[:, [0, 5]], np.tile([0.1, 0.1], (len(episode), 1)), atol=1e-9)
+
+
+def test_twists_without_a_header_count_from_their_receipt(demonstration: BagBuilder, read: Callable) -> None:
+    for time_ms in range(0, 2000, 100):
+        demonstration.twist_without_header(time_ms, -0.2)
+    plain = Stream("teleop", "geometry_msgs/msg/Twist", "receive")
+    (episode,), _ = read(demonstration, demonstrated_twist=plain)
+    np.testing.assert_allclose(episode.actions[:, 0], -0.2, atol=1e-12)
+
+
+def test_what_moved_the_arm_is_another_thing_only_where_it_has_a_topic_of_its_own(
+    demonstration: BagBuilder, read: Callable, robot: Robot
+) -> None:
+    for time_ms in range(0, 2000, 100):
+        demonstration.twist(time_ms, -0.4, topic="twist_command")
+    (episode,), _ = read(demonstration, demonstrated_twist=robot.twist_command)
+    assert episode.executed is None and episode.done is episode.actions
+    (episode,), _ = read(demonstration)
+    np.testing.assert_allclose(episode.done[:, 0], -0.4, atol=1e-12)
+
+
+def closing(demonstration: BagBuilder) -> BagBuilder:
+    """The fingers close from 0.8 s to 1.2 s, on nothing, and open from 1.6 s on."""
+    for _, topic, _, message in demonstration.without("gripper_command").messages:
+        if topic == "/joint_states":
+            stamp_ms = (message.header.stamp.sec * 10**9 + message.header.stamp.nanosec - START_NS) / MS
+            opening = np.interp(stamp_ms, [800, 1200, 1600, 2000], [1, 0, 0, 1])
+            message.position = np.array([0.0, 0.04 * opening, 0.04 * opening])
+    return demonstration
+
+
+def test_a_measured_gripper_is_what_it_is_on_its_way_to(demonstration: BagBuilder, read: Callable) -> None:
+    (episode,), report = read(closing(demonstration), labels=Labels(gripper="state"))
+    # As measured at the end of each period; a hair from the ends is open or closed already.
+    assert episode.actions[:, 6].tolist() == [1.0] * 8 + [0.0] * 8 + [1.0] * 4
+    assert report.dropped == ()
+
+
+def test_a_width_is_a_measured_gripper_too(demonstration: BagBuilder, read: Callable) -> None:
+    for time_ms in range(-20, 2050, 20):
+        demonstration.width(time_ms, 0.08 if time_ms < 1000 else 0.03)
+    built = demonstration.without("gripper_command")
+    (episode,), _ = read(built, labels=Labels(gripper="state", closed_below=0.5), gripper_state=WIDTH)
+    assert episode.actions[:, 6].tolist() == [1.0] * 9 + [0.0] * 11
+    np.testing.assert_allclose(episode.proprioception[[0, -1], 1], [1.0, 0.375])
+
+
+def test_a_gripper_that_is_not_measured_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+    for time_ms in [*range(-20, 500, 20), *range(1500, 2050, 20)]:
+        demonstration.width(time_ms, 0.08)
+    episodes, report = read(
+        demonstration.without("gripper_command"), labels=Labels(gripper="state"), gripper_state=WIDTH
+    )
+    assert sum(map(len, episodes)) + sum(count for _, count in report.dropped) == 20
+    assert len(episodes) == 2 and all((episode.actions[:, 6] == 1).all() for episode in episodes)
+    with pytest.raises(BagError, match="no topic 'width'"):
+        read(demonstration.without("width"), labels=Labels(gripper="state"), gripper_state=WIDTH)
+
+
+def test_filters_leave_frames_out_only_when_asked_and_always_say_so(bag: type[BagBuilder], read: Callable) -> None:
+    built = bag().mark(-10, "start").say(-9).gripper(-8, 0.08).move(0, 3050).mark(3000.5, "success")
+    for _, topic, _, message in built.messages:
+        if topic == "/demonstrated_twist":
+            stamp_ms = (message.header.stamp.sec * 10**9 + message.header.stamp.nanosec - START_NS) / MS
+            message.twist.linear.x = 0.0 if 1000 <= stamp_ms < 1600 else 9.0 if stamp_ms == 2500 else 0.1
+            message.twist.angular.z = 0.0
+    (episode,), report = read(built)
+    assert len(episode) == 30 and report.dropped == ()
+    filters = Filters(Idle(0.001, 0.01, 0.5), Outliers(1.0, 3.0))
+    episodes, report = read(built, filters=filters)
+    assert [len(episode) for episode in episodes] == [10, 9, 4]
+    assert dict(report.dropped) == {
+        "idle, in a pause longer than filters.idle allows": 6, "action faster than filters.outliers allows": 1,
+    }  # fmt: skip
+
+
+def test_a_camera_s_latency_makes_its_pictures_older_and_lets_newer_ones_count(
+    demonstration: BagBuilder, robot: Robot, read: Callable
+) -> None:
+    """A picture stamped 10 ms after the tick, of an event 125 ms earlier: what a live node would take, too."""
+    demonstration.image("static", 510, 200, late_ms=2)
+    late = dataclasses.replace(robot.cameras["static"], latency_s=0.125)
+    (plain,), _ = read(demonstration)
+    loose = dataclasses.replace(robot.observation, max_skew_s=0.3)
+    (episode,), _ = read(demonstration, cameras={**robot.cameras, "static": late}, observation=loose)
+    shades = [round(float(image.mean())) for image in episode.images["static"]]
+    assert shades[5] == 200 and plain.images["static"][5].mean() < 50
+    strict = dataclasses.replace(loose, max_age_s=0.11)
+    with pytest.raises(BagError, match="static: too old: 20 frames"):
+        read(demonstration, cameras={**robot.cameras, "static": late}, observation=strict)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CALVIN's frames and segments to episodes in our units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from tiny_datasets import picture, write_calvin
+
+from vla_ros import actions
+from vla_ros.contract import Camera, ObservationSpec, Timing
+from vla_ros.datasets.calvin.reader import calvin_parts, read_segments, twists_from_relative
+from vla_ros.datasets.errors import SourceError
+from vla_ros.datasets.store.store import load_parts
+from vla_ros.imaging import images
+
+HOME = np.array([np.pi - 0.05, 0.02, 1.5])  # CALVIN's home pose: roll near pi
+SPEC = ObservationSpec((Camera("static", 8, 8), Camera("wrist", 9, 9)), ("ee_x", "ee_r0", "gripper_opening"))
+TIMING = Timing(10.0, 4, 8)
+
+
+def motion(frames: int, **axes: float) -> tuple[np.ndarray, np.ndarray]:
+    """Steady rel_actions on some of x y z a b c g, and the Euler angles that follow from them."""
+    step = np.array([axes.get(axis, 0.0) for axis in "xyzabcg"])
+    relative = np.tile(step, (frames, 1))
+    return relative, HOME + 0.05 * np.arange(frames)[:, None] * step[3:6]
+
+
+def read(split: Path, spec: ObservationSpec = SPEC, timing: Timing = TIMING) -> tuple:
+    return load_parts(calvin_parts(split, spec, timing), workers=1)[:2]
+
+
+def test_frames_actions_and_text_are_calvin_s_in_our_units(tmp_path: Path) -> None:
+    relative, euler = motion(30, x=1.0, z=-0.5, g=1.0)
+    split = write_calvin(tmp_path / "training", [(3, 27, " open the drawer ", "open_drawer")], relative, euler)
+    (episode,), dropped = read(split)
+    assert len(episode) == 8 and not +dropped
+    assert (episode.command, episode.task, episode.outcome) == ("open the drawer", "open_drawer", "success")
+    # +-1 is 0.02 m a step of 1/30 s.
+    np.testing.assert_allclose(episode.actions, np.tile([0.6, 0, -0.3, 0, 0, 0, 1], (8, 1)), atol=1e-12)
+    np.testing.assert_allclose(episode.proprioception[:, 0], 0.3 + 0.3 * np.arange(8), atol=1e-6)
+    np.testing.assert_allclose(episode.proprioception[:, 2], 0.5)
+    frames = range(3, 27, 3)
+    for camera, offset, size in (("static", 0, 20), ("wrist", 100, 9)):
+        contract = next(one for one in SPEC.cameras if one.name == camera)
+        expected = [images.resize(picture(frame + offset, size, size), contract) for frame in frames]
+        np.testing.assert_array_equal(episode.images[camera], expected)
+
+
+@pytest.mark.parametrize("axis", "abc")
+def test_a_large_turn_about_each_euler_axis_arrives_where_calvin_s_arm_does(tmp_path: Path, axis: str) -> None:
+    """Integrating our twists from the first pose ends in the Euler angles of the last, past the wrap at pi."""
+    relative, euler = motion(61, **{axis: 1.0}, g=-1.0)
+    split = write_calvin(tmp_path / "training", [(0, 60, "turn", "turn")], relative, euler)
+    (episode,), _ = read(split)
+    quaternion = Rotation.from_euler("xyz", euler[0]).as_quat()
+    for twist in episode.actions:
+        _, quaternion = actions.integrate_twist(np.zeros(3), quaternion, twist[:6], 0.1)
+    apart = (Rotation.from_quat(quaternion) * Rotation.from_euler("xyz", euler[60]).inv()).magnitude()
+    assert len(episode) == 20 and apart < 1e-9
+    assert np.linalg.norm(episode.actions[0, 3:6]) == pytest.approx(1.5, abs=1e-2)
+    assert (episode.actions[:, 6] == 0).all()
+
+
+def test_euler_increments_are_not_angular_velocities() -> None:
+    """In the home pose, CALVIN's first angle turns about world +y, its second about world -x (roughly)."""
+    twists = twists_from_relative(np.diag([0.0, 0, 0, 0.1, 0.1, 0.1, 0])[3:6], np.tile([np.pi, 0, np.pi / 2], (3, 1)))
+    np.testing.assert_allclose(twists[:, 3:], 0.15 * np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), atol=1e-9)
+
+
+def test_short_segments_stay_and_what_is_less_than_a_period_is_counted(tmp_path: Path) -> None:
+    relative, euler = motion(20, x=1.0)
+    segments = [(0, 3, "a", "a"), (5, 7, "b", "b"), (8, 15, "c", "c")]
+    episodes, dropped = read(write_calvin(tmp_path / "training", segments, relative, euler))
+    assert [(episode.command, len(episode)) for episode in episodes] == [("a", 1), ("c", 2)]
+    assert dropped == {"shorter than one control period": 2}
+
+
+def test_segments_of_one_recording_share_their_source(tmp_path: Path) -> None:
+    relative, euler = motion(40, x=1.0)
+    segments = [(10, 19, "a", "a"), (15, 24, "b", "b"), (30, 39, "c", "c")]
+    split = write_calvin(tmp_path / "training", segments, relative, euler, recordings=[(0, 27), (28, 39)])
+    assert [episode.source for episode in read(split)[0]] == ["training#0", "training#0", "training#28"]
+
+
+def test_a_rate_that_calvin_does_not_have_and_an_unknown_camera_are_refused(tmp_path: Path) -> None:
+    split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
+    with pytest.raises(SourceError, match=r"recorded at 30 Hz, and contract.control_hz is 40"):
+        calvin_parts(split, SPEC, Timing(40.0, 4, 8))
+    with pytest.raises(SourceError, match=r"no camera 'top'; it has static, wrist"):
+        calvin_parts(split, ObservationSpec((Camera("top", 8, 8),)), TIMING)
+    with pytest.raises(SourceError, match=r"no split of CALVIN.*task_D_D/training"):
+        calvin_parts(tmp_path, SPEC, TIMING)
+
+
+def test_a_missing_or_broken_frame_is_named(tmp_path: Path) -> None:
+    split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
+    frame = split / "episode_0000004.npz"
+    whole = frame.read_bytes()
+    frame.write_bytes(whole[:300])
+    with pytest.raises(SourceError, match=r"episode_0000004\.npz is damaged"):
+        read(split)
+    frame.unlink()
+    with pytest.raises(SourceError, match=r"episode_0000004\.npz is missing"):
+        read(split)
+    assert not list((split / ".vla_store").iterdir())
+    frame.write_bytes(whole)
+    assert len(read(split)[0]) == 1
+
+
+def test_segments_that_are_no_frames_are_refused(tmp_path: Path) -> None:
+    split = write_calvin(tmp_path / "training", [(5, 5, "a", "a")], *motion(10, x=1.0))
+    with pytest.raises(SourceError, match="a segment from 5 to 5"):
+        read_segments(split)
+
+
+def test_a_split_is_called_as_its_folder_is_even_from_within(tmp_path: Path, monkeypatch) -> None:
+    split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
+    monkeypatch.chdir(split)
+    (part,) = calvin_parts(Path(), SPEC, TIMING)
+    assert (part.name, part.home) == ("training.00000", split)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in a pickle, without running it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_ros.datasets.calvin.numpy_files import read_npy, read_npz
+from vla_ros.datasets.calvin.safe_pickle import PickledArray, read_pickle
+from vla_ros.datasets.errors import SourceError
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner) | st.tuples(*[inner] * 4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(PLAIN, st.sampled_from([2, 3, 4]))
+def test_plain_data_are_read_as_pickle_reads_them(value: Any, protocol: int) -> None:
+    assert read_pickle(pickle.dumps(value, protocol), "file") == value
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["<f4", ">i8", "|u1", "<U3", "?"])
+def test_arrays_and_scalars_are_read_as_numpy_wrote_them(protocol: int, kind: str) -> None:
+    array = np.arange(6).reshape(2, 3).astype(kind)
+    data = {"c": array, "f": np.asfortranarray(array), "scalar": np.int64(7), "tuple": (np.float32(0.5), 1)}
+    got = read_pickle(pickle.dumps(data, protocol), "file")
+    for name in "cf":
+        np.testing.assert_array_equal(got[name].array(), array)
+        assert got[name].array().dtype == array.dtype
+    assert (got["scalar"], got["tuple"]) == (7, (0.5, 1))
+    objects = read_pickle(pickle.dumps(np.array([{"a": 1}, None], dtype=object), protocol), "file")
+    assert isinstance(objects, PickledArray) and objects.tolist() == [{"a": 1}, None]
+
+
+class Harm:
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, ("harm",))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_nothing_that_a_pickle_wants_to_call_is_called(protocol: int, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("ann.npy", np.array([{"language": Harm()}, 1], dtype=object)[0], allow_pickle=True)
+    with pytest.raises(SourceError, match=r"ann.npy: it wants to call posix\.mkdir"):
+        read_npy(Path("ann.npy"))
+    with pytest.raises(SourceError):
+        read_pickle(pickle.dumps(Harm(), protocol), "file")
+    assert not Path("harm").exists()
+
+
+@given(st.data())
+def test_a_damaged_pickle_is_an_error_or_a_value_never_a_crash(data: st.DataObject) -> None:
+    array = np.arange(3.0)
+    whole = bytearray(
+        pickle.dumps({"ann": ["open", "close"], "indx": [(0, 64), (5, 9)], "emb": array, "n": array[0]}, 4)
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        read_pickle(bytes(whole[: data.draw(st.integers(1, len(whole)))]), "file")
+    except SourceError as error:
+        assert str(error).startswith("file")
+
+
+def test_a_header_that_lies_about_its_size_takes_no_memory(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 4), np.uint8))
+    lie = (tmp_path / "a.npz").read_bytes().replace(b"(3, 4), }           ", b"(300000, 400000), } ")
+    (tmp_path / "b.npz").write_bytes(lie)
+    with pytest.raises(SourceError, match=r"b\.npz is damaged"):
+        read_npz(tmp_path / "b.npz", ["x"])
+    with pytest.raises(SourceError, match=r"a\.npz has no array 'y'"):
+        read_npz(tmp_path / "a.npz", ["x", "y"])
+    np.savez(tmp_path / "c.npz", x=np.array([Harm()], dtype=object))
+    with pytest.raises(SourceError, match="an array of objects"):
+        read_npz(tmp_path / "c.npz", ["x"])
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '|u1', 'fortran_order': (False, ", b"{'descr': '|u1\0', ", b"{'descr': \x8a"]
+)
+def test_a_header_that_is_no_text_of_numpy_s_is_told(tmp_path: Path, header: bytes) -> None:
+    text = header.ljust(118) + b"\n"
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(SourceError, match=r"a\.npy is damaged"):
+        read_npy(path)

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LeRobot data sets of version 3: what is written is what LeRobot reads, and what comes back is what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from vla_ros import cli
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
+from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.errors import SourceError
+from vla_ros.datasets.lerobot.reader import lerobot_parts
+from vla_ros.datasets.store.store import load_parts
+from vla_ros.observations.observation import proprioception
+
+pyarrow = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("av")
+
+from vla_ros.datasets.lerobot import reader  # noqa: E402
+from vla_ros.datasets.lerobot import writer as lerobot_writer  # noqa: E402
+from vla_ros.datasets.lerobot.stats import PictureStats, vector_stats  # noqa: E402
+from vla_ros.datasets.lerobot.writer import LeRobotWriter  # noqa: E402
+
+RATE_HZ = Fraction(10)
+STATES = tuple(PROPRIOCEPTION_UNITS)
+SPEC = ObservationSpec((Camera("static", 12, 16), Camera("wrist", 10, 10)), STATES)
+TIMING = Timing(10.0, 4, 8)
+
+
+def episode(number: int, length: int, command: str = "open the drawer", phrasings: tuple[str, ...] = ()) -> Episode:
+    """Noise for pictures, and a tool that moves and turns at a steady 0.1 m/s and 0.5 rad/s."""
+    random = np.random.default_rng(number)
+    turned = Rotation.from_rotvec(np.outer(0.05 * np.arange(length), [0, 0, 1])) * Rotation.from_rotvec([3, 0.1, 0])
+    poses = np.concatenate([0.4 + np.outer(np.arange(length), [0.01, 0, 0]), turned.as_quat()], axis=1)
+    opening = np.linspace(1, 0, length)
+    twist = np.tile([0.1, 0, 0, 0, 0, 0.5], (length, 1))
+    return Episode(
+        images={"static": random.integers(0, 256, (length, 12, 16, 3), dtype=np.uint8),
+                "wrist": random.integers(0, 256, (length, 10, 10, 3), dtype=np.uint8)},
+        proprioception=np.stack([proprioception(STATES, pose, one) for pose, one in zip(poses, opening, strict=True)]),
+        actions=np.column_stack([twist + random.normal(0, 0.01, (length, 6)), np.arange(length) < 2]),
+        command=command, task=command, outcome="success", source=f"bag#{number // 2}", start_ns=0,
+        ticks=np.arange(length, dtype=np.int64), phrasings=phrasings,
+    )  # fmt: skip
+
+
+EPISODES = [
+    episode(0, 7), episode(1, 4, "pull", ("pull", "pull it open")), episode(2, 5), episode(3, 6, "push"),
+]  # fmt: skip
+
+
+def write(folder: Path, episodes: list[Episode] = EPISODES) -> Path:
+    with LeRobotWriter(folder, RATE_HZ, STATES, "tabletop") as writer:
+        for one in episodes:
+            writer.add(one)
+    return folder
+
+
+def read(folder: Path, spec: ObservationSpec = SPEC, timing: Timing = TIMING) -> list[Episode]:
+    return load_parts(lerobot_parts(folder, spec, timing), workers=1).episodes
+
+
+def assert_same(found: Episode, expected: Episode) -> None:
+    for camera in expected.images:
+        np.testing.assert_array_equal(found.images[camera], expected.images[camera])  # lossless
+    np.testing.assert_allclose(found.actions, expected.actions, atol=1e-6)  # in float32
+    np.testing.assert_allclose(found.proprioception, expected.proprioception, atol=1e-6)
+    assert (found.command, found.phrasings) == (expected.command, expected.phrasings)
+
+
+@pytest.mark.parametrize("file_bytes", [200 << 20, 1])
+def test_a_round_trip_keeps_frames_actions_states_and_commands(tmp_path: Path, monkeypatch, file_bytes: int) -> None:
+    """In one file of each kind, and in one for each episode."""
+    monkeypatch.setattr(lerobot_writer, "DATA_FILE_BYTES", file_bytes)
+    monkeypatch.setattr(lerobot_writer, "VIDEO_FILE_BYTES", file_bytes)
+    monkeypatch.setattr(reader, "EPISODES_IN_A_PART", 3)
+    folder = write(tmp_path / "set")
+    found = read(folder)
+    assert len(found) == len(EPISODES)
+    for one, expected in zip(found, EPISODES, strict=True):
+        assert_same(one, expected)
+    # Pieces of one recorded episode stay together when the data are split.
+    assert [one.source for one in found] == [f"set#{expected.source}" for expected in EPISODES]
+    files = {len(list(folder.glob(pattern))) for pattern in ("data/*/*.parquet", "videos/*static/*/*.mp4")}
+    assert files == ({1} if file_bytes > 1 else {4})
+
+
+def test_files_and_columns_are_those_of_lerobot_s_version_3(tmp_path: Path) -> None:
+    """As src/lerobot/datasets writes them: names, types, nesting, and an index of tasks that pandas finds."""
+    folder = write(tmp_path / "set")
+    info = json.loads((folder / "meta/info.json").read_text())
+    assert (info["codebase_version"], info["fps"], info["total_episodes"], info["total_frames"]) == ("v3.0", 10, 4, 22)
+    assert info["features"]["action"] == {
+        "dtype": "float32", "shape": [7], "names": ["vx", "vy", "vz", "wx", "wy", "wz", "gripper"],
+    }  # fmt: skip
+    assert info["features"]["observation.images.wrist"]["shape"] == [10, 10, 3]
+    rows = pyarrow.read_table(folder / "data/chunk-000/file-000.parquet")
+    assert rows.column("index").to_pylist() == list(range(22))
+    assert rows.column("frame_index").to_pylist() == [*range(7), *range(4), *range(5), *range(6)]
+    assert rows.column("task_index").to_pylist() == [0] * 7 + [1] * 4 + [0] * 5 + [3] * 6
+    action = rows.schema.field("action").type
+    assert (action.list_size, str(action.value_type)) == (7, "float")
+    assert str(rows.schema.field("timestamp").type) == "float"
+    episodes = pyarrow.read_table(folder / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    assert [row["tasks"] for row in episodes] == [["open the drawer"], ["pull", "pull it open"], ["open the drawer"],
+                                                  ["push"]]  # fmt: skip
+    assert [(row["dataset_from_index"], row["dataset_to_index"]) for row in episodes] == [
+        (0, 7), (7, 11), (11, 16), (16, 22),
+    ]  # fmt: skip
+    place = "videos/observation.images.static/"
+    times = [(row[place + "from_timestamp"], row[place + "to_timestamp"]) for row in episodes]
+    np.testing.assert_allclose(times, [(0, 0.7), (0.7, 1.1), (1.1, 1.6), (1.6, 2.2)])
+    assert np.shape(episodes[0]["stats/observation.images.static/q99"]) == (3, 1, 1)
+    pandas = json.loads(pyarrow.read_schema(folder / "meta/tasks.parquet").metadata[b"pandas"])
+    assert pandas["index_columns"] == ["task"]
+
+
+def test_statistics_are_exact_over_all_frames(tmp_path: Path) -> None:
+    stats = json.loads((write(tmp_path / "set") / "meta/stats.json").read_text())
+    actions = np.concatenate([one.actions for one in EPISODES]).astype(np.float32)
+    pixels = np.concatenate([one.images["wrist"].reshape(-1, 3) for one in EPISODES]) / 255
+    for name, q in (("q01", 0.01), ("q10", 0.1), ("q50", 0.5), ("q90", 0.9), ("q99", 0.99)):
+        np.testing.assert_allclose(stats["action"][name], np.quantile(actions.astype(float), q, axis=0), atol=1e-9)
+        found = np.ravel(stats["observation.images.wrist"][name])
+        np.testing.assert_allclose(found, np.quantile(pixels, q, axis=0), atol=1e-9)
+    for name in ("min", "max", "mean", "std"):
+        np.testing.assert_allclose(stats["action"][name], getattr(actions.astype(float), name)(axis=0), atol=1e-9)
+        found = np.ravel(stats["observation.images.wrist"][name])
+        np.testing.assert_allclose(found, getattr(pixels, name)(axis=0), atol=1e-9)
+    assert stats["action"]["count"] == stats["observation.images.wrist"]["count"] == [22]
+
+
+def test_picture_statistics_of_few_values_are_numpy_s() -> None:
+    for pictures in (np.zeros((1, 1, 1, 3), np.uint8), np.array([[[[0, 7, 255]], [[255, 7, 0]]]], np.uint8)):
+        counted = PictureStats()
+        counted.add(pictures)
+        expected = vector_stats(pictures.reshape(-1, 3) / 255)
+        for name, value in counted.stats().items():
+            if name != "count":
+                np.testing.assert_allclose(value.ravel(), expected[name], atol=1e-12)
+
+
+def test_a_lower_control_rate_composes_steps_and_takes_the_newest_frame(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "set"), timing=Timing(5.0, 4, 8))[3]
+    source = EPISODES[3]
+    np.testing.assert_array_equal(found.images["static"], source.images["static"][::2])
+    pairs = source.actions[:, :3].reshape(3, 2, 3).mean(axis=1)
+    np.testing.assert_allclose(found.actions[:, :3], pairs, atol=1e-6)
+
+
+def layout_of(folder: Path, **changes) -> None:
+    path = folder / "meta/vla_ros.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_without_recorded_twists_labels_are_the_measured_motion(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    layout_of(folder, twist=None)
+    found = read(folder)
+    assert [len(one) for one in found] == [6, 3, 4, 5]  # no motion follows the last frame
+    for one in found:
+        np.testing.assert_allclose(one.actions[:, :6], np.tile([0.1, 0, 0, 0, 0, 0.5], (len(one), 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["quaternion_xyzw", "euler_xyz", "rotation_vector"])
+def test_rotations_of_other_data_sets_are_understood(tmp_path: Path, kind: str) -> None:
+    """The state's columns 3 .. 6 in another notation; the gripper closed at 1."""
+    source = EPISODES[0]
+    columns = source.proprioception[:, 3:9].astype(float)
+    third = np.cross(columns[:, :3], columns[:, 3:])
+    rotation = Rotation.from_matrix(np.stack([columns[:, :3], columns[:, 3:], third], axis=2))
+    notation = {
+        "quaternion_xyzw": rotation.as_quat(),
+        "euler_xyz": rotation.as_euler("xyz"),
+        "rotation_vector": rotation.as_rotvec(),
+    }[kind]
+    states = source.proprioception.copy()
+    states[:, 3 : 3 + notation.shape[1]] = notation
+    states[:, 9] = 1 - states[:, 9]
+    folder = write(tmp_path / "set", [dataclasses.replace(source, proprioception=states)])
+    feature = "observation.state"
+    rotated = list(range(3, 3 + notation.shape[1]))
+    layout_of(
+        folder,
+        pose={"feature": feature, "position": [0, 1, 2], "rotation": rotated, "rotation_as": kind},
+        opening={"feature": feature, "column": 9, "closed": 1.0, "open": 0.0},
+    )
+    assert_same(read(folder)[0], source)
+
+
+def test_an_episode_whose_task_changes_is_cut_there(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    path = folder / "data/chunk-000/file-000.parquet"
+    rows = pyarrow.read_table(path)
+    tasks = rows.column("task_index").to_numpy().copy()
+    tasks[3:7] = 3
+    at = rows.schema.get_field_index("task_index")
+    pyarrow.write_table(rows.set_column(at, "task_index", [tasks]), path)
+    found = read(folder)
+    assert [(one.command, len(one)) for one in found[:2]] == [("open the drawer", 3), ("push", 4)]
+    np.testing.assert_array_equal(found[1].images["wrist"], EPISODES[0].images["wrist"][3:])
+    assert found[0].source == found[1].source
+
+
+def test_pictures_inside_the_table_are_read_too(tmp_path: Path) -> None:
+    """Data sets without videos have PNG files in a column."""
+    import cv2
+
+    folder = write(tmp_path / "set")
+    path, name = folder / "data/chunk-000/file-000.parquet", "observation.images.static"
+    rows = pyarrow.read_table(path)
+    pictures = [picture for one in EPISODES for picture in one.images["static"]]
+    files = [{"bytes": cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes(), "path": None} for picture in pictures]
+    pyarrow.write_table(rows.append_column(name, [files]), path)
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"][name]["dtype"] = "image"
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    for one, expected in zip(read(folder), EPISODES, strict=True):
+        assert_same(one, expected)
+
+
+def test_an_odd_episode_costs_itself_and_is_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    path = folder / "data/chunk-000/file-000.parquet"
+    rows = pyarrow.read_table(path)
+    actions = np.array(rows.column("action").to_pylist(), np.float32)
+    actions[8, 2] = np.nan
+    at = rows.schema.get_field_index("action")
+    pyarrow.write_table(rows.set_column(at, "action", [list(actions)]), path)
+    loaded = load_parts(lerobot_parts(folder, SPEC, TIMING), workers=1)
+    assert [one.command for one in loaded.episodes] == ["open the drawer", "open the drawer", "push"]
+    assert len(loaded.damage) == 1 and "1 of 4 episodes can't be read and are left out (episode 1: " in loaded.damage[0]
+
+
+def test_a_feature_of_one_number_and_an_episode_without_text_are_read_as_lerobot_writes_them(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [EPISODES[0], dataclasses.replace(EPISODES[2], command=" ")])
+    path = folder / "data/chunk-000/file-000.parquet"
+    rows = pyarrow.read_table(path)
+    widths = np.array(rows.column("action").to_pylist())[:, 6].astype(np.float32) * 0.08
+    pyarrow.write_table(rows.append_column("width", [widths]), path)
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["width"] = {"dtype": "float32", "shape": [1], "names": None}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    layout_of(folder, gripper={"feature": "width", "column": 0, "closed": 0.0, "open": 0.08})
+    loaded = load_parts(lerobot_parts(folder, SPEC, TIMING), workers=1)
+    (found,) = loaded.episodes
+    assert_same(found, EPISODES[0])
+    assert loaded.dropped == {"episode without a language instruction": 5}
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: (folder / "meta/vla_ros.json").unlink(), r"vla_ros\.json is missing.*docs/data\.md"),
+        (lambda folder: (folder / "meta/info.json").unlink(), r"no data set of LeRobot: it has no meta/info\.json"),
+        (lambda folder: layout_of(folder, cameras={"static": "observation.images.static"}), r"has no camera 'wrist'"),
+        (lambda folder: layout_of(folder, cameras={"static": "a", "wrist": "a"}), r"feature 'a' of camera 'static'"),
+        (lambda folder: layout_of(folder, gripper={"feature": "action", "column": 9}), r"column 9 of 'action'.*10 col"),
+        (lambda folder: layout_of(folder, twist=None, pose=None), r"vla_ros\.json: neither twist nor pose"),
+        (lambda folder: layout_of(folder, pose=None), r"has no ee pose"),
+        (lambda folder: layout_of(folder, grip=1), r"unknown key 'grip'"),
+        (lambda folder: next(folder.glob("videos/*/*/*.mp4")).unlink(), r"mp4 is missing"),
+        (lambda folder: next(folder.glob("data/*/*.parquet")).write_bytes(b"PAR1"), r"parquet is damaged"),
+        (lambda folder: next(folder.glob("meta/episodes/*/*.parquet")).write_bytes(b""), r"parquet is damaged"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, harm, message: str) -> None:
+    folder = write(tmp_path / "set", EPISODES[:1])
+    harm(folder)
+    with pytest.raises(SourceError, match=message):
+        read(folder)
+
+
+def test_a_video_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    video = next(folder.glob("videos/*static/*/*.mp4"))
+    video.write_bytes(video.read_bytes()[:4000])
+    with pytest.raises(SourceError, match=r"file-000\.mp4 (is damaged|has no picture)"):
+        read(folder)
+
+
+def test_a_higher_rate_than_that_of_the_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"at 10 Hz, and contract\.control_hz is 20"):
+        lerobot_parts(write(tmp_path / "set", EPISODES[:1]), SPEC, Timing(20.0, 4, 8))
+
+
+def test_an_older_version_says_how_to_convert(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", EPISODES[:1])
+    info = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))
+    with pytest.raises(SourceError, match=r"codebase_version is 'v2\.1'; read is v3\.0.*convert_dataset_v21_to_v30"):
+        lerobot_parts(folder, SPEC, TIMING)
+
+
+def test_a_writer_that_fails_leaves_nothing_and_overwrites_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), LeRobotWriter(tmp_path / "set", RATE_HZ, STATES, "r") as writer:
+        writer.add(EPISODES[0])
+        raise RuntimeError("stop")
+    with pytest.raises(SourceError, match="no episode"), LeRobotWriter(tmp_path / "set", RATE_HZ, STATES, "r"):
+        pass
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SourceError, match="is not overwritten"):
+        LeRobotWriter(write(tmp_path / "set"), RATE_HZ, STATES, "r")
+
+
+def test_bags_are_converted_and_read_back_as_they_are(demonstration, robot, tmp_path: Path, capsys) -> None:
+    bag = demonstration.write(tmp_path / "bags" / "one")
+    output = tmp_path / "set"
+    assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(output), "--size", "12x16"]) == 0
+    assert "1 episodes, 20 frames" in capsys.readouterr().out
+    cameras = (Camera("static", 12, 16, "pad"), Camera("wrist", 12, 16, "pad"))
+    spec = ObservationSpec(cameras, ("ee_x", "gripper_opening"))
+    (expected,), _ = read_bag(bag, robot, spec, Timing(10.0, 1, 1, 0.04))
+    (found,) = read(output, spec)
+    assert_same(found, expected)
+    assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(output)]) == 2
+    assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(tmp_path / "o"), "--size", "big"]) == 2
+    assert "expected HEIGHTxWIDTH" in capsys.readouterr().err

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets of Open X-Embodiment to episodes in our units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from tiny_datasets import picture, png, write_rlds
+
+from vla_ros.contract import Camera, ObservationSpec, Timing
+from vla_ros.datasets.errors import SourceError
+from vla_ros.datasets.rlds.catalogue import LAYOUTS, openings_from_changes
+from vla_ros.datasets.rlds.reader import rlds_parts
+from vla_ros.datasets.store.store import load_parts
+from vla_ros.imaging import images
+
+STEPS = 13
+STATIC = ObservationSpec((Camera("static", 8, 8),), ("ee_x", "ee_r0"))
+BOTH = ObservationSpec((Camera("static", 8, 8), Camera("wrist", 8, 8)), ("ee_x", "ee_r0"))
+NAMES = [name for name in LAYOUTS if " " not in name]
+
+
+def quaternions(rate_hz: float) -> np.ndarray:
+    """A tool that points down and turns about the base's z at 0.5 rad/s."""
+    turns = Rotation.from_rotvec(np.outer(0.5 * np.arange(STEPS) / rate_hz, [0, 0, 1]))
+    return (turns * Rotation.from_rotvec([np.pi, 0, 0])).as_quat()
+
+
+def positions(rate_hz: float) -> np.ndarray:
+    """0.1 m/s along x, 0.2 m/s down."""
+    return np.array([0.4, 0, 0.5]) + np.outer(np.arange(STEPS) / rate_hz, [0.1, 0, -0.2])
+
+
+def euler(rate_hz: float) -> np.ndarray:
+    return Rotation.from_quat(quaternions(rate_hz)).as_euler("xyz")
+
+
+# The gripper closes at step 4 and opens at step 9, whatever it is called.
+OPENING = np.array([1.0] * 4 + [0.0] * 5 + [1.0] * 4)
+CHANGES = np.array([0.0] * 4 + [1.0] + [0.0] * 4 + [-1.0] + [0.0] * 3)
+
+
+def steps(name: str, text: str = " Pick the cup ") -> dict[str, list]:
+    """The features of a record of the data set, as far as they matter, by hand."""
+    rate = float(LAYOUTS[name].rate_hz)
+    xyz, angles, quaternion = positions(rate), euler(rate), quaternions(rate)
+    zeros = np.zeros((STEPS, 8))
+    static = [png(picture(step)) for step in range(STEPS)]
+    wrist = [png(picture(step + 100)) for step in range(STEPS)]
+    words = [text.encode()] * STEPS
+    old_words = {"steps/observation/natural_language_instruction": words}
+    pose = np.hstack([xyz, quaternion])
+    if name == "bridge_dataset" or name == "bridge":
+        moving = OPENING.copy()
+        moving[3] = 0.5  # closing already: belongs to what is decided next
+        features = {
+            "observation/state": np.hstack([xyz, angles, OPENING[:, None]]),
+            "action": np.hstack([zeros[:, :6], moving[:, None]]),
+        }
+        return flat(features) | {"steps/observation/image_0": static, "steps/language_instruction": words}
+    if name == "bridge (first release)":
+        features = {"observation/state": np.hstack([xyz, angles, OPENING[:, None]])}
+        opened = {"steps/action/open_gripper": [int(value) for value in OPENING]}
+        return flat(features) | opened | {"steps/observation/image": static} | old_words
+    if name == "fractal20220817_data":
+        features = {
+            "observation/base_pose_tool_reached": pose,
+            "observation/gripper_closed": 1 - OPENING,
+            "action/gripper_closedness_action": CHANGES,
+        }
+        return flat(features) | {"steps/observation/image": static} | old_words
+    if name == "droid":
+        features = {
+            "observation/cartesian_position": np.hstack([xyz, angles]),
+            "observation/gripper_position": 1 - OPENING,
+            "action_dict/gripper_position": 1 - OPENING,
+        }
+        texts = {"steps/language_instruction": [b""] * STEPS, "steps/language_instruction_2": words}
+        pictures = {"exterior_image_1_left": static, "wrist_image_left": wrist}
+        return flat(features) | texts | {f"steps/observation/{key}": value for key, value in pictures.items()}
+    if name == "taco_play":
+        state = np.hstack([xyz, angles, 0.08 * OPENING[:, None], zeros])
+        features = {
+            "observation/robot_obs": state,
+            "action/rel_actions_world": np.hstack([zeros[:, :6], 2 * OPENING[:, None] - 1]),
+        }
+        return (
+            flat(features)
+            | {"steps/observation/rgb_static": static, "steps/observation/rgb_gripper": wrist}
+            | old_words
+        )
+    if name == "berkeley_autolab_ur5":
+        state = np.hstack([zeros[:, :6], pose, 1 - OPENING[:, None], zeros[:, :1]])
+        features = {"observation/robot_state": state, "action/gripper_closedness_action": CHANGES}
+        swapped = [png(picture(step + 100)[:, :, ::-1]) for step in range(STEPS)]  # blue where red belongs
+        return flat(features) | {"steps/observation/image": static, "steps/observation/hand_image": swapped} | old_words
+    assert name == "jaco_play"
+    features = {"observation/end_effector_cartesian_pos": pose, "action/gripper_closedness_action": CHANGES}
+    return flat(features) | {"steps/observation/image": static, "steps/observation/image_wrist": wrist} | old_words
+
+
+def flat(features: dict[str, np.ndarray]) -> dict[str, list]:
+    return {f"steps/{name}": values.ravel().tolist() for name, values in features.items()}
+
+
+def read(folder: Path, spec: ObservationSpec, timing: Timing, workers: int = 1) -> tuple:
+    return load_parts(rlds_parts(folder, spec, timing), workers=workers)[:2]
+
+
+def timing_of(name: str) -> Timing:
+    """The data set's own rate where the control grid has it: not for fractal's 3 Hz, nor for 15 Hz."""
+    rate = float(LAYOUTS[name].rate_hz)
+    return Timing({3.0: 2.5, 15.0: 5.0}.get(rate, rate), 4, 8)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "bridge (first release)"])
+def test_every_data_set_comes_in_metres_seconds_and_openings(tmp_path: Path, name: str) -> None:
+    folder = write_rlds(tmp_path / "1.0.0", name.partition(" ")[0], [[steps(name)]])
+    layout, timing = LAYOUTS[name], timing_of(name)
+    (episode,), dropped = read(folder, BOTH if "wrist" in layout.cameras else STATIC, timing)
+    assert not +dropped and (episode.command, episode.outcome) == ("Pick the cup", "unknown")
+    rate, first = float(layout.rate_hz), layout.first_step
+    labelled = STEPS - 1 - first
+    assert len(episode) == int(labelled / rate * timing.control_hz)
+    np.testing.assert_allclose(episode.actions[:, :6], np.tile([0.1, 0, -0.2, 0, 0, 0.5], (len(episode), 1)), atol=1e-5)
+    at = first + (np.arange(len(episode)) * rate / timing.control_hz).astype(int)
+    middle = first + ((np.arange(len(episode)) + 0.5) * rate / timing.control_hz).astype(int)
+    expected = OPENING[middle]
+    if name in ("bridge", "bridge_dataset"):
+        expected = np.where(middle == 3, 0, expected)
+    assert episode.actions[:, 6].tolist() == expected.tolist()
+    np.testing.assert_allclose(episode.proprioception[:, 0], positions(rate)[at, 0], atol=1e-6)
+    np.testing.assert_allclose(episode.proprioception[:, 1], np.cos(0.5 * at / rate), atol=1e-6)
+    for camera, offset in (("static", 0), ("wrist", 100)):
+        if camera in layout.cameras:
+            shown = [images.resize(picture(step + offset), Camera(camera, 8, 8)) for step in at]
+            np.testing.assert_array_equal(episode.images[camera], shown)
+
+
+def test_measured_openings_are_ours_where_the_data_set_states_them(tmp_path: Path) -> None:
+    spec = ObservationSpec((Camera("static", 8, 8),), ("gripper_opening",))
+    for name in NAMES:
+        folder = write_rlds(tmp_path / name, name, [[steps(name)]])
+        if LAYOUTS[name].openings is None:
+            with pytest.raises(SourceError, match=r"jaco_play-train.*has no gripper state"):
+                read(folder, spec, timing_of(name))
+            continue
+        (episode,), _ = read(folder, spec, timing_of(name))
+        at = (np.arange(len(episode)) * float(LAYOUTS[name].rate_hz) / timing_of(name).control_hz).astype(int)
+        np.testing.assert_allclose(episode.proprioception[:, 0], OPENING[at], atol=1e-6)
+
+
+def test_each_text_of_droid_is_a_way_to_say_it(tmp_path: Path) -> None:
+    texts = {"": b"Pick the cup", "_2": b"", "_3": b"Get the cup"}
+    record = steps("droid") | {f"steps/language_instruction{key}": [text] * STEPS for key, text in texts.items()}
+    folder = write_rlds(tmp_path / "1.0.0", "droid", [[record, steps("droid")]])
+    (several, one), _ = read(folder, BOTH, timing_of("droid"))
+    assert (several.command, several.phrasings) == ("Pick the cup", ("Pick the cup", "Get the cup"))
+    assert (one.command, one.phrasings) == ("Pick the cup", ())
+
+
+def test_changes_become_openings_from_the_first_step_on() -> None:
+    assert openings_from_changes(CHANGES).tolist() == OPENING.tolist()
+    assert openings_from_changes(-CHANGES).tolist() == (1 - OPENING).tolist()
+    assert openings_from_changes(np.zeros(3)).tolist() == [1, 1, 1]
+
+
+def test_episodes_without_text_and_failures_are_counted(tmp_path: Path) -> None:
+    failed = steps("droid") | {"episode_metadata/file_path": [b"/lab/failure/2023/one.h5"]}
+    folder = write_rlds(tmp_path / "droid", "droid", [[steps("droid", text=" "), failed, steps("droid")]])
+    episodes, dropped = read(folder, STATIC, Timing(5.0, 4, 8))
+    assert [episode.source for episode in episodes] == ["droid-train.tfrecord-00000-of-00001#2"]
+    assert dropped == {"episode without a language instruction": STEPS - 1, "episode failure": STEPS - 1}
+
+
+def test_shards_are_shared_among_processes_and_keep_their_order(tmp_path: Path) -> None:
+    shards = [[steps("jaco_play", text=f"task {index}")] for index in range(3)]
+    folder = write_rlds(tmp_path / "jaco", "jaco_play", shards)
+    episodes, _ = read(folder, STATIC, Timing(10.0, 4, 8), workers=2)
+    assert [episode.command for episode in episodes] == ["task 0", "task 1", "task 2"]
+    assert len({episode.source for episode in episodes}) == 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "spec", "control_hz", "message"),
+    [
+        ("kuka", STATIC, 5.0, r"'kuka' is not known here; allowed: .*jaco_play.*docs/data\.md"),
+        ("bridge", BOTH, 5.0, r"bridge has no camera 'wrist'; it has static"),
+        ("fractal20220817_data", STATIC, 5.0, r"at 3 Hz, and contract\.control_hz is 5"),
+    ],
+)
+def test_what_does_not_fit_the_contract_is_refused(tmp_path: Path, dataset, spec, control_hz, message) -> None:
+    folder = write_rlds(tmp_path / "1.0.0", dataset, [[]])
+    with pytest.raises(SourceError, match=message):
+        rlds_parts(folder, spec, Timing(control_hz, 4, 8))
+
+
+def test_missing_shards_and_other_folders_are_refused(tmp_path: Path) -> None:
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[], []])
+    (folder / "jaco_play-train.tfrecord-00001-of-00002").unlink()
+    with pytest.raises(SourceError, match=r"1 of 2 shards of jaco_play"):
+        rlds_parts(folder, STATIC, Timing(5.0, 4, 8))
+    with pytest.raises(SourceError, match=r"holds no NAME-train\.tfrecord"):
+        rlds_parts(tmp_path, STATIC, Timing(5.0, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps/observation/image": None}, r"record 0: there is no feature 'steps/observation/image'"),
+        ({"steps/observation/image": [b"no picture"] * STEPS}, r"record 0 is damaged: 10 bytes are not a JPEG"),
+        ({"steps/observation/image": [b""]}, r"lists of different lengths"),
+        ({"steps/action/gripper_closedness_action": [b""]}, r"is a list of another kind"),
+        ({"steps/observation/end_effector_cartesian_pos": [0.0] * 7 * STEPS}, r"no rotation"),
+        ({"steps/observation/end_effector_cartesian_pos": [float("nan")] * 7 * STEPS}, r"not finite"),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_not_as_its_data_set_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    record = {name: values for name, values in (steps("jaco_play") | change).items() if values is not None}
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[record]])
+    with pytest.raises(SourceError, match=message):
+        read(folder, STATIC, Timing(5.0, 4, 8))
+
+
+ODD = [
+    {"steps/observation/image": None},
+    {"steps/observation/image": [b"no picture"] * STEPS},
+    {"steps/observation/end_effector_cartesian_pos": [float("nan")] * 7 * STEPS},
+    {"steps/observation/end_effector_cartesian_pos": [0.1] * 6},
+    {"steps/action/gripper_closedness_action": [float("inf")] * STEPS, "steps/observation/image": [b""] * STEPS},
+]
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_an_odd_record_costs_itself_and_is_told(tmp_path: Path, caplog, change: dict) -> None:
+    odd = {name: values for name, values in (steps("jaco_play") | change).items() if values is not None}
+    good = steps("jaco_play")
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[good, odd, good, odd], [good]])
+    loaded = load_parts(rlds_parts(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert [episode.source[-2:] for episode in loaded.episodes] == ["#0", "#2", "#0"]
+    (text,) = loaded.damage
+    assert text.startswith(f"{folder}/jaco_play-train.tfrecord-00000-of-00002: 2 of 4 records can't be read")
+    assert "(record 1" in text and text in caplog.text
+
+
+def test_a_record_of_one_step_is_too_short_not_odd(tmp_path: Path) -> None:
+    """No motion follows the only step; nothing is left of it."""
+    short = {name: values[: len(values) // STEPS] for name, values in steps("jaco_play").items()}
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[short, steps("jaco_play")]])
+    loaded = load_parts(rlds_parts(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert len(loaded.episodes) == 1 and not +loaded.dropped and not loaded.damage

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chains on the simulated arm."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Provenance, Timing
+from vla_ros.evaluation.protocols import tabletop_chains
+from vla_ros.evaluation.protocols.chains import run_chain
+
+pytest.importorskip("mujoco")
+
+from vla_ros.sim.env import TabletopEnv
+from vla_ros.sim.expert import Expert
+from vla_ros.sim.tasks import TASKS
+
+
+class LiftingPolicy:
+    """Goes up, whatever it sees, and counts how often it is told to start anew."""
+
+    resets = 0
+    contract = PolicyContract(
+        cameras=(Camera("static", 8, 8),),
+        proprioception=None,
+        language=Language("{command}", "none", 8),
+        timing=Timing(10.0, 1, 2),
+        action=ActionSpace((-1.0,) * 6, (1.0,) * 6),
+        provenance=Provenance("none", "0", "none", "none", "0"),
+    )
+
+    max_delay_steps = 0
+
+    def reset(self, command: str) -> None:
+        assert command == "open the drawer"
+        self.resets += 1
+
+    def clear_history(self) -> None: ...
+
+    def warm_up(self) -> float:
+        return 0.0
+
+    def step(self, observation, committed=None) -> np.ndarray:
+        return np.tile([0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 1.0], (2, 1))
+
+
+class Unseen:
+    """The arm without pictures, which cost time, and with a black one in their place."""
+
+    def __init__(self, env: TabletopEnv) -> None:
+        self._env, self.control_hz = env, env.control_hz
+
+    def begin(self, task: str) -> dict:
+        return {**self._env.begin(task), "static": np.zeros((8, 8, 3), np.uint8)}
+
+    def step(self, action):
+        observation, *rest = self._env.step(action)
+        return ({**observation, "static": np.zeros((8, 8, 3), np.uint8)}, *rest)
+
+
+@pytest.fixture(scope="module")
+def env() -> TabletopEnv:
+    return TabletopEnv(render=False)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_drawn_subtasks_make_sense_one_after_the_other(seed: int) -> None:
+    subtasks = tabletop_chains._draw(np.random.default_rng(seed))
+    assert len(subtasks) == 5
+    drawer = [task for task in subtasks if task.endswith("drawer")]
+    assert all(one != other for one, other in itertools.pairwise(drawer))  # open, close, open ...
+    for index, task in enumerate(subtasks[:-1]):
+        if TASKS[task].kind == "pick_up":
+            assert TASKS[subtasks[index + 1]].color == TASKS[task].color  # what is held comes next
+        if TASKS[task].kind == "put_in_box":
+            assert all(TASKS[later].color != TASKS[task].color for later in subtasks[index + 1 :])
+
+
+def test_the_expert_can_do_the_chain_and_the_same_seed_gives_the_same(env: TabletopEnv) -> None:
+    chain = tabletop_chains.draw_chain(3, 90_003, env)
+    assert tabletop_chains.draw_chain(3, 90_003, env) == chain
+    set_up = functools.partial(tabletop_chains.set_up, env)
+    result = run_chain(chain, set_up, functools.partial(_expert, env))
+    assert result.length == 5
+
+
+def test_a_policy_starts_each_subtask_where_the_last_one_ended_and_without_memory(env: TabletopEnv) -> None:
+    """The policy lifts the arm and says how often it was reset; the second attempt starts higher than the first."""
+    policy = LiftingPolicy()
+    chain = tabletop_chains.Chain(0, 90_000, ("open_drawer",) * 5)
+    tabletop_chains.set_up(env, chain)
+    heights = []
+    for _ in range(2):
+        heights.append(env.state().tcp_position[2])
+        found = tabletop_chains.attempt(Unseen(env), policy, "open_drawer", 6, command="open the drawer")
+        assert not found.success and found.steps == 6
+    assert heights[1] > heights[0] + 0.01
+    assert policy.resets == 2
+
+
+def _expert(env: TabletopEnv, task: str, steps: int) -> tabletop_chains.Attempt:
+    env.begin(task)
+    expert = Expert(TASKS[task])
+    for step in range(steps):
+        _, _, done, _, _ = env.step(expert.act(env.state()))
+        if done:
+            return tabletop_chains.Attempt(True, step + 1)
+    return tabletop_chains.Attempt(False, steps)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tool's way beside the recorded one: it fits, or what is wrong is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from reading_policy import NAMES
+from scipy.spatial.transform import Rotation
+
+from vla_ros.evaluation.replay import motion
+from vla_ros.evaluation.replay.motion import apart, compare
+from vla_ros.observations.observation import proprioception
+
+FRAMES = 40
+HZ = 10.0
+DOWN = Rotation.from_matrix([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]]) * Rotation.from_euler("z", 0.7)
+
+Twists = np.ndarray
+Driver = Callable[[Twists, Rotation], Twists]
+
+
+def twists() -> Twists:
+    """All six axes, each in its own way."""
+    phase = np.arange(FRAMES)[:, None] / HZ * np.array([0.9, 1.1, 1.3, 1.0, 1.2, 0.8])
+    return np.array([0.1, 0.08, 0.06, 0.2, 0.25, 0.3]) * np.cos(phase)
+
+
+def moved(driver: Driver = lambda twist, _: twist, opening: Callable[[int], float] = lambda _: 1.0) -> np.ndarray:
+    """States (FRAMES, P) of a tool that does what `driver` makes of the twists."""
+    place, turned, states = np.array([0.45, 0.1, 0.25]), DOWN, []
+    for frame, twist in enumerate(twists()):
+        pose = np.concatenate([place, turned.as_quat()])
+        states.append(proprioception(NAMES, pose, opening(frame)))
+        done = driver(twist, turned)
+        place = place + done[:3] / HZ
+        turned = Rotation.from_rotvec(done[3:] / HZ) * turned
+    return np.stack(states).astype(np.float64)
+
+
+def scaled(linear: float, angular: float) -> Driver:
+    return lambda twist, _: twist * np.repeat([linear, angular], 3)
+
+
+def signs(*values: float) -> Driver:
+    return lambda twist, _: twist * np.array(values)
+
+
+def turned_into_tool(twist: Twists, rotation: Rotation) -> Twists:
+    return np.concatenate([rotation.inv().apply(twist[:3]), rotation.inv().apply(twist[3:])])
+
+
+def taken_for_tool(twist: Twists, rotation: Rotation) -> Twists:
+    return np.concatenate([rotation.apply(twist[:3]), rotation.apply(twist[3:])])
+
+
+def test_the_recorded_way_fits_and_every_axis_has_made_all_of_it() -> None:
+    result = compare(NAMES, moved(), np.arange(FRAMES), moved())
+    assert result.mismatches == ()
+    assert result.position_error_m < 1e-6 and result.rotation_error_rad < 1e-6
+    assert [axis.gain for axis in result.axes] == pytest.approx([1.0] * 6)
+
+
+def test_a_slow_way_that_begins_elsewhere_and_lags_a_little_fits_too() -> None:
+    slow = np.arange(-8, 4 * FRAMES) / 4  # a quarter of the speed, from before the start to after the end
+    recorded = moved()
+    lagging = np.stack([np.interp(slow - 0.5, np.arange(FRAMES), column) for column in recorded.T], axis=1)
+    lagging[:, :3] += np.array([0.1, -0.2, 0.05])
+    result = compare(NAMES, recorded, slow, lagging)
+    assert result.mismatches == () and result.position_error_m < 0.01
+    assert all(axis.gain == pytest.approx(1, abs=0.1) for axis in result.axes)
+
+
+@pytest.mark.parametrize(
+    ("driver", "name", "words"),
+    [
+        (scaled(0.001, 1.0), "units", "position: a thousandth of the way"),
+        (scaled(1000.0, 1.0), "units", "position: 1000 times too far"),
+        (scaled(1.0, np.pi / 180), "units", "rotation: a 57th of the way"),
+        (scaled(0.5, 0.5), "control rate", "0.50 times as far"),
+        (signs(1, -1, 1, 1, 1, 1), "axes", "position: y inverted"),
+        (signs(1, 1, 1, 1, 1, -1), "axes", "rotation: z inverted"),
+        (lambda twist, _: twist[[1, 0, 2, 3, 4, 5]], "axes", "position: x, y, z get what is y, x, z"),
+        (taken_for_tool, "frame", "base frame are taken for the tool's"),
+        (turned_into_tool, "frame", "base frame are taken for the tool's"),
+        (scaled(0.0, 1.0), "does not move", "position: 0.0%"),
+        (lambda twist, _: twist + np.array([0.2, 0, 0, 0, 0, 0]), "another way", "position"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(driver: Driver, name: str, words: str) -> None:
+    mismatches = compare(NAMES, moved(), np.arange(FRAMES), moved(driver)).mismatches
+    assert {found for found, _ in mismatches} == {name}
+    assert words in mismatches[0][1]
+
+
+def test_an_axis_with_a_small_part_of_the_way_is_looked_at_too() -> None:
+    recorded = moved(signs(0.2, 1, 1, 1, 1, 1))
+    driven = moved(signs(-0.2, 1, 1, 1, 1, 1))
+    ((name, words),) = compare(NAMES, recorded, np.arange(FRAMES), driven).mismatches
+    assert (name, words) == ("axes", "position: x inverted")
+
+
+def test_a_gripper_that_opens_where_it_should_close_is_named() -> None:
+    def closes(frame: int) -> float:
+        return 1.0 if frame < 20 else 0.2
+
+    def opens(frame: int) -> float:
+        return 1.2 - closes(frame)
+
+    closing = moved(opening=closes)
+    frames = np.arange(FRAMES)
+    assert compare(NAMES, closing, frames, closing).mismatches == ()
+    ((name, words),) = compare(NAMES, closing, frames, moved(opening=opens)).mismatches
+    assert (name, words) == ("gripper polarity", "the gripper opens where the recorded one closed")
+    ((name, words),) = compare(NAMES, closing, frames, moved()).mismatches
+    assert name == "gripper polarity" and "does not move" in words
+
+
+def test_an_axis_that_hardly_moved_says_nothing_unless_it_moves_now() -> None:
+    still = np.repeat(moved()[:1], FRAMES, axis=0)
+    frames = np.arange(FRAMES)
+    assert [axis.gain for axis in compare(NAMES, still, frames, still).axes] == [None] * 6
+    assert [name for name, _ in compare(NAMES, still, frames, moved()).mismatches] == [motion.ANOTHER_WAY] * 2
+
+
+def test_how_far_two_states_are_apart() -> None:
+    pose = np.array([0.4, 0.0, 0.3, *DOWN.as_quat()])
+    other = np.array([0.4, 0.03, 0.34, *(Rotation.from_rotvec([0, 0, 0.2]) * DOWN).as_quat()])
+    one, two = (proprioception(NAMES, each, 1.0).astype(np.float64) for each in (pose, other))
+    assert apart(NAMES, one, two) == pytest.approx((0.05, 0.2), abs=1e-5)
+
+
+def test_a_way_without_a_pose_or_without_a_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="the tool's pose is not among gripper_opening"):
+        compare(["gripper_opening"], np.zeros((3, 1)), np.arange(3), np.zeros((3, 1)))
+    with pytest.raises(ValueError, match="nothing was measured"):
+        compare(NAMES, moved(), np.array([-3.0, -2.0]), moved()[:2])

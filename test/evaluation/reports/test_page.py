@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports: nothing from elsewhere, what they are given is in them."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+
+from vla_ros.evaluation.protocols.film import Film
+from vla_ros.evaluation.reports import page
+from vla_ros.evaluation.reports.evaluation_page import evaluation_parts
+
+REPORT = {
+    "tasks": {
+        "open_<drawer>": {
+            "successes": 1,
+            "rollouts": 2,
+            "success_rate": 0.5,
+            "interval": (0.1, 0.9),
+            "mean_time_s": 2.0,
+        }
+    },
+    "total": {"successes": 1, "rollouts": 2, "success_rate": 0.5, "interval": (0.1, 0.9), "mean_time_s": None},
+    "settings": {"checkpoint": "x", "blank": None},
+}
+
+
+class Sources(HTMLParser):
+    """Collects everything that a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
+        assert tag not in ("script", "link", "iframe", "object")
+
+
+def test_a_page_holds_all_it_shows_and_escapes_what_it_is_given(tmp_path) -> None:
+    film = Film(("static", "wrist"))
+    for tick in range(3):
+        film.on_frame(tick, {name: np.full((20, 30, 3), 60 * tick, np.uint8) for name in ("static", "wrist")})
+    film.save(tmp_path / "open_drawer-7-failure.webp", 10.0)
+    text = page.page("a < b", evaluation_parts(REPORT, tmp_path))
+    sources = Sources(text).found
+    assert len(sources) == 2 and all(source.startswith("data:image/") for source in sources)
+    assert "default-src 'none'" in text and "url(" not in text
+    assert "a &lt; b" in text and "open_&lt;drawer&gt;" in text and "<drawer>" not in text
+    assert re.search(r"data:image/webp;base64,\w+", text) and "open_drawer-7-failure" in text
+
+
+def test_a_film_has_every_frame_of_every_camera_and_stays_at_its_end(tmp_path) -> None:
+    from PIL import Image
+
+    film = Film(("static", "wrist"))
+    for tick in range(4):
+        film.on_frame(
+            tick, {"static": np.full((8, 8, 3), 50 * tick, np.uint8), "wrist": np.full((8, 8, 3), 9, np.uint8)}
+        )
+    film.save(tmp_path / "films" / "one.webp", 10.0)
+    with Image.open(tmp_path / "films" / "one.webp") as written:
+        assert written.n_frames == 4 and written.size == (256, 128)
+        written.seek(3)
+        assert abs(np.asarray(written.convert("RGB"))[64, 64].astype(int) - 150).max() < 8
+        assert written.info["duration"] >= 1000
+
+
+def test_a_page_is_written_as_a_whole(tmp_path) -> None:
+    page.write(tmp_path / "a" / "r.html", "x")
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["r.html"]

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whichever library decodes a JPEG, the pixels are OpenCV's."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_ros.imaging import images, jpeg
+
+with_simplejpeg = pytest.mark.skipif(jpeg.simplejpeg is None, reason="simplejpeg is not installed")
+SAMPLINGS = [
+    getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}") for name in ("411", "420", "422", "440", "444")
+]  # fmt: skip
+
+
+def picture(seed: int, height: int, width: int, noisy: bool) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return noise if noisy else cv2.resize(noise[:5, :5], (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def encoded(rgb: np.ndarray, *settings_: int) -> bytes:
+    return cv2.imencode(".jpg", rgb, list(settings_))[1].tobytes()
+
+
+def by_opencv(data: bytes) -> np.ndarray | None:
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def with_rotation(data: bytes) -> bytes:
+    """The picture with an Exif head that says that it lies on its side."""
+    orientation = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    exif = b"Exif\0\0" + orientation
+    return data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+
+
+@with_simplejpeg
+def test_plain_jpegs_are_decoded_by_simplejpeg() -> None:
+    """Else the next tests compare OpenCV with itself."""
+    data = encoded(picture(0, 120, 160, noisy=False))
+    assert jpeg.decode(data, jpeg.read_head(data)) is not None
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 9), st.integers(1, 70), st.integers(1, 70), st.booleans(), st.sampled_from(SAMPLINGS),
+    st.integers(1, 100), st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_pixels_are_opencvs_whatever_the_jpeg_is_like(
+    seed: int, height: int, width: int, noisy: bool, sampling: int, quality: int, grey: bool, progressive: bool,
+    turned: bool,
+) -> None:  # fmt: skip
+    rgb = picture(seed, max(height, 5), max(width, 5), noisy)[:height, :width]
+    data = encoded(
+        rgb[..., 0] if grey else rgb, cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling,
+        cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive),
+    )  # fmt: skip
+    data = with_rotation(data) if turned else data
+    np.testing.assert_array_equal(images.decode_image_file(data), by_opencv(data))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_of_damaged_jpegs_there_is_what_opencv_makes_of_them(drawn: st.DataObject) -> None:
+    data = bytearray(encoded(picture(1, 40, 56, noisy=False)))
+    for _ in range(drawn.draw(st.integers(0, 4))):
+        data[drawn.draw(st.integers(0, len(data) - 1))] = drawn.draw(st.integers(0, 255))
+    cut = bytes(data[: drawn.draw(st.integers(1, len(data)))]) if drawn.draw(st.booleans()) else bytes(data)
+    head = jpeg.read_head(cut)
+    if head.height * head.width > 1 << 20:
+        return
+    try:
+        expected = by_opencv(cut)
+    except cv2.error:
+        expected = None
+    try:
+        found = images.decode_image_file(cut)
+    except ValueError:
+        found = None
+    assert (found is None) == (expected is None)
+    if found is not None:
+        np.testing.assert_array_equal(found, expected)
+
+
+@with_simplejpeg
+def test_a_simplejpeg_that_makes_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def brighter(data: bytes, order: str, **_: object) -> np.ndarray:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        return np.maximum(decoded[..., ::-1] if order == "RGB" else decoded, 1)
+
+    monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", brighter)
+    jpeg._equal_kinds.cache_clear()
+    try:
+        data = encoded(picture(2, 48, 64, noisy=True))
+        np.testing.assert_array_equal(images.decode_image_file(data), by_opencv(data))
+    finally:
+        jpeg._equal_kinds.cache_clear()
+
+
+def test_the_size_is_told_before_anything_is_decoded() -> None:
+    data = encoded(picture(3, 48, 64, noisy=True))
+    for one in (data, with_rotation(data)):
+        assert jpeg.read_head(one)[:2] == (48, 64)
+    assert jpeg.read_head(data).kind and not jpeg.read_head(with_rotation(data)).kind
+    assert jpeg.read_head(data[:100]) == (0, 0, b"")

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import array
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vla_ros.nodes.policy.image_decoding import raw_decoder
+from vla_ros.observations import messages
+
+
+def message(encoding: str = "bgr8", channels: int = 3):
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 8 * channels), np.uint8)
+    return SimpleNamespace(
+        height=6, width=8, encoding=encoding, step=8 * channels, is_bigendian=0, data=array.array("B", pixels.tobytes())
+    )
+
+
+@pytest.fixture
+def cv_bridge(monkeypatch):
+    """A cv_bridge whose pictures the test sets; `calls` counts what it decoded."""
+    bridge = SimpleNamespace(calls=0, decode=messages.decode_raw)
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, image, encoding):
+            assert encoding == "rgb8"
+            bridge.calls += 1
+            return bridge.decode(image)
+
+    module = ModuleType("cv_bridge")
+    module.CvBridge, module.CvBridgeError = CvBridge, type("CvBridgeError", (Exception,), {})
+    bridge.error = module.CvBridgeError
+    monkeypatch.setitem(sys.modules, "cv_bridge", module)
+    return bridge
+
+
+def test_without_cv_bridge_the_decoder_is_that_of_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+    assert raw_decoder(pytest.fail) is messages.decode_raw
+
+
+def test_cv_bridge_is_used_where_it_agrees_with_training(cv_bridge):
+    decode = raw_decoder(pytest.fail)
+    for _ in range(3):
+        assert np.array_equal(decode(message()), messages.decode_raw(message()))
+    assert cv_bridge.calls == 3
+
+
+def test_where_cv_bridge_gives_other_pixels_training_decides_and_a_warning_says_so(cv_bridge):
+    cv_bridge.decode = lambda image: messages.decode_raw(image)[..., ::-1]
+    warnings: list[str] = []
+    decode = raw_decoder(warnings.append)
+    for _ in range(3):
+        assert np.array_equal(decode(message()), messages.decode_raw(message()))
+    assert cv_bridge.calls == 1
+    assert len(warnings) == 1 and "'bgr8'" in warnings[0]
+
+
+def test_what_cv_bridge_cannot_decode_training_decodes(cv_bridge):
+    def fail(image):
+        raise cv_bridge.error("no conversion")
+
+    cv_bridge.decode = fail
+    assert raw_decoder(lambda _: None)(message()).shape == (6, 8, 3)
+
+
+def test_what_is_no_image_is_a_value_error(cv_bridge):
+    with pytest.raises(ValueError, match="no_such_encoding"):
+        raw_decoder(pytest.fail)(message("no_such_encoding"))
+
+
+def test_the_installed_cv_bridge_agrees_on_what_cameras_send():
+    pytest.importorskip("cv_bridge", reason="cv_bridge is not installed: it comes with a ROS distribution")
+    for encoding, channels in (("rgb8", 3), ("bgr8", 3), ("rgba8", 4), ("bgra8", 4), ("mono8", 1)):
+        decode = raw_decoder(pytest.fail)
+        for _ in range(2):
+            image = message(encoding, channels)
+            assert np.array_equal(decode(image), messages.decode_raw(image))

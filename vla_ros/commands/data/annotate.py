@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write annotations.csv beside bags: a table of their episodes that a person corrects, and training then follows.
+
+  vla annotate bags                                writes bags/annotations.csv, or adds the bags that it lacks
+  vla annotate bags --robot config/robots/mine.yaml
+
+A row an episode: bag, start and end in seconds from the bag's first message, text (several phrasings with | between),
+keep (yes or no), outcome (success, failure, unknown) and task. It is filled with what the bags say: markers, language
+commands, custom data. Bags that say nothing get one row without a text, to be filled in. Rows that are there already
+stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from vla_ros.datasets.bags.episodes.annotations import TABLE, Row, read_table, write_table
+from vla_ros.datasets.bags.episodes.segmentation import find_segments, spoken_commands
+from vla_ros.datasets.bags.episodes.segments import Segment, usable
+from vla_ros.datasets.bags.finding import find_bags
+from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.episode import OUTCOMES
+from vla_ros.datasets.errors import BagError
+from vla_ros.robot import Robot, load_robot
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vla annotate`."""
+    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="a bag, or a folder of bags")
+    parser.add_argument(
+        "--robot", default="tabletop", help="name in config/robots, or a YAML file (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write or extend the table of each folder that holds bags."""
+    robot = load_robot(args.robot)
+    by_folder: dict[Path, list[Path]] = {}
+    for bag in find_bags(args.bags):
+        by_folder.setdefault(bag.parent, []).append(bag)
+    for folder, bags in by_folder.items():
+        table = folder / TABLE
+        known = read_table(table) if table.is_file() else []
+        names = {row.bag for row in known}
+        added = [row for bag in bags if bag.name not in names for row in describe(bag, robot)]
+        write_table(table, [*known, *added])
+        unclear = f", {sum(not row.text for row in added)} without a text" if any(not row.text for row in added) else ""
+        print(f"{table}: {len(known)} rows kept, {len(added)} added{unclear}")
+    return 0
+
+
+def describe(bag: Path, robot: Robot) -> list[Row]:
+    """Return the rows of a bag as it describes itself; one without a text where it does not.
+
+    Raises:
+        BagError: the bag can't be read, or a marker in it is malformed.
+    """
+    with open_bag(bag) as recording:
+        spoken = spoken_commands(recording, robot)
+        try:
+            segments: Sequence[Segment] = find_segments(recording, robot, None).segments
+        except BagError:
+            if spoken:
+                raise
+            segments = []
+        whole = Segment(recording.start_ns, recording.end_ns, 0, "", "unknown")
+        return [_row(recording, segment, spoken) for segment in segments or [whole]]
+
+
+def _row(recording: Recording, segment: Segment, spoken: Sequence[tuple[int, str]]) -> Row:
+    said = [text for time_ns, text in spoken if text and time_ns < segment.stop_ns]
+    text = " | ".join(segment.texts) or (said[-1] if said else "")
+    start_s = (segment.start_ns - recording.start_ns) / 1e9
+    end_s = (segment.stop_ns - recording.start_ns) / 1e9
+    keep = usable(segment, include_failures=True) and bool(text)
+    task = segment.task if segment.task != text else ""
+    outcome = segment.outcome if segment.outcome in OUTCOMES else "unknown"
+    return Row(recording.path.name, max(start_s, 0.0), end_s, text, keep, outcome, task)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write what a killed recorder left as a whole bag, for tools that need one; training reads it as it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rosbags.rosbag2.metadata import parse_qos
+
+from vla_ros.datasets.bags.cdr.typestore import definitions
+from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.bags.storage.entries import Damage
+from vla_ros.datasets.bags.storage.files import METADATA
+from vla_ros.datasets.bags.writer import PARTIAL, BagWriter, TopicQos
+from vla_ros.datasets.errors import BagError
+
+
+def recover(path: str | Path) -> Path:
+    """Write the messages in an unfinished bag into a new bag beside it, NAME_recovered, and return that folder.
+
+    `path` is NAME.partial or a folder that lacks its metadata.yaml; it is left as it is. What was not on the disk when
+    the recorder died is not in it.
+
+    Raises:
+        BagError: there is nothing to recover, or NAME_recovered exists.
+    """
+    path = Path(path)
+    if (path / METADATA).is_file():
+        raise BagError(f"{path} is a finished bag: there is nothing to recover")
+    target = path.with_name(f"{path.name.removesuffix(PARTIAL)}_recovered")
+    with open_bag(path) as recording:
+        try:
+            types = definitions(list(recording.stored_topics().values()))
+        except Damage as error:
+            raise BagError(f"{path} can't be recovered: {error}") from None
+        _write(recording, BagWriter(target, types))
+    return target
+
+
+def _write(recording: Recording, writer: BagWriter) -> None:
+    """Copy everything into `writer` and close it; of a failure, a `.partial` stays only if there is something in it."""
+    try:
+        with writer:
+            for name, topic in recording.stored_topics().items():
+                writer.add_topic(name, topic.type, _qos(topic.offered_qos))
+            for topic, receive_ns, data in recording.serialized():
+                writer.write(topic.name, receive_ns, data)
+    except BaseException:
+        if not writer.messages:
+            shutil.rmtree(writer.partial)
+        raise
+
+
+def _qos(offered: str) -> TopicQos:
+    try:
+        profiles = parse_qos(offered) if offered else []
+    except Exception:  # foreign text; the messages are worth more than their QoS
+        profiles = []
+    if not profiles:
+        return TopicQos()
+    return TopicQos(profiles[0].reliability.name.lower(), profiles[0].durability.name.lower())

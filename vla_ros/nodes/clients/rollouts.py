@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Closed-loop rollouts over ROS: reset the simulated arm, say a command, and watch the task from outside.
+
+The client is an ordinary node that sees what anybody on the network sees. Nothing of the policy runs in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import Bool, String
+
+from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
+from vla_ros.nodes.common.qos import LATCHED_QOS, SENSOR_QOS
+from vla_ros.observations import messages
+
+CAMERAS = ("static", "wrist")
+POLL_S = 0.02
+FRAME_NS = 100_000_000  # of the film
+# ~/state comes with every change, and once a second for its figures.
+STATE_PERIOD_S = 1.2
+
+Pictures = dict[str, bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How one episode went: `time_s` from the command to success, or to the end; JPEGs of the cameras at 10 Hz."""
+
+    success: bool
+    time_s: float
+    frames: list[Pictures]
+
+
+class RolloutClient:
+    """Runs rollouts against a simulator and a policy that are running somewhere. Use it in a `with` statement."""
+
+    def __init__(self, namespace: str, *, watch: bool) -> None:
+        """namespace: of simulator and policy. watch: subscribe to the cameras, for the film."""
+        rclpy.init(args=[])
+        self._node = Node("rollouts", namespace=namespace)
+        self._simulator, self._policy = RemoteSimulator(self._node), RemoteNode(self._node, "policy")
+        self._language = self._node.create_publisher(String, "language_command", LATCHED_QOS)
+        self._success: bool | None = None
+        self._state: dict[str, Any] = {}
+        self._states = 0
+        self._pictures: Pictures = {}
+        self._frames: list[Pictures] = []
+        self._next_frame_ns = 0
+        self._node.create_subscription(Bool, "task/success", self._on_success, LATCHED_QOS)
+        self._node.create_subscription(String, "policy/state", self._on_state, LATCHED_QOS)
+        for camera in CAMERAS if watch else ():
+            topic = f"camera/{camera}/image_raw/compressed"
+            self._node.create_subscription(CompressedImage, topic, self._keeper(camera), SENSOR_QOS)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name="executor", daemon=True)
+        self._thread.start()
+
+    def policy_state(self) -> dict[str, Any]:
+        """The newest ~/state of the policy; empty before the first."""
+        return self._state
+
+    def final_policy_state(self) -> dict[str, Any]:
+        """A state from after this call, with the figures of everything until now."""
+        seen, deadline = self._states, time.monotonic() + 2 * STATE_PERIOD_S
+        while self._states == seen and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return self._state
+
+    def rollout(
+        self,
+        task: str,
+        seed: int,
+        command: str,
+        time_limit_s: float,
+        on_poll: Callable[[Pictures], None] = lambda _: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Rollout:
+        """One episode of `task` in the scene of `seed`, told `command`.
+
+        Args:
+            on_poll: called with the newest pictures while the episode runs (a window, say).
+            check: called as often; raises when there is no point in going on.
+
+        Raises:
+            ServiceError: simulator or policy do not answer.
+        """
+        self._say("")
+        self._policy.trigger("reset")
+        self._success = None
+        self._simulator.reset(task, seed)
+        self._wait_for_reset()
+        self._frames, started_s = [], time.monotonic()
+        self._say(command)
+        while True:
+            time_s = time.monotonic() - started_s
+            if self._success or time_s > time_limit_s:
+                break
+            check()
+            on_poll(self._pictures)
+            time.sleep(POLL_S)
+        self._say("")
+        return Rollout(bool(self._success), time_s, self._frames)
+
+    def _wait_for_reset(self) -> None:
+        """The reset has published that the new task is not done yet; what comes afterwards is about this episode."""
+        deadline = time.monotonic() + 5.0
+        while self._success is not False:
+            if time.monotonic() > deadline:
+                raise ServiceError("task/success did not become false after a reset; is another simulator running?")
+            time.sleep(POLL_S / 4)
+
+    def _say(self, command: str) -> None:
+        self._language.publish(String(data=command))
+
+    def _on_success(self, message: Bool) -> None:
+        self._success = message.data
+
+    def _on_state(self, message: String) -> None:
+        self._state = json.loads(message.data)
+        self._states += 1
+
+    def _keeper(self, camera: str) -> Callable[[CompressedImage], None]:
+        def keep(message: CompressedImage) -> None:
+            self._pictures = {**self._pictures, camera: bytes(message.data)}
+            stamp_ns = messages.stamp_ns(message)
+            if camera == CAMERAS[-1] and len(self._pictures) == len(CAMERAS) and stamp_ns >= self._next_frame_ns:
+                self._next_frame_ns = stamp_ns + FRAME_NS
+                self._frames.append(self._pictures)
+
+        return keep
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def __enter__(self) -> RolloutClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        rclpy.try_shutdown()
+        self._thread.join(timeout=5.0)
+        self._node.destroy_node()

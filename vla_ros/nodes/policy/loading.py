@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold before a checkpoint may run on a robot. Everything is refused by name, before weights are loaded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vla_ros.contract import ContractError, PolicyContract
+from vla_ros.robot import Robot
+from vla_ros.runtime.planning.planner import ChunkPolicy
+
+if TYPE_CHECKING:
+    from vla_ros.policy.runner import PolicyRunner
+
+GRIPPER_TYPE = "std_msgs/msg/Float64MultiArray"
+
+Value = Callable[[str], Any]  # of a parameter by its name
+FindPolicy = Callable[[Value, Robot], tuple[PolicyContract, Callable[[], ChunkPolicy]]]
+
+
+def from_parameters(value: Value, robot: Robot) -> tuple[PolicyContract, Callable[[], ChunkPolicy]]:
+    """The contract of the checkpoint that the parameters name, checked, and what loads its weights.
+
+    Raises:
+        ContractError, RobotError: see `load_contract`.
+    """
+    contract = load_contract(value("checkpoint"), robot)
+    names = ("checkpoint", "device", "cpu_threads", "precision", "compile")
+    return contract, functools.partial(load_runner, *map(value, names))
+
+
+def load_contract(checkpoint: str, robot: Robot) -> PolicyContract:
+    """Read the checkpoint's contract and check it against the robot.
+
+    Raises:
+        ContractError: there is no checkpoint, or it does not fit the robot.
+        RobotError: the robot's file lacks a stream that the policy or the governor needs.
+    """
+    if not checkpoint:
+        raise ContractError("the parameter checkpoint is empty; give the folder of a checkpoint")
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        raise ContractError(f"the parameter checkpoint is {checkpoint!r}, and there is no such folder")
+    contract = PolicyContract.load(folder / "contract.json")
+    check(contract, robot)
+    return contract
+
+
+def check(contract: PolicyContract, robot: Robot) -> None:
+    """Raise ContractError or RobotError when a policy with this contract must not run on this robot."""
+    if set(contract.camera_names) != set(robot.cameras):
+        raise ContractError(
+            f"the checkpoint sees the cameras {', '.join(sorted(contract.camera_names))}, robot {robot.name!r} has "
+            f"{', '.join(sorted(robot.cameras))}; they must be the same: take another checkpoint or robot file"
+        )
+    # The governor's workspace needs the tool's position, whether the policy looks at it or not.
+    for stream in (*contract.observation_spec.streams, "ee_pose"):
+        robot.stream(stream)
+    if contract.action.frame != "base":
+        raise ContractError(
+            f"the checkpoint's actions are in the {contract.action.frame} frame, the node publishes twists in "
+            f"{robot.base_frame!r}; train with actions in the base frame"
+        )
+    given = robot.gripper_command.type  # bags may hold other ones
+    if given != GRIPPER_TYPE:
+        raise ContractError(
+            f"robot {robot.name!r}: gripper_command has the type {given!r}; allowed for the node: {GRIPPER_TYPE}"
+        )
+
+
+def load_runner(
+    checkpoint: str, device: str, cpu_threads: int = 1, precision: str = "auto", compile: str = "auto"
+) -> PolicyRunner:
+    """Load the weights, in the thread that will use them.
+
+    Args:
+        checkpoint: its folder.
+        device: auto, or what torch calls it.
+        cpu_threads: for torch's operators on the CPU. A second thread is no help to a small policy, and makes it wait
+            for a core that another process holds: under load, a step of 8 ms becomes one of 900 ms now and then.
+        precision, compile: as ``vla_ros.policy.acceleration.choose`` takes them.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint.
+        AccelerationError: the device is not there, or can't do what is asked for by name.
+    """
+    import torch
+
+    from vla_ros.policy import acceleration
+    from vla_ros.policy.checkpoint import load_checkpoint
+    from vla_ros.policy.runner import PolicyRunner
+
+    torch.set_num_threads(cpu_threads)
+    where = str(acceleration.choose(device, precision, compile).device)  # before the weights are read
+    return PolicyRunner(load_checkpoint(Path(checkpoint).expanduser(), where), where, precision, compile)

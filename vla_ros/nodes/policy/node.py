@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a vision-language-action policy on a robot: cameras and a language command in, twists and a gripper command out.
+
+A lifecycle node. Topic names and types come from the robot's file and are relative; for the shipped one:
+
+  subscribes  camera/static/..., camera/wrist/... (Image or CompressedImage), ee_pose, joint_states,
+              language_command (std_msgs/String, latched; empty text means stop),
+              enable (std_msgs/Bool, with require_enable), emergency_stop (std_msgs/Bool),
+              takeover_twist (TwistStamped) and takeover_gripper: somebody moves the arm by hand
+  publishes   twist_command (TwistStamped at the control rate), gripper_command (Float64MultiArray, on change),
+              ~/state (std_msgs/String, latched: JSON), /diagnostics, intervention (std_msgs/Bool, latched),
+              ~/plan (geometry_msgs/PoseArray: where the newest chunk leads, while somebody looks);
+              with dry_run ~/preview and ~/preview_gripper instead of the commands
+  services    ~/arm (std_srvs/SetBool), ~/reset (std_srvs/Trigger: forget plan, history and fault), lifecycle
+
+Whatever is missing, stale or wrong: zero twists for a few ticks, then silence, until new observations give a new plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vla_ros.nodes.policy import parameters
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until it is told to end. Exit status: 0 on request, 1 after an error."""
+    given = list(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog="policy_node",
+        description=__doc__,
+        epilog=parameters.help_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(given[: given.index("--ros-args")] if "--ros-args" in given else given)
+    from vla_ros.nodes.policy.lifecycle import run  # after --help: rclpy takes a while
+
+    return run(given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

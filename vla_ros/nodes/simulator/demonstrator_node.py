@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scripted teleoperator: drives the simulated arm by twists and has the recorder keep its demonstrations.
+
+Subscribes  simulator/state
+Publishes   demonstrated_twist (what it meant), twist_command (what the arm executes: perturbed), gripper_command,
+            language_command
+Calls       ~/reset of the simulator, ~/start, ~/success, ~/failure of the recorder, and parameters of both
+
+Ends by itself, with a summary, after `episodes` demonstrations of each task; prints one JSON line for each episode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import TwistStamped
+from numpy.typing import NDArray
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray, String
+
+from vla_ros.errors import UserError
+from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
+from vla_ros.nodes.common import startup
+from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS
+from vla_ros.nodes.simulator.demonstration import TIME_LIMIT_S, Demonstration
+from vla_ros.nodes.simulator.messages import BASE_FRAME, parse_state, state_time_ns, time_message
+from vla_ros.robot import load_robot
+from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
+
+# From the recorder's start to the first twist: both cameras have delivered into the bag by then (at >= 10 Hz).
+LEAD_NS = 100_000_000
+START_TIMEOUT_S = 20.0
+COMMAND_ARRIVES_S = 0.01
+STALLED_S = 60.0
+# The first action comes at the very start of a control period, so that its frame has a label for the whole period.
+ON_GRID_NS = 1_000_000
+
+
+class DemonstratorNode(Node):
+    """The state callback drives; `run` (in another thread) leads from episode to episode."""
+
+    def __init__(self) -> None:
+        super().__init__("demonstrator")
+        declare = startup.declare
+        names = list(declare(self, "tasks", ["all"], "Tasks to demonstrate: names, or all (the trained ones)"))
+        self._tasks = list(TRAINED_TASKS) if names == ["all"] else names
+        for name in self._tasks:
+            if name not in TASKS:
+                raise UserError(f"tasks holds {name!r}; allowed: all, or any of {', '.join(TASKS)}")
+        self._episodes = declare(self, "episodes", 60, "Demonstrations of each task", low=1, high=100_000)
+        self._first_seed = declare(self, "first_seed", 0, "Seed of each task's first scene", low=0, high=2**31 - 1)
+        description = "Noise on the executed twist (DART); 0: none, 0.5: much"
+        self._perturbation = declare(self, "perturbation", 0.5, description, low=0.0, high=2.0)
+        description = "Twists a second, on the absolute grid of the ROS clock"
+        self._control_hz = declare(self, "control_hz", 10.0, description, low=1.0, high=50.0)
+        self._robot = load_robot(declare(self, "robot", "tabletop", "Robot file: a path, or a name in config/robots"))
+        self._period_ns = round(1e9 / self._control_hz)
+        self._meant = self.create_publisher(TwistStamped, self._robot.demonstrated_twist.topic, COMMAND_QOS)
+        self._executed = self.create_publisher(TwistStamped, self._robot.twist_command.topic, COMMAND_QOS)
+        self._gripper = self.create_publisher(Float64MultiArray, self._robot.gripper_command.topic, COMMAND_QOS)
+        self._language = self.create_publisher(String, self._robot.language.topic, LATCHED_QOS)
+        self._simulator, self._recorder = RemoteSimulator(self), RemoteNode(self, "recorder")
+        self._lock = threading.Lock()
+        self._demonstration: Demonstration | None = None
+        self._state_ns = self._not_before_ns = self._last_tick = 0
+        self._opening: float | None = None
+        self._outcome: str | None = None
+        self._done = threading.Event()
+        self.create_subscription(Float64MultiArray, "simulator/state", self._on_state, STATE_QOS)
+
+    def demonstrate(self) -> Counter:
+        """All episodes of all tasks, one after the other; returns how many had each outcome.
+
+        Raises:
+            ServiceError: simulator or recorder do not answer, or the recorder refuses to start.
+        """
+        outcomes: Counter = Counter()
+        for task in self._tasks:
+            self._recorder.set_parameters(task=task)
+            for seed in range(self._first_seed, self._first_seed + self._episodes):
+                outcome, ticks = self._episode(task, seed)
+                outcomes[outcome] += 1
+                duration_s = round(ticks / self._control_hz, 2)
+                line = {"task": task, "seed": seed, "outcome": outcome, "duration_s": duration_s}
+                print(json.dumps(line), flush=True)
+        return outcomes
+
+    def _episode(self, task: str, seed: int) -> tuple[str, int]:
+        reset = self._simulator.reset(task, seed)
+        self._move_gripper(1.0)  # as the reset has left it, so that the bag's first gripper command is true
+        self._language.publish(String(data=reset["command"]))
+        time.sleep(COMMAND_ARRIVES_S)
+        self._start_recording(reset["command"])
+        demonstration = Demonstration(TASKS[task], seed, self._perturbation, self._control_hz)
+        self._done.clear()
+        with self._lock:
+            self._not_before_ns = max(self._state_ns, reset["time_ns"]) + LEAD_NS
+            self._demonstration = demonstration
+            # A simulator in lockstep stands at this state until it has a twist for it.
+            self._executed.publish(_twist_message(np.zeros(6), self._state_ns))
+        if not self._done.wait(STALLED_S + TIME_LIMIT_S):
+            raise ServiceError(f"{task} (seed {seed}) has not come to an end: simulator/state is silent")
+        assert self._outcome is not None
+        self._recorder.trigger(self._outcome)
+        return self._outcome, demonstration.ticks
+
+    def _start_recording(self, command: str) -> None:
+        """Start an episode, waiting for cameras that are only starting up; it must carry this very command."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                marker = json.loads(self._recorder.trigger("start"))
+            except ServiceError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+                continue
+            if marker["command"] == command:
+                return
+            self._recorder.trigger("discard")  # the command was still on its way
+            time.sleep(0.1)
+
+    def _on_state(self, message: Float64MultiArray) -> None:
+        """Act upon the first state of each control period; stand still until the recorder has its first pictures."""
+        self._state_ns = time_ns = state_time_ns(message)
+        tick = time_ns // self._period_ns
+        with self._lock:
+            demonstration = self._demonstration
+            if demonstration is None or tick == self._last_tick:
+                return
+            on_grid = time_ns - tick * self._period_ns < ON_GRID_NS
+            if demonstration.ticks == 0 and (time_ns < self._not_before_ns or not on_grid):
+                self._executed.publish(_twist_message(np.zeros(6), time_ns))
+                return
+            self._last_tick = tick
+            act = demonstration.act(parse_state(message))
+            self._publish(act.meant, act.executed, time_ns)
+            if act.outcome is not None:
+                self._demonstration, self._outcome = None, act.outcome
+                self._done.set()
+
+    def _publish(self, meant: NDArray[np.float64], executed: NDArray[np.float64], time_ns: int) -> None:
+        """The twist goes last: a simulator in lockstep goes on as soon as it has it."""
+        # Under simulated time our own clock may lag behind the state that we answer to.
+        stamp_ns = max(self.get_clock().now().nanoseconds, time_ns)
+        if meant[6] != self._opening:
+            self._move_gripper(float(meant[6]))
+        self._meant.publish(_twist_message(meant, stamp_ns))
+        self._executed.publish(_twist_message(executed, stamp_ns))
+
+    def _move_gripper(self, opening: float) -> None:
+        gripper = self._robot.gripper_command
+        self._opening = opening
+        self._gripper.publish(Float64MultiArray(data=[gripper.closed + opening * (gripper.open - gripper.closed)]))
+
+
+def _twist_message(action: NDArray[np.float64], stamp_ns: int) -> TwistStamped:
+    message = TwistStamped()
+    message.header.stamp, message.header.frame_id = time_message(stamp_ns), BASE_FRAME
+    linear, angular = message.twist.linear, message.twist.angular
+    linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, action[:6])
+    return message
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Demonstrate, then end."""
+    startup.answer_help("demonstrator_node", __doc__, args)
+    rclpy.init(args=list(args) if args is not None else None)
+    executor = SingleThreadedExecutor()
+    spinning = None
+    try:
+        node = DemonstratorNode()
+        startup.refuse_unknown_parameters(node)
+        executor.add_node(node)
+        spinning = threading.Thread(target=_spin, args=(executor,), name="executor", daemon=True)
+        spinning.start()
+        outcomes = node.demonstrate()
+        print(f"done: {outcomes['success']} successes, {outcomes['failure']} failures", flush=True)
+        return 0
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        rclpy.try_shutdown()
+        if spinning is not None:
+            spinning.join(timeout=5.0)
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    with contextlib.suppress(ExternalShutdownException):
+        executor.spin()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated robot's state as ROS messages."""
+
+from __future__ import annotations
+
+import array
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+
+from vla_ros.imaging import images
+from vla_ros.sim.scene import SceneState
+
+BASE_FRAME = "base_link"
+JPEG_QUALITY = 95
+
+
+def time_message(time_ns: int) -> Time:
+    """Integer nanoseconds as builtin_interfaces/Time."""
+    return Time(sec=time_ns // 1_000_000_000, nanosec=time_ns % 1_000_000_000)
+
+
+def pose_message(state: SceneState, stamp: Time) -> PoseStamped:
+    """The tool's pose in base_link."""
+    message = PoseStamped()
+    message.header.stamp, message.header.frame_id = stamp, BASE_FRAME
+    position, orientation = message.pose.position, message.pose.orientation
+    position.x, position.y, position.z = map(float, state.tcp_position)
+    quaternion = Rotation.from_matrix(state.tcp_rotation).as_quat()
+    orientation.x, orientation.y, orientation.z, orientation.w = map(float, quaternion)
+    return message
+
+
+def joint_message(names: tuple[str, ...], positions: NDArray[np.float64], stamp: Time) -> JointState:
+    """Positions of the arm's joints [rad] and of both fingers [m]."""
+    message = JointState(name=list(names), position=array.array("d", positions))
+    message.header.stamp = stamp
+    return message
+
+
+def image_message(rgb: NDArray[np.uint8], camera: str, stamp: Time) -> Image:
+    """(H, W, 3) uint8 RGB as an rgb8 image. `array.array` is the one type that rclpy takes without a slow check."""
+    message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding="rgb8", step=3 * rgb.shape[1])
+    message.header.stamp, message.header.frame_id = stamp, f"{camera}_optical_frame"
+    message.data = array.array("B", rgb.tobytes())
+    return message
+
+
+def compressed_message(rgb: NDArray[np.uint8], camera: str, stamp: Time) -> CompressedImage:
+    """(H, W, 3) uint8 RGB as JPEG."""
+    message = CompressedImage(format="jpeg")
+    message.header.stamp, message.header.frame_id = stamp, f"{camera}_optical_frame"
+    message.data = array.array("B", images.encode_jpeg(rgb, JPEG_QUALITY))
+    return message
+
+
+def state_message(state: SceneState, time_ns: int) -> Float64MultiArray:
+    """The whole scene: the instant [s] as the one padding element that `data_offset` announces, then its vector."""
+    vector = state.to_vector()
+    message = Float64MultiArray(data=array.array("d", [time_ns / 1e9, *vector]))
+    message.layout.data_offset = 1
+    message.layout.dim = [MultiArrayDimension(label="scene_state", size=len(vector), stride=len(vector))]
+    return message
+
+
+def state_time_ns(message: Float64MultiArray) -> int:
+    """The instant of a `state_message`, to within a microsecond."""
+    return round(message.data[0] * 1e6) * 1000
+
+
+def parse_state(message: Float64MultiArray) -> SceneState:
+    """The scene of a `state_message`."""
+    return SceneState.from_vector(np.array(message.data[message.layout.data_offset :]))
