@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import vla_ros
-from vla_ros import cli, resources
+from vla_ros import bringup, cli, resources
 from vla_ros.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,3 +126,10 @@ def test_share_directory_is_found_under_the_prefix_of_the_install(
     share.mkdir(parents=True)
     (share / "package.xml").touch()
     assert resources.share_directory() == share
+
+
+def test_setup_py_installs_the_nodes_that_bringup_starts() -> None:
+    setup = (ROOT / "setup.py").read_text()
+    listed = setup.partition("NODES = {")[2].partition("}")[0]
+    installed = dict(re.findall(r'"(\w+)": "([\w.]+)"', listed))
+    assert {name: f"vla_ros.nodes.{module}" for name, module in installed.items()} == bringup.NODES

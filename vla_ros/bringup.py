@@ -18,6 +18,13 @@ from vla_ros.errors import UserError
 from vla_ros.robot import Robot
 
 PACKAGE = "vla_ros"
+# Executables (`ros2 run vla_ros NAME`) and their modules, as setup.py installs them.
+NODES = {
+    "policy_node": "vla_ros.nodes.policy.node",
+    "simulator_node": "vla_ros.nodes.simulator.node",
+    "recorder_node": "vla_ros.nodes.recorder.node",
+    "demonstrator_node": "vla_ros.nodes.simulator.demonstrator_node",
+}
 DEMONSTRATION_HZ = 10.0
 SUCCESS_TOPIC = "task/success"
 CHECKPOINT = "config/checkpoints/tabletop"

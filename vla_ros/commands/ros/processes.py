@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vla_ros.bringup import PACKAGE, Process
+from vla_ros.bringup import NODES, Process
 from vla_ros.commands.ros import shared_memory
 from vla_ros.errors import UserError
 
@@ -41,7 +41,7 @@ class ProcessGroup:
     def start(self, *processes: Process) -> None:
         """Start each process; names are unique among those that run."""
         for process in processes:
-            module = f"{PACKAGE}.nodes.{process.executable}"
+            module = NODES[process.executable]
             with self.log(process.name).open("wb") as log:
                 # In a session of its own: Ctrl-C reaches this program alone, which then ends the others in order. And
                 # they are not left alone when it is killed.

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How easily a stranger finds the way: files that a picture passes until the twist, files that a bag's row passes until
+the loss, and the sizes of folders, modules and functions.
+
+    python benchmarks/structure.py [--json FILE] [--static]
+
+Files are counted by running the real code under `sys.setprofile`: every file of the package in which a function ran.
+From picture to twist: five seconds of the policy node with the shipped checkpoint, armed, on the simulated arm, in
+steady state. From a bag's row to the loss: the shipped recipe's data path on one recorded bag, from the recipe's
+`data.bags` to the loss of one training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vla_ros"
+BAG = ROOT / "test" / "data" / "bags" / "mcap_zstd_fast"
+ROBOT = ROOT / "test" / "data" / "robots" / "fixture.yaml"
+WARM_UP_S, TRACED_S = 15.0, 5.0
+
+
+class FilesEntered:
+    """The package's files in which a function runs, in any thread, while `on` is set."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.files: set[str] = set()
+
+    def __call__(self, frame, event: str, _) -> None:
+        if self.on and event == "call" and not frame.f_code.co_name.startswith("<module"):
+            name = frame.f_code.co_filename
+            if name.startswith(str(ROOT)) and "/.venv/" not in name:
+                self.files.add(os.path.relpath(os.path.realpath(name), ROOT))
+
+    def package_files(self) -> list[str]:
+        return sorted(name for name in self.files if name.startswith(("vla_ros/", "train/")))
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[FilesEntered]:
+    entered = FilesEntered()
+    threading.setprofile(entered)
+    sys.setprofile(entered)
+    try:
+        yield entered
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+def bag_row_to_loss(folder: Path) -> list[str]:
+    """Return the files entered from the bag that a recipe names to the loss of a training step."""
+    import shutil
+
+    from vla_ros.train.fit import fit
+    from vla_ros.train.recipes import load_config
+
+    bag = shutil.copytree(BAG, folder / "bag")
+    overrides = [f"data.bags={json.dumps([str(bag)])}", f"data.robot={ROBOT}", f"output={folder / 'runs'}"]
+    overrides += ["trainer.max_steps=1", "data.workers=1", "data.validation_fraction=0", "trainer.batch_windows=2"]
+    config = load_config(ROOT / "config" / "train" / "tabletop.json", overrides)
+    with traced() as entered:
+        _trace_only_the_data_path(entered)
+        fit(config)
+    return entered.package_files()
+
+
+def _trace_only_the_data_path(entered: FilesEntered) -> None:
+    """Count while demonstrations are read, and from the batch to the loss; not what a run does around them."""
+    from vla_ros.policy.module import VLAModule
+    from vla_ros.train import data, fit
+
+    def counted(owner, name: str) -> None:
+        inner = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            entered.on = True
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                entered.on = False
+
+        setattr(owner, name, call)
+
+    counted(fit, "read_demonstrations")
+    counted(data.WindowDataset, "__init__")
+    counted(data.WindowDataset, "__getitems__")
+    counted(VLAModule, "training_step")
+
+
+def picture_to_twist() -> list[str]:
+    """Return the files entered by the policy node while it drives the simulated arm."""
+    from vla_ros import bringup, transport
+    from vla_ros.commands.ros.isolation import isolate
+    from vla_ros.nodes.policy import node as policy_node
+
+    isolate()
+    os.environ.update(transport.environment())
+    simulator = bringup.simulator()
+    arm = subprocess.Popen([sys.executable, "-m", "vla_ros.nodes.simulator.node", *simulator.ros_arguments()])
+    arguments = bringup.policy(arm_on_start=True).ros_arguments()
+
+    def drive() -> None:
+        time.sleep(WARM_UP_S)
+        subprocess.run([sys.executable, "-m", "vla_ros.cli", "say", "pick up the red block"], check=True)
+        time.sleep(1.0)
+        entered.on = True
+        time.sleep(TRACED_S)
+        entered.on = False
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=drive, daemon=True).start()
+    try:
+        with traced() as entered:
+            policy_node.main(arguments)
+    finally:
+        arm.terminate()
+        arm.wait()
+    return entered.package_files()
+
+
+def sizes() -> dict[str, object]:
+    """Return lines of the package, modules a folder, and the 90th percentiles of modules and functions."""
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "train").rglob("*.py")]
+    files = sorted({file.resolve() for file in files})
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
+    modules = {name: length for name, length in lengths.items() if not name.endswith("__init__.py")}
+    folders: dict[str, int] = {}
+    for name in modules:
+        folders[str(Path(name).parent)] = folders.get(str(Path(name).parent), 0) + 1
+    functions = {}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions[f"{file.relative_to(ROOT)}:{node.name}"] = node.end_lineno - node.lineno + 1
+    largest = sorted(modules.items(), key=lambda item: -item[1])
+    return {
+        "lines": sum(lengths.values()),
+        "modules": len(modules),
+        "module_lines_p90": float(np.percentile(list(modules.values()), 90)),
+        "module_lines_max": largest[0],
+        "modules_over_300": [item for item in largest if item[1] > 300],
+        "function_lines_p90": float(np.percentile(list(functions.values()), 90)),
+        "functions_over_60": sorted((item for item in functions.items() if item[1] > 60), key=lambda item: -item[1]),
+        "modules_per_folder_max": max(folders.values()),
+        "folders_over_12": {name: count for name, count in folders.items() if count > 12},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--static", action="store_true", help="sizes only, nothing is run")
+    parser.add_argument("--path", choices=["picture", "bag"], help=argparse.SUPPRESS)  # each in a process of its own
+    arguments = parser.parse_args()
+    if arguments.path:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            files = picture_to_twist() if arguments.path == "picture" else bag_row_to_loss(Path(folder))
+        arguments.json.write_text(json.dumps(files))
+        return
+    report: dict[str, object] = {"sizes": sizes()}
+    if not arguments.static:
+        import tempfile
+
+        for path, name in (("picture", "picture_to_twist"), ("bag", "bag_row_to_loss")):
+            with tempfile.NamedTemporaryFile(suffix=".json") as file:
+                command = [sys.executable, __file__, "--path", path, "--json", file.name]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                report[name] = json.loads(Path(file.name).read_text())
+            print(f"{name}: {len(report[name])} files")
+            print(*(f"  {entry}" for entry in report[name]), sep="\n")
+    for key, value in report["sizes"].items():
+        print(f"{key}: {value}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
