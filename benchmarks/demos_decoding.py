@@ -22,12 +22,12 @@ from rosbags.highlevel import AnyReader
 from stopwatch import ratio, timed
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.episodes.markers import EPISODE_TOPIC
 from vla_ros.datasets.bags.source import bag_parts
 from vla_ros.datasets.bags.writer import typestore
 from vla_ros.datasets.store.store import load_parts
 from vla_ros.imaging import images, jpeg
 from vla_ros.robot import Robot
+from vla_ros.topics import EPISODE
 
 
 def decoding(
@@ -125,7 +125,7 @@ def bare_messages(bag: Path, robot: Robot, spec: ObservationSpec, topics: bool =
     topics: read the messages of the other topics that become an episode, too, and do nothing with them.
     """
     cameras = {robot.cameras[camera.name].topic: camera for camera in spec.cameras}
-    others = {robot.demonstrated_twist.topic, robot.gripper_command.topic, EPISODE_TOPIC} if topics else set()
+    others = {robot.demonstrated_twist.topic, robot.gripper_command.topic, EPISODE} if topics else set()
     others |= {robot.stream(name).topic for name in spec.streams} - {*cameras} if topics else set()
     with AnyReader([bag], default_typestore=typestore()) as reader:
         wanted = [one for one in reader.connections if one.topic.lstrip("/") in {*cameras, *others}]

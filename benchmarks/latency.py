@@ -29,7 +29,7 @@ import numpy as np
 import yaml
 from latency_processes import CAMERA_HZ, CAMERAS, CODES, CONTROL_HZ, ROLES, take_role
 
-from vla_ros import resources, transport
+from vla_ros import resources, topics, transport
 from vla_ros.contract import PolicyContract
 
 SETTLE_S = 0.01
@@ -89,9 +89,9 @@ def listen(seconds: float) -> Heard:
 
     node.create_subscription(TwistStamped, "twist_command", keep, 1000)
     node.create_subscription(
-        String, "policy/state", lambda text: heard.state.update(json.loads(text.data)), LATCHED_QOS
+        String, topics.POLICY_STATE, lambda text: heard.state.update(json.loads(text.data)), LATCHED_QOS
     )
-    node.create_publisher(String, "language_command", LATCHED_QOS).publish(String(data="go"))
+    node.create_publisher(String, topics.LANGUAGE_COMMAND, LATCHED_QOS).publish(String(data="go"))
     try:
         deadline_s = time.monotonic() + START_S
         while not heard.stamps_ns:

@@ -12,8 +12,7 @@ import json
 import os
 from typing import Any
 
-from vla_ros import resources, transport
-from vla_ros.datasets.bags.episodes.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
+from vla_ros import resources, topics, transport
 from vla_ros.errors import UserError
 from vla_ros.robot import Robot
 
@@ -26,7 +25,6 @@ NODES = {
     "demonstrator_node": "vla_ros.nodes.simulator.demonstrator_node",
 }
 DEMONSTRATION_HZ = 10.0
-SUCCESS_TOPIC = "task/success"
 CHECKPOINT = "config/checkpoints/tabletop"
 STATIC_TRANSFORMS_DEPTH = 100  # more publishers than a robot has
 
@@ -109,9 +107,9 @@ def recorded_topics(robot: Robot) -> list[str]:
         *robot.cameras.values(), robot.ee_pose, robot.gripper_state, robot.language, robot.twist_command,
         robot.demonstrated_twist, robot.gripper_command,
     )  # fmt: skip
-    topics = [stream.topic for stream in streams if stream is not None]
-    topics += [robot.ee_pose.static_topic] if robot.ee_pose is not None and robot.ee_pose.static_topic else []
-    return list(dict.fromkeys([*topics, SUCCESS_TOPIC, EPISODE_TOPIC, INTERVENTION_TOPIC]))
+    names = [stream.topic for stream in streams if stream is not None]
+    names += [robot.ee_pose.static_topic] if robot.ee_pose is not None and robot.ee_pose.static_topic else []
+    return list(dict.fromkeys([*names, topics.TASK_SUCCESS, topics.EPISODE, topics.INTERVENTION]))
 
 
 def bag_record_command(
@@ -121,17 +119,17 @@ def bag_record_command(
 
     topics_option: it has the option --topics; older ones (Humble, Iron) take the topics as they come.
     """
-    topics = [_full_name(namespace, topic) for topic in recorded_topics(robot)]
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output]
     command += ["--qos-profile-overrides-path", qos_file, *(["--use-sim-time"] if use_sim_time else [])]
-    return [*command, *(["--topics"] if topics_option else []), *topics]
+    names = [_full_name(namespace, topic) for topic in recorded_topics(robot)]
+    return [*command, *(["--topics"] if topics_option else []), *names]
 
 
 def bag_record_qos(robot: Robot, namespace: str) -> dict[str, dict[str, Any]]:
     """rosbag2's QoS overrides: what is latched has to be asked for as such, or a late recorder misses it."""
     latched = {"history": "keep_last", "depth": 10, "reliability": "reliable", "durability": "transient_local"}
-    topics = (robot.language.topic, EPISODE_TOPIC, SUCCESS_TOPIC, INTERVENTION_TOPIC)
-    overrides = {_full_name(namespace, topic): latched for topic in topics}
+    names = (robot.language.topic, topics.EPISODE, topics.TASK_SUCCESS, topics.INTERVENTION)
+    overrides = {_full_name(namespace, topic): latched for topic in names}
     if robot.ee_pose is not None and robot.ee_pose.static_topic is not None:
         # Each of its publishers latches a message of its own.
         overrides[_full_name(namespace, robot.ee_pose.static_topic)] = {**latched, "depth": STATIC_TRANSFORMS_DEPTH}

@@ -6,9 +6,17 @@ All are relative: a pushed namespace moves them together.
 
 from __future__ import annotations
 
-TASK_SUCCESS = "task/success"
+LANGUAGE_COMMAND = "language_command"  # of the shipped robots and of `vla say`
+POLICY_STATE = "policy/state"
+# Operators: deadman, emergency stop, moving the arm by hand.
+ENABLE = "enable"
+EMERGENCY_STOP = "emergency_stop"
+TAKEOVER_TWIST = "takeover_twist"
+TAKEOVER_GRIPPER = "takeover_gripper"
+# What a bag holds besides the robot's streams.
 EPISODE = "episode"
 INTERVENTION = "intervention"
-RECORDED_UNTIL = "recorded_until"
+TASK_SUCCESS = "task/success"
+# Simulator; in lockstep, the instant up to which the recorder has written everything (0: it no longer records).
 SIMULATOR_STATE = "simulator/state"
-POLICY_STATE = "policy/state"
+RECORDED_UNTIL = "recorded_until"

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 
+from vla_ros import topics
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla say``."""
     parser.add_argument("text", help='what to do, for instance "open the drawer"; empty text means stop')
-    parser.add_argument("--topic", default="language_command", help="topic to publish on (default %(default)s)")
+    parser.add_argument("--topic", default=topics.LANGUAGE_COMMAND, help="topic to publish on (default %(default)s)")
     parser.add_argument(
         "--patience", type=float, default=5.0, metavar="S", help="how long to look for listeners [s] (default 5)"
     )

@@ -21,6 +21,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Bool, String
 
+from vla_ros import topics
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
 from vla_ros.nodes.common.qos import LATCHED_QOS, SENSOR_QOS
 from vla_ros.observations import messages
@@ -51,15 +52,15 @@ class RolloutClient:
         rclpy.init(args=[])
         self._node = Node("rollouts", namespace=namespace)
         self._simulator, self._policy = RemoteSimulator(self._node), RemoteNode(self._node, "policy")
-        self._language = self._node.create_publisher(String, "language_command", LATCHED_QOS)
+        self._language = self._node.create_publisher(String, topics.LANGUAGE_COMMAND, LATCHED_QOS)
         self._success: bool | None = None
         self._state: dict[str, Any] = {}
         self._states = 0
         self._pictures: Pictures = {}
         self._frames: list[Pictures] = []
         self._next_frame_ns = 0
-        self._node.create_subscription(Bool, "task/success", self._on_success, LATCHED_QOS)
-        self._node.create_subscription(String, "policy/state", self._on_state, LATCHED_QOS)
+        self._node.create_subscription(Bool, topics.TASK_SUCCESS, self._on_success, LATCHED_QOS)
+        self._node.create_subscription(String, topics.POLICY_STATE, self._on_state, LATCHED_QOS)
         for camera in CAMERAS if watch else ():
             topic = f"camera/{camera}/image_raw/compressed"
             self._node.create_subscription(CompressedImage, topic, self._keeper(camera), SENSOR_QOS)
@@ -119,7 +120,9 @@ class RolloutClient:
         deadline = time.monotonic() + 5.0
         while self._success is not False:
             if time.monotonic() > deadline:
-                raise ServiceError("task/success did not become false after a reset; is another simulator running?")
+                raise ServiceError(
+                    f"{topics.TASK_SUCCESS} did not turn false after a reset; is another simulator running?"
+                )
             time.sleep(POLL_S / 4)
 
     def _say(self, command: str) -> None:

@@ -34,9 +34,6 @@ STATIC_TRANSFORMS_QOS = QoSProfile(
 # What a late joiner needs to know: the language command, a node's state.
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-# Lockstep of simulator and recorder: the instant up to which everything is in the bag; 0: nobody records any more.
-RECORDED_TOPIC = "recorded_until"
-
 _NAME = re.compile(r"([a-z][a-z0-9_]*)/(msg|srv|action)/([A-Z][A-Za-z0-9]*)")
 
 

@@ -14,16 +14,14 @@ from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from std_msgs.msg import Bool, Float64MultiArray
 
-from vla_ros.datasets.bags.episodes.markers import INTERVENTION_TOPIC
+from vla_ros import topics
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, subscribe_latched
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
 from vla_ros.runtime.execution.control import ByHand
 from vla_ros.runtime.safety.interlocks import TAKEOVER_MAX_AGE_S, Interlocks
 
-EMERGENCY_STOP = "emergency_stop"
-TAKEOVER = "takeover_twist"
-INPUTS = (EMERGENCY_STOP, "enable", TAKEOVER, "takeover_gripper")
+INPUTS = (topics.EMERGENCY_STOP, topics.ENABLE, topics.TAKEOVER_TWIST, topics.TAKEOVER_GRIPPER)
 # With the newest message only, a button that is pressed and let go at once was never pressed.
 EMERGENCY_STOP_DEPTH = 50
 
@@ -57,15 +55,17 @@ class OperatorInputs:
         self._opening_s = 0.0
         self._marked = False
         self._emergency_stops = subscribe_latched(
-            node, Bool, EMERGENCY_STOP, self._on_emergency_stop, depth=EMERGENCY_STOP_DEPTH
+            node, Bool, topics.EMERGENCY_STOP, self._on_emergency_stop, depth=EMERGENCY_STOP_DEPTH
         )
         self._subscriptions: list[Any] = [
-            node.create_subscription(Bool, "enable", self._on_enable, COMMAND_QOS),
-            node.create_subscription(TwistStamped, TAKEOVER, self._on_takeover, COMMAND_QOS),
-            node.create_subscription(Float64MultiArray, "takeover_gripper", self._on_takeover_gripper, COMMAND_QOS),
+            node.create_subscription(Bool, topics.ENABLE, self._on_enable, COMMAND_QOS),
+            node.create_subscription(TwistStamped, topics.TAKEOVER_TWIST, self._on_takeover, COMMAND_QOS),
+            node.create_subscription(
+                Float64MultiArray, topics.TAKEOVER_GRIPPER, self._on_takeover_gripper, COMMAND_QOS
+            ),
             *self._emergency_stops,
         ]
-        self._intervention = node.create_publisher(Bool, INTERVENTION_TOPIC, LATCHED_QOS)
+        self._intervention = node.create_publisher(Bool, topics.INTERVENTION, LATCHED_QOS)
         self._intervention.publish(Bool(data=False))
 
     def by_hand(self) -> ByHand | None:
@@ -98,9 +98,9 @@ class OperatorInputs:
         A deadman that is not heard says nothing, which stops the arm where it is required.
         """
         reasons = {
-            EMERGENCY_STOP: "emergency_stop_unheard",
+            topics.EMERGENCY_STOP: "emergency_stop_unheard",
             self._language: "command_unheard",  # a stop word is a command
-            TAKEOVER: "takeover_unheard",
+            topics.TAKEOVER_TWIST: "takeover_unheard",
         }
         return next((reason for topic, reason in reasons.items() if self.unheard(topic)), None)
 

@@ -14,7 +14,7 @@ from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.node import Node
 from std_msgs.msg import Bool
 
-from vla_ros.bringup import SUCCESS_TOPIC
+from vla_ros import topics
 from vla_ros.nodes.common.clock import GridThread, RosClock
 from vla_ros.nodes.common.qos import COMMAND_QOS
 from vla_ros.nodes.guard.command_outputs import GripperSink, TwistSink
@@ -165,7 +165,7 @@ class PolicySession:
         undo.callback(self.inputs.destroy)
         self._check_sinks()
         if self._value("on_new_command") == AFTER_SUCCESS:
-            success = node.create_subscription(Bool, SUCCESS_TOPIC, self._on_success, COMMAND_QOS)
+            success = node.create_subscription(Bool, topics.TASK_SUCCESS, self._on_success, COMMAND_QOS)
             undo.callback(node.destroy_subscription, success)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         for period_s, callback in (

@@ -29,20 +29,13 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from vla_ros.bringup import SUCCESS_TOPIC
-from vla_ros.datasets.bags.episodes.markers import (
-    EPISODE_TOPIC,
-    EPISODE_TYPE,
-    INTERVENTION_TOPIC,
-    INTERVENTION_TYPE,
-    EpisodeMarker,
-)
+from vla_ros import topics
+from vla_ros.datasets.bags.episodes.markers import EPISODE_TYPE, INTERVENTION_TYPE, EpisodeMarker
 from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.datasets.errors import BagError
 from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import (
     LATCHED_QOS,
-    RECORDED_TOPIC,
     STATE_QOS,
     STATIC_TRANSFORMS_QOS,
     TRANSFORMS_QOS,
@@ -116,8 +109,8 @@ class RecorderNode(Node):
         self._streams = {stream.topic: stream for stream in self._wanted(load_robot(robot_file))}
         self._episode: EpisodeMarker | None = None
         self._episodes = 0
-        self._markers = self.create_publisher(String, EPISODE_TOPIC, LATCHED_QOS)
-        self._recorded = self.create_publisher(Time, RECORDED_TOPIC, STATE_QOS)
+        self._markers = self.create_publisher(String, topics.EPISODE, LATCHED_QOS)
+        self._recorded = self.create_publisher(Time, topics.RECORDED_UNTIL, STATE_QOS)
         for stream in self._streams.values():
             kind = message_class(stream.type)
             if stream.topic == self._language:
@@ -165,8 +158,8 @@ class RecorderNode(Node):
                 RELIABLE_QOS,
                 stamped=robot.twist_command.stamp == "header",
             ),
-            Recorded(name(SUCCESS_TOPIC), "std_msgs/msg/Bool", RELIABLE_QOS),
-            Recorded(name(INTERVENTION_TOPIC), INTERVENTION_TYPE, LATCHED_QOS, repeated=True),
+            Recorded(name(topics.TASK_SUCCESS), "std_msgs/msg/Bool", RELIABLE_QOS),
+            Recorded(name(topics.INTERVENTION), INTERVENTION_TYPE, LATCHED_QOS, repeated=True),
         ]
         return list({stream.topic: stream for stream in streams}.values())
 

@@ -27,6 +27,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, String
 
+from vla_ros import topics
 from vla_ros.errors import UserError
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
 from vla_ros.nodes.common import startup
@@ -75,7 +76,7 @@ class DemonstratorNode(Node):
         self._opening: float | None = None
         self._outcome: str | None = None
         self._done = threading.Event()
-        self.create_subscription(Float64MultiArray, "simulator/state", self._on_state, STATE_QOS)
+        self.create_subscription(Float64MultiArray, topics.SIMULATOR_STATE, self._on_state, STATE_QOS)
 
     def demonstrate(self) -> Counter:
         """All episodes of all tasks, one after the other; returns how many had each outcome.
@@ -108,7 +109,7 @@ class DemonstratorNode(Node):
             # A simulator in lockstep stands at this state until it has a twist for it.
             self._executed.publish(_twist_message(np.zeros(6), self._state_ns))
         if not self._done.wait(STALLED_S + TIME_LIMIT_S):
-            raise ServiceError(f"{task} (seed {seed}) has not come to an end: simulator/state is silent")
+            raise ServiceError(f"{task} (seed {seed}) has not come to an end: {topics.SIMULATOR_STATE} is silent")
         assert self._outcome is not None
         self._recorder.trigger(self._outcome)
         return self._outcome, demonstration.ticks

@@ -30,9 +30,10 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
+from vla_ros import topics
 from vla_ros.errors import UserError
 from vla_ros.nodes.common import startup
-from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, RECORDED_TOPIC, SENSOR_QOS, STATE_QOS
+from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS, STATE_QOS
 from vla_ros.nodes.simulator import messages as outgoing
 from vla_ros.nodes.simulator.pacing import STEP_NS, OwnPace, WallPace
 from vla_ros.nodes.simulator.robot import SimulatedRobot
@@ -58,7 +59,7 @@ class SimulatorNode(Node):
         self.create_subscription(TwistStamped, "twist_command", self._on_twist, COMMAND_QOS)
         self.create_subscription(Float64MultiArray, "gripper_command", self._on_gripper, COMMAND_QOS)
         if self._lockstep_ns is not None:
-            self.create_subscription(Time, RECORDED_TOPIC, self._on_recorded, STATE_QOS)
+            self.create_subscription(Time, topics.RECORDED_UNTIL, self._on_recorded, STATE_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._twist_stamp_ns = 0
         self._recorded_ns: int | None = None  # None: nobody records in lockstep
@@ -106,7 +107,7 @@ class SimulatorNode(Node):
         self._pose = self.create_publisher(PoseStamped, "ee_pose", STATE_QOS)
         self._joints = self.create_publisher(JointState, "joint_states", STATE_QOS)
         self._scene = self.create_publisher(Float64MultiArray, "~/state", STATE_QOS)
-        self._task_success = self.create_publisher(Bool, "task/success", LATCHED_QOS)
+        self._task_success = self.create_publisher(Bool, topics.TASK_SUCCESS, LATCHED_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._clock_publisher = self.create_publisher(Clock, "/clock", SENSOR_QOS) if self._own_clock else None
         self._image_publishers = {

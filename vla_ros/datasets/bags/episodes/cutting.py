@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.cdr.topic_tables import Columns, tables_read
 from vla_ros.datasets.bags.episodes.annotations import Row
 from vla_ros.datasets.bags.episodes.filters import idle_frames, outlier_frames
 from vla_ros.datasets.bags.episodes.interventions import PolicyFrames, find_interventions
 from vla_ros.datasets.bags.episodes.labelling import Labelling, twist_columns
-from vla_ros.datasets.bags.episodes.markers import EPISODE_TOPIC, INTERVENTION_TOPIC
 from vla_ros.datasets.bags.episodes.segmentation import find_segments
 from vla_ros.datasets.bags.episodes.segments import Segment, usable
 from vla_ros.datasets.bags.frame_arena import stacked
@@ -216,7 +216,7 @@ def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
 
     Without those that are read as numbers.
     """
-    wanted = [EPISODE_TOPIC, INTERVENTION_TOPIC, robot.language.topic, robot.gripper_command.topic]
+    wanted = [topics.EPISODE, topics.INTERVENTION, robot.language.topic, robot.gripper_command.topic]
     twists = (robot.demonstrated_twist, robot.twist_command)
     wanted += [stream.topic for stream in twists if stream.type != TWIST_STAMPED]
     pose = robot.ee_pose

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.datasets.bags.episodes.markers import INTERVENTION_TOPIC, INTERVENTION_TYPE
+from vla_ros import topics
+from vla_ros.datasets.bags.episodes.markers import INTERVENTION_TYPE
 from vla_ros.datasets.bags.episodes.segments import Segment
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.robot import match_topic
@@ -54,9 +55,9 @@ def find_interventions(recording: Recording) -> Interventions | None:
     Raises:
         BagError: the topic has another type.
     """
-    if match_topic(INTERVENTION_TOPIC, recording.topics) is None:
+    if match_topic(topics.INTERVENTION, recording.topics) is None:
         return None
-    name = recording.find({"intervention": (INTERVENTION_TOPIC, INTERVENTION_TYPE)})["intervention"]
+    name = recording.find({"intervention": (topics.INTERVENTION, INTERVENTION_TYPE)})["intervention"]
     if not recording.topics[name].messages:
         return None
     said = sorted((receive_ns, bool(message.data)) for _, receive_ns, message in recording.messages([name]))

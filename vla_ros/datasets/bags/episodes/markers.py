@@ -12,10 +12,8 @@ import json
 
 from vla_ros.datasets.errors import BagError
 
-EPISODE_TOPIC = "episode"
 EPISODE_TYPE = "std_msgs/msg/String"
-# True while a person moves the arm instead of the policy that runs beside the recording.
-INTERVENTION_TOPIC = "intervention"
+# A Bool: true while a person moves the arm instead of the policy that runs beside the recording.
 INTERVENTION_TYPE = "std_msgs/msg/Bool"
 EVENTS = ("start", "success", "failure", "discard")
 

@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from vla_ros import topics
 from vla_ros.datasets.bags.episodes.annotations import Row
-from vla_ros.datasets.bags.episodes.markers import EPISODE_TOPIC, EPISODE_TYPE, EpisodeMarker, parse_marker
+from vla_ros.datasets.bags.episodes.markers import EPISODE_TYPE, EpisodeMarker, parse_marker
 from vla_ros.datasets.bags.episodes.segments import Segment, phrasings, segments_from_commands, segments_from_markers
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.errors import BagError
@@ -54,7 +55,7 @@ def find_segments(recording: Recording, robot: Robot, rows: Sequence[Row] | None
     if rows is not None:
         return Segmentation([_annotated(recording, number, row) for number, row in enumerate(rows)], "annotations")
     end_ns = recording.end_ns + 1
-    marked = _received(recording, EPISODE_TOPIC, EPISODE_TYPE)
+    marked = _received(recording, topics.EPISODE, EPISODE_TYPE)
     markers = [(time_ns, _marker(recording, message)) for time_ns, message in marked]
     if markers:
         # A robot without its language topic is a mistake of the recording, not another kind of recording.
@@ -70,7 +71,7 @@ def find_segments(recording: Recording, robot: Robot, rows: Sequence[Row] | None
     if match_topic(robot.language.topic, recording.topics) is None:
         raise BagError(
             f"bag {recording.path} does not say what was done in it: there is no topic {robot.language.topic!r}, no "
-            f"marker on {EPISODE_TOPIC!r} and no custom data {TASK_KEY!r}. Write it into a table with `vla annotate "
+            f"marker on {topics.EPISODE!r} and no custom data {TASK_KEY!r}. Write it into a table with `vla annotate "
             f"{recording.path}`, or correct `language` in the robot's file. The bag has: "
             + ", ".join(f"{name} ({topic.type})" for name, topic in sorted(recording.topics.items()))
         )
