@@ -33,7 +33,6 @@ from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Prop
 from vla_ros.nodes.policy import loading
 from vla_ros.observations.observation import Observation
 from vla_ros.policy.augment import AugmentConfig
-from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.config import (
     CompactConfig,
@@ -52,6 +51,9 @@ from vla_ros.policy.module import Batch, OptimizerConfig, VLAModule
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
 from vla_ros.robot import load_robot
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))
+from tiny_models import IMAGE_PX, TINY_MODELS
 
 HISTORY, CHUNK, WINDOWS = 3, 2, 8
 MODES = ("one_step", "policy_head", "interleaved", "video")

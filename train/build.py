@@ -104,14 +104,11 @@ def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
 
 
 def _learn_delays(policy: Policy, wanted: PolicyConfig, start: str) -> None:
-    trained = policy.config
-    if not trained.max_delay_steps:
-        policy.learn_delays(wanted.max_delay_steps, wanted.delay_mode)
-        return
-    for key in ("max_delay_steps", "delay_mode"):
-        given, known = getattr(wanted, key), getattr(trained, key)
-        if given != known:
-            raise ConfigError(
-                f"policy.{key} is {given!r}, but {start} was trained with {known!r}; allowed: {known!r}, or start from "
-                "a checkpoint without delays"
-            )
+    trained = policy.config.max_delay_steps
+    if not trained:
+        policy.learn_delays(wanted.max_delay_steps)
+    elif wanted.max_delay_steps != trained:
+        raise ConfigError(
+            f"policy.max_delay_steps is {wanted.max_delay_steps}, but {start} was trained with {trained}; "
+            f"allowed: {trained}, or start from a checkpoint without delays"
+        )

@@ -14,11 +14,10 @@ from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, Language, Timing
 from vla_ros.errors import UserError
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones import BACKBONES
-from vla_ros.policy.config import PolicyConfig
+from vla_ros.policy.config import PolicyConfig, without_removed_key
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.module import OptimizerConfig, RetainConfig
-from vla_ros.policy.shifted_state import check_state
 
 
 class ConfigError(UserError):
@@ -205,8 +204,7 @@ class TrainConfig:
     """A recipe: ``contract`` trains from scratch, ``init_from`` (a checkpoint folder) tunes what is there.
 
     With ``init_from``, ``contract`` and ``policy`` are the checkpoint's, where ``policy`` may say ``max_delay_steps``
-    and ``delay_mode``, for a checkpoint that was trained without delays; without ``init_from``, ``policy`` has a
-    default.
+    for a checkpoint that was trained without delays; without ``init_from``, ``policy`` has a default.
     """
 
     name: str
@@ -230,18 +228,13 @@ class TrainConfig:
         if self.init_from is not None:
             if self.contract is not None:
                 raise _both_set("contract")
-            if self.policy is not None and self.policy != _only_delays(self.policy):
+            delays = self.policy.max_delay_steps if self.policy else 1
+            if self.policy not in (None, PolicyConfig(max_delay_steps=max(1, delays))):
                 raise _policy_is_the_checkpoint_s()
         if self.trainer.encode_once:
             self._check_encoded_once()
         if self.contract is not None:
-            network = self.policy or PolicyConfig()
-            _check_network(network, self.contract)
-            if self.loss.language_weight and network.backbone != "vlm":
-                raise ConfigError(
-                    f"loss.language_weight is set, but policy.backbone is {network.backbone!r}, which has no language "
-                    "head; allowed: 'vlm', or loss.language_weight=0"
-                )
+            _check_network(self.policy or PolicyConfig(), self.contract)
             self.check_loss(self.contract.cameras)
         elif self.init_from is None:
             raise ConfigError(
@@ -256,7 +249,6 @@ class TrainConfig:
             ("optimizer.freeze", list(self.optimizer.freeze), ["backbone.*"]),
             ("augment", dataclasses.asdict(self.augment), dataclasses.asdict(unchanged)),
             ("loss.forward_prediction", self.loss.forward_prediction, None),
-            ("loss.language_weight", self.loss.language_weight, 0.0),
             ("keep.retain.weight", self.keep.retain.weight, 0.0),
         ):
             if value != allowed:
@@ -282,33 +274,29 @@ class TrainConfig:
         """Return plain types for JSON."""
         values = dataclasses.asdict(self)
         if self.init_from is not None and self.policy is not None:
-            values["policy"] = {name: values["policy"][name] for name in _DELAYS}  # all that it says
+            values["policy"] = {"max_delay_steps": self.policy.max_delay_steps}  # all that it says
         return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> TrainConfig:
         """Build from plain types; raises ConfigError that names the key."""
+        for section, key in (("policy", "delay_mode"), ("loss", "language_weight")):
+            if isinstance(values.get(section), dict):
+                kept = without_removed_key(values[section], key, f"{where}: {section}", ConfigError)
+                values = {**values, section: kept}
         try:
             config = schema.parse(cls, values, where, ConfigError)
         except ConfigError:
             raise
         except (UserError, ValueError) as error:  # the dataclasses' own checks
             raise ConfigError(f"{where}: {error}") from None
-        if config.init_from is not None and (values.get("policy") or {}).keys() - {*_DELAYS}:
+        if config.init_from is not None and (values.get("policy") or {}).keys() - {"max_delay_steps"}:
             raise _policy_is_the_checkpoint_s()  # what it names is the default, not the checkpoint's
         return config
 
 
-# What a recipe may add to the policy that it starts from.
-_DELAYS = ("max_delay_steps", "delay_mode")
-
-
-def _only_delays(policy: PolicyConfig) -> PolicyConfig:
-    return PolicyConfig(max_delay_steps=max(1, policy.max_delay_steps), delay_mode=policy.delay_mode)
-
-
 def _policy_is_the_checkpoint_s() -> ConfigError:
-    return _both_set("policy", ", but for a max_delay_steps of 1 or more and a delay_mode")
+    return _both_set("policy", ", but for a max_delay_steps of 1 or more")
 
 
 def _both_set(name: str, exception: str = "") -> ConfigError:
@@ -331,8 +319,6 @@ def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:
             f"policy.max_delay_steps is {network.max_delay_steps}, but contract.chunk is {contract.chunk}; "
             "allowed: less"
         )
-    if network.shifts_state:
-        check_state(contract.proprioception)
     if network.backbone == "vlm" and network.vlm.pretrained is None and not network.vlm.model:
         raise ConfigError(
             "policy.vlm has neither pretrained nor model; name a folder or hub id in policy.vlm.pretrained, or give a "

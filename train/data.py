@@ -25,7 +25,6 @@ from vla_ros.train.config import ConfigError
 from vla_ros.train.encoding import encode_episodes
 from vla_ros.train.processes import ALONE, Processes, Share
 from vla_ros.train.sampling import MixtureSampler, PhrasingSampler, Remaining
-from vla_ros.train.state_shift import StateShift
 
 MINIMUM_STD = 0.01  # m or 1: a state that the demonstrations hardly vary must not become a magnifying glass
 
@@ -89,24 +88,14 @@ class WindowDataset(Dataset):
         policy: its contract and tokenizer say how episodes become inputs and targets.
         stride: every how many windows; with ``stride = history`` each frame is in one window only.
         steps_ahead: also give the images that many frames later (forward prediction); 0 for not.
-        training: whether the delays of a policy whose state is shifted by them are drawn at random, or go in turn.
     """
 
-    def __init__(
-        self,
-        episodes: Sequence[Episode],
-        policy: Policy,
-        stride: int = 1,
-        steps_ahead: int = 0,
-        *,
-        training: bool = False,
-    ) -> None:
+    def __init__(self, episodes: Sequence[Episode], policy: Policy, stride: int = 1, steps_ahead: int = 0) -> None:
         contract = policy.contract
         lengths = np.array([len(episode) for episode in episodes], dtype=np.int64)
         self._history, self._chunk = contract.timing.history, contract.timing.chunk
         self._lengths = lengths
         self._steps_ahead = steps_ahead
-        self._training = training
         self._offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._windows = windows(lengths.tolist(), self._history)[::stride]
         self._images = {name: Frames([episode.images for episode in episodes], name) for name in contract.camera_names}
@@ -115,9 +104,6 @@ class WindowDataset(Dataset):
         self._committed: Tensor | None = None
         if policy.committed is not None:
             self._committed = torch.from_numpy(_commitments(episodes, contract.action.low, contract.action.high))
-        self._shift: StateShift | None = None
-        if policy.config.shifts_state:
-            self._shift = StateShift(episodes, contract, policy.config.max_delay_steps)
         said = [episode.commands for episode in episodes]
         self._phrasings = np.array([len(commands) for commands in said], dtype=np.int64)
         self._first_phrasing = np.cumsum(self._phrasings) - self._phrasings
@@ -128,15 +114,7 @@ class WindowDataset(Dataset):
         """Encode every frame once, where the policy is, and give features in place of images from now on.
 
         Of the ways to say its command an episode keeps one; episodes go through them in turn.
-
-        Raises:
-            ConfigError: the policy's state is shifted by delays that are only drawn later.
         """
-        if self._shift is not None:
-            raise ConfigError(
-                "trainer.encode_once is set, but the policy's delay_mode is 'shifted_state', which changes what is "
-                "encoded with every delay; leave encode_once out"
-            )
         kept = self._first_phrasing + np.arange(len(self._lengths)) % self._phrasings
         self._first_phrasing, self._phrasings = kept, np.ones_like(kept)
         states = self._proprioception.split(self._lengths.tolist())
@@ -154,19 +132,14 @@ class WindowDataset(Dataset):
         frames, valid = window_frames(first, stop, self._history)  # (B, W), within the episode
         last = self._lengths[episode][:, None] - 1
         rows = torch.from_numpy(frames + self._offsets[episode][:, None])
-        state, planned_from = self._proprioception[rows], frames
-        if self._shift is not None:
-            delays = self._shift.draw(len(frames), training=self._training)
-            state = self._shift.states(state, rows.numpy(), last - frames, delays)
-            planned_from = frames + delays
-        chunk, action_valid = chunk_frames(planned_from, self._lengths[episode][:, None], self._chunk)  # (B, W, N)
+        chunk, action_valid = chunk_frames(frames, self._lengths[episode][:, None], self._chunk)  # (B, W, N)
         action_rows = torch.from_numpy(chunk + self._offsets[episode][:, None, None])
         mask = self._token_mask[phrasing]
         length = max(1, int(mask.sum(dim=1).max()))
         now, later = ({}, {}) if self._features is not None else self._pictures(episode, frames, last)
         batch: Batch = {
             "images": now,
-            "proprioception": state,
+            "proprioception": self._proprioception[rows],
             "tokens": self._tokens[phrasing][:, :length],
             "token_mask": mask[:, :length],
             "actions": self._actions[action_rows],
@@ -235,7 +208,7 @@ class DemonstrationData(pl.LightningDataModule):
         self.batch_windows, self.accumulate_batches = batch_windows, accumulate_batches
         self._processes, self._seed = processes, seed
         together = [*training, *rehearsed]
-        self.train_windows = WindowDataset(together, policy, steps_ahead=steps_ahead, training=True)
+        self.train_windows = WindowDataset(together, policy, steps_ahead=steps_ahead)
         self._history = policy.contract.timing.history
         self.val_windows: WindowDataset | None = None
         if validation:

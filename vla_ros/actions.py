@@ -80,11 +80,6 @@ def discretize(values: ArrayLike, bins: int = 256) -> NDArray[np.int64]:
     return np.minimum(((values + 1) / 2 * bins).astype(np.int64), bins - 1)
 
 
-def undiscretize(indices: ArrayLike, bins: int = 256) -> Array:
-    """Centre of each bin; within 1/bins of the value that `discretize` was given."""
-    return (np.asarray(indices, dtype=np.float64) + 0.5) / bins * 2 - 1
-
-
 def twist_between(
     position0: ArrayLike, quaternion0: ArrayLike, position1: ArrayLike, quaternion1: ArrayLike, dt_s: float
 ) -> Array:

@@ -142,3 +142,10 @@ def test_loading_needs_nothing_of_training(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_policy_that_shifts_its_state_is_refused_with_a_way_out(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_delay_steps": 2, "delay_mode": "shifted_state"}))
+    with pytest.raises(CheckpointError, match=r"delay_mode is 'shifted_state'; .* with vla_ros 0\.1"):
+        load_checkpoint(folder)

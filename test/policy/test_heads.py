@@ -172,7 +172,7 @@ def test_a_discrete_prediction_is_the_centre_of_the_likeliest_bin() -> None:
     logits = torch.zeros(1, 1, CHUNK, 7, 256)
     logits[..., 40] = 5.0
     prediction = head._most_likely(logits)
-    np.testing.assert_allclose(prediction.arm.numpy(), actions.undiscretize(40), atol=1e-6)
+    np.testing.assert_allclose(prediction.arm.numpy(), (40 + 0.5) / 256 * 2 - 1, atol=1e-6)
     assert (prediction.gripper_logit < 0).all()  # bin 40 of 256 is closed
 
 

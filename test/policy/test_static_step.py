@@ -12,12 +12,12 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from tiny_models import IMAGE_PX, TINY_MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vla_ros.observations.observation import Observation
 from vla_ros.policy.backbones.families import FAMILIES
-from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.config import VlmConfig
 from vla_ros.policy.heads import HEADS

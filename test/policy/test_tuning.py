@@ -7,9 +7,9 @@ import copy
 
 import pytest
 import torch
+from tiny_models import TINY_MODELS
 
 from vla_ros.policy.augment import AugmentConfig
-from vla_ros.policy.backbones.tiny import TINY_MODELS
 from vla_ros.policy.backbones.vlm import build_model
 from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.module import OptimizerConfig, VLAModule

@@ -7,11 +7,11 @@ import dataclasses
 
 import pytest
 import torch
+from tiny_models import IMAGE_PX, TINY_MODELS
 
 from vla_ros.contract import Camera
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones.families import FAMILIES
-from vla_ros.policy.backbones.tiny import IMAGE_PX, TINY_MODELS
 from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from vla_ros.policy.config import LstmConfig, MlpConfig, PolicyConfig, VlmConfig

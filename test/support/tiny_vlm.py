@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from tiny_models import TINY_MODELS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from vla_ros.policy.backbones.pretrained import AROUND_IMAGE
-from vla_ros.policy.backbones.tiny import TINY_MODELS
 
 
 def save_model(folder: Path, family: str, *, safe: bool = True, tokens: bool = True):

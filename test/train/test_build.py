@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import TINY_MODELS
 from tiny_vlm import save_model
 
 from vla_ros.policy.backbones import vlm
-from vla_ros.policy.backbones.tiny import TINY_MODELS
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.train import build
@@ -87,21 +87,6 @@ def test_a_checkpoint_with_other_delays_than_the_recipe_s_is_refused(config, epi
     assert tuned_policy(tuned(PolicyConfig(max_delay_steps=2)), episodes).config.max_delay_steps == 2
     with pytest.raises(ConfigError, match=r"max_delay_steps is 1, but .*start was trained with 2; allowed: 2"):
         tuned_policy(tuned(PolicyConfig(max_delay_steps=1)), episodes)
-    with pytest.raises(ConfigError, match=r"delay_mode is 'shifted_state', but .*with 'prefix'; allowed: 'prefix'"):
-        tuned_policy(tuned(PolicyConfig(max_delay_steps=2, delay_mode="shifted_state")), episodes)
-
-
-def test_a_policy_that_learns_to_plan_from_a_shifted_state_starts_as_it_was(config, episodes, tmp_path: Path) -> None:
-    start = new_policy(config, episodes)
-    save_checkpoint(tmp_path / "start", start)
-    delays = PolicyConfig(max_delay_steps=2, delay_mode="shifted_state")
-    recipe = dataclasses.replace(config, init_from=str(tmp_path / "start"), contract=None, policy=delays)
-    policy = tuned_policy(recipe, episodes)
-    assert policy.config == dataclasses.replace(start.config, max_delay_steps=2, delay_mode="shifted_state")
-    weights = policy.state_dict()
-    assert weights.keys() == start.state_dict().keys()
-    assert all(torch.equal(weights[name], value) for name, value in start.state_dict().items())
-    assert tuned_policy(recipe, episodes).config.shifts_state
 
 
 def test_commands_stand_in_the_prompt_of_the_backbone_s_model_unless_the_recipe_says_another(config, episodes) -> None:

@@ -279,50 +279,6 @@ def test_frames_that_were_encoded_once_are_what_the_robot_s_backbone_makes_of_th
     assert padded["valid"].tolist() == [[True, False]] and not padded["features"][0, 1].any()
 
 
-def test_a_shifted_state_can_not_be_encoded_once(recipe, episodes) -> None:
-    policy = shifting(recipe, episodes)
-    with pytest.raises(ConfigError, match=r"encode_once is set, but .*'shifted_state'"):
-        WindowDataset(episodes[:1], policy).encode(policy)
-
-
-def shifting(recipe, episodes):
-    """A policy whose state is shifted by up to two ticks."""
-    recipe["policy"] |= {"max_delay_steps": 2, "delay_mode": "shifted_state"}
-    return new_policy(TrainConfig.from_dict(recipe), episodes)
-
-
-def test_a_shifted_window_has_the_state_and_the_actions_of_after_its_delay(recipe, episodes) -> None:
-    policy = shifting(recipe, episodes)
-    batch = WindowDataset(episodes[:1], policy).__getitems__([3, 3, 3, 6, 6, 6])  # frames 2 3, thrice, and 5
-    episode, targets = episodes[0], WindowDataset(episodes[:1], policy)._actions
-    for row, (delay, first) in enumerate([(0, 2), (1, 2), (2, 2), (0, 5), (1, 5), (2, 5)]):
-        there = max(0, 6 - first - delay)
-        assert batch["action_valid"][row, 0].tolist() == [index < there for index in range(3)]
-        assert torch.equal(batch["actions"][row, 0, :there], targets[first + delay : first + delay + 3])
-        moved = 0.1 * episode.actions[first : first + delay, 0].sum()
-        expected = [episode.proprioception[first, 0] + moved, episode.proprioception[first, 1]]
-        assert batch["proprioception"][row, 0].tolist() == pytest.approx(expected, abs=1e-6)
-        assert torch.equal(batch["images"]["static"][row, 0], torch.from_numpy(episode.images["static"][first]))
-
-
-def test_delays_of_shifted_windows_are_drawn_in_training_only(recipe, episodes) -> None:
-    policy = shifting(recipe, episodes)
-    drawn, fixed = (WindowDataset(episodes[:1], policy, training=training) for training in (True, False))
-    torch.manual_seed(0)
-    positions = [windows.__getitems__([3] * 60)["proprioception"][:, 0, 0] for windows in (drawn, fixed)]
-    assert all(len(set(states.tolist())) == 3 for states in positions)
-    assert torch.equal(positions[1][:3].repeat(20), positions[1]) and not torch.equal(*positions)
-
-
-def test_the_state_that_a_robot_plans_from_is_the_one_of_training(recipe, episodes) -> None:
-    policy, episode = shifting(recipe, episodes), episodes[0]
-    trained = WindowDataset(episodes[:1], policy).__getitems__([3, 3, 3])["proprioception"][:, 0]
-    runner = PolicyRunner(policy)
-    for delay in range(3):
-        live = runner._state(episode.proprioception[2], episode.actions[2 : 2 + delay])
-        assert torch.equal(torch.from_numpy(live), trained[delay])
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_windows_that_are_left_are_those_that_would_have_come(config, episodes, count: int) -> None:
     worded = [dataclasses.replace(episode, phrasings=PHRASINGS[1:]) for episode in episodes[::2]]

@@ -197,9 +197,6 @@ class FlowConfig:
             raise ValueError(f"flow.width is {self.width}; allowed: even numbers")
 
 
-DelayMode = Literal["prefix", "shifted_state"]
-
-
 @dataclass(frozen=True)
 class PolicyConfig:
     """Which backbone and head, and their sizes; the other sections are not used and not written.
@@ -207,18 +204,14 @@ class PolicyConfig:
     Attributes:
         max_delay_steps: how many actions may be committed already when a chunk is predicted, and are told to the
             policy; 0, which is not written, for a policy that can't be told.
-        delay_mode: how it is told. "prefix": they are the first ones of the chunk, and an input of their own
-            (``policy/committed.py``). "shifted_state": the chunk begins after them, and the state is that of then
-            (``policy/shifted_state.py``).
 
     Raises:
-        ValueError: ``max_delay_steps`` is negative, or there is a ``delay_mode`` of no delay.
+        ValueError: ``max_delay_steps`` is negative.
     """
 
     backbone: str = "compact"
     head: str = "lstm"
     max_delay_steps: int = 0
-    delay_mode: DelayMode = "prefix"
     compact: CompactConfig = field(default_factory=CompactConfig)
     vlm: VlmConfig = field(default_factory=VlmConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
@@ -231,37 +224,46 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if self.max_delay_steps < 0:
             raise ValueError(f"policy.max_delay_steps is {self.max_delay_steps}; allowed: 0 or more")
-        if self.delay_mode != "prefix" and not self.max_delay_steps:
-            raise ValueError(
-                f"policy.delay_mode is {self.delay_mode!r}, but policy.max_delay_steps is 0; set it to the most ticks "
-                "that a chunk takes, or leave delay_mode out"
-            )
-
-    @property
-    def shifts_state(self) -> bool:
-        """Whether a chunk begins after what is committed, from the state of then."""
-        return self.delay_mode == "shifted_state"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON: the two names, the sections that they stand for, and what is switched on."""
         values = asdict(self)
         switched_on = ["max_delay_steps"] if self.max_delay_steps else []
-        switched_on += ["delay_mode"] if self.shifts_state else []
         return {key: values[key] for key in ("backbone", "head", *switched_on, self.backbone, self.head)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str, error: type[UserError]) -> PolicyConfig:
         """Inverse of ``to_dict``; raises ``error`` that names the missing, unknown or wrong key of ``where``."""
         if isinstance(values, dict):
+            values = without_removed_key(values, "delay_mode", where, error)
             used = ["backbone", "head", values.get("backbone"), values.get("head")]
             unused = {name: section for name, section in asdict(cls()).items() if name not in used}
-            for name in unused.keys() & values.keys() - {"max_delay_steps", "delay_mode"}:
+            for name in unused.keys() & values.keys() - {"max_delay_steps"}:
                 raise error(f"{where} has the key {name!r}, but its backbone and head are {used[2]!r} and {used[3]!r}")
             values = {**unused, **values}
         try:
             return schema.parse(cls, values, where, error, defaults=False)
         except ValueError as wrong:  # a size that is not possible
             raise error(f"{where}: {wrong}") from None
+
+
+# Keys of version 0.1 that are gone -> the value that changes nothing, and what to do about any other.
+_REMOVED_KEYS = {
+    "delay_mode": (
+        "prefix",
+        "policies that shift their state did worse than without and are no longer supported; remove the key and train "
+        "with max_delay_steps alone, or run the checkpoint with vla_ros 0.1",
+    ),
+    "language_weight": (0, "the language loss is no longer supported; remove the key"),
+}
+
+
+def without_removed_key(values: dict[str, Any], key: str, where: str, error: type[UserError]) -> dict[str, Any]:
+    """Return ``values`` without ``key``, one of version 0.1; raises ``error`` if its value asks for what is gone."""
+    harmless, way_out = _REMOVED_KEYS[key]
+    if values.get(key, harmless) != harmless:
+        raise error(f"{where}: {key} is {values[key]!r}; {way_out}")
+    return {name: value for name, value in values.items() if name != key}
 
 
 def _require_positive(config: object, section: str, *names: str) -> None:

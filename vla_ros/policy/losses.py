@@ -62,20 +62,11 @@ class LossConfig:
         huber_delta: of the arm's Huber loss, in normalised units (heads that predict numbers).
         gripper_weight: weight of the gripper's term beside the arm's.
         forward_prediction: of future pictures, or None for not at all.
-        language_weight: of saying the command (``policy/language.py``), for vision-language models; 0 switches it off.
-
-    Raises:
-        ValueError: ``language_weight`` is negative.
     """
 
     huber_delta: float = 0.1
     gripper_weight: float = 0.1
     forward_prediction: ForwardPredictionConfig | None = None
-    language_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.language_weight < 0:
-            raise ValueError(f"loss.language_weight is {self.language_weight}; allowed: 0 or more")
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from vla_ros.policy.augment import (
 )
 from vla_ros.policy.committed import draw_delays
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
-from vla_ros.policy.language import check_speaks, language_loss
 from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.prediction import ActionPrediction, Readout
@@ -116,8 +115,6 @@ class VLAModule(pl.LightningModule):
                 if camera not in policy.contract.camera_names:
                     known = ", ".join(policy.contract.camera_names)
                     raise ContractError(f"augment.{key} names the camera {camera!r}; the policy's cameras are {known}")
-        if loss.language_weight:
-            check_speaks(policy)
         if optimizer.lora is not None:
             if policy.config.backbone != "vlm":
                 raise TuningError(
@@ -163,10 +160,6 @@ class VLAModule(pl.LightningModule):
         if self.loss_config.forward_prediction is not None:
             terms |= self._forward_losses(readout, inputs["images"], future, batch["future_valid"])
             terms["loss"] = terms["loss"] + self.loss_config.forward_prediction.weight * terms["forward_loss"]
-        if self.loss_config.language_weight:
-            seen = (inputs["images"], inputs["proprioception"], batch["valid"])
-            terms["language_loss"] = language_loss(self.policy, *seen, batch["tokens"], batch["token_mask"])
-            terms["loss"] = terms["loss"] + self.loss_config.language_weight * terms["language_loss"]
         if phase == "train" and self._teacher and self.retain_config.weight:
             terms["retain_loss"] = self._retain_loss(inputs)
             terms["loss"] = terms["loss"] + self.retain_config.weight * terms["retain_loss"]

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.committed import CommittedActions
-from vla_ros.policy.config import DelayMode, PolicyConfig
+from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.heads.head import Head
 from vla_ros.policy.history import History, slide
 from vla_ros.policy.prediction import ActionPrediction, Readout
-from vla_ros.policy.shifted_state import check_state
 from vla_ros.policy.tokenizer import CommandTokenizer
 
 
@@ -68,27 +67,26 @@ class Policy(nn.Module):
             config=getattr(config, config.head),
         )
         self.committed: CommittedActions | None = None
-        if config.max_delay_steps and not config.shifts_state:
+        if config.max_delay_steps:
             self.committed = CommittedActions(
                 max_delay_steps=config.max_delay_steps, context_size=self.head.context_size
             )
 
-    def learn_delays(self, max_delay_steps: int, delay_mode: DelayMode = "prefix") -> None:
-        """Let a policy be told of so many committed actions; until it is trained a "prefix" of them changes nothing.
+    def learn_delays(self, max_delay_steps: int) -> None:
+        """Let a policy be told of so many committed actions; until it is trained they change nothing.
 
         Raises:
-            ContractError: a chunk has no more actions than that, or the state of the contract can't be shifted.
+            ContractError: a chunk has no more actions than that.
             ValueError: the policy can be told of some already, or ``max_delay_steps`` is negative.
         """
         if self.config.max_delay_steps:
             raise ValueError(f"the policy can be told of {self.config.max_delay_steps} committed actions already")
-        config = dataclasses.replace(self.config, max_delay_steps=max_delay_steps, delay_mode=delay_mode)
+        config = dataclasses.replace(self.config, max_delay_steps=max_delay_steps)
         _check(self.contract, config, self.tokenizer)
         self.config = config
-        if not config.shifts_state:
-            committed = CommittedActions(max_delay_steps=max_delay_steps, context_size=self.head.context_size)
-            committed.silence()
-            self.committed = committed.to(self.device)
+        committed = CommittedActions(max_delay_steps=max_delay_steps, context_size=self.head.context_size)
+        committed.silence()
+        self.committed = committed.to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +194,7 @@ class Policy(nn.Module):
             about its first D ticks means nothing: these are decided.
 
         Raises:
-            ValueError: the policy can't be told of so many committed actions, or is told by its proprioception.
+            ValueError: the policy can't be told of so many committed actions.
         """
         added = self._added(prefix, delay_steps, len(proprioception))
         frame = self.encode(images, proprioception, text)
@@ -222,11 +220,7 @@ class Policy(nn.Module):
         if prefix is None or prefix.shape[-2] == 0:
             return None
         self.check_delay(prefix.shape[-2])
-        if self.committed is None:
-            raise ValueError(
-                "the policy was trained with delay_mode 'shifted_state'; give it the proprioception of after the "
-                "committed actions instead of a prefix (policy/shifted_state.py)"
-            )
+        assert self.committed is not None  # as max_delay_steps is positive
         if delay_steps is None:
             delay_steps = torch.full((batch,), prefix.shape[-2], device=prefix.device)
         with torch.autocast(prefix.device.type, enabled=False):
@@ -252,8 +246,3 @@ def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTok
             f"policy.max_delay_steps is {config.max_delay_steps}, but a chunk has {contract.timing.chunk} actions; "
             "allowed: less"
         )
-    if config.shifts_state:
-        try:
-            check_state(contract.proprioception.names if contract.proprioception else (), contract.action.frame)
-        except ValueError as error:
-            raise ContractError(str(error)) from None

@@ -22,7 +22,6 @@ from vla_ros.policy.acceleration import Acceleration, AccelerationError, Capture
 from vla_ros.policy.history import History
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.prediction import ACTION_DIMENSIONS
-from vla_ros.policy.shifted_state import rolled_forward
 from vla_ros.policy.staging import Field, Return, Staging
 
 CHECKED_STEPS = 3
@@ -102,8 +101,7 @@ class PolicyRunner:
 
         Args:
             committed: (D, 7), in the same units: what will be done at the first D of these ticks whatever this step
-                says, because it takes that long. The chunk has them in its first D rows; where the policy's state is
-                shifted (``PolicyConfig.delay_mode``), N more follow on them: (D + N, 7).
+                says, because it takes that long. The chunk has them in its first D rows.
 
         Raises:
             RuntimeError: ``reset`` was never called.
@@ -114,11 +112,8 @@ class PolicyRunner:
         self._write(observation, committed)
         space = self.contract.action
         chunk = actions.denormalize(self._predict().astype(np.float64), space.low, space.high)
-        if committed is None:
-            return chunk
-        if self._policy.config.shifts_state:
-            return np.concatenate([committed, chunk])
-        chunk[: len(committed)] = committed
+        if committed is not None:
+            chunk[: len(committed)] = committed
         return chunk
 
     @torch.inference_mode()
@@ -187,7 +182,7 @@ class PolicyRunner:
         if self.contract.proprioception is not None:
             if observation.proprioception is None:
                 raise ValueError("the observation has no proprioception, which the contract names")
-            given["proprioception"][0] = self._state(observation.proprioception, committed)
+            given["proprioception"][0] = observation.proprioception
         given["seen"][0] = self._seen
         count = 0 if committed is None else len(committed)
         self._policy.check_delay(count)
@@ -197,13 +192,6 @@ class PolicyRunner:
             if committed is not None and count:
                 given["prefix"][0, :count] = actions.network_commitment(committed, space.low, space.high)
             given["delay_steps"][0] = count
-
-    def _state(self, measured: NDArray[np.float32], committed: NDArray[np.float64] | None) -> NDArray[np.float32]:
-        """Return the proprioception (P,) that the policy plans from."""
-        known = self.contract.proprioception
-        if committed is None or known is None or not self._policy.config.shifts_state:
-            return measured
-        return rolled_forward(measured, known.names, committed, self.contract.timing.period_ns / 1e9)
 
     def _predict(self) -> NDArray[np.float32]:
         """Return the normalised chunk (N, 7) for what was written."""

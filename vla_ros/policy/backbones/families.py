@@ -58,15 +58,6 @@ class Family:
         """The module from tokens (...) to embeddings (..., H), scaled as the language model expects them."""
         return self.model.get_input_embeddings()
 
-    @property
-    def speaks(self) -> bool:
-        """Whether the model's language head is here: it is where it is the embeddings, as a policy keeps no other."""
-        return bool(self.model.config.tie_word_embeddings)
-
-    def score(self, states: Tensor) -> Tensor:
-        """Return the logits (..., tokens) of the next token for the language model's ``states`` (..., H)."""
-        return nn.functional.linear(states, self.embedding.weight)
-
     def see(self, pixels: Tensor) -> Tensor:
         """Return the image tokens (F, T, embedding_size) of ``pixels`` (F, 3, h, w)."""
         features = self.model.get_image_features(pixels).pooler_output
@@ -219,7 +210,6 @@ class Florence2(Family):
     images_first = True
     looks_ahead = "prefix"
     sequences = False
-    speaks = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)

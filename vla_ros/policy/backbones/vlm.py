@@ -127,17 +127,6 @@ class VlmBackbone(nn.Module):
         last = valid.sum(dim=1, keepdim=True) - 1  # (B, 1)
         return Readout(features, last >= 0, last.clamp(min=0))
 
-    def say(self, images: Mapping[str, Tensor], proprioception: Tensor, text: EmbeddedText) -> Tensor:
-        """Return the states (F, L, H) that each token of ``text`` is said from, after F frames: [frame] [command].
-
-        ``images`` and ``proprioception`` are as ``encode`` takes them; ``family.score`` turns states into tokens.
-        """
-        frame = self._frame(images, proprioception, None)
-        there = torch.ones(len(frame), dtype=torch.bool, device=frame.device)
-        seen = self._frame_parts(frame, there, readout=False, first_block=0)
-        states, _ = self._run([*seen, self._command_part(text, block=-1)])
-        return states[:, -text.mask.shape[1] - 1 : -1]
-
     def _frame(self, images: Mapping[str, Tensor], proprioception: Tensor, camera_keep: Tensor | None) -> Tensor:
         """Return the tokens (F, T, E) of frames: the cameras', each with its marks, then one of the proprioception."""
         if len(set(self.camera_sizes.values())) == 1:  # one pass of the vision tower

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny models of every family of ``backbones/families.py``, with random weights: for tests, and to try things offline.
+"""Tiny models of every family of vision-language models, for tests and benchmarks.
 
-The values are configurations as transformers writes them, for ``policy.vlm.model`` in a recipe. Images are 32x32.
+The values are configurations as transformers writes them, for `policy.vlm.model` in a recipe. Images are 32x32.
 """
 
 from __future__ import annotations
