@@ -22,8 +22,8 @@ from vla_ros.observations.observation import proprioception
 from vla_ros.policy.policy import Policy
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert, Perturbation
-from vla_ros.sim.scene import SceneState
-from vla_ros.sim.tasks import COLORS, TASKS
+from vla_ros.sim.state import COLORS, SceneState
+from vla_ros.sim.tasks import TASKS
 
 CAMERA = "static"  # whose place it takes
 MIDDLE_M, SPREAD_M = np.array([0.44, 0.0]), 0.13  # of blocks on the table

@@ -21,6 +21,7 @@ import torch
 from vla_ros.imaging import images
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.sim.env import TabletopEnv
+from vla_ros.sim.tasks.nudge_lit import show_cue
 from vla_ros.train.recipes import load_config
 
 MS = 1_000_000
@@ -262,7 +263,7 @@ def test_what_is_told_of_a_scene_tells_the_lit_block_while_it_glows_and_no_longe
     said = {}
     for color in ("red", "blue"):
         env.reset(seed=1, options={"task": "nudge_lit"})
-        env.sim.light_up(color)
+        show_cue(env.sim, color)
         said[color] = [told_eyes.told(env.state())]
         for _ in range(10):
             env.step(np.array([0, 0, 0.3, 0, 0, 0, 0.0]))

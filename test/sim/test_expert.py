@@ -9,8 +9,8 @@ import pytest
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert, Perturbation
 from vla_ros.sim.physics import MAX_ANGULAR_RPS, MAX_LINEAR_MPS
-from vla_ros.sim.scene import SceneState
-from vla_ros.sim.tasks import TASKS, success
+from vla_ros.sim.state import SceneState
+from vla_ros.sim.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def play(env: TabletopEnv, name: str, seed: int, scale: float = 0.0, max_time_s:
 def test_it_solves_its_task_and_no_other(env, name):
     for seed in (0, 1, 2):
         states = play(env, name, seed)
-        solved = [other for other, task in TASKS.items() if success(task, states[0], states[-1])]
+        solved = [other for other, task in TASKS.items() if task.success(states[0], states[-1])]
         assert solved == [name]
 
 
@@ -43,14 +43,14 @@ def test_it_solves_its_task_and_no_other(env, name):
 def test_it_recovers_from_perturbations(env, name):
     for seed in (0, 1):
         states = play(env, name, seed, scale=0.25, max_time_s=20.0)
-        assert success(TASKS[name], states[0], states[-1])
+        assert TASKS[name].success(states[0], states[-1])
 
 
 @pytest.mark.parametrize("name", ["pick_up_red", "push_left_green", "put_in_box_blue", "open_drawer", "close_drawer"])
 def test_it_works_at_twice_the_rate(name):
     fast = TabletopEnv(render=False, control_hz=20.0)
     states = play(fast, name, 5)
-    assert success(TASKS[name], states[0], states[-1])
+    assert TASKS[name].success(states[0], states[-1])
 
 
 @pytest.mark.parametrize("lost", ["fingers opened", "block taken away"])
@@ -81,14 +81,14 @@ def test_it_holds_still_after_success(env, name):
     for _ in range(100):
         action = expert.act(env.sim.state())
         env.step(action)
-        if success(TASKS[name], start, env.sim.state()) and not action[:6].any():
+        if TASKS[name].success(start, env.sim.state()) and not action[:6].any():
             break
     before = env.sim.state()
     for _ in range(10):
         action = expert.act(env.sim.state())
         np.testing.assert_array_equal(action[:6], 0.0)
         env.step(action)
-    assert success(TASKS[name], start, env.sim.state())
+    assert TASKS[name].success(start, env.sim.state())
     assert np.linalg.norm(env.sim.state().tcp_position - before.tcp_position) < 0.012
 
 

@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from vla_ros.sim.cameras import project
 from vla_ros.sim.physics import TabletopSim
-from vla_ros.sim.scene import STATE_SIZE, SceneState, randomise
-from vla_ros.sim.tasks import COLORS, TASKS, success
+from vla_ros.sim.scene import randomize
+from vla_ros.sim.state import COLORS, STATE_SIZE, SceneState
+from vla_ros.sim.tasks import TASKS
 
 SEEDS = range(12)
 
@@ -22,8 +22,22 @@ def sim() -> TabletopSim:
 
 
 def scene(sim: TabletopSim, name: str, seed: int) -> SceneState:
-    randomise(sim, TASKS[name], np.random.default_rng(seed))
+    randomize(sim, TASKS[name], np.random.default_rng(seed))
     return sim.state()
+
+
+def project(sim: TabletopSim, camera: str, points: np.ndarray) -> np.ndarray:
+    """Project `points` (N, 3) in base_link [m] into a square image of `camera`.
+
+    Returns:
+        (N, 2) right and down, in [0, 1] inside the image; NaN for points behind the camera.
+    """
+    index = sim.model.camera(camera).id
+    rotation = sim.data.cam_xmat[index].reshape(3, 3)
+    local = (np.atleast_2d(points) - sim.data.cam_xpos[index]) @ rotation  # x right, y up, -z forward
+    depth = np.where(local[:, 2] < 0, -local[:, 2], np.nan)
+    scale = 0.5 / np.tan(np.deg2rad(sim.model.cam_fovy[index]) / 2)
+    return np.stack([0.5 + scale * local[:, 0] / depth, 0.5 - scale * local[:, 1] / depth], axis=1)
 
 
 def test_a_state_survives_the_way_through_its_vector(sim):
@@ -61,7 +75,7 @@ def test_the_same_seed_gives_the_same_scene_whatever_came_before(sim):
 def test_no_scene_is_done_at_the_start_and_blocks_keep_apart(sim, name):
     for seed in SEEDS:
         start = scene(sim, name, seed)
-        assert not success(TASKS[name], start, start)
+        assert not TASKS[name].success(start, start)
         for one, other in combinations(COLORS, 2):
             assert np.linalg.norm(start.block_positions[one] - start.block_positions[other]) > 0.09
         for position in start.block_positions.values():

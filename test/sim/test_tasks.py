@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla_ros.sim.scene import SceneState
-from vla_ros.sim.tasks import MEMORY_TASKS, NOVEL_TASKS, PHRASINGS, TASKS, TRAINED_TASKS, success
+from vla_ros.sim.state import SceneState
+from vla_ros.sim.tasks import KINDS, MEMORY_TASKS, NOVEL_TASKS, TASKS, TRAINED_TASKS
+from vla_ros.sim.tasks.task import Task
 
 START = SceneState(
     tcp_position=np.array([0.45, 0.0, 0.2]),
@@ -37,9 +38,9 @@ def test_there_are_14_trained_3_novel_tasks_and_one_for_memory():
     assert NOVEL_TASKS == ("push_away_red", "push_away_green", "push_away_blue")
 
 
-@pytest.mark.parametrize("kind", PHRASINGS)
-def test_held_out_phrasings_are_new_sentences_of_known_words(kind):
-    phrasings, held_out = PHRASINGS[kind]
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_phrasings_are_new_sentences_of_known_words(kind: type[Task]):
+    phrasings, held_out = kind.training_templates, kind.held_out_templates
     assert 6 <= len(set(phrasings)) <= 8 and 2 <= len(set(held_out)) <= 3
     assert not set(phrasings) & set(held_out)
     words = {word for text in phrasings for word in text.split()}
@@ -68,47 +69,47 @@ def test_no_command_belongs_to_two_tasks():
 )
 def test_a_push_counts_in_its_direction_only(name, moved, done):
     now = with_red_at([0.40 + moved[0], -0.1 + moved[1], 0.02])
-    assert success(TASKS[name], START, now) is done
+    assert TASKS[name].success(START, now) is done
 
 
 @pytest.mark.parametrize("position", [[0.40, 0.0, -0.3], [0.40, 0.0, 0.1], [0.45, 0.23, 0.024]])
 def test_a_block_that_fell_or_was_lifted_or_lies_in_the_box_was_not_pushed(position):
-    assert not success(TASKS["push_left_red"], START, with_red_at(position))
+    assert not TASKS["push_left_red"].success(START, with_red_at(position))
 
 
 def test_a_pick_needs_height_and_fingers():
     task = TASKS["pick_up_red"]
     lifted = [0.45, 0.0, 0.12]
-    assert success(task, START, with_red_at(lifted, tcp_position=np.array([0.45, 0.0, 0.13]), opening=0.5))
-    assert not success(task, START, with_red_at(lifted, tcp_position=np.array([0.45, 0.2, 0.13]), opening=0.5))
-    assert not success(task, START, with_red_at([0.45, 0.0, 0.05], tcp_position=np.array([0.45, 0, 0.06]), opening=0.5))
+    assert task.success(START, with_red_at(lifted, tcp_position=np.array([0.45, 0.0, 0.13]), opening=0.5))
+    assert not task.success(START, with_red_at(lifted, tcp_position=np.array([0.45, 0.2, 0.13]), opening=0.5))
+    assert not task.success(START, with_red_at([0.45, 0.0, 0.05], tcp_position=np.array([0.45, 0, 0.06]), opening=0.5))
 
 
 def test_a_block_in_the_box_counts_once_the_hand_has_let_go():
     task = TASKS["put_in_box_red"]
     inside = [0.46, 0.22, 0.03]
-    assert success(task, START, with_red_at(inside, opening=1.0))
-    assert not success(task, START, with_red_at(inside, opening=0.5))
-    assert not success(task, START, with_red_at(inside, opening=1.0, tcp_position=np.array([0.46, 0.22, 0.05])))
-    assert not success(task, START, with_red_at([0.46, 0.15, 0.02], opening=1.0))
+    assert task.success(START, with_red_at(inside, opening=1.0))
+    assert not task.success(START, with_red_at(inside, opening=0.5))
+    assert not task.success(START, with_red_at(inside, opening=1.0, tcp_position=np.array([0.46, 0.22, 0.05])))
+    assert not task.success(START, with_red_at([0.46, 0.15, 0.02], opening=1.0))
 
 
 def test_the_drawer_must_have_moved():
-    assert success(TASKS["open_drawer"], START, replace(START, drawer_m=0.10))
-    assert not success(TASKS["open_drawer"], START, replace(START, drawer_m=0.08))
-    assert success(TASKS["close_drawer"], START, replace(START, drawer_m=0.01))
-    assert not success(TASKS["close_drawer"], START, replace(START, drawer_m=0.02))
+    assert TASKS["open_drawer"].success(START, replace(START, drawer_m=0.10))
+    assert not TASKS["open_drawer"].success(START, replace(START, drawer_m=0.08))
+    assert TASKS["close_drawer"].success(START, replace(START, drawer_m=0.01))
+    assert not TASKS["close_drawer"].success(START, replace(START, drawer_m=0.02))
     for name, drawer_m in (("open_drawer", 0.12), ("close_drawer", 0.0)):
         there_already = replace(START, drawer_m=drawer_m)
-        assert not success(TASKS[name], there_already, there_already)
+        assert not TASKS[name].success(there_already, there_already)
 
 
 def test_a_nudge_counts_for_the_block_that_glowed_and_for_no_other():
     lit, task = replace(START, lit="red", dark=True), TASKS["nudge_lit"]
-    assert success(task, lit, with_red_at([0.43, -0.1, 0.02]))
-    assert not success(task, lit, with_red_at([0.41, -0.1, 0.02]))
-    assert not success(task, replace(lit, lit="blue"), with_red_at([0.43, -0.1, 0.02]))
-    assert not success(task, START, with_red_at([0.43, -0.1, 0.02]))
+    assert task.success(lit, with_red_at([0.43, -0.1, 0.02]))
+    assert not task.success(lit, with_red_at([0.41, -0.1, 0.02]))
+    assert not task.success(replace(lit, lit="blue"), with_red_at([0.43, -0.1, 0.02]))
+    assert not task.success(START, with_red_at([0.43, -0.1, 0.02]))
     both = with_red_at([0.43, -0.1, 0.02])
     both.block_positions["green"] = np.array([0.47, 0.0, 0.02])
-    assert not success(task, lit, both)
+    assert not task.success(lit, both)

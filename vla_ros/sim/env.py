@@ -8,28 +8,34 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from vla_ros.sim.cameras import CAMERAS, Cameras
 from vla_ros.sim.physics import MAX_ANGULAR_RPS, MAX_LINEAR_MPS, TabletopSim
 from vla_ros.sim.rotation import matrix_to_quaternion
-from vla_ros.sim.scene import SceneState, give_cue, randomise
-from vla_ros.sim.tasks import TASKS, TRAINED_TASKS, Task, success
+from vla_ros.sim.scene import randomize
+from vla_ros.sim.state import Array, SceneState
+from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
+from vla_ros.sim.tasks.task import Task
+
+Observation = dict[str, Any]
 
 
-class TabletopEnv(gymnasium.Env):
+class TabletopEnv(gymnasium.Env[Observation, NDArray[Any]]):
     """Language-conditioned table-top tasks.
 
-    Action (7,): twist of the tool in base_link [m/s, rad/s], then gripper opening [0 closed, 1 open]; it is held for
-    one control period. Observation: pictures `static` and `wrist` (height, width, 3) uint8, `ee_position` (3,) [m] and
+    Action (7,): twist of the tool in base_link [m/s, rad/s], then gripper opening [0 closed, 1 open], held for one
+    control period. Observation: images `static` and `wrist` (height, width, 3) uint8, `ee_position` (3,) [m] and
     `ee_quaternion` (4,) xyzw of the tool in base_link, `opening` (1,).
 
-    An episode terminates on success (stepping on is allowed, to record how the arm holds still) and is never truncated.
+    An episode terminates on success (further steps are allowed, to record how the arm holds still) and is never
+    truncated.
 
     Args:
         control_hz: steps per simulated second.
-        height, width: picture size in pixels, at most 480 x 640.
-        render: False leaves the pictures out of the observation, for speed.
-        render_mode: `rgb_array`: `render()` returns both pictures side by side.
+        height, width: image size in pixels, at most 480 x 640.
+        render: False leaves the images out of the observation, for speed.
+        render_mode: with `rgb_array`, `render()` returns both images side by side.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -44,9 +50,9 @@ class TabletopEnv(gymnasium.Env):
         render_mode: str | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode = {render_mode!r}; allowed: None, 'rgb_array'")
+            raise ValueError(f"render_mode must be None or 'rgb_array'; got {render_mode!r}")
         if not control_hz > 0:
-            raise ValueError(f"control_hz = {control_hz}; must be above 0, e.g. 10")
+            raise ValueError(f"control_hz must be above 0; got {control_hz}")
         self.sim = TabletopSim()
         self.control_hz = control_hz
         self.render_mode = render_mode
@@ -59,26 +65,28 @@ class TabletopEnv(gymnasium.Env):
         self.action_space = spaces.Box(
             np.append(-speed, 0.0).astype(np.float32), np.append(speed, 1.0).astype(np.float32), dtype=np.float32
         )
-        pictures = {camera: spaces.Box(0, 255, (height, width, 3), np.uint8) for camera in CAMERAS if render}
+        images = {camera: spaces.Box(0, 255, (height, width, 3), np.uint8) for camera in CAMERAS if render}
         self.observation_space = spaces.Dict(
             {
-                **pictures,
+                **images,
                 "ee_position": spaces.Box(-2.0, 2.0, (3,), np.float32),
                 "ee_quaternion": spaces.Box(-1.0, 1.0, (4,), np.float32),
                 "opening": spaces.Box(0.0, 1.0, (1,), np.float32),
             }
         )
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode in a random scene.
 
         Args:
             seed: the same seed and options give the same episode.
-            options: `task`: a name of TASKS (default: any trained task); `command`: what to say (default: any of the
-                task's training phrasings).
+            options: `task`, a name in TASKS (default: any trained task), and `command`, the language command (default:
+                any of the task's training phrasings).
 
         Raises:
-            ValueError: an unknown option or task.
+            ValueError: unknown option or task.
         """
         super().reset(seed=seed)
         options = dict(options or {})
@@ -86,52 +94,52 @@ class TabletopEnv(gymnasium.Env):
         command = options.pop("command", None)
         if options or name not in TASKS:
             raise ValueError(
-                f"reset options: unknown {sorted(options) or f'task {name!r}'}; allowed: 'task', one of {list(TASKS)}, "
-                "and 'command', a text"
+                f"reset: unknown {f'options {sorted(options)}' if options else f'task {name!r}'}; "
+                f"options are 'task', one of {list(TASKS)}, and 'command', a text"
             )
         self.task = TASKS[name]
-        randomise(self.sim, self.task, self.np_random)
+        randomize(self.sim, self.task, self.np_random)
         self.command = command or str(self.np_random.choice(self.task.phrasings))
         self._start = self.sim.state()
         return self._observation(self._start), self._info(self._start)
 
-    def begin(self, task: str) -> dict:
-        """Go on in the scene as it is with another task, whose success counts from now on; returns the observation.
+    def begin(self, task: str) -> Observation:
+        """Continue in the current scene with another task; returns the observation.
 
         Raises:
-            ValueError: an unknown task.
+            ValueError: unknown task.
         """
         if task not in TASKS:
-            raise ValueError(f"task {task!r} is unknown; allowed: {', '.join(TASKS)}")
+            raise ValueError(f"unknown task {task!r}; must be one of {', '.join(TASKS)}")
         self.task = TASKS[task]
-        give_cue(self.sim, self.task, self.np_random)
+        self.task.begin(self.sim, self.np_random)
         self._start = self.sim.state()
         return self._observation(self._start)
 
-    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+    def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Execute an action (7,) for one control period.
 
         Raises:
-            ValueError: wrong shape or a value that is not finite.
+            ValueError: wrong shape, or a value that is not finite.
         """
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,):
-            raise ValueError(f"action has shape {action.shape}; want (7,): twist (6,) [m/s, rad/s] and gripper opening")
+            raise ValueError(f"action must be (7,): twist [m/s, rad/s] and gripper opening; got shape {action.shape}")
         self.sim.set_command(action[:6], action[6])
         self.sim.advance(1.0 / self.control_hz)
         state = self.sim.state()
         info = self._info(state)
         return self._observation(state), float(info["success"]), info["success"], False, info
 
-    def render(self) -> np.ndarray | None:
-        """Both pictures side by side (height, 2 * width, 3), or None without a render mode."""
+    def render(self) -> NDArray[np.uint8] | None:
+        """Return both images side by side (height, 2 * width, 3), or None without a render mode."""
         if self.render_mode is None:
             return None
-        pictures = self._pictures()
-        return np.concatenate([pictures[camera] for camera in CAMERAS], axis=1)
+        images = self._images()
+        return np.concatenate([images[camera] for camera in CAMERAS], axis=1)
 
     def state(self) -> SceneState:
-        """What the scripted expert may look at."""
+        """Return the scene, as the scripted expert sees it."""
         return self.sim.state()
 
     def close(self) -> None:
@@ -139,18 +147,18 @@ class TabletopEnv(gymnasium.Env):
         if self._cameras is not None:
             self._cameras.close()
 
-    def _pictures(self) -> dict[str, np.ndarray]:
+    def _images(self) -> dict[str, NDArray[np.uint8]]:
         return self._cameras.capture() if self._cameras else {}
 
-    def _observation(self, state: SceneState) -> dict[str, np.ndarray]:
+    def _observation(self, state: SceneState) -> Observation:
         w, x, y, z = matrix_to_quaternion(state.tcp_rotation)
         return {
-            **(self._pictures() if self._render else {}),
+            **(self._images() if self._render else {}),
             "ee_position": state.tcp_position.astype(np.float32),
             "ee_quaternion": np.array([x, y, z, w], dtype=np.float32),
             "opening": np.array([state.opening], dtype=np.float32),
         }
 
     def _info(self, state: SceneState) -> dict[str, Any]:
-        done = success(self.task, self._start, state)
-        return {"success": done, "task": self.task.name, "command": self.command}
+        success = self.task.success(self._start, state)
+        return {"success": success, "task": self.task.name, "command": self.command}

@@ -6,22 +6,24 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+from vla_ros.sim.state import Array
 
-def quaternion_to_matrix(quaternion_wxyz: np.ndarray) -> np.ndarray:
+
+def quaternion_to_matrix(quaternion_wxyz: Array) -> Array:
     """(4,) unit quaternion to a (3, 3) rotation matrix."""
     matrix = np.zeros(9)
     mujoco.mju_quat2Mat(matrix, quaternion_wxyz)
     return matrix.reshape(3, 3)
 
 
-def matrix_to_quaternion(matrix: np.ndarray) -> np.ndarray:
+def matrix_to_quaternion(matrix: Array) -> Array:
     """(3, 3) rotation matrix to a (4,) unit quaternion."""
     quaternion = np.zeros(4)
     mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).ravel())
     return quaternion
 
 
-def rotation_vector_to_quaternion(vector: np.ndarray) -> np.ndarray:
+def rotation_vector_to_quaternion(vector: Array) -> Array:
     """(3,) rotation vector [rad] to a (4,) unit quaternion."""
     angle = float(np.linalg.norm(vector))
     if angle < 1e-12:
@@ -31,14 +33,14 @@ def rotation_vector_to_quaternion(vector: np.ndarray) -> np.ndarray:
     return quaternion
 
 
-def rotation_vector(matrix: np.ndarray) -> np.ndarray:
+def rotation_vector(matrix: Array) -> Array:
     """(3, 3) rotation matrix to its (3,) rotation vector [rad], angle in [0, pi]."""
     vector = np.zeros(3)
     mujoco.mju_quat2Vel(vector, matrix_to_quaternion(matrix), 1.0)
     return vector
 
 
-def about_z(angle_rad: float) -> np.ndarray:
+def about_z(angle_rad: float) -> Array:
     """(3, 3) rotation by `angle_rad` about the z axis."""
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])

@@ -25,7 +25,8 @@ from vla_ros.runtime.execution.executors import make_executor
 from vla_ros.runtime.rollout import rollout
 from vla_ros.runtime.safety.governor import SafetyGovernor
 from vla_ros.sim.env import TabletopEnv
-from vla_ros.sim.tasks import COLORS, TASKS
+from vla_ros.sim.state import COLORS
+from vla_ros.sim.tasks import TASKS
 
 # As config/policy.yaml has them.
 HORIZON_TICKS, ENSEMBLE_DECAY = 4, 0.01

@@ -13,7 +13,7 @@ from vla_ros.datasets.episode import Episode
 from vla_ros.evaluation.replay.mismatches import Array, tool_rotations
 from vla_ros.sim.physics import TOOL_DOWN, TabletopSim
 from vla_ros.sim.scene import BLOCK_REST_Z_M
-from vla_ros.sim.tasks import COLORS
+from vla_ros.sim.state import COLORS
 
 # Out of the arm's way; the box and the cabinet stay, since drawer tasks are braced by them.
 _ASIDE_M = ((0.30, -0.38), (0.30, 0.38), (0.72, -0.38))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.sim.expert import Expert, Perturbation
-from vla_ros.sim.scene import SceneState
-from vla_ros.sim.tasks import PUSH_DIRECTIONS, Task, success
+from vla_ros.sim.state import SceneState
+from vla_ros.sim.tasks.task import Task
 
 TIME_LIMIT_S = 12.0
 # A policy learns to stand still when it is done from the last ticks of a demonstration.
@@ -53,7 +53,7 @@ class Demonstration:
         if self._start is None:
             self._start = state
         meant = self._expert.act(state)
-        done = success(self._task, self._start, state)
+        done = self._task.success(self._start, state)
         if not done:
             self._succeeded_at = None
         elif self._succeeded_at is None:
@@ -68,7 +68,7 @@ class Demonstration:
     def _outcome(self) -> str | None:
         if self._succeeded_at is not None:
             since = self.ticks - self._succeeded_at
-            if self._task.kind in PUSH_DIRECTIONS:
+            if self._task.ends_moving:
                 return "success" if since >= PUSH_ON_TICKS else None
             if self._resting >= HOLD_TICKS or since / self._control_hz >= SETTLE_LIMIT_S:
                 return "success"

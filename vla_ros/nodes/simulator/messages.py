@@ -14,7 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from vla_ros.imaging import images
-from vla_ros.sim.scene import SceneState
+from vla_ros.sim.state import SceneState
 
 BASE_FRAME = "base_link"
 JPEG_QUALITY = 95

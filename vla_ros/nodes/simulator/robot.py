@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from vla_ros.sim.cameras import Cameras
 from vla_ros.sim.env import TabletopEnv
-from vla_ros.sim.scene import SceneState
-from vla_ros.sim.tasks import success
+from vla_ros.sim.state import SceneState
 
 # As a real driver: an arm whose commander has gone quiet stands still.
 COMMAND_TIMEOUT_NS = 200_000_000
@@ -64,7 +63,7 @@ class SimulatedRobot:
 
     def succeeded(self) -> bool:
         """Whether the task is done, read from the physics."""
-        return bool(success(self._env.task, self._start, self.state))
+        return self._env.task.success(self._start, self.state)
 
     def joint_positions(self) -> NDArray[np.float64]:
         """(9,) arm joints [rad] and fingers [m], in the order of `vla_ros.sim.physics.JOINT_NAMES`."""

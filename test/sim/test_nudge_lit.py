@@ -14,8 +14,10 @@ pytest.importorskip("OpenGL")
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert
 from vla_ros.sim.physics import TabletopSim
-from vla_ros.sim.scene import randomise
-from vla_ros.sim.tasks import COLORS, TASKS
+from vla_ros.sim.scene import randomize
+from vla_ros.sim.state import COLORS
+from vla_ros.sim.tasks import TASKS
+from vla_ros.sim.tasks.nudge_lit import show_cue
 
 TASK = "nudge_lit"
 STILL, UP = np.array([0, 0, 0, 0, 0, 0, 0.0]), np.array([0, 0, 0.3, 0, 0, 0, 0.0])
@@ -31,7 +33,7 @@ def env():
 def begin(env: TabletopEnv, seed: int, color: str) -> dict:
     """The first observation in the scene of `seed`, with the block of `color` glowing, whichever the seed has drawn."""
     env.reset(seed=seed, options={"task": TASK})
-    env.sim.light_up(color)
+    show_cue(env.sim, color)
     return env.step(STILL)[0]
 
 
@@ -89,7 +91,7 @@ def test_neither_the_command_nor_the_layout_depends_on_the_answer():
     """The block is drawn last, of all three, so that nothing else can depend on it."""
     sim, drawn = TabletopSim(), Counter()
     for seed in range(60):
-        randomise(sim, TASKS[TASK], np.random.default_rng(seed))
+        randomize(sim, TASKS[TASK], np.random.default_rng(seed))
         drawn[sim.state().lit] += 1
     assert set(drawn) == set(COLORS) and min(drawn.values()) >= 10
     assert not any(color in text for text in (*TASKS[TASK].phrasings, *TASKS[TASK].held_out) for color in COLORS)
