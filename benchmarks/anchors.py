@@ -40,7 +40,7 @@ from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.losses import ForwardPredictionConfig
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.train.build import observation_spec
-from vla_ros.train.demonstrations import read_demonstrations
+from vla_ros.train.data import read_demonstrations
 from vla_ros.train.recipes import load_config
 
 FIRST_SEED = 80_000

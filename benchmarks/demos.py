@@ -40,10 +40,10 @@ from stopwatch import ratio, timed
 from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.frames import Frames
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.datasets.windows import window_frames, windows
 from vla_ros.imaging import images
 from vla_ros.robot import load_robot
@@ -82,7 +82,7 @@ def main() -> None:
         if args.short_bags:
             short = find_bags(args.short_bags)
             figures["short"] = decoding(short, robot, spec, timing, Path(scratch) / "short", args.rounds)
-        episodes, *_ = load_parts(bag_parts(bags, robot, spec, timing), Path(scratch) / "kept", workers=1)
+        episodes, *_ = load_shards(bag_shards(bags, robot, spec, timing), Path(scratch) / "kept", workers=1)
         figures["frames"] = sum(map(len, episodes))
         figures["windows"] = window_access(episodes, timing, args.rounds)
         if args.lerobot_python:

@@ -22,9 +22,9 @@ from rosbags.highlevel import AnyReader
 from stopwatch import ratio, timed
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.bags.writer import typestore
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images, jpeg
 from vla_ros.robot import Robot
 from vla_ros.topics import EPISODE
@@ -35,12 +35,12 @@ def decoding(
 ) -> dict[str, Any]:
     """Bags into a new store each time, against the least that reading their images takes."""
     used = images_used(bags, robot, spec, timing)
-    parts = bag_parts(bags, robot, spec, timing)
+    parts = bag_shards(bags, robot, spec, timing)
     processes = len(os.sched_getaffinity(0))
     ways = {"simplejpeg": jpeg.simplejpeg, "cv2 alone": None} if jpeg.simplejpeg else {"cv2 alone": None}
 
     def store(workers: int) -> None:
-        load_parts(parts, scratch / "timed", workers=workers)
+        load_shards(parts, scratch / "timed", workers=workers)
 
     times: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
     for _ in range(rounds):
@@ -113,7 +113,7 @@ def images_used(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timin
     images.decode_image_file = noted
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            load_parts(bag_parts(bags, robot, spec, timing), Path(scratch), workers=1)
+            load_shards(bag_shards(bags, robot, spec, timing), Path(scratch), workers=1)
     finally:
         images.decode_image_file = decode
     return [[wanted(bytes(message().data)) for _, message in bare_messages(bag, robot, spec)] for bag in bags]

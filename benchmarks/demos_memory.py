@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros import resources
-from vla_ros.datasets.bags.source import bag_parts
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot, load_robot
 
 BATCH = 32
@@ -61,7 +61,7 @@ def watch_training(bags: Sequence[Path], count: int, robot: Robot, store: Path, 
     torch.set_num_threads(1)
     config = load_config(resources.path("config/train") / "tabletop.json")
     spec, timing = observation_spec(config)
-    episodes = load_parts(bag_parts(bags, robot, spec, timing), store, workers=1)[0][:count]
+    episodes = load_shards(bag_shards(bags, robot, spec, timing), store, workers=1)[0][:count]
     policy = new_policy(config, episodes)
     module = VLAModule(policy, max_steps=steps, optimizer=config.optimizer, loss=config.loss, augment=config.augment)
     data = DemonstrationData(policy, training=episodes, validation=(), batch_windows=BATCH, max_steps=steps)

@@ -32,14 +32,14 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.source import bag_parts
-from vla_ros.datasets.calvin.reader import RATE_HZ, STEP_M, STEP_RAD, calvin_parts
+from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.calvin.reader import RATE_HZ, STEP_M, STEP_RAD, calvin_shards
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.parts import Part
 from vla_ros.datasets.rlds import catalogue
-from vla_ros.datasets.rlds.reader import rlds_parts
+from vla_ros.datasets.rlds.reader import rlds_shards
 from vla_ros.datasets.rlds.tfrecord import crc32c
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.shards import SourceShard
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.evaluation.closed_loop.rollouts import RolloutSettings, request_rollouts, run_rollouts
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.robot import load_robot
@@ -116,15 +116,15 @@ def in_all_formats(
     if spec.proprioception != STATES or timing.control_hz != 10:
         raise SystemExit(f"the checkpoint samples {spec.proprioception} at {timing.control_hz} Hz; this needs {STATES}")
 
-    def read(parts: list[Part]) -> list[Episode]:
-        return load_parts(parts, scratch / "store", workers=1).episodes
+    def read(parts: list[SourceShard]) -> list[Episode]:
+        return load_shards(parts, scratch / "store", workers=1).episodes
 
-    found = {"bags": read(bag_parts(bags, load_robot("tabletop"), spec, timing))}
+    found = {"bags": read(bag_shards(bags, load_robot("tabletop"), spec, timing))}
     write_calvin(scratch / "calvin", found["bags"])
-    found["calvin"] = read(calvin_parts(scratch / "calvin", spec, timing))
+    found["calvin"] = read(calvin_shards(scratch / "calvin", spec, timing))
     catalogue.LAYOUTS["tabletop_sim"] = OWN_LAYOUT
     write_rlds(scratch / "rlds", found["bags"])
-    found["rlds"] = read(rlds_parts(scratch / "rlds", spec, timing))
+    found["rlds"] = read(rlds_shards(scratch / "rlds", spec, timing))
     return found
 
 

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from vla_ros import resources
-from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 from vla_ros.policy.module import VLAModule
 from vla_ros.robot import load_robot
@@ -68,7 +68,7 @@ def main() -> None:
     )
     pl.seed_everything(config.seed, verbose=False)
     spec, timing = observation_spec(config)
-    episodes = load_parts(bag_parts(arguments.bags, load_robot(config.data.robot), spec, timing)).episodes
+    episodes = load_shards(bag_shards(arguments.bags, load_robot(config.data.robot), spec, timing)).episodes
     started_s = time.monotonic()
     module, data = train(config, episodes)
     errors = compare(module, data)

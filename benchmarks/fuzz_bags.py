@@ -38,10 +38,10 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.source import bag_part
+from vla_ros.datasets.bags.source import bag_shard
 from vla_ros.datasets.bags.writer import typestore
 from vla_ros.datasets.errors import BagError, SourceError
-from vla_ros.datasets.parts import Part
+from vla_ros.datasets.shards import SourceShard
 from vla_ros.datasets.store.entry import read_manifest
 from vla_ros.datasets.store.store import ensure
 from vla_ros.imaging import images
@@ -205,7 +205,7 @@ def attempt(target: Path, container: str, recorded: Messages, kind: str, read_wi
             found = contents(target)
             if kind == "cut off" and not set(found) <= set(recorded):
                 return "wrong"
-            parts = [bag_part(target, read_with, SPEC, TIMING, False)]
+            parts = [bag_shard(target, read_with, SPEC, TIMING, False)]
         frames = _into_store(parts, store)
         expected = fuzz_datasets.FRAMES.get(container, TICKS)
         return "whole" if frames == expected and found in (None, recorded) else "part" if frames else "error"
@@ -218,7 +218,7 @@ def attempt(target: Path, container: str, recorded: Messages, kind: str, read_wi
         return "crash"
 
 
-def _into_store(parts: Sequence[Part], store: Path) -> int:
+def _into_store(parts: Sequence[SourceShard], store: Path) -> int:
     """Decode parts and return how many frames the store has of them."""
     manifests = [read_manifest(entry) for part in parts if (entry := ensure(part, store)) is not None]
     if None in manifests or _half_written(store):

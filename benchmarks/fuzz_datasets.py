@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.datasets.calvin.reader import calvin_parts
+from vla_ros.datasets.calvin.reader import calvin_shards
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.lerobot.reader import lerobot_parts
-from vla_ros.datasets.parts import Part
-from vla_ros.datasets.rlds.reader import rlds_parts
+from vla_ros.datasets.lerobot.reader import lerobot_shards
+from vla_ros.datasets.rlds.reader import rlds_shards
+from vla_ros.datasets.shards import SourceShard
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))
 from tiny_datasets import picture, png, write_calvin, write_rlds  # the writers of the tests
 
 SPEC = ObservationSpec((Camera("static", 8, 8), Camera("wrist", 8, 8)), ())
 TIMING = Timing(10.0, 4, 8)
-READERS = {"CALVIN": calvin_parts, "RLDS": rlds_parts, "LeRobot": lerobot_parts}
+READERS = {"CALVIN": calvin_shards, "RLDS": rlds_shards, "LeRobot": lerobot_shards}
 FORMATS = tuple(READERS)
 FRAMES = {"CALVIN": 4, "RLDS": 14, "LeRobot": 12}
 
@@ -38,7 +38,7 @@ def seeds(folder: Path) -> dict[str, Path]:
     return {"CALVIN": folder / "calvin", "RLDS": folder / "rlds", "LeRobot": folder / "lerobot"}
 
 
-def parts(name: str, folder: Path) -> list[Part]:
+def parts(name: str, folder: Path) -> list[SourceShard]:
     """What training would read of a data set. Raises SourceError."""
     return READERS[name](folder, SPEC, TIMING)
 

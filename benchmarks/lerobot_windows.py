@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Subset
 
 from vla_ros import cli, resources
 from vla_ros.commands.data.convert import sampling
-from vla_ros.datasets.bags.source import bag_parts
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot
 from vla_ros.train.build import new_policy
 from vla_ros.train.config import TrainConfig
@@ -52,7 +52,7 @@ def against_lerobot(python: Path, bags: Sequence[Path], robot_name: str, robot: 
     if cli.main([*command, "--control-hz", f"{control_hz:g}", "--size", f"{SIZE}x{SIZE}"]):
         raise SystemExit("vla convert failed; its message is above")
     spec, timing = sampling(robot, control_hz, SIZE, SIZE)
-    episodes = load_parts(bag_parts(bags, robot, spec, timing), scratch / "same", workers=1).episodes
+    episodes = load_shards(bag_shards(bags, robot, spec, timing), scratch / "same", workers=1).episodes
     ours = _windows(config, spec, episodes)
     numbers, rows = _whole_windows([len(episode) for episode in episodes], history, ours)
     np.savez(scratch / "request.npz", rows=rows, history=history, chunk=chunk, batch=BATCH, checked=CHECKED)

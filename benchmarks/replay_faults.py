@@ -24,16 +24,14 @@ from vla_ros import resources
 from vla_ros.bringup import CHECKPOINT
 from vla_ros.commands.policy.replay import spread
 from vla_ros.contract import PolicyContract
-from vla_ros.datasets.bags.source import bag_parts
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.sources import load_demonstrations
+from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.benchmarks.tabletop import demonstrate
 from vla_ros.evaluation.replay.diagnosis import Diagnosis, diagnose
 from vla_ros.evaluation.replay.fault_injection import FAULTS
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.runner import PolicyRunner
-from vla_ros.robot import load_robot
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.tasks import TRAINED_TASKS
 
@@ -62,8 +60,7 @@ def simulated(contract: PolicyContract, first_seed: int, each: int) -> dict[str,
 
 def recorded(bags: Sequence[str], contract: PolicyContract, each: int) -> dict[str, list[Episode]]:
     """`each` demonstrations of every task in the bags."""
-    parts = bag_parts(bags, load_robot("tabletop"), contract.observation_spec, contract.timing)
-    episodes = load_demonstrations(parts, ", ".join(bags), None, workers=0)[0].episodes
+    episodes = load_source(Source("the bags", "bags", bags), contract.observation_spec, contract.timing).episodes
     tasks = dict.fromkeys(episode.task for episode in episodes)
     return {task: spread([one for one in episodes if one.task == task], each) for task in tasks}
 

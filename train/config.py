@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from vla_ros import schema
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, Language, Timing
+from vla_ros.datasets.sources import FORMATS
 from vla_ros.errors import UserError
 from vla_ros.policy.augment import AugmentConfig
 from vla_ros.policy.backbones import BACKBONES
@@ -33,11 +34,13 @@ class SourceConfig:
             where none has: all windows of all sources count alike.
     """
 
-    format: Literal["bags", "calvin", "lerobot", "rlds"]
+    format: str
     path: str
     weight: float | None = None
 
     def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ConfigError(f"format is {self.format!r} for {self.path}; must be one of {', '.join(FORMATS)}")
         if self.weight is not None and not self.weight > 0:
             raise ConfigError(f"weight is {self.weight} for {self.path}; allowed: a positive number, or null")
 

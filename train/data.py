@@ -4,29 +4,115 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from vla_ros import actions
-from vla_ros.contract import PROPRIOCEPTION_UNITS, Proprioception
+from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, Proprioception, Timing
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.frames import Frames
+from vla_ros.datasets.sources import Demonstrations, Source, load_source, require_distinct
 from vla_ros.datasets.windows import Indices, chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
-from vla_ros.train.config import ConfigError
+from vla_ros.train.config import ConfigError, DataConfig, TrainConfig
 from vla_ros.train.encoding import encode_episodes
 from vla_ros.train.processes import ALONE, Processes, Share
 from vla_ros.train.sampling import MixtureSampler, PhrasingSampler, Remaining
 
 MINIMUM_STD = 0.01  # m or 1: a state that the demonstrations hardly vary must not become a magnifying glass
+
+
+def read_demonstrations(config: TrainConfig, spec: ObservationSpec, timing: Timing) -> list[Demonstrations]:
+    """Load the sources that ``config.data`` lists, and print what was left out.
+
+    Raises:
+        ConfigError: it lists none.
+        UserError: a source can't be read, or a recording is in two.
+    """
+    data = config.data
+    if data.bags:
+        sources = [_load(data, "data.bags", "bags", data.bags, spec, timing)]
+    elif data.sources:
+        sources = [
+            _load(data, f"data.sources[{index}]", source.format, [source.path], spec, timing, source.weight)
+            for index, source in enumerate(data.sources)
+        ]
+    else:
+        raise ConfigError("data.bags is empty; list bag folders there, pass --bags PATH, or list data.sources")
+    require_distinct(sources)
+    return sources
+
+
+def read_rehearsed(
+    config: TrainConfig, sources: Sequence[Demonstrations], spec: ObservationSpec, timing: Timing
+) -> Sequence[Episode]:
+    """Load the bags of old tasks, ``config.keep.bags``, and print what was left out.
+
+    Raises:
+        UserError: a bag can't be read, or is also in ``sources``.
+    """
+    rehearsed = _load(config.data, "keep.bags", "bags", config.keep.bags, spec, timing)
+    require_distinct([*sources, rehearsed])
+    return rehearsed.episodes
+
+
+def _load(
+    data: DataConfig,
+    name: str,
+    format: str,
+    paths: Sequence[str],
+    spec: ObservationSpec,
+    timing: Timing,
+    weight: float | None = None,
+) -> Demonstrations:
+    source = Source(name, format, paths, data.robot, data.include_failures, data.policy_frames)
+    with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
+        task = bar.add_task(f"decoding {name}", start=False)
+
+        def show(done: int, total: int) -> None:
+            bar.start_task(task)
+            bar.update(task, completed=done, total=total)
+            if not sys.stdout.isatty() and (done == total or done % max(1, total // 10) == 0):
+                print(f"{name}: decoded {done} of {total}", flush=True)
+
+        store = Path(data.store) if data.store else None
+        loaded = load_source(
+            source, spec, timing, store=store, workers=data.workers, weight=weight, progress=show
+        )  # fmt: skip
+    print(f"{name}: {loaded.summary()}")
+    return loaded
+
+
+def split_demonstrations(
+    sources: Sequence[Demonstrations], validation_fraction: float, seed: int
+) -> tuple[list[Episode], list[Episode], list[tuple[int, float]]]:
+    """Split each source on its own, so that both parts have all of them.
+
+    Returns:
+        The training episodes, the validation episodes, and (training episodes, weight) of each source, empty if
+        sources have no weights.
+    """
+    training: list[Episode] = []
+    validation: list[Episode] = []
+    shares: list[tuple[int, float]] = []
+    for source in sources:
+        kept, held_out = split_episodes(source.episodes, validation_fraction, seed)
+        training += kept
+        validation += held_out
+        if source.weight is not None:
+            shares.append((len(kept), source.weight))
+    return training, validation, shares
 
 
 def split_episodes(

@@ -21,6 +21,7 @@ import pytorch_lightning as pl
 import torch
 
 from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.sources import Demonstrations
 from vla_ros.policy import summary
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.policy import Policy
@@ -28,9 +29,8 @@ from vla_ros.train.build import new_policy, observation_spec, tuned_policy
 from vla_ros.train.callbacks import draw_curves, keep_metrics
 from vla_ros.train.checks import check_commands, check_statistics
 from vla_ros.train.config import ConfigError, TrainConfig
-from vla_ros.train.data import DemonstrationData
+from vla_ros.train.data import DemonstrationData, read_demonstrations, read_rehearsed, split_demonstrations
 from vla_ros.train.data_summary import write_data_summary
-from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, read_rehearsed, split_demonstrations
 from vla_ros.train.machine import SHARDED
 from vla_ros.train.processes import Processes, in_turn, only_first_prints, started_processes
 from vla_ros.train.recipes import load_config

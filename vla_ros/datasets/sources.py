@@ -1,63 +1,141 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every format of demonstrations that training reads, behind one function."""
+"""Load demonstrations of any format, through the store.
+
+`FORMATS` is the only place where a format is registered: recipes and the store's fingerprint derive from it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.calvin.reader import calvin_parts
+from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.calvin.reader import calvin_shards
+from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.lerobot.reader import lerobot_parts
-from vla_ros.datasets.parts import Decoded, Part
-from vla_ros.datasets.report import ReadReport
-from vla_ros.datasets.rlds.reader import rlds_parts
-from vla_ros.datasets.store.store import Loaded, Progress, load_parts
+from vla_ros.datasets.lerobot.reader import lerobot_shards
+from vla_ros.datasets.rlds.reader import rlds_shards
+from vla_ros.datasets.shards import DecodeReport, SourceShard
+from vla_ros.datasets.store.store import Progress, load_shards
+from vla_ros.robot import Robot, load_robot
 
-# What is there beside bags: (path, spec, timing) -> parts. Bags also need the robot's file.
-PARTS: dict[str, Callable[[Path, ObservationSpec, Timing], list[Part]]] = {
-    "calvin": calvin_parts,
-    "lerobot": lerobot_parts,
-    "rlds": rlds_parts,
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Demonstrations of one format.
+
+    Attributes:
+        name: what messages call it, for instance its key in the recipe.
+        format: a key of `FORMATS`.
+        paths: bags or folders of bags; for other formats folders, see docs/data.md.
+        robot: the robot of bags, or the name of its file; other formats do without.
+        include_failures: also load bags' episodes that were marked as failed.
+        policy_frames: of bags recorded beside a policy: "drop" what the policy did, or "imitate" it too.
+    """
+
+    name: str
+    format: str
+    paths: Sequence[str | Path]
+    robot: Robot | str = "tabletop"
+    include_failures: bool = False
+    policy_frames: Literal["drop", "imitate"] = "drop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstrations:
+    """The episodes of one source.
+
+    Attributes:
+        weight: the source's share of the training windows relative to the others; None if no source has one.
+        report: what was left out.
+        name: of the source.
+        shards: what it was read from.
+        contents: the digest of each shard's files.
+    """
+
+    episodes: Sequence[Episode]
+    weight: float | None = None
+    report: DecodeReport = dataclasses.field(default_factory=lambda: DecodeReport({}))
+    name: str = ""
+    shards: Sequence[SourceShard] = ()
+    contents: Sequence[str] = ()
+
+    def summary(self) -> str:
+        """Return how much was loaded and what was left out, as one line."""
+        frames = sum(map(len, self.episodes))
+        return f"{len(self.episodes)} episodes, {frames} frames; left out: {self.report.dropped_text()}"
+
+
+Reader = Callable[[Source, ObservationSpec, Timing], list[SourceShard]]
+
+
+def _bags(source: Source, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
+    robot = load_robot(source.robot) if isinstance(source.robot, str) else source.robot
+    return bag_shards(source.paths, robot, spec, timing, source.include_failures, source.policy_frames)
+
+
+def _folders(read: Callable[[Path, ObservationSpec, Timing], list[SourceShard]]) -> Reader:
+    """Return the reader of a format that needs no more than a folder."""
+    return lambda source, spec, timing: [
+        shard for path in source.paths for shard in read(Path(path), spec, timing)
+    ]  # fmt: skip
+
+
+FORMATS: dict[str, Reader] = {
+    "bags": _bags,
+    "calvin": _folders(calvin_shards),
+    "lerobot": _folders(lerobot_shards),
+    "rlds": _folders(rlds_shards),
 }
 
 
-def load_demonstrations(
-    parts: Sequence[Part], label: str, folder: Path | None, workers: int, progress: Progress | None = None
-) -> tuple[Loaded, ReadReport]:
-    """Return what is in `parts` out of the store, decoding what is not there yet: see `store.load_parts`.
-
-    Raises:
-        SourceError: no episode is left of them; `label` says whose parts they are.
-        UserError: a part can't be read, or the store can't be written.
-    """
-    loaded = load_parts(parts, folder, workers, progress)
-    report = ReadReport.of(loaded.episodes, Decoded(loaded.dropped, damage=loaded.damage))
-    if not loaded.episodes:
-        raise SourceError(f"no episode is left of {label}; {report.loss_text()}{loaded.hint}")
-    return loaded, report
-
-
-def require_distinct(sources: Sequence[tuple[str, Sequence[Part], Sequence[str]]]) -> None:
-    """Refuse a recording that is there twice: held out in one place, it would be trained on in the other.
+def load_source(
+    source: Source,
+    spec: ObservationSpec,
+    timing: Timing,
+    *,
+    store: Path | None = None,
+    workers: int = 0,
+    weight: float | None = None,
+    progress: Progress | None = None,
+) -> Demonstrations:
+    """Load a source from the store, and decode first what the store does not hold yet.
 
     Args:
-        sources: for each its name in the recipe, its parts, and the digests of their contents (`Loaded.contents`).
+        store: its folder; None for `.vla_store` beside the demonstrations.
+        workers: processes that decode; 0 for one per core.
+        progress: called with (shards done, shards in all).
 
     Raises:
-        SourceError: a part is in two sources, under whatever path, or is a copy of another one.
+        SourceError: no episode is left.
+        UserError: the source can't be read, or the store can't be written.
+    """
+    shards = FORMATS[source.format](source, spec, timing)
+    loaded = load_shards(shards, store, workers, progress)
+    if not loaded.episodes:
+        names = ", ".join(shard.name for shard in shards[:5]) + (", ..." if len(shards) > 5 else "")
+        raise SourceError(f"no episode is left of {source.name} ({names}); {loaded.report.explain_empty()}")
+    return Demonstrations(loaded.episodes, weight, loaded.report, source.name, shards, loaded.contents)
+
+
+def require_distinct(sources: Sequence[Demonstrations]) -> None:
+    """Raise SourceError if a recording is in two sources, or in one twice, whether by path or as a copy.
+
+    What validation holds out of one would be trained on from the other.
     """
     known: dict[Hashable, tuple[int, str]] = {}
-    for number, (key, parts, contents) in enumerate(sources):
-        for part, content in zip(parts, contents, strict=True):
-            # Parts of one source may share a file, as CALVIN's do, but no two have the same content.
-            tokens = [content, *(file.resolve() for file in part.files)]
-            name = f"{part.home / part.name} of {key}"
+    for number, source in enumerate(sources):
+        for shard, content in zip(source.shards, source.contents, strict=True):
+            # Shards of one source may share a file, as CALVIN's do, but no two have the same content.
+            tokens = [content, *(file.resolve() for file in shard.files)]
+            name = f"{shard.root / shard.name} of {source.name}"
             for token in tokens:
                 other, first = known.setdefault(token, (number, name))
                 if first != name and (token == content or other != number):
                     raise SourceError(
-                        f"{name} is the same recording as {first}: what is held out for validation in one place would "
-                        "be trained on in the other. Name it once (sources may have weights), or remove the copy"
+                        f"{name} is the same recording as {first}, so episodes held out for validation in one would be "
+                        "trained on in the other. List it once (a source may have a weight), or delete the copy"
                     )

@@ -13,10 +13,10 @@ import pytest
 
 from vla_ros import cli
 from vla_ros.commands.data.store import Entry, remove
-from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.errors import StoreError
 from vla_ros.datasets.store.names import MARKER
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 
 KEY = "0123456789abcdef0123"  # as many digits as a name has
 
@@ -26,7 +26,7 @@ def bags(demonstration, robot, spec, timing, tmp_path: Path) -> Path:
     """Two bags, decoded."""
     bag = demonstration.write(tmp_path / "bags" / "a")
     shutil.copytree(bag, tmp_path / "bags" / "b")
-    load_parts(bag_parts([tmp_path / "bags"], robot, spec, timing), workers=1)
+    load_shards(bag_shards([tmp_path / "bags"], robot, spec, timing), workers=1)
     return tmp_path / "bags"
 
 
@@ -50,7 +50,7 @@ def test_what_is_current_is_listed_and_survives_cleaning(bags: Path, capsys) -> 
 
 
 def test_what_no_run_will_use_is_removed(bags: Path, robot, spec, timing) -> None:
-    episodes, *_ = load_parts(bag_parts([bags], robot, spec, timing), workers=1)
+    episodes, *_ = load_shards(bag_shards([bags], robot, spec, timing), workers=1)
     kept = np.array(episodes[0].images["static"])
     shutil.rmtree(bags / "a")
     with (bags / "b" / "metadata.yaml").open("a") as file:

@@ -14,6 +14,7 @@ import pytest
 
 from vla_ros import cli
 from vla_ros.commands.policy import replay
+from vla_ros.datasets.sources import Demonstrations
 from vla_ros.evaluation.replay.diagnosis import Diagnosis
 from vla_ros.evaluation.replay.hypothesis import Finding
 from vla_ros.evaluation.replay.open_loop import Replayed, compare, demonstrated_chunks
@@ -101,10 +102,7 @@ def without_bags(config, episodes, monkeypatch) -> list[Finding]:
     monkeypatch.setattr(replay, "PolicyRunner", lambda *_: runner)
     monkeypatch.setattr(replay, "find_bags", lambda _: [Path("bags/mine")])
     monkeypatch.setattr(replay, "recorded_spec", lambda *_: runner.contract.observation_spec)
-    report = argparse.Namespace(episodes=6, frames=36, dropped_text=lambda: "nothing")
-    loaded = argparse.Namespace(episodes=episodes)
-    monkeypatch.setattr(replay, "bag_parts", lambda *_: [])
-    monkeypatch.setattr(replay, "load_demonstrations", lambda *_, **__: (loaded, report))
+    monkeypatch.setattr(replay, "load_source", lambda *_, **__: Demonstrations(episodes))
     monkeypatch.setattr(replay, "declared_mismatches", lambda *_: [])
     monkeypatch.setattr(replay, "diagnose", lambda *_: Diagnosis(tuple(findings), 0.3, 0.3))
     assert spec is not None

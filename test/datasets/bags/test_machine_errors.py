@@ -15,18 +15,18 @@ import apsw
 import cv2
 import numpy as np
 import pytest
-import slow_part
+import slow_shard
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.bags.storage import inflate
 from vla_ros.datasets.bags.writer import typestore
 from vla_ros.datasets.calvin.numpy_files import read_npz
 from vla_ros.datasets.errors import BagError, SourceError, StoreError
 from vla_ros.datasets.rlds.tfrecord import records
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -47,7 +47,7 @@ def failing(error: BaseException, after: int = 0) -> Callable[..., Any]:
 @pytest.fixture
 def load(demonstration, robot, spec, timing, tmp_path: Path) -> Callable:
     demonstration.write(tmp_path / "bags" / "a")
-    return lambda: load_parts(bag_parts([tmp_path / "bags"], robot, spec, timing), workers=1)
+    return lambda: load_shards(bag_shards([tmp_path / "bags"], robot, spec, timing), workers=1)
 
 
 def rewritten(bag: Path, target: Path, storage: StoragePlugin, compression: CompressionMode) -> Path:
@@ -85,8 +85,8 @@ def test_what_the_machine_lacks_is_told_and_nothing_is_kept(
         with pytest.raises(raised, match=words):
             load()
     assert not any((tmp_path / "bags" / ".vla_store").iterdir())
-    (episode,), dropped, *_ = load()
-    assert len(episode) == 20 and not +dropped
+    (episode,), report, *_ = load()
+    assert len(episode) == 20 and not report.dropped
 
 
 def test_memory_that_runs_out_in_simplejpeg_is_no_damage(load, monkeypatch) -> None:
@@ -124,7 +124,7 @@ def test_a_file_that_finds_no_room_when_it_is_decompressed_is_no_damage(
         context.setattr(inflate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
         with pytest.raises(BagError, match=r"does not fit on the disk.*TMPDIR"):
             read_bag(bag, robot, spec, timing)
-    assert read_bag(bag, robot, spec, timing)[1].frames == 20
+    assert sum(map(len, read_bag(bag, robot, spec, timing)[0])) == 20
 
 
 @pytest.fixture
@@ -201,9 +201,9 @@ def test_a_full_disk_says_what_to_do_and_leaves_nothing(load, tmp_path: Path) ->
 
 def test_a_process_that_was_killed_says_what_to_do_and_what_was_finished_stays(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
-    good, deadly = slow_part.slow_part(tmp_path, 0), slow_part.deadly_part(tmp_path)
-    load_parts([good], workers=1)
+    good, deadly = slow_shard.slow_shard(tmp_path, 0), slow_shard.deadly_shard(tmp_path)
+    load_shards([good], workers=1)
     with pytest.raises(StoreError, match=r"was killed.*memory.*data\.workers=1"):
-        load_parts([good, deadly, slow_part.deadly_part(tmp_path, "other")], workers=2)
-    assert len(load_parts([good], workers=1)[0]) == 2
+        load_shards([good, deadly, slow_shard.deadly_shard(tmp_path, "other")], workers=2)
+    assert len(load_shards([good], workers=1).episodes) == 2
     assert (tmp_path / "log").read_text().count("decoding") == 1

@@ -20,7 +20,7 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.labelling import Labelling
 from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.source import bag_part
+from vla_ros.datasets.bags.source import bag_shard
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry import rigid
 from vla_ros.robot import Labels, PoseStream, Robot, load_robot
@@ -186,7 +186,7 @@ def test_a_chain_that_breaks_costs_the_frames_after_it(demonstration: BagBuilder
             message.transforms = [one for one in message.transforms if one.child_frame_id != "arm2"]
     (episode,), told = read(built, on_tf)
     assert len(episode) == 10  # the tenth motion ends at 1 s
-    assert sum(count for _, count in told.dropped) == 10 and dict(told.dropped)["ee_pose: too old"] >= 6
+    assert sum(told.dropped.values()) == 10 and dict(told.dropped)["ee_pose: too old"] >= 6
 
 
 def test_a_transform_that_is_none_costs_its_stamp_and_is_told(
@@ -197,7 +197,7 @@ def test_a_transform_that_is_none_costs_its_stamp_and_is_told(
         if topic == "/tf" and receive_ns == START_NS + 1001 * MS:
             message.transforms[-1].transform.rotation.w = float("nan")
     (episode,), told = read(built, on_tf)
-    assert len(episode) == 20 and told.dropped == ()
+    assert len(episode) == 20 and told.dropped == {}
     report, text = inspected(built, tmp_path, capsys)
     (fault,) = report["transforms"]
     assert fault.endswith("/tf: 'hand' in 'arm2': not finite (1 times)") and "'hand' in 'arm2': not finite" in text
@@ -236,7 +236,7 @@ def test_the_tool_s_frame_is_part_of_what_identifies_decoded_episodes(
 ) -> None:
     bag = with_transforms(demonstration).write(tmp_path / "bag")
     other = dataclasses.replace(on_tf, ee_pose=PoseStream(**{**TF, "ee_frame": "hand"}))
-    ours, theirs = (bag_part(bag, robot, spec, timing, False).settings for robot in (on_tf, other))
+    ours, theirs = (bag_shard(bag, robot, spec, timing, False).settings for robot in (on_tf, other))
     assert json.dumps(ours) != json.dumps(theirs)
 
 

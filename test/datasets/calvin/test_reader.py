@@ -12,9 +12,9 @@ from tiny_datasets import picture, write_calvin
 
 from vla_ros import actions
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.datasets.calvin.reader import calvin_parts, read_segments, twists_from_relative
+from vla_ros.datasets.calvin.reader import calvin_shards, read_segments, twists_from_relative
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 
 HOME = np.array([np.pi - 0.05, 0.02, 1.5])  # CALVIN's home pose: roll near pi
@@ -30,14 +30,15 @@ def motion(frames: int, **axes: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read(split: Path, spec: ObservationSpec = SPEC, timing: Timing = TIMING) -> tuple:
-    return load_parts(calvin_parts(split, spec, timing), workers=1)[:2]
+    loaded = load_shards(calvin_shards(split, spec, timing), workers=1)
+    return loaded.episodes, loaded.report.dropped
 
 
 def test_frames_actions_and_text_are_calvin_s_in_our_units(tmp_path: Path) -> None:
     relative, euler = motion(30, x=1.0, z=-0.5, g=1.0)
     split = write_calvin(tmp_path / "training", [(3, 27, " open the drawer ", "open_drawer")], relative, euler)
     (episode,), dropped = read(split)
-    assert len(episode) == 8 and not +dropped
+    assert len(episode) == 8 and not dropped
     assert (episode.command, episode.task, episode.outcome) == ("open the drawer", "open_drawer", "success")
     # +-1 is 0.02 m a step of 1/30 s.
     np.testing.assert_allclose(episode.actions, np.tile([0.6, 0, -0.3, 0, 0, 0, 1], (8, 1)), atol=1e-12)
@@ -89,11 +90,11 @@ def test_segments_of_one_recording_share_their_source(tmp_path: Path) -> None:
 def test_a_rate_that_calvin_does_not_have_and_an_unknown_camera_are_refused(tmp_path: Path) -> None:
     split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
     with pytest.raises(SourceError, match=r"recorded at 30 Hz, and contract.control_hz is 40"):
-        calvin_parts(split, SPEC, Timing(40.0, 4, 8))
+        calvin_shards(split, SPEC, Timing(40.0, 4, 8))
     with pytest.raises(SourceError, match=r"no camera 'top'; it has static, wrist"):
-        calvin_parts(split, ObservationSpec((Camera("top", 8, 8),)), TIMING)
+        calvin_shards(split, ObservationSpec((Camera("top", 8, 8),)), TIMING)
     with pytest.raises(SourceError, match=r"no split of CALVIN.*task_D_D/training"):
-        calvin_parts(tmp_path, SPEC, TIMING)
+        calvin_shards(tmp_path, SPEC, TIMING)
 
 
 def test_a_missing_or_broken_frame_is_named(tmp_path: Path) -> None:
@@ -120,5 +121,5 @@ def test_segments_that_are_no_frames_are_refused(tmp_path: Path) -> None:
 def test_a_split_is_called_as_its_folder_is_even_from_within(tmp_path: Path, monkeypatch) -> None:
     split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
     monkeypatch.chdir(split)
-    (part,) = calvin_parts(Path(), SPEC, TIMING)
-    assert (part.name, part.home) == ("training.00000", split)
+    (part,) = calvin_shards(Path(), SPEC, TIMING)
+    assert (part.name, part.root) == ("training.00000", split)

@@ -17,8 +17,8 @@ from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timi
 from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.lerobot.reader import lerobot_parts
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.lerobot.reader import lerobot_shards
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.observations.observation import proprioception
 
 pyarrow = pytest.importorskip("pyarrow.parquet")
@@ -65,7 +65,7 @@ def write(folder: Path, episodes: list[Episode] = EPISODES) -> Path:
 
 
 def read(folder: Path, spec: ObservationSpec = SPEC, timing: Timing = TIMING) -> list[Episode]:
-    return load_parts(lerobot_parts(folder, spec, timing), workers=1).episodes
+    return load_shards(lerobot_shards(folder, spec, timing), workers=1).episodes
 
 
 def assert_same(found: Episode, expected: Episode) -> None:
@@ -235,9 +235,12 @@ def test_an_odd_episode_costs_itself_and_is_told(tmp_path: Path) -> None:
     actions[8, 2] = np.nan
     at = rows.schema.get_field_index("action")
     pyarrow.write_table(rows.set_column(at, "action", [list(actions)]), path)
-    loaded = load_parts(lerobot_parts(folder, SPEC, TIMING), workers=1)
+    loaded = load_shards(lerobot_shards(folder, SPEC, TIMING), workers=1)
     assert [one.command for one in loaded.episodes] == ["open the drawer", "open the drawer", "push"]
-    assert len(loaded.damage) == 1 and "1 of 4 episodes can't be read and are left out (episode 1: " in loaded.damage[0]
+    assert (
+        len(loaded.report.damage) == 1
+        and "1 of 4 episodes are unreadable and skipped (episode 1: " in loaded.report.damage[0]
+    )
 
 
 def test_a_feature_of_one_number_and_an_episode_without_text_are_read_as_lerobot_writes_them(tmp_path: Path) -> None:
@@ -250,10 +253,10 @@ def test_a_feature_of_one_number_and_an_episode_without_text_are_read_as_lerobot
     info["features"]["width"] = {"dtype": "float32", "shape": [1], "names": None}
     (folder / "meta/info.json").write_text(json.dumps(info))
     layout_of(folder, gripper={"feature": "width", "column": 0, "closed": 0.0, "open": 0.08})
-    loaded = load_parts(lerobot_parts(folder, SPEC, TIMING), workers=1)
+    loaded = load_shards(lerobot_shards(folder, SPEC, TIMING), workers=1)
     (found,) = loaded.episodes
     assert_same(found, EPISODES[0])
-    assert loaded.dropped == {"episode without a language instruction": 5}
+    assert loaded.report.dropped == {"episode without a language instruction": 5}
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,7 @@ def test_a_video_that_was_cut_off_is_named(tmp_path: Path) -> None:
 
 def test_a_higher_rate_than_that_of_the_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"at 10 Hz, and contract\.control_hz is 20"):
-        lerobot_parts(write(tmp_path / "set", EPISODES[:1]), SPEC, Timing(20.0, 4, 8))
+        lerobot_shards(write(tmp_path / "set", EPISODES[:1]), SPEC, Timing(20.0, 4, 8))
 
 
 def test_an_older_version_says_how_to_convert(tmp_path: Path) -> None:
@@ -297,7 +300,7 @@ def test_an_older_version_says_how_to_convert(tmp_path: Path) -> None:
     info = json.loads((folder / "meta/info.json").read_text())
     (folder / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))
     with pytest.raises(SourceError, match=r"codebase_version is 'v2\.1'; read is v3\.0.*convert_dataset_v21_to_v30"):
-        lerobot_parts(folder, SPEC, TIMING)
+        lerobot_shards(folder, SPEC, TIMING)
 
 
 def test_a_writer_that_fails_leaves_nothing_and_overwrites_nothing(tmp_path: Path) -> None:

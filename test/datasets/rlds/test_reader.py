@@ -13,8 +13,8 @@ from tiny_datasets import picture, png, write_rlds
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.rlds.catalogue import LAYOUTS, openings_from_changes
-from vla_ros.datasets.rlds.reader import rlds_parts
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.rlds.reader import rlds_shards
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 
 STEPS = 13
@@ -107,7 +107,8 @@ def flat(features: dict[str, np.ndarray]) -> dict[str, list]:
 
 
 def read(folder: Path, spec: ObservationSpec, timing: Timing, workers: int = 1) -> tuple:
-    return load_parts(rlds_parts(folder, spec, timing), workers=workers)[:2]
+    loaded = load_shards(rlds_shards(folder, spec, timing), workers=workers)
+    return loaded.episodes, loaded.report.dropped
 
 
 def timing_of(name: str) -> Timing:
@@ -121,7 +122,7 @@ def test_every_data_set_comes_in_metres_seconds_and_openings(tmp_path: Path, nam
     folder = write_rlds(tmp_path / "1.0.0", name.partition(" ")[0], [[steps(name)]])
     layout, timing = LAYOUTS[name], timing_of(name)
     (episode,), dropped = read(folder, BOTH if "wrist" in layout.cameras else STATIC, timing)
-    assert not +dropped and (episode.command, episode.outcome) == ("Pick the cup", "unknown")
+    assert not dropped and (episode.command, episode.outcome) == ("Pick the cup", "unknown")
     rate, first = float(layout.rate_hz), layout.first_step
     labelled = STEPS - 1 - first
     assert len(episode) == int(labelled / rate * timing.control_hz)
@@ -195,16 +196,16 @@ def test_shards_are_shared_among_processes_and_keep_their_order(tmp_path: Path) 
 def test_what_does_not_fit_the_contract_is_refused(tmp_path: Path, dataset, spec, control_hz, message) -> None:
     folder = write_rlds(tmp_path / "1.0.0", dataset, [[]])
     with pytest.raises(SourceError, match=message):
-        rlds_parts(folder, spec, Timing(control_hz, 4, 8))
+        rlds_shards(folder, spec, Timing(control_hz, 4, 8))
 
 
 def test_missing_shards_and_other_folders_are_refused(tmp_path: Path) -> None:
     folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[], []])
     (folder / "jaco_play-train.tfrecord-00001-of-00002").unlink()
     with pytest.raises(SourceError, match=r"1 of 2 shards of jaco_play"):
-        rlds_parts(folder, STATIC, Timing(5.0, 4, 8))
+        rlds_shards(folder, STATIC, Timing(5.0, 4, 8))
     with pytest.raises(SourceError, match=r"holds no NAME-train\.tfrecord"):
-        rlds_parts(tmp_path, STATIC, Timing(5.0, 4, 8))
+        rlds_shards(tmp_path, STATIC, Timing(5.0, 4, 8))
 
 
 @pytest.mark.parametrize(
@@ -239,10 +240,10 @@ def test_an_odd_record_costs_itself_and_is_told(tmp_path: Path, caplog, change: 
     odd = {name: values for name, values in (steps("jaco_play") | change).items() if values is not None}
     good = steps("jaco_play")
     folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[good, odd, good, odd], [good]])
-    loaded = load_parts(rlds_parts(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    loaded = load_shards(rlds_shards(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
     assert [episode.source[-2:] for episode in loaded.episodes] == ["#0", "#2", "#0"]
-    (text,) = loaded.damage
-    assert text.startswith(f"{folder}/jaco_play-train.tfrecord-00000-of-00002: 2 of 4 records can't be read")
+    (text,) = loaded.report.damage
+    assert text.startswith(f"{folder}/jaco_play-train.tfrecord-00000-of-00002: 2 of 4 records are unreadable")
     assert "(record 1" in text and text in caplog.text
 
 
@@ -250,5 +251,5 @@ def test_a_record_of_one_step_is_too_short_not_odd(tmp_path: Path) -> None:
     """No motion follows the only step; nothing is left of it."""
     short = {name: values[: len(values) // STEPS] for name, values in steps("jaco_play").items()}
     folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[short, steps("jaco_play")]])
-    loaded = load_parts(rlds_parts(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
-    assert len(loaded.episodes) == 1 and not +loaded.dropped and not loaded.damage
+    loaded = load_shards(rlds_shards(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert len(loaded.episodes) == 1 and not loaded.report.dropped and not loaded.report.damage

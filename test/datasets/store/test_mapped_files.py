@@ -17,15 +17,15 @@ from vla_ros.datasets import frames
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import StoreError
 from vla_ros.datasets.frames import Frames, mapping_of
-from vla_ros.datasets.parts import Decoded, Part
+from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store import mapped_files
 from vla_ros.datasets.store.mapped_files import ArrayFile, MappedFiles
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 
 PARTS, LENGTH = 60, 5
 
 
-def decode(number: int, add: Callable[[Episode], None]) -> Decoded:
+def decode(number: int, add: Callable[[Episode], None]) -> DecodeReport:
     """One episode whose frames and actions say which part and which tick they are of."""
     ticks = np.arange(LENGTH, dtype=np.int64)
     shades = np.stack([np.full((3, 4, 3), number + tick, np.uint8) for tick in ticks])
@@ -34,15 +34,17 @@ def decode(number: int, add: Callable[[Episode], None]) -> Decoded:
         proprioception=np.full((LENGTH, 2), number, np.float32), actions=np.full((LENGTH, 7), number / 100),
         command="go", task="go", outcome="unknown", source=f"part{number}#0", start_ns=0, ticks=ticks,
     ))  # fmt: skip
-    return Decoded({})
+    return DecodeReport({})
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> list[Part]:
+def parts(tmp_path: Path) -> list[SourceShard]:
     for number in range(PARTS):
         (tmp_path / f"{number}").write_text(f"{number}")
     return [
-        Part(f"part{number}", tmp_path, (tmp_path / f"{number}",), {"name": number}, functools.partial(decode, number))
+        SourceShard(
+            f"part{number}", tmp_path, (tmp_path / f"{number}",), {"name": number}, functools.partial(decode, number)
+        )
         for number in range(PARTS)
     ]
 
@@ -59,8 +61,8 @@ def few_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("few_files")
-def test_more_parts_than_files_may_be_open_are_loaded_and_read(parts: list[Part]) -> None:
-    episodes, *_ = load_parts(parts, workers=1)
+def test_more_parts_than_files_may_be_open_are_loaded_and_read(parts: list[SourceShard]) -> None:
+    episodes, *_ = load_shards(parts, workers=1)
     assert [episode.actions[0, 0] for episode in episodes] == [number / 100 for number in range(PARTS)]
     static, wrist = (Frames([episode.images for episode in episodes], camera) for camera in ("static", "wrist"))
     random = np.random.default_rng(0)
@@ -71,10 +73,10 @@ def test_more_parts_than_files_may_be_open_are_loaded_and_read(parts: list[Part]
 
 
 def test_a_map_is_closed_when_it_is_forgotten_and_nobody_looks_at_it(
-    parts: list[Part], tmp_path: Path, monkeypatch
+    parts: list[SourceShard], tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(mapped_files, "MAPS_AT_ONCE", 4)
-    episodes, *_ = load_parts(parts[:10], workers=1)
+    episodes, *_ = load_shards(parts[:10], workers=1)
     looked_at = episodes[0].images["static"]
     for episode in episodes:
         assert episode.images["wrist"].any()
@@ -83,7 +85,7 @@ def test_a_map_is_closed_when_it_is_forgotten_and_nobody_looks_at_it(
     assert len(mapped) == 4 + 1
 
 
-def test_pages_that_were_read_are_handed_back_at_a_limit(parts: list[Part], monkeypatch) -> None:
+def test_pages_that_were_read_are_handed_back_at_a_limit(parts: list[SourceShard], monkeypatch) -> None:
     class Spy(mmap.mmap):
         advised = 0
 
@@ -93,7 +95,7 @@ def test_pages_that_were_read_are_handed_back_at_a_limit(parts: list[Part], monk
 
     monkeypatch.setattr("vla_ros.datasets.store.mapped_files.mmap.mmap", Spy)
     monkeypatch.setattr(frames, "KEPT_BYTES", 1000)
-    episodes, *_ = load_parts(parts[:2], workers=1)
+    episodes, *_ = load_shards(parts[:2], workers=1)
     read = Frames([episode.images for episode in episodes], "static")
     for _ in range(40):  # of 108 bytes: one window of 3 frames
         read.gather(np.array([1]), np.array([[0, 1, 2]]))

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import slow_part
+import slow_shard
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import BagError, SourceError, StoreError
 from vla_ros.datasets.frames import mapping_of
-from vla_ros.datasets.parts import Decoded, Part
-from vla_ros.datasets.sources import load_demonstrations
+from vla_ros.datasets.shards import DecodeReport, SourceShard
+from vla_ros.datasets.sources import FORMATS, Source, load_source
 from vla_ros.datasets.store import store
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def bags(demonstration: BagBuilder, bag: type[BagBuilder], tmp_path: Path) -> Pa
 @pytest.fixture
 def load(robot: Robot, spec: ObservationSpec, timing: Timing, bags: Path) -> Callable:
     def parts_loaded(robot: Robot = robot, spec: ObservationSpec = spec, timing: Timing = timing, **options) -> tuple:
-        return load_parts(bag_parts([bags], robot, spec, timing, **options), workers=1)
+        return load_shards(bag_shards([bags], robot, spec, timing, **options), workers=1)
 
     return parts_loaded
 
@@ -56,7 +56,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode = store._decode
 
-    def noted(part: Part, *rest) -> None:
+    def noted(part: SourceShard, *rest) -> None:
         names.append(part.name)
         decode(part, *rest)
 
@@ -83,10 +83,10 @@ def test_episodes_are_those_of_the_bag_bit_for_bit(load, bags, robot, spec, timi
         expected, report = read_bag(bags / "a", robot, spec, timing)
         if failures:
             expected += read_bag(bags / "b", robot, spec, timing, include_failures=True)[0]
-        episodes, dropped, *_ = load(include_failures=failures)
+        episodes, loaded, *_ = load(include_failures=failures)
         assert len(episodes) == len(expected) == 1 + failures
         assert all(map(equal, episodes, expected))
-        assert +dropped == dict(report.dropped) | ({} if failures else {"episode failure": 10})
+        assert loaded.dropped == dict(report.dropped) | ({} if failures else {"episode failure": 10})
 
 
 def test_bags_are_decoded_once(load, bags, decodings) -> None:
@@ -138,7 +138,7 @@ def test_a_process_that_decodes_takes_the_digest_it_is_handed_and_no_scipy(
     bags: Path, robot: Robot, spec: ObservationSpec, timing: Timing
 ) -> None:
     """Both took longer than to decode a short bag. scipy.spatial is for rotations, which these bags' labels lack."""
-    parts = bag_parts([bags], robot, spec, timing)
+    parts = bag_shards([bags], robot, spec, timing)
     code = (
         "import pickle, sys; from pathlib import Path; from vla_ros.datasets.store import fingerprint, store\n"
         "part = pickle.load(sys.stdin.buffer)\n"
@@ -160,21 +160,29 @@ def test_frames_are_mapped_not_loaded(load) -> None:
 
 def test_what_could_not_be_read_is_said_each_time(tmp_path: Path, caplog) -> None:
     (tmp_path / "file").write_text("content")
-    part = Part("one", tmp_path, (tmp_path / "file",), {}, lambda add: Decoded({}, damage=("one: cut off at 3 s",)))
+    part = SourceShard(
+        "one", tmp_path, (tmp_path / "file",), {}, lambda add: DecodeReport({}, damage=("one: cut off at 3 s",))
+    )
     for _ in range(2):
         caplog.clear()
-        load_parts([part], workers=1)
+        load_shards([part], workers=1)
         assert "one: cut off at 3 s" in caplog.text
 
 
-def test_what_could_not_be_read_is_in_the_report_and_in_the_error_where_nothing_is_left(tmp_path: Path) -> None:
+def test_damage_is_in_the_report_and_in_the_error_if_nothing_is_left(
+    tmp_path: Path, spec: ObservationSpec, timing: Timing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("content")
-    whole, lost = slow_part.slow_part(tmp_path, 0), "one: cut off at 3 s"
-    part = Part("one", tmp_path, (tmp_path / "file",), {}, lambda add: Decoded({"no": 2}, " Look there.", (lost,)))
-    _, report = load_demonstrations([whole, part], "both", None, workers=1)
-    assert (report.damage, report.dropped, report.episodes) == ((lost,), (("no", 2),), 2)
-    with pytest.raises(SourceError, match=r"left of all of it; dropped: no: 2 frames; damaged: one: cut .* s Look"):
-        load_demonstrations([part], "all of it", None, workers=1)
+    whole, lost = slow_shard.slow_shard(tmp_path, 0), "one: cut off at 3 s"
+    empty = SourceShard(
+        "one", tmp_path, (tmp_path / "file",), {}, lambda add: DecodeReport({"no": 2}, ". Look there.", (lost,))
+    )
+    loaded = load_shards([whole, empty], workers=1)
+    assert (loaded.report.damage, loaded.report.dropped, len(loaded.episodes)) == ((lost,), {"no": 2}, 2)
+    monkeypatch.setitem(FORMATS, "bags", lambda *_: [empty])
+    message = r"left of all of it \(one\); dropped: no: 2 frames; damaged: one: cut .* s\. Look"
+    with pytest.raises(SourceError, match=message):
+        load_source(Source("all of it", "bags", []), spec, timing, workers=1)
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "manifest"])
@@ -203,8 +211,8 @@ def test_a_folder_that_cannot_be_written_names_the_way_out(load, bags, robot, sp
     (bags / ".vla_store").write_text("a file is in the way")
     with pytest.raises(StoreError, match=r"data\.store=FOLDER"):
         load()
-    parts = bag_parts([bags], robot, spec, timing)
-    assert len(load_parts(parts, tmp_path / "elsewhere", workers=1)[0]) == 1
+    parts = bag_shards([bags], robot, spec, timing)
+    assert len(load_shards(parts, tmp_path / "elsewhere", workers=1)[0]) == 1
     assert len(list((tmp_path / "elsewhere").iterdir())) == 2
 
 
@@ -212,7 +220,7 @@ def start(folder: Path, pause_s: float) -> subprocess.Popen:
     """Load a slow part in a process of its own, which prints the number of episodes."""
     if not (folder / "file").exists():
         (folder / "file").write_text("content")
-    command = [sys.executable, slow_part.__file__, str(folder), str(pause_s)]
+    command = [sys.executable, slow_shard.__file__, str(folder), str(pause_s)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -232,15 +240,15 @@ def test_a_killed_run_leaves_no_half_entry_and_the_next_goes_on(tmp_path: Path) 
     run.kill()
     run.communicate()
     assert [name.rpartition(".")[2] for name in entries(tmp_path)] == ["lock", "partial"]
-    episodes, *_ = load_parts([slow_part.slow_part(tmp_path, 0)], workers=1)
+    episodes, *_ = load_shards([slow_shard.slow_shard(tmp_path, 0)], workers=1)
     assert [episode.images["static"].max() for episode in episodes] == [0, 1]
     assert len(entries(tmp_path)) == 1
 
 
 def test_several_processes_decode_alike(bags, robot, spec, timing, tmp_path) -> None:
     progress: list[tuple[int, int]] = []
-    parts = bag_parts([bags], robot, spec, timing, include_failures=True)
-    episodes, *_ = load_parts(parts, workers=2, progress=lambda *done: progress.append(done))
+    parts = bag_shards([bags], robot, spec, timing, include_failures=True)
+    episodes, *_ = load_shards(parts, workers=2, progress=lambda *done: progress.append(done))
     assert progress == [(1, 2), (2, 2)]
-    alone = load_parts(parts, tmp_path / "alone", workers=1).episodes
+    alone = load_shards(parts, tmp_path / "alone", workers=1).episodes
     assert len(alone) == 2 and all(map(equal, episodes, alone))

@@ -19,10 +19,9 @@ from pathlib import Path
 
 from vla_ros.commands.data.inspect import SETTLE_S, known_proprioception
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.parts import Decoded
-from vla_ros.datasets.report import ReadReport
+from vla_ros.datasets.shards import DecodeReport
 from vla_ros.robot import Robot, load_robot
 
 
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     robot = load_robot(args.robot)
     spec, timing = sampling(robot, args.control_hz, *_size(args.size))
-    parts = bag_parts(args.bags, robot, spec, timing, args.include_failures)
+    parts = bag_shards(args.bags, robot, spec, timing, args.include_failures)
     dropped: Counter[str] = Counter()
     damage: list[str] = []
     rate_hz = Fraction(args.control_hz).limit_denominator(1000)
@@ -57,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
                 damage += decoded.damage
     except OSError as error:  # those of reading are errors of the bag by now
         raise SourceError(f"{args.output} can't be written: {error}") from None
-    report = ReadReport.of((), Decoded(dropped, damage=tuple(damage)))
-    print(f"{args.output}: {writer.episodes} episodes, {writer.frames} frames; left out: {report.dropped_text()}")
+    left_out = DecodeReport(dropped).dropped_text()
+    print(f"{args.output}: {writer.episodes} episodes, {writer.frames} frames; left out: {left_out}")
     for text in damage:
         print(f"damaged: {text}")
     return 0

@@ -33,9 +33,8 @@ from rich.table import Table
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract
 from vla_ros.datasets.bags.finding import find_bags
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.source import bag_parts
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.sources import load_demonstrations
+from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.replay.diagnosis import diagnose
 from vla_ros.evaluation.replay.metadata_checks import declared_mismatches
 from vla_ros.evaluation.replay.open_loop import Replayed, compare, replay, shown, shown_actions
@@ -89,10 +88,9 @@ def run(args: argparse.Namespace) -> int:
     contract, robot = runner.contract, load_robot(args.robot)
     bags = find_bags(args.bags)
     spec = recorded_spec(contract, robot, bags)
-    parts = bag_parts(args.bags, robot, spec, contract.timing)
-    loaded, report = load_demonstrations(parts, ", ".join(args.bags), args.store, workers=0)
+    loaded = load_source(Source("the bags", "bags", args.bags, robot), spec, contract.timing, store=args.store)
     episodes = spread(loaded.episodes, args.episodes)
-    print(f"{report.episodes} episodes, {report.frames} frames; left out: {report.dropped_text()}")
+    print(loaded.summary())
     declared = [one for bag in bags for one in declared_mismatches(bag, robot, contract)]
     runner.warm_up()
     replayed = [replay(runner, episode, spec.proprioception) for episode in episodes]
@@ -173,8 +171,7 @@ def onto_sim(
     moved = dataclasses.replace(robot, demonstrated_twist=robot.twist_command)
     # No picture is looked at, but episodes have one.
     small = ObservationSpec((dataclasses.replace(contract.cameras[0], height=8, width=8),), spec.proprioception)
-    parts = bag_parts(args.bags, moved, small, contract.timing)
-    loaded, _ = load_demonstrations(parts, ", ".join(args.bags), args.store, workers=0)
+    loaded = load_source(Source("the bags", "bags", args.bags, moved), small, contract.timing, store=args.store)
     episodes = spread(loaded.episodes, args.episodes)
     sim = TabletopSim()
     try:

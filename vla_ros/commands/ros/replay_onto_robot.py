@@ -30,10 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract, Proprioception
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.source import bag_parts
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.sources import load_demonstrations
+from vla_ros.datasets.sources import Source, load_source
 from vla_ros.errors import UserError
 from vla_ros.evaluation.replay.motion import Motion, apart, compare
 from vla_ros.robot import Robot, load_robot
@@ -150,10 +148,9 @@ def read_episode(args: argparse.Namespace, robot: Robot, contract: PolicyContrac
     # No picture is looked at, but episodes have one.
     cameras = (dataclasses.replace(contract.cameras[0], height=8, width=8),)
     spec = ObservationSpec(cameras, contract.observation_spec.proprioception)
-    parts = bag_parts(args.bags, moved, spec, contract.timing)
-    loaded, report = load_demonstrations(parts, ", ".join(map(str, find_bags(args.bags))), args.store, workers=0)
+    loaded = load_source(Source("the bags", "bags", args.bags, moved), spec, contract.timing, store=args.store)
     if not 0 <= args.episode < len(loaded.episodes):
-        left_out = f"; left out: {report.dropped_text()}" if report.dropped else ""
+        left_out = f"; left out: {loaded.report.dropped_text()}" if loaded.report.dropped else ""
         raise UserError(f"--episode is {args.episode}; allowed: 0 to {len(loaded.episodes) - 1}{left_out}")
     return loaded.episodes[args.episode]
 

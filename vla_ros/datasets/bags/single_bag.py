@@ -9,10 +9,10 @@ from pathlib import Path
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.interventions import PolicyFrames
 from vla_ros.datasets.bags.finding import absolute
-from vla_ros.datasets.bags.source import bag_part
+from vla_ros.datasets.bags.source import bag_shard
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import BagError
-from vla_ros.datasets.report import ReadReport
+from vla_ros.datasets.shards import DecodeReport
 from vla_ros.robot import Robot
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def read_bag(
     timing: Timing,
     include_failures: bool = False,
     policy_frames: PolicyFrames = "drop",
-) -> tuple[list[Episode], ReadReport]:
+) -> tuple[list[Episode], DecodeReport]:
     """Read the episodes of one bag, sampled on the control grid as the live node samples.
 
     Frames before an episode's first twist and frames whose observation is refused are not in it; a gap cuts the
@@ -38,10 +38,9 @@ def read_bag(
         BagError: the bag is missing or empty, nothing of it can be read, it lacks a topic, or no episode is left of it.
     """
     episodes: list[Episode] = []
-    decoded = bag_part(absolute(path), robot, spec, timing, include_failures, policy_frames).decode(episodes.append)
+    decoded = bag_shard(absolute(path), robot, spec, timing, include_failures, policy_frames).decode(episodes.append)
     for text in decoded.damage:
         logger.warning("%s", text)
-    report = ReadReport.of(episodes, decoded)
     if not episodes:
-        raise BagError(f"no episode is left of the bag {path}; {report.loss_text()}{decoded.hint}")
-    return episodes, report
+        raise BagError(f"no episode is left of the bag {path}; {decoded.explain_empty()}")
+    return episodes, decoded

@@ -16,21 +16,22 @@ from vla_ros.datasets.bags.episodes.interventions import PolicyFrames
 from vla_ros.datasets.bags.finding import find_bags
 from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.parts import Decoded, Part, sampling_settings
+from vla_ros.datasets.shards import DecodeReport, SourceShard
+from vla_ros.datasets.store.fingerprint import sampling_settings
 from vla_ros.robot import Robot
 
 # Two clocks in one recording: stamps and receive times lie further apart than any network delays a message.
 CLOCKS_APART_S = 5.0
 
 
-def bag_parts(
+def bag_shards(
     paths: Sequence[str | Path],
     robot: Robot,
     spec: ObservationSpec,
     timing: Timing,
     include_failures: bool = False,
     policy_frames: PolicyFrames = "drop",
-) -> list[Part]:
+) -> list[SourceShard]:
     """Return a part for each bag that `paths` mean, in the order of `find_bags`.
 
     Of bags that were recorded beside a policy, what the policy did is left out, or imitated: `policy_frames`.
@@ -38,17 +39,17 @@ def bag_parts(
     Raises:
         BagError: as `find_bags`, or a table of annotations is malformed.
     """
-    return [bag_part(bag, robot, spec, timing, include_failures, policy_frames) for bag in find_bags(paths)]
+    return [bag_shard(bag, robot, spec, timing, include_failures, policy_frames) for bag in find_bags(paths)]
 
 
-def bag_part(
+def bag_shard(
     bag: Path,
     robot: Robot,
     spec: ObservationSpec,
     timing: Timing,
     include_failures: bool,
     policy_frames: PolicyFrames = "drop",
-) -> Part:
+) -> SourceShard:
     """Return one bag, given by its absolute path, as a part.
 
     What a person wrote about it is read here, once: what identifies the part is then also what is decoded.
@@ -66,9 +67,9 @@ def bag_part(
         "name": bag.name,
         "annotations": _plain(rows),
     }
-    return Part(
+    return SourceShard(
         name=bag.name,
-        home=bag.parent,
+        root=bag.parent,
         files=_files(bag),
         settings=settings,
         decode=functools.partial(_decode, bag, robot, spec, timing, include_failures, policy_frames, rows),
@@ -115,10 +116,10 @@ def _decode(
     policy_frames: PolicyFrames,
     rows: Sequence[Row] | None,
     add: Callable[[Episode], None],
-) -> Decoded:
+) -> DecodeReport:
     with open_bag(bag) as recording:
         cutter = EpisodeCutter(recording, robot, spec, timing, rows, policy_frames)
         for episode in cutter.episodes(include_failures):
             add(episode)
         damage = tuple(f"{bag}: {text}" for text in recording.damage)
-    return Decoded({why: count for why, count in cutter.dropped.items() if count}, hint_of(cutter), damage)
+    return DecodeReport({why: count for why, count in cutter.dropped.items() if count}, hint_of(cutter), damage)

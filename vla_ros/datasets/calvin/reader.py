@@ -28,7 +28,8 @@ from vla_ros.datasets.calvin.numpy_files import read_npy, read_npz
 from vla_ros.datasets.calvin.safe_pickle import PickledArray
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.parts import Decoded, Part, sampling_settings
+from vla_ros.datasets.shards import DecodeReport, SourceShard
+from vla_ros.datasets.store.fingerprint import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, require_rate, to_episode
 
 RATE_HZ = Fraction(30)
@@ -52,7 +53,7 @@ class Segment:
     recording: int
 
 
-def calvin_parts(split: Path, spec: ObservationSpec, timing: Timing) -> list[Part]:
+def calvin_shards(split: Path, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
     """Return the parts of a split: its segments in the order of their frames, `SEGMENTS_IN_A_PART` at a time.
 
     A part is identified by the annotation file and the first frame of each of its segments, not by all of the frames.
@@ -72,9 +73,9 @@ def calvin_parts(split: Path, spec: ObservationSpec, timing: Timing) -> list[Par
         chosen = tuple(segments[index : index + SEGMENTS_IN_A_PART])
         frames = [frame_file(split, segment.start) for segment in chosen]
         parts.append(
-            Part(
+            SourceShard(
                 name=f"{split.name}.{index // SEGMENTS_IN_A_PART:05d}",
-                home=split,
+                root=split,
                 files=(split / ANNOTATIONS, *dict.fromkeys(file for file in frames if file.exists())),
                 settings={
                     "format": "calvin",
@@ -143,7 +144,7 @@ def relative_from_twist(twist: NDArray[np.float64], euler: NDArray[np.float64]) 
 
 def _decode(
     split: Path, segments: tuple[Segment, ...], spec: ObservationSpec, timing: Timing, add: Callable[[Episode], None]
-) -> Decoded:
+) -> DecodeReport:
     dropped: Counter[str] = Counter()
     for segment in segments:
         episode = to_episode(_trajectory(split, segment, spec), spec, timing)
@@ -151,7 +152,7 @@ def _decode(
             dropped[TOO_SHORT] += segment.stop - segment.start
         else:
             add(episode)
-    return Decoded(dropped)
+    return DecodeReport(dropped)
 
 
 def _trajectory(split: Path, segment: Segment, spec: ObservationSpec) -> Trajectory:

@@ -26,7 +26,8 @@ from vla_ros.datasets.bags.finding import absolute
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.lerobot.layout import LAYOUT, Layout, load_layout, openings, poses
-from vla_ros.datasets.parts import Decoded, Part, left_out, sampling_settings
+from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
+from vla_ros.datasets.store.fingerprint import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_rate, to_episode
 from vla_ros.imaging import images
 
@@ -51,7 +52,7 @@ class _DataSet:
     tasks: Mapping[int, str]
 
 
-def lerobot_parts(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Part]:
+def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
     """Return the parts of a data set: its episodes in their order, `EPISODES_IN_A_PART` at a time.
 
     Raises:
@@ -79,9 +80,9 @@ def lerobot_parts(folder: Path, spec: ObservationSpec, timing: Timing) -> list[P
         chosen = tuple(metadata.episodes[first : first + EPISODES_IN_A_PART])
         used = [(one.data, *(one.videos[name][0] for name in videos if name in one.videos)) for one in chosen]
         parts.append(
-            Part(
+            SourceShard(
                 name=f"{folder.name}.{first // EPISODES_IN_A_PART:05d}",
-                home=folder,
+                root=folder,
                 files=(folder / INFO, folder / TASKS, *dict.fromkeys(itertools.chain(*used))),
                 settings={**settings, "episodes": [_plain(folder, one) for one in chosen]},
                 decode=functools.partial(_decode, dataset, chosen, spec, timing),
@@ -121,7 +122,7 @@ def _decode(
     spec: ObservationSpec,
     timing: Timing,
     add: Callable[[Episode], None],
-) -> Decoded:
+) -> DecodeReport:
     dropped: Counter[str] = Counter()
     odd: list[str] = []
     for stored, rows in _tables(dataset, episodes, spec):
@@ -134,7 +135,7 @@ def _decode(
                     add(dataclasses.replace(episode, phrasings=phrasings))
         except ValueError as error:
             odd.append(f"episode {stored.index}: {error}")
-    return Decoded(dropped, damage=left_out(dataset.folder, "episodes", odd, len(episodes)))
+    return DecodeReport(dropped, damage=skipped_records(dataset.folder, "episodes", odd, len(episodes)))
 
 
 def _tables(dataset: _DataSet, episodes: Sequence[StoredEpisode], spec: ObservationSpec) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write episodes as a LeRobot data set of version 3, which LeRobot and `lerobot_parts` read."""
+"""Write episodes as a LeRobot data set of version 3, which LeRobot and `lerobot_shards` read."""
 
 from __future__ import annotations
 

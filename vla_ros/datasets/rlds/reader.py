@@ -21,9 +21,10 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.finding import absolute
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.parts import Decoded, Part, left_out, sampling_settings
 from vla_ros.datasets.rlds.catalogue import FIRST_BRIDGE, LAYOUTS, Floats, Layout
 from vla_ros.datasets.rlds.tfrecord import Example, records
+from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
+from vla_ros.datasets.store.fingerprint import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_rate, to_episode
 from vla_ros.imaging import images
 from vla_ros.schema import suggestion
@@ -32,7 +33,7 @@ _SHARD = re.compile(r"(?P<name>.+)-train\.tfrecord-\d+-of-(?P<shards>\d+)")
 FAILED = "episode failure"
 
 
-def rlds_parts(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Part]:
+def rlds_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
     """Return a part for each shard of the training split in `folder`, in their order.
 
     Raises:
@@ -58,9 +59,9 @@ def rlds_parts(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Part
     _check(names[0], spec, timing)
     settings = {"format": "rlds", "dataset": names[0], **sampling_settings(spec, timing)}
     return [
-        Part(
+        SourceShard(
             name=shard.name,
-            home=folder,
+            root=folder,
             files=(shard,),
             settings={**settings, "name": shard.name},
             decode=functools.partial(_decode, shard, names[0], spec, timing),
@@ -77,7 +78,9 @@ def _check(name: str, spec: ObservationSpec, timing: Timing) -> None:
             raise SourceError(f"{name} has no camera {camera.name!r}; it has {', '.join(layout.cameras)}")
 
 
-def _decode(shard: Path, name: str, spec: ObservationSpec, timing: Timing, add: Callable[[Episode], None]) -> Decoded:
+def _decode(
+    shard: Path, name: str, spec: ObservationSpec, timing: Timing, add: Callable[[Episode], None]
+) -> DecodeReport:
     """Decode a shard. Records that are odd are left out and told; where all are, the shard is something else."""
     dropped: Counter[str] = Counter()
     odd: list[str] = []
@@ -101,7 +104,7 @@ def _decode(shard: Path, name: str, spec: ObservationSpec, timing: Timing, add: 
             add(episode)
         else:
             dropped[why or TOO_SHORT] += len(trajectory)
-    return Decoded(dropped, damage=left_out(shard, "records", odd, count))
+    return DecodeReport(dropped, damage=skipped_records(shard, "records", odd, count))
 
 
 def _trajectory(example: Example, layout: Layout, spec: ObservationSpec, source: str) -> Trajectory:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import StoreError
-from vla_ros.datasets.parts import Decoded
+from vla_ros.datasets.shards import DecodeReport
 from vla_ros.datasets.store.mapped_files import ArrayFile, MappedFiles, MappedImages, read_whole
 from vla_ros.datasets.store.names import ELSEWHERE, MARKER, MARKER_TEXT
 
@@ -76,7 +76,7 @@ class EntryWriter:
         self._episodes.append({**row, **place})
         self._frames += len(episode)
 
-    def finish(self, decoded: Decoded, about: Mapping[str, Any]) -> None:
+    def finish(self, decoded: DecodeReport, about: Mapping[str, Any]) -> None:
         """Write the manifest, with `about` in it, and make sure that all of it is on the disk."""
         with _written(self.folder):
             for file in self._files.values():

@@ -16,15 +16,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vla_ros.contract import ObservationSpec, Timing
+
 _BLOCK_BYTES = 1 << 20
 
-# The modules of this room that turn a format into episodes. With what they import, they are the code that decodes.
-READERS = (
-    "vla_ros.datasets.bags.source",
-    "vla_ros.datasets.calvin.reader",
-    "vla_ros.datasets.lerobot.reader",
-    "vla_ros.datasets.rlds.reader",
-)
+# The module that knows all formats. What it imports, other than the store, is the code that decodes.
+SOURCES = "vla_ros.datasets.sources"
+STORE = "vla_ros.datasets.store"
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -58,6 +56,16 @@ def entry_key(content: str, settings: Mapping[str, Any], reader: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sampling_settings(spec: ObservationSpec, timing: Timing) -> dict[str, Any]:
+    """Return what of a contract frames and labels depend on: not the windows, nor how images are normalised."""
+    return {
+        "cameras": [[camera.name, camera.height, camera.width, camera.resize] for camera in spec.cameras],
+        "proprioception": list(spec.proprioception),
+        "control_hz": timing.control_hz,
+        "settle_s": timing.settle_s,
+    }
+
+
 @functools.cache
 def reader_digest() -> str:
     """Return the digest of the code that decodes, ours and the libraries': another JPEG decoder, another picture."""
@@ -66,10 +74,10 @@ def reader_digest() -> str:
 
 
 def code_digest(package: Path) -> str:
-    """Return the digest of what `READERS` and all that they import of the package do: not of comments and docstrings.
+    """Return the digest of the modules that decode, without their comments and docstrings.
 
-    That it changes more often than the episodes do costs a decoding; a number that somebody has to remember to raise
-    would cost wrong episodes.
+    It changes more often than the episodes do, which costs an extra decoding. A version number to be raised by hand
+    would some day cost wrong episodes.
     """
     digest = hashlib.sha256()
     for name, tree in sorted(_closure(package).items()):
@@ -78,15 +86,16 @@ def code_digest(package: Path) -> str:
 
 
 def _closure(package: Path) -> dict[str, ast.Module]:
-    """Return the modules of the package that `READERS` need, themselves among them."""
+    """Return the modules that decode: those that `SOURCES` imports, directly or not, except itself and the store."""
     trees: dict[str, ast.Module] = {}
-    waiting = list(READERS)
+    waiting = [SOURCES]
     while waiting:
         name = waiting.pop()
         file = package.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        if name not in trees and file.is_file():
+        if name not in trees and not name.startswith(STORE) and file.is_file():
             trees[name] = ast.parse(file.read_bytes())
             waiting += _imports(trees[name])
+    del trees[SOURCES]
     return trees
 
 

@@ -35,7 +35,7 @@ def safe_name(part: str) -> str:
     return re.sub(r"[^\w.-]", "_", part)[:80]
 
 
-def part_of(path: Path) -> str | None:
+def shard_of(path: Path) -> str | None:
     """Return the safe name of the part whose whole entry is called as `path` is; None for any other name."""
     match = _NAME.fullmatch(path.name)
     return match["part"] if match and not match["ending"] else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store: parts decoded once, in a folder beside them, for all runs, ranks and processes that read them.
+"""The store: shards decoded once, in a folder beside them, for all runs, ranks and processes that read them.
 
 `.vla_store/NAME-KEY/` is an entry; it appears whole, by a rename. While one is being made, its lock file is held and
 its files are in `NAME-KEY.partial`: what a killed process leaves there is removed by the next that wants the entry.
@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError, StoreError
-from vla_ros.datasets.parts import Part
+from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.entry import EntryWriter, open_entry, read_manifest, write_manifest
 from vla_ros.datasets.store.fingerprint import Stamps, content_digest, entry_key, reader_digest, stamps
 from vla_ros.datasets.store.lock import exclusive
 from vla_ros.datasets.store.mapped_files import MappedFiles
-from vla_ros.datasets.store.names import ELSEWHERE, entry_name, lock_of, part_of, partial_of, remove_folder, safe_name
+from vla_ros.datasets.store.names import ELSEWHERE, entry_name, lock_of, partial_of, remove_folder, safe_name, shard_of
 
 STORE_NAME = ".vla_store"
 
@@ -35,36 +35,30 @@ logger = logging.getLogger(__name__)
 
 
 class Loaded(NamedTuple):
-    """What came out of parts, in their order.
-
-    dropped: frames left out, by reason; hint: what to check where nothing came out; damage: what could not be read, in
-    sentences; contents: for each part the digest of its files
-    """
+    """The episodes of shards in their order, what was left out, and the digest of each shard's files."""
 
     episodes: list[Episode]
-    dropped: Counter[str]
-    hint: str
-    damage: tuple[str, ...]
+    report: DecodeReport
     contents: tuple[str, ...]
 
 
-def load_parts(
-    parts: Sequence[Part], folder: Path | None = None, workers: int = 0, progress: Progress | None = None
+def load_shards(
+    shards: Sequence[SourceShard], folder: Path | None = None, workers: int = 0, progress: Progress | None = None
 ) -> Loaded:
-    """Return what is in `parts`, and tell by warnings what of them is damaged.
+    """Return what is in `shards`, and tell by warnings what of them is damaged.
 
     Parts that are not in the store yet are decoded by `workers` processes (0: one for each core), and by whichever
-    other run or rank wants the same: each part by one of them. The episodes' images are mapped, not loaded.
+    other run or rank wants the same: each shard by one of them. The episodes' images are mapped, not loaded.
 
     Args:
-        folder: where the store is; None: in `.vla_store` beside each part's home.
-        progress: is told (parts done, parts in all).
+        folder: where the store is; None: in `.vla_store` beside each shard's home.
+        progress: is told (shards done, shards in all).
 
     Raises:
         StoreError: the store can't be written or locked.
-        UserError: a part can't be read.
+        UserError: a shard can't be read.
     """
-    entries = _decode_all(parts, folder, workers, progress)
+    entries = _decode_all(shards, folder, workers, progress)
     episodes: list[Episode] = []
     dropped: Counter[str] = Counter()
     hint = ""
@@ -82,20 +76,20 @@ def load_parts(
         contents.append(manifest["content"])
     for text in damage:  # each time: whoever trains on the rest should know
         logger.warning("%s", text)
-    return Loaded(episodes, dropped, hint, tuple(damage), tuple(contents))
+    return Loaded(episodes, DecodeReport(+dropped, hint, tuple(damage)), tuple(contents))
 
 
-def ensure(part: Part, folder: Path | None, wait: bool = True, reader: str = "") -> Path | None:
-    """Return the entry of `part`, decoding it if need be; None where another process is at it and not to `wait` for.
+def ensure(shard: SourceShard, folder: Path | None, wait: bool = True, reader: str = "") -> Path | None:
+    """Return the entry of `shard`, decoding it if need be; None where another process is at it and not to `wait` for.
 
     reader: the `reader_digest` of whoever knows it already, for finding it takes a third of a second.
     """
     reader = reader or reader_digest()
-    store = store_folder(part, folder)
-    seen = _seen(part, store)
-    content = _content(part, store, seen)
-    key = entry_key(content, part.settings, reader)
-    entry = store / entry_name(part.name, key)
+    store = store_folder(shard, folder)
+    seen = _seen(shard, store)
+    content = _content(shard, store, seen)
+    key = entry_key(content, shard.settings, reader)
+    entry = store / entry_name(shard.name, key)
     if read_manifest(entry) is not None:
         return entry
     try:
@@ -111,26 +105,26 @@ def ensure(part: Part, folder: Path | None, wait: bool = True, reader: str = "")
             if entry.exists():
                 logger.warning("%s is damaged and is decoded again", entry)
                 remove_folder(entry)
-            _decode(part, store, entry, content, seen, reader)
+            _decode(shard, store, entry, content, seen, reader)
     return entry
 
 
-def store_folder(part: Part, folder: Path | None) -> Path:
-    """Return where the store of a part is."""
-    return part.home / STORE_NAME if folder is None else folder
+def store_folder(shard: SourceShard, folder: Path | None) -> Path:
+    """Return where the store of a shard is."""
+    return shard.root / STORE_NAME if folder is None else folder
 
 
 def _decode_all(
-    parts: Sequence[Part], folder: Path | None, workers: int, progress: Progress | None
+    shards: Sequence[SourceShard], folder: Path | None, workers: int, progress: Progress | None
 ) -> list[Path]:  # fmt: skip
-    """Return the entry of each part."""
-    there = _present(parts, folder)
+    """Return the entry of each shard."""
+    there = _present(shards, folder)
     reader = reader_digest()
-    entries = [_unread_entry(part, store_folder(part, folder), there, reader) for part in parts]
+    entries = [_unread_entry(shard, store_folder(shard, folder), there, reader) for shard in shards]
     if all(entries):
         return [entry for entry in entries if entry is not None]
     try:
-        _decode_missing(parts, folder, workers or _cores(), entries, progress, reader)
+        _decode_missing(shards, folder, workers or _cores(), entries, progress, reader)
     except concurrent.futures.process.BrokenProcessPool:
         raise StoreError(
             "a process that decoded demonstrations was killed, most often because the memory ran out; what was done is "
@@ -140,7 +134,7 @@ def _decode_all(
 
 
 def _decode_missing(
-    parts: Sequence[Part],
+    shards: Sequence[SourceShard],
     folder: Path | None,
     workers: int,
     entries: list[Path | None],
@@ -152,71 +146,73 @@ def _decode_missing(
     with _pool(workers, len(order)) as pool:
         # Runs that start together share the work: each takes what no other has begun, and waits for the rest then.
         for wait in (False, True):
-            futures = {pool.submit(ensure, parts[index], folder, wait, reader): index for index in order}
+            futures = {pool.submit(ensure, shards[index], folder, wait, reader): index for index in order}
             try:
                 for future in concurrent.futures.as_completed(futures):
                     entries[futures[future]] = future.result()
                     if progress and future.result() is not None:
-                        progress(sum(entry is not None for entry in entries), len(parts))
+                        progress(sum(entry is not None for entry in entries), len(shards))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             order = [index for index in order if entries[index] is None]
 
 
-def _present(parts: Sequence[Part], folder: Path | None) -> dict[Path, dict[str, list[Path]]]:
-    """List the entries of each store by the part's name, so that no store is searched once for each part."""
+def _present(shards: Sequence[SourceShard], folder: Path | None) -> dict[Path, dict[str, list[Path]]]:
+    """List the entries of each store by the shard's name, so that no store is searched once for each shard."""
     found: dict[Path, dict[str, list[Path]]] = {}
-    for store in {store_folder(part, folder) for part in parts}:
+    for store in {store_folder(shard, folder) for shard in shards}:
         found[store] = {}
         for entry in sorted(store.iterdir()) if store.is_dir() else ():
-            if (name := part_of(entry)) is not None:
+            if (name := shard_of(entry)) is not None:
                 found[store].setdefault(name, []).append(entry)
     return found
 
 
-def _unread_entry(part: Part, store: Path, there: dict[Path, dict[str, list[Path]]], reader: str) -> Path | None:
-    """Return the part's entry if that can be told without reading the part's files."""
-    candidates = there[store].get(safe_name(part.name))
+def _unread_entry(
+    shard: SourceShard, store: Path, there: dict[Path, dict[str, list[Path]]], reader: str
+) -> Path | None:
+    """Return the shard's entry if that can be told without reading the shard's files."""
+    candidates = there[store].get(safe_name(shard.name))
     if not candidates:
         return None
-    seen = _seen(part, store)
+    seen = _seen(shard, store)
     for entry in candidates:
         manifest = read_manifest(entry)
         if manifest is None or manifest["files"] != seen:
             continue
-        if manifest["key"] == entry_key(manifest["content"], part.settings, reader):
+        if manifest["key"] == entry_key(manifest["content"], shard.settings, reader):
             return entry
     return None
 
 
-def _pool(workers: int, parts: int) -> concurrent.futures.Executor:
-    if workers == 1 or parts == 1:
+def _pool(workers: int, shards: int) -> concurrent.futures.Executor:
+    if workers == 1 or shards == 1:
         return concurrent.futures.ThreadPoolExecutor(1)
     # Not forked: the caller may have threads, and a fork copies their locks as they are.
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(min(workers, max(1, parts)), mp_context=context)
+    return concurrent.futures.ProcessPoolExecutor(min(workers, max(1, shards)), mp_context=context)
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps, reader: str) -> None:
-    """Decode `part` into `entry`; the caller holds its lock."""
+def _decode(shard: SourceShard, store: Path, entry: Path, content: str, seen: Stamps, reader: str) -> None:
+    """Decode `shard` into `entry`; the caller holds its lock."""
     partial = partial_of(entry)
     if partial.exists():
         remove_folder(partial)
     writer = EntryWriter(partial)
     try:
-        decoded = part.decode(writer.add)
-        if _seen(part, store) != seen:
-            raise SourceError(f"{part.name} was changed while it was read; run again when it is complete")
-        settings = dict(part.settings)
+        decoded = shard.decode(writer.add)
+        if _seen(shard, store) != seen:
+            raise SourceError(f"{shard.name} was changed while it was read; run again when it is complete")
+        settings = dict(shard.settings)
         writer.finish(
             decoded,
             {
-                "name": part.name,
+                "name": shard.name,
                 "key": entry_key(content, settings, reader),
                 "content": content,
                 "files": seen,
@@ -231,21 +227,21 @@ def _decode(part: Part, store: Path, entry: Path, content: str, seen: Stamps, re
             remove_folder(partial)
         if isinstance(error, MemoryError):
             raise StoreError(
-                f"the memory is too small to decode {part.name}; what was done is kept. Close other programs or run "
+                f"the memory is too small to decode {shard.name}; what was done is kept. Close other programs or run "
                 "the same command again with fewer processes: --set data.workers=1"
             ) from None
         raise
 
 
-def _content(part: Part, store: Path, seen: Stamps) -> str:
-    """Return the digest of a part's files; they are read only where no entry was made of files that look the same."""
-    entries = [entry for entry in sorted(store.glob("*")) if part_of(entry) == safe_name(part.name)]
+def _content(shard: SourceShard, store: Path, seen: Stamps) -> str:
+    """Return the digest of a shard's files; they are read only where no entry was made of files that look the same."""
+    entries = [entry for entry in sorted(store.glob("*")) if shard_of(entry) == safe_name(shard.name)]
     for entry in entries:
         manifest = read_manifest(entry)
         if manifest is not None and manifest["files"] == seen:
             return str(manifest["content"])
-    with _readable(part):
-        content = content_digest(part.files)
+    with _readable(shard):
+        content = content_digest(shard.files)
     for entry in entries:
         manifest = read_manifest(entry)
         if manifest is not None and manifest["content"] == content:  # copied or touched, but the same
@@ -253,18 +249,18 @@ def _content(part: Part, store: Path, seen: Stamps) -> str:
     return content
 
 
-def _seen(part: Part, store: Path) -> Stamps:
-    with _readable(part):
-        return stamps(part.files, store)
+def _seen(shard: SourceShard, store: Path) -> Stamps:
+    with _readable(shard):
+        return stamps(shard.files, store)
 
 
 @contextlib.contextmanager
-def _readable(part: Part) -> Iterator[None]:
-    """Name a file of the part that is gone, or that the disk does not give."""
+def _readable(shard: SourceShard) -> Iterator[None]:
+    """Name a file of the shard that is gone, or that the disk does not give."""
     try:
         yield
     except OSError as error:
-        name = error.filename or part.home / part.name
+        name = error.filename or shard.root / shard.name
         raise SourceError(f"{name} is missing or can't be read ({error.strerror})") from None
 
 

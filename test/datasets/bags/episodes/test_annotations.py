@@ -14,10 +14,10 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.annotations import TABLE, Row, annotation_file, read_table, write_table
 from vla_ros.datasets.bags.finding import find_bags
 from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.source import bag_parts
+from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.bags.writer import typestore
 from vla_ros.datasets.errors import BagError
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot
 
 if TYPE_CHECKING:
@@ -198,10 +198,10 @@ def test_a_table_that_changes_while_bags_are_read_changes_nothing_under_the_old_
     """What a store keeps is what its key says, whenever a process gets to decode it."""
     demonstration.write(tmp_path / "bag")
     table(tmp_path, f"{HEADER}bag,0,9,before,yes,,\n")
-    parts = bag_parts([tmp_path], robot, spec, timing)
+    parts = bag_shards([tmp_path], robot, spec, timing)
     table(tmp_path, f"{HEADER}bag,0,9,afterwards,yes,,\n")
-    assert [episode.command for episode in load_parts(parts, workers=1).episodes] == ["before"]
-    again = load_parts(bag_parts([tmp_path], robot, spec, timing), workers=1)
+    assert [episode.command for episode in load_shards(parts, workers=1).episodes] == ["before"]
+    again = load_shards(bag_shards([tmp_path], robot, spec, timing), workers=1)
     assert [episode.command for episode in again.episodes] == ["afterwards"]
 
 
@@ -213,9 +213,9 @@ def test_a_table_is_found_however_the_path_is_written(
     (bag / "inner").mkdir()
     table(tmp_path / "bags", f"{HEADER}bag,0,9,say it so,yes,,\n")
     monkeypatch.chdir({".": bag, "..": bag / "inner"}.get(where, bag.parent))
-    (part,) = bag_parts([where], robot, spec, timing)
-    assert (part.name, part.home) == ("bag", tmp_path / "bags")
-    (episode,) = load_parts([part], workers=1).episodes
+    (part,) = bag_shards([where], robot, spec, timing)
+    assert (part.name, part.root) == ("bag", tmp_path / "bags")
+    (episode,) = load_shards([part], workers=1).episodes
     assert (episode.command, episode.source) == ("say it so", "bag#0")
     if where == ".":
         assert read_bag(where, robot, spec, timing)[0][0].command == "say it so"

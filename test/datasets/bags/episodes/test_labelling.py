@@ -40,7 +40,7 @@ def test_motion_is_the_label_where_nobody_recorded_commands(demonstration: BagBu
     built = demonstration.without("demonstrated_twist")
     (episode,), report = read(built, labels=Labels(arm="motion"))
     np.testing.assert_allclose(episode.actions[:, :6], np.tile([0.1, 0, 0, 0, 0, 0], (20, 1)), atol=1e-9)
-    assert (len(episode), report.dropped) == (20, ())
+    assert (len(episode), report.dropped) == (20, {})
     with pytest.raises(BagError, match="demonstrated twist: there is no topic 'demonstrated_twist'"):
         read(built)
 
@@ -137,7 +137,7 @@ def test_a_measured_gripper_is_what_it_is_on_its_way_to(demonstration: BagBuilde
     (episode,), report = read(closing(demonstration), labels=Labels(gripper="state"))
     # As measured at the end of each period; a hair from the ends is open or closed already.
     assert episode.actions[:, 6].tolist() == [1.0] * 8 + [0.0] * 8 + [1.0] * 4
-    assert report.dropped == ()
+    assert report.dropped == {}
 
 
 def test_a_width_is_a_measured_gripper_too(demonstration: BagBuilder, read: Callable) -> None:
@@ -155,7 +155,7 @@ def test_a_gripper_that_is_not_measured_costs_its_frames(demonstration: BagBuild
     episodes, report = read(
         demonstration.without("gripper_command"), labels=Labels(gripper="state"), gripper_state=WIDTH
     )
-    assert sum(map(len, episodes)) + sum(count for _, count in report.dropped) == 20
+    assert sum(map(len, episodes)) + sum(report.dropped.values()) == 20
     assert len(episodes) == 2 and all((episode.actions[:, 6] == 1).all() for episode in episodes)
     with pytest.raises(BagError, match="no topic 'width'"):
         read(demonstration.without("width"), labels=Labels(gripper="state"), gripper_state=WIDTH)
@@ -169,7 +169,7 @@ def test_filters_leave_frames_out_only_when_asked_and_always_say_so(bag: type[Ba
             message.twist.linear.x = 0.0 if 1000 <= stamp_ms < 1600 else 9.0 if stamp_ms == 2500 else 0.1
             message.twist.angular.z = 0.0
     (episode,), report = read(built)
-    assert len(episode) == 30 and report.dropped == ()
+    assert len(episode) == 30 and report.dropped == {}
     filters = Filters(Idle(0.001, 0.01, 0.5), Outliers(1.0, 3.0))
     episodes, report = read(built, filters=filters)
     assert [len(episode) for episode in episodes] == [10, 9, 4]

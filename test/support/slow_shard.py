@@ -14,32 +14,32 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.parts import Decoded, Part
-from vla_ros.datasets.store.store import load_parts
+from vla_ros.datasets.shards import DecodeReport, SourceShard
+from vla_ros.datasets.store.store import load_shards
 
 
-def slow_part(folder: Path, pause_s: float) -> Part:
+def slow_shard(folder: Path, pause_s: float) -> SourceShard:
     """Two episodes made of `folder`/file, with a pause after each; every decoding leaves a line in `folder`/log."""
-    return Part("slow", folder, (folder / "file",), {}, functools.partial(_decode, folder / "log", pause_s))
+    return SourceShard("slow", folder, (folder / "file",), {}, functools.partial(_decode, folder / "log", pause_s))
 
 
-def deadly_part(folder: Path, name: str = "deadly") -> Part:
+def deadly_shard(folder: Path, name: str = "deadly") -> SourceShard:
     """A part whose decoding kills the process that does it, as the system does when memory runs out."""
-    return Part(name, folder, (folder / "file",), {"name": name}, _die)
+    return SourceShard(name, folder, (folder / "file",), {"name": name}, _die)
 
 
-def _die(add: Callable[[Episode], None]) -> Decoded:
+def _die(add: Callable[[Episode], None]) -> DecodeReport:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def _decode(log: Path, pause_s: float, add: Callable[[Episode], None]) -> Decoded:
+def _decode(log: Path, pause_s: float, add: Callable[[Episode], None]) -> DecodeReport:
     with log.open("a") as file:
         file.write("decoding\n")
     for index in range(2):
         add(_episode(index))
         time.sleep(pause_s)
-    return Decoded({})
+    return DecodeReport({})
 
 
 def _episode(index: int) -> Episode:
@@ -52,4 +52,4 @@ def _episode(index: int) -> Episode:
 
 
 if __name__ == "__main__":
-    print(len(load_parts([slow_part(Path(sys.argv[1]), float(sys.argv[2]))], workers=1)[0]))
+    print(len(load_shards([slow_shard(Path(sys.argv[1]), float(sys.argv[2]))], workers=1)[0]))

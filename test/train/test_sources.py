@@ -15,13 +15,19 @@ from tiny_datasets import write_calvin
 
 from vla_ros.datasets.bags.finding import find_bags
 from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.datasets.sources import Demonstrations
 from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
 from vla_ros.train.build import new_policy, observation_spec
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.data import DemonstrationData, split_episodes
-from vla_ros.train.demonstrations import Demonstrations, read_demonstrations, read_rehearsed, split_demonstrations
+from vla_ros.train.data import (
+    DemonstrationData,
+    read_demonstrations,
+    read_rehearsed,
+    split_demonstrations,
+    split_episodes,
+)
 from vla_ros.train.fit import fit
 from vla_ros.train.sampling import MixtureSampler
 
@@ -128,7 +134,7 @@ def test_a_store_elsewhere_leaves_the_demonstrations_alone(recipe, split, tmp_pa
     ("data", "message"),
     [
         ({"bags": ["a"], "sources": [{"format": "bags", "path": "b"}]}, r"data\.sources are both set"),
-        ({"sources": [{"format": "zarr", "path": "b"}]}, r"format is 'zarr'; allowed: 'bags'"),
+        ({"sources": [{"format": "zarr", "path": "b"}]}, r"format is 'zarr' for b; must be one of bags, .*rlds"),
         ({"sources": [{"format": "bags", "path": "b", "weight": 0}]}, r"weight is 0\.0 for b; allowed: a positive"),
         ({"sources": [{"format": "bags", "path": "b", "weight": 1}, {"format": "bags", "path": "c"}]},
          r"c has no weight, others have; give all one, or none"),

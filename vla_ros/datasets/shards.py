@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A shard: the piece of a source of demonstrations that is decoded in one go, whatever its format.
+
+A bag is one shard, and so is a TFRecord file of an RLDS data set. Processes share the shards among them, and the store
+keeps each as one entry: a run that is killed loses no more than the shard it was decoding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.errors import SourceError
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeReport:
+    """What did not become an episode.
+
+    Attributes:
+        dropped: frames left out, by reason.
+        hint: what to check if no episode was found; begins with ". ".
+        damage: what could not be read, one sentence each.
+    """
+
+    dropped: Mapping[str, int]
+    hint: str = ""
+    damage: tuple[str, ...] = ()
+
+    def dropped_text(self) -> str:
+        """Return the reasons as one line, the most frequent first."""
+        ranked = sorted(self.dropped.items(), key=lambda item: -item[1])
+        return "; ".join(f"{why}: {count} frames" for why, count in ranked if count) or "nothing"
+
+    def explain_empty(self) -> str:
+        """Return why no episode is left, for the end of an error message."""
+        damaged = f"; damaged: {'; '.join(self.damage)}" if self.damage else ""
+        return f"dropped: {self.dropped_text()}{damaged}{self.hint}"
+
+
+# Passes each episode on as soon as it is decoded, so that none waits in memory.
+Decode = Callable[[Callable[[Episode], None]], DecodeReport]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceShard:
+    """A piece of a source, not decoded yet.
+
+    Attributes:
+        name: for people, and for the name of its store entry.
+        root: the folder beside whose content the store is.
+        files: the files that identify the shard by their content; not empty.
+        settings: everything else that its episodes depend on, as plain JSON types.
+        decode: can be pickled, for other processes.
+    """
+
+    name: str
+    root: Path
+    files: tuple[Path, ...]
+    settings: Mapping[str, Any]
+    decode: Decode
+
+
+def skipped_records(where: Path, kind: str, errors: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the damage of a shard of which `errors`, one each, made some of its `count` records unreadable.
+
+    Raises:
+        SourceError: no record is readable, so the shard is not what it was taken for.
+    """
+    if errors and len(errors) == count:
+        raise SourceError(f"{where}, {errors[0]}; the same goes for all {count} {kind}")
+    return (f"{where}: {len(errors)} of {count} {kind} are unreadable and skipped ({errors[0]})",) if errors else ()
