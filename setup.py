@@ -18,7 +18,7 @@ SIM = ["mujoco>=3.3.7,<4", "gymnasium>=1.0"]
 
 LEROBOT = ["pyarrow>=15", "av>=14"]  # its data sets: parquet and mp4
 
-JPEG = ["simplejpeg>=1.7"]
+JPEG = ["simplejpeg>=1.7,<2"]  # test/imaging/test_jpeg.py compares its pixels with OpenCV's
 
 TEST = ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9", *LEROBOT]
 

@@ -25,7 +25,7 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.bags.writer import typestore
 from vla_ros.datasets.store.store import load_shards
-from vla_ros.imaging import images, jpeg
+from vla_ros.imaging import images
 from vla_ros.robot import Robot
 from vla_ros.topics import EPISODE
 
@@ -37,7 +37,7 @@ def decoding(
     used = images_used(bags, robot, spec, timing)
     parts = bag_shards(bags, robot, spec, timing)
     processes = len(os.sched_getaffinity(0))
-    ways = {"simplejpeg": jpeg.simplejpeg, "cv2 alone": None} if jpeg.simplejpeg else {"cv2 alone": None}
+    ways = {"simplejpeg": images.simplejpeg, "cv2 alone": None} if images.simplejpeg else {"cv2 alone": None}
 
     def store(workers: int) -> None:
         load_shards(parts, scratch / "timed", workers=workers)
@@ -49,10 +49,10 @@ def decoding(
         times["resized"].append(timed(lambda: read_bare(bags, robot, spec, used, resize=True)))
         times["all"].append(timed(lambda: read_bare(bags, robot, spec, None)))
         for name, module in ways.items():
-            jpeg.simplejpeg = module
+            images.simplejpeg = module
             times[name].append(timed(lambda: store(1)))
             shutil.rmtree(scratch / "timed")
-        jpeg.simplejpeg = ways.get("simplejpeg")
+        images.simplejpeg = ways.get("simplejpeg")
         times["cores"].append(timed(lambda: store(processes)))
         shutil.rmtree(scratch / "timed")
         times["decoding alone"].append(timed(lambda: decode_at_once(1)))

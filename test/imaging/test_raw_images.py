@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.imaging.raw_images import decode_raw
+from vla_ros.imaging.images import decode_raw
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -111,7 +111,7 @@ def test_planar_yuv_of_one_colour_is_that_colour(encoding: str, chroma: tuple[in
 
 @pytest.mark.parametrize("encoding", ["jpeg2000", "32FC1", "16UC1", "8UC3", "", "rgb"])
 def test_what_is_no_picture_of_known_colours_is_refused_with_what_is_allowed(encoding: str) -> None:
-    with pytest.raises(ValueError, match=rf"encoding '{encoding}' can't be decoded.*allowed: .*bayer_rggb8.*yuv422"):
+    with pytest.raises(ValueError, match=rf"'{encoding}' is not a colour or grey image.*one of .*bayer_rggb8.*yuv422"):
         decode_raw(message(encoding, RGB))
 
 
@@ -122,7 +122,7 @@ def test_what_is_no_picture_of_known_colours_is_refused_with_what_is_allowed(enc
 def test_sizes_that_do_not_fit_the_data_are_refused(spoil: dict) -> None:
     wrong = message("rgb8", RGB)
     wrong.__dict__.update(spoil)
-    with pytest.raises(ValueError, match=r"pixels of 'rgb8' take \d+ bytes a row; step"):
+    with pytest.raises(ValueError, match=r"pixels of 'rgb8' need \d+ bytes per row, which step"):
         decode_raw(wrong)
 
 

@@ -1,73 +1,210 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one image path: decode, resize, normalise, augment. Training and the robot both go through here.
+"""The one image path, for training and for the robot: decode to RGB, resize, normalize.
 
-Arrays are (height, width, 3) uint8 RGB until `to_network`, which moves them to (..., 3, height, width) floats on
-whatever device the tensor is on. torch is imported on use, so that rooms without torch can decode and resize.
+Images are (height, width, 3) uint8 RGB until `to_network` turns them into (..., 3, height, width) floats on the
+tensor's device. torch is imported on use, so that packages without torch can decode and resize.
+
+JPEGs are decoded by simplejpeg if it is installed, to the pixels of OpenCV in 60 % of its time: both call
+libjpeg-turbo. test/imaging/test_jpeg.py proves it for the kinds of JPEG listed here; OpenCV decodes all others.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.contract import Camera
-from vla_ros.imaging import jpeg
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 if TYPE_CHECKING:
     import torch
 
 Image = NDArray[np.uint8]
 
-
-# 8192 x 8192: more than any camera of a robot has, and 200 MB. A damaged file may announce anything.
+# 8192 x 8192, or 200 MB: more than any robot's camera has. A damaged file may announce anything.
 MAX_PIXELS = 1 << 26
 _PNG = b"\x89PNG\r\n\x1a\n"
-# cv2.remap counts pixels in 16 bits.
-_MOST_OF_REMAP = (1 << 15) - 1
-_DECODES_TO_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.10
+_JPEG = b"\xff\xd8"
+# JPEG markers (ISO/IEC 10918-1, table B.1): frame headers, which hold the size; those without a length; and those of a
+# plain file (JFIF, tables, restart interval, comment): any other may change the pixels (a rotation, other colours).
+_BASELINE = 0xC0
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_BARE = {0x01, *range(0xD0, 0xD9)}
+_PLAIN = {0xE0, 0xDB, 0xC4, 0xDD, 0xFE, 0xFF}
+# 8 bits, and the number and subsampling of each component: grey, 4:4:4, 4:2:2 and 4:2:0.
+_FAST_KINDS = {bytes.fromhex(kind) for kind in ("080111", "08011102110311", "08012102110311", "08012202110311")}
+_REMAP_MAX_SIZE = (1 << 15) - 1  # cv2.remap indexes pixels with 16 bits
+_IMREAD_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.10
+
+
+class ImageHeader(NamedTuple):
+    """The size an image file announces, 0 by 0 if unknown; `fast`: a JPEG that simplejpeg decodes as OpenCV does."""
+
+    height: int
+    width: int
+    fast: bool = False
 
 
 def decode_image_file(data: bytes) -> Image:
     """Decode the bytes of a JPEG or PNG into (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: they are no such image, or one of more than `MAX_PIXELS`.
+        ValueError: The bytes are not such an image, or it has more than `MAX_PIXELS`.
+        MemoryError: There is too little memory for it.
     """
-    head = _head(data)
-    height, width, _ = head
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"an image of {width} x {height} pixels; allowed: {MAX_PIXELS} in all")
-    if (rgb := jpeg.decode(data, head)) is not None:
-        return rgb
+    header = read_header(data)
+    if header.height * header.width > MAX_PIXELS:
+        raise ValueError(f"an image of {header.width} x {header.height} pixels exceeds the limit of {MAX_PIXELS}")
+    if header.fast and simplejpeg is not None:
+        try:
+            return _decode_jpeg(data, header)
+        except ValueError:
+            pass  # damaged: OpenCV decides what can be decoded
     try:
         decoded = _decode(np.frombuffer(data, np.uint8)) if len(data) else None
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(error.err) from None
-        raise ValueError(f"{len(data)} bytes announce an image of {width} x {height} pixels: {error.err}") from None
+        raise ValueError(
+            f"{len(data)} bytes announce an image of {header.width} x {header.height} pixels: {error.err}"
+        ) from None
     if decoded is None:
-        raise ValueError(f"{len(data)} bytes are not a JPEG or PNG image: the message is cut off or has another format")
+        raise ValueError(f"{len(data)} bytes are not a JPEG or PNG image: they are cut off or have another format")
     return decoded
 
 
-def _head(data: bytes) -> jpeg.Head:
-    """The size that a JPEG or PNG announces, 0 by 0 where it announces none."""
-    if data.startswith(jpeg.JPEG):
-        return jpeg.read_head(data)
+def read_header(data: bytes) -> ImageHeader:
+    """Read the size that a JPEG or PNG announces."""
     if data.startswith(_PNG) and len(data) >= 24:
-        return jpeg.Head(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), b"")
-    return jpeg.Head(0, 0, b"")
+        return ImageHeader(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+    at, plain = len(_JPEG), data.startswith(_JPEG)
+    if not plain:
+        return ImageHeader(0, 0)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            stop = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            # Precision, then number and subsampling of each component; its table does not matter.
+            kind = data[at + 4 : at + 5] + b"".join(data[one : one + 2] for one in range(at + 10, stop, 3))
+            height, width = (int.from_bytes(data[one : one + 2], "big") for one in (at + 5, at + 7))
+            fast = plain and marker == _BASELINE and stop <= len(data) and kind in _FAST_KINDS
+            return ImageHeader(height, width, fast)
+        plain = plain and marker in _PLAIN
+        bare = marker in _BARE or marker == 0xFF
+        at += (1 if marker == 0xFF else 2) if bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return ImageHeader(0, 0)
+
+
+def _decode_jpeg(data: bytes, header: ImageHeader) -> Image:
+    # Memory that starts 16 bytes past a multiple of 32: at a multiple, libjpeg-turbo writes around the cache, and the
+    # resizing that follows takes three times as long.
+    size = header.height * header.width * 3
+    memory = np.empty(size + 31, np.uint8)
+    begin = (16 - memory.__array_interface__["data"][0]) % 32
+    pixels = memory[begin : begin + size].reshape(header.height, header.width, 3)
+    return cast(
+        Image, simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True, buffer=pixels)
+    )
 
 
 def _decode(data: NDArray[np.uint8]) -> Image | None:
-    if _DECODES_TO_RGB is not None:
-        return cast("Image | None", cv2.imdecode(data, _DECODES_TO_RGB))
+    if _IMREAD_RGB is not None:
+        return cast("Image | None", cv2.imdecode(data, _IMREAD_RGB))
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return None if decoded is None else cast(Image, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
+
+
+class _PixelFormat(NamedTuple):
+    """How `channels` values of type `dtype` make a pixel.
+
+    Attributes:
+        code: OpenCV's conversion to RGB; None if the pixels are RGB.
+        planes: Rows of memory per image row (3/2 if subsampled colours follow the brightness).
+    """
+
+    dtype: str
+    channels: int
+    code: int | None
+    planes: float = 1.0
+
+
+# As in sensor_msgs/image_encodings.hpp. OpenCV names a Bayer pattern after the middle of its second row, ROS after its
+# first pixels: ROS's rggb is OpenCV's BG.
+_COLOURS = {
+    "rgb": (3, None),
+    "bgr": (3, cv2.COLOR_BGR2RGB),
+    "rgba": (4, cv2.COLOR_RGBA2RGB),
+    "bgra": (4, cv2.COLOR_BGRA2RGB),
+    "mono": (1, cv2.COLOR_GRAY2RGB),
+    "bayer_rggb": (1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr": (1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg": (1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg": (1, cv2.COLOR_BayerGB2RGB),
+}
+_ENCODINGS = {
+    **{f"{name}8": _PixelFormat("u1", *colour) for name, colour in _COLOURS.items()},
+    **{f"{name}16": _PixelFormat("u2", *colour) for name, colour in _COLOURS.items()},
+    **dict.fromkeys(("uyvy", "yuv422"), _PixelFormat("u1", 2, cv2.COLOR_YUV2RGB_UYVY)),
+    **dict.fromkeys(("yuyv", "yuv422_yuy2"), _PixelFormat("u1", 2, cv2.COLOR_YUV2RGB_YUYV)),
+    "nv12": _PixelFormat("u1", 1, cv2.COLOR_YUV2RGB_NV12, 1.5),
+    "nv21": _PixelFormat("u1", 1, cv2.COLOR_YUV2RGB_NV21, 1.5),
+    "8UC1": _PixelFormat("u1", 1, cv2.COLOR_GRAY2RGB),
+}
+
+
+def decode_raw(message: Any) -> Image:
+    """Decode a sensor_msgs/Image, from rclpy or from a bag, into (H, W, 3) uint8 RGB.
+
+    16-bit images are scaled by 255 / 65535 and rounded.
+
+    Raises:
+        ValueError: The encoding is not of a colour or grey image (depth, labels), or the data has the wrong size.
+        MemoryError: There is too little memory for it.
+    """
+    pixel_format = _ENCODINGS.get(message.encoding)
+    if pixel_format is None:
+        raise ValueError(
+            f"encoding {message.encoding!r} is not a colour or grey image; it must be one of "
+            f"{', '.join(sorted(_ENCODINGS))}"
+        )
+    try:
+        pixels = _pixels(message, pixel_format)
+        rgb = pixels if pixel_format.code is None else cv2.cvtColor(pixels, pixel_format.code)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from None
+        size = f"{message.width} x {message.height}"
+        raise ValueError(f"an image of encoding {message.encoding!r} can't be {size}: {error.err}") from None
+    if rgb.dtype == np.uint16:
+        rgb = np.rint(rgb * (255 / 65535))
+    return np.ascontiguousarray(rgb, dtype=np.uint8)
+
+
+def _pixels(message: Any, pixel_format: _PixelFormat) -> NDArray[np.integer[Any]]:
+    """View the data as (rows, width[, channels]) in native byte order, without padding."""
+    dtype = np.dtype(pixel_format.dtype).newbyteorder(">" if message.is_bigendian else "<")
+    rows = round(message.height * pixel_format.planes)
+    row_bytes = message.width * pixel_format.channels * dtype.itemsize
+    data = np.frombuffer(message.data, np.uint8)
+    step = message.step
+    minimum = step * (rows - 1) + row_bytes  # the last row may lack its padding
+    if not (rows > 0 and 0 < row_bytes <= step and minimum <= len(data) <= step * rows):
+        raise ValueError(
+            f"{message.width} x {message.height} pixels of {message.encoding!r} need {row_bytes} bytes per row, which "
+            f"step = {step} and {len(data)} bytes in total do not match"
+        )
+    shape: tuple[int, ...] = (rows, message.width, pixel_format.channels)
+    view = np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (step, 1), writeable=False)
+    pixels = np.ascontiguousarray(view).view(dtype).reshape(shape if pixel_format.channels > 1 else shape[:2])
+    return cast("NDArray[np.integer[Any]]", pixels.astype(dtype.newbyteorder("="), copy=False))
 
 
 def encode_jpeg(rgb: Image, quality: int = 95) -> bytes:
@@ -78,113 +215,70 @@ def encode_jpeg(rgb: Image, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
-def resize(rgb: Image, camera: Camera, room: Image | None = None) -> Image:
-    """Bring (H, W, 3) to the camera's network size, in an array of its own or in `room`, which is of that size.
+def resize(rgb: Image, camera: Camera, out: Image | None = None) -> Image:
+    """Resize (H, W, 3) to the camera's network size, into `out` of that size or a new array.
 
-    `stretch` ignores the aspect ratio, `pad` keeps all of the picture on black, `crop` keeps the middle of it.
+    `stretch` ignores the aspect ratio, `pad` keeps the whole image on black, `crop` keeps its centre.
     """
     height, width = rgb.shape[:2]
     if camera.resize == "stretch" or height * camera.width == width * camera.height:
-        return _scale(rgb, camera.height, camera.width, room)
-    fitted = _fitted(rgb, camera)
-    if room is None:
-        return fitted
-    room[...] = fitted
-    return room
-
-
-def _fitted(rgb: Image, camera: Camera) -> Image:
-    height, width = rgb.shape[:2]
+        return _scale(rgb, camera.height, camera.width, out)
     ratios = (camera.height / height, camera.width / width)
     ratio = min(ratios) if camera.resize == "pad" else max(ratios)
     scaled = _scale(rgb, round(height * ratio), round(width * ratio))
+    if out is None:
+        out = np.empty((camera.height, camera.width, 3), np.uint8)
     if camera.resize == "crop":
         top, left = (scaled.shape[0] - camera.height) // 2, (scaled.shape[1] - camera.width) // 2
-        return np.ascontiguousarray(scaled[top : top + camera.height, left : left + camera.width])
-    padded = np.zeros((camera.height, camera.width, 3), np.uint8)
-    top, left = (camera.height - scaled.shape[0]) // 2, (camera.width - scaled.shape[1]) // 2
-    padded[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
-    return padded
+        out[...] = scaled[top : top + camera.height, left : left + camera.width]
+    else:
+        top, left = (camera.height - scaled.shape[0]) // 2, (camera.width - scaled.shape[1]) // 2
+        out[...] = 0
+        out[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
+    return out
 
 
-def _scale(rgb: Image, height: int, width: int, room: Image | None = None) -> Image:
+def _scale(rgb: Image, height: int, width: int, out: Image | None = None) -> Image:
     if rgb.shape[:2] == (height, width):
-        if room is None:
+        if out is None:
             return np.ascontiguousarray(rgb)
-        room[...] = rgb
-        return room
-    if room is None:
-        room = np.empty((height, width, 3), np.uint8)
-    if 4 * height == 3 * rgb.shape[0] and 4 * width == 3 * rgb.shape[1] and max(rgb.shape) < _MOST_OF_REMAP:
+        out[...] = rgb
+        return out
+    if out is None:
+        out = np.empty((height, width, 3), np.uint8)
+    if 4 * height == 3 * rgb.shape[0] and 4 * width == 3 * rgb.shape[1] and max(rgb.shape) < _REMAP_MAX_SIZE:
         maps = _three_quarters(height, width)
-        return cast(Image, cv2.remap(rgb, *maps, cv2.INTER_LINEAR, dst=room))
+        return cast(Image, cv2.remap(rgb, *maps, cv2.INTER_LINEAR, dst=out))
     how = cv2.INTER_AREA if height <= rgb.shape[0] and width <= rgb.shape[1] else cv2.INTER_LINEAR
-    return cast(Image, cv2.resize(rgb, (width, height), room, interpolation=how))
+    return cast(Image, cv2.resize(rgb, (width, height), out, interpolation=how))
 
 
 @functools.lru_cache(maxsize=8)
-def _three_quarters(height: int, width: int) -> tuple[NDArray, NDArray]:
-    """Where `cv2.remap` looks to make (height, width) of what is a third larger: twice as fast as INTER_AREA.
+def _three_quarters(height: int, width: int) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+    """Return maps with which `cv2.remap` scales by 3/4 to (height, width), twice as fast as INTER_AREA.
 
-    Of four pixels become three, with the weights 3 1, 2 2 and 1 3 over four: interpolated at 0.25, 1.5 and 2.75. Maps
-    of fixed-point numbers hold that exactly, so these are the averages of areas to the bit, but that halves are rounded
-    up, where INTER_AREA rounds them to even. Of pictures of 4K neither is faster.
+    Three pixels average four with the weights 3 1, 2 2 and 1 3: interpolation at 0.25, 1.5 and 2.75, which fixed-point
+    maps represent exactly. The result is INTER_AREA's, except that halves are rounded up instead of to even.
     """
     rows, columns = (
         np.add.outer(4 * np.arange(size // 3), [0.25, 1.5, 2.75]).ravel().astype(np.float32) for size in (height, width)
     )
     whole, fractions = cv2.convertMaps(*np.meshgrid(columns, rows), cv2.CV_16SC2)
-    return whole, fractions
+    return cast("NDArray[np.int16]", whole), cast("NDArray[np.uint16]", fractions)
 
 
 def to_network(pixels: torch.Tensor, camera: Camera) -> torch.Tensor:
-    """(..., h, w, 3) uint8 to (..., 3, h, w) float32, normalised with the camera's mean and std, on the same device."""
+    """Turn (..., h, w, 3) uint8 into (..., 3, h, w) float32, normalized with the camera's mean and std."""
     return normalize(pixels, *statistics(camera, pixels.device))
 
 
 def statistics(camera: Camera, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The camera's mean and std, each (3,), for who normalises often: this waits until they are on the device."""
+    """Return the camera's mean and std, each (3,); creating them waits for the device, so keep them."""
     import torch
 
     return torch.tensor(camera.mean, device=device), torch.tensor(camera.std, device=device)
 
 
 def normalize(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """`to_network` with the `statistics` of the camera; runs on the device alone."""
+    """Do what `to_network` does, with the camera's `statistics`, without waiting for the device."""
     return ((pixels.float() / 255 - mean) / std).movedim(-1, -3)
-
-
-def random_shift(images: torch.Tensor, pixels: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Shift images (B, W, C, h, w) by up to `pixels` in x and y, edges repeated: one shift per trajectory (DrQ-v2).
-
-    The same shift for all W frames of a window, so that apparent motion stays true. Fastest on uint8.
-    """
-    import torch
-
-    if pixels == 0:
-        return images
-    height, width = images.shape[-2:]
-    device = images.device
-    offsets = torch.randint(-pixels, pixels + 1, (len(images), 2), generator=generator, device=device)
-    rows = (offsets[:, :1] + torch.arange(height, device=device)).clamp(0, height - 1)
-    columns = (offsets[:, 1:] + torch.arange(width, device=device)).clamp(0, width - 1)
-    # Trajectory by trajectory with colours last: whole rows are copied, several times faster than one gather of pixels.
-    shifted = [
-        frames.index_select(1, row).index_select(2, column)  # (W, h, w, C)
-        for frames, row, column in zip(images.movedim(2, -1), rows, columns)
-    ]
-    return torch.stack(shifted).movedim(-1, 2)
-
-
-def jitter_colour(
-    images: torch.Tensor, brightness: float, contrast: float, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Scale and offset normalised images (B, W, C, h, w): one draw per trajectory, within +- the limits."""
-    import torch
-
-    def draw(limit: float) -> torch.Tensor:
-        unit = torch.rand((images.shape[0], 1, 1, 1, 1), generator=generator, device=images.device)
-        return (2 * unit - 1) * limit
-
-    scale, offset = 1 + draw(contrast), draw(brightness)
-    return torch.addcmul(offset, images, scale)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS messages to plain values, duck-typed: the same code reads live rclpy messages and those that rosbags reads."""
+"""ROS messages to plain values and observation samples, duck-typed: one code path for rclpy and for recorded messages.
+
+Most messages are one sample and some are none; with transforms (/tf) it takes several to know the tool's pose.
+"""
 
 from __future__ import annotations
 
@@ -11,48 +14,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros import actions
-from vla_ros.geometry.transforms import Transform
+from vla_ros.geometry.rigid import Pose
+from vla_ros.geometry.transforms import Transform, TransformTree
 from vla_ros.imaging import images
-from vla_ros.imaging.raw_images import decode_raw
-from vla_ros.robot import JOINT_TYPE, GripperCommand, GripperState, Robot, Stream
+from vla_ros.imaging.images import Image
+from vla_ros.robot import JOINT_TYPE, GripperCommand, GripperState, PoseStream, Robot, Stream
 
-Decoder = Callable[[Any], NDArray[np.uint8]]
+Decoder = Callable[[Any], Image]
+Samples = list[tuple[int, Any]]  # time of the event in ns, value
 
 
 class LazyImage:
-    """An Image or CompressedImage message that is decoded when, and only if, it is looked at."""
+    """An Image or CompressedImage message that is decoded only if it is used."""
 
     def __init__(self, message: Any, decode: Decoder) -> None:
         self._message = message
         self._decode = decode
 
-    def rgb(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB. Raises ValueError when the message's bytes are no such image."""
+    def rgb(self) -> Image:
+        """Decode to (H, W, 3) uint8 RGB; raises ValueError if the bytes are not such an image."""
         return self._decode(self._message)
 
     def fingerprint(self) -> bytes:
-        """Bytes that two different pictures practically never share: the encoded data itself."""
+        """Return bytes that two different images practically never share: the encoded data itself."""
         return memoryview(self._message.data).tobytes()
 
 
-def decode_compressed(message: Any) -> NDArray[np.uint8]:
-    """sensor_msgs/CompressedImage (jpeg, png) to RGB."""
+def decode_compressed(message: Any) -> Image:
+    """Decode a sensor_msgs/CompressedImage (JPEG or PNG)."""
     return images.decode_image_file(bytes(memoryview(message.data)))
 
 
 def stamp_ns(message: Any) -> int:
-    """The header's stamp in ns."""
+    """Return the header's stamp in ns."""
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
 
 
 def pose(message: Any) -> NDArray[np.float64]:
-    """geometry_msgs/PoseStamped to (7,): position m, quaternion x y z w."""
+    """Return a geometry_msgs/PoseStamped as (7,): position [m], quaternion x y z w."""
     position, orientation = message.pose.position, message.pose.orientation
     return np.array([position.x, position.y, position.z, orientation.x, orientation.y, orientation.z, orientation.w])
 
 
 def transforms(message: Any, wants: Callable[[str], bool]) -> list[Transform]:
-    """tf2_msgs/TFMessage to the transforms in it of child frames that somebody `wants`."""
+    """Return those transforms of a tf2_msgs/TFMessage whose child frame is wanted."""
     found = []
     for one in message.transforms:
         if wants(one.child_frame_id):
@@ -63,27 +68,32 @@ def transforms(message: Any, wants: Callable[[str], bool]) -> list[Transform]:
 
 
 def twist(message: Any) -> NDArray[np.float64]:
-    """geometry_msgs/TwistStamped or Twist to (6,): m/s, rad/s."""
+    """Return a geometry_msgs/TwistStamped or Twist as (6,): m/s, rad/s."""
     value = getattr(message, "twist", message)
     linear, angular = value.linear, value.angular
     return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
 
 
 def number(message: Any) -> float:
-    """The one number of a std_msgs/Float64, Float32, or MultiArray of either. Raises ValueError for more or fewer."""
+    """Return the only number of a std_msgs/Float64, Float32, or MultiArray of either; ValueError if not exactly one."""
     values = np.atleast_1d(np.asarray(message.data, np.float64))
     if values.shape != (1,):
         raise ValueError(f"has {values.size} values; expected one number")
     return float(values[0])
 
 
-def measured_opening(message: Any, gripper: GripperState) -> float | None:
-    """The gripper's opening in [0, 1] from its joints or its width.
+def text(message: Any) -> str:
+    """Return a std_msgs/String's text, stripped."""
+    return str(message.data).strip()
 
-    JointState messages without the gripper's joints give None: other publishers share that topic.
+
+def measured_opening(message: Any, gripper: GripperState) -> float | None:
+    """Return the gripper's opening in [0, 1] from its joints or its width.
+
+    None for a JointState without the gripper's joints: several publishers may share that topic.
 
     Raises:
-        ValueError: joints without positions, or not one number.
+        ValueError: The joints have no positions, or the message is not exactly one number.
     """
     if gripper.type != JOINT_TYPE:
         return actions.opening_from_value(number(message), gripper.closed, gripper.open)
@@ -94,37 +104,39 @@ def measured_opening(message: Any, gripper: GripperState) -> float | None:
         return None
     if max(indices) >= len(message.position):
         raise ValueError(
-            f"{gripper.topic} has {len(message.position)} positions for {len(names)} joints; publish one for each, or "
-            "correct the topic in the robot's file"
+            f"{gripper.topic} has {len(message.position)} positions for {len(names)} joints; publish one per joint or "
+            "correct the topic in the robot file"
         )
     total = float(sum(message.position[index] for index in indices))
     return actions.opening_from_value(total, gripper.closed, gripper.open)
 
 
 def commanded_opening(message: Any, gripper: GripperCommand) -> float:
-    """A number in the actuator's unit to an opening in [0, 1]. Raises ValueError when it is not one finite number."""
+    """Return the commanded opening in [0, 1]; ValueError if the message is not one finite number."""
     value = number(message)
     if not np.isfinite(value):
         raise ValueError(f"has the value {value}; expected one finite number")
     return actions.opening_from_value(value, gripper.closed, gripper.open)
 
 
-def text(message: Any) -> str:
-    """std_msgs/String to stripped text."""
-    return str(message.data).strip()
+def message_time_ns(message: Any, stream: Stream | GripperState | GripperCommand, receive_ns: int) -> int:
+    """Return when the event happened: header stamp or receive time, as the robot file says, minus the latency."""
+    from_header = not isinstance(stream, GripperCommand) and stream.stamp == "header"
+    time_ns = stamp_ns(message) if from_header else receive_ns
+    return time_ns - round(stream.latency_s * 1e9) if stream.latency_s else time_ns
 
 
-def observation_value(message: Any, robot: Robot, stream: str, decode_image: Decoder = decode_raw) -> Any:
-    """The value that the observation buffer takes for `stream`, from the message of its topic.
+def observation_value(message: Any, robot: Robot, stream: str, decode_image: Decoder = images.decode_raw) -> Any:
+    """Return a message's value as the observation buffer takes it.
 
     A LazyImage for a camera (`decode_image` decodes raw ones), (7,) for ee_pose, a float for gripper_state, text for
-    language. JointState messages without the gripper's joints give None: other publishers share that topic.
+    language; None for a JointState without the gripper's joints.
 
     Raises:
-        ValueError: a pose in another frame than the robot's base frame, or joints without positions.
+        ValueError: A pose is in another frame than the robot's base frame, or joints have no positions.
     """
     if stream in robot.cameras:
-        return LazyImage(message, decode_compressed if _compressed(robot, stream) else decode_image)
+        return LazyImage(message, decode_compressed if _is_compressed(robot, stream) else decode_image)
     if stream == "ee_pose":
         _check_frame(message, robot)
         return pose(message)
@@ -135,16 +147,79 @@ def observation_value(message: Any, robot: Robot, stream: str, decode_image: Dec
     raise ValueError(f"robot {robot.name!r} has no observation stream {stream!r}")
 
 
-def picture(like: Any, data: Any, robot: Robot, stream: str, decode_image: Decoder = decode_raw) -> LazyImage:
-    """The value that `observation_value` gives for a camera's message that differs from `like` in its `data` only."""
-    if _compressed(robot, stream):
-        return LazyImage(_Data(data), decode_compressed)
-    fields = {name: getattr(like, name) for name in ("height", "width", "encoding", "is_bigendian", "step")}
-    return LazyImage(SimpleNamespace(**fields, data=data), decode_image)
+class StreamReader:
+    """Turns the messages of one of a robot's streams, in order of receipt, into samples.
+
+    Attributes:
+        name: The stream's name in the robot file.
+        stream: Its topic, type and stamp.
+        static_topic: A second topic whose messages go to `read_static`, or None.
+
+    Raises:
+        RobotError: The robot file has no such stream.
+    """
+
+    def __init__(self, robot: Robot, name: str, decode_image: Decoder = images.decode_raw) -> None:
+        self.name, self.stream = name, robot.stream(name)
+        self.static_topic: str | None = None
+        self._robot = robot
+        self._decode = decode_image
+        self._tree: TransformTree | None = None
+        if isinstance(self.stream, PoseStream) and self.stream.ee_frame is not None:
+            self.static_topic = self.stream.static_topic
+            self._tree = TransformTree(robot.base_frame, self.stream.ee_frame)
+
+    def read(self, message: Any, receive_ns: int) -> Samples:
+        """Return the samples that this message completes, with values as in `observation_value`.
+
+        Raises:
+            ValueError, IndexError: The message contradicts the robot file.
+        """
+        if self._tree is not None:
+            return self._poses(self._tree.add(transforms(message, self._tree.wants)))
+        value = observation_value(message, self._robot, self.name, self._decode)
+        return [] if value is None else [(message_time_ns(message, self.stream, receive_ns), value)]
+
+    def image(self, like: Any, data: Any) -> LazyImage:
+        """Return the image of a message that differs from the message `like` only in its stamp and `data`."""
+        if _is_compressed(self._robot, self.name):
+            return LazyImage(_CompressedData(data), decode_compressed)
+        fields = {name: getattr(like, name) for name in ("height", "width", "encoding", "is_bigendian", "step")}
+        return LazyImage(SimpleNamespace(**fields, data=data), self._decode)
+
+    def read_static(self, message: Any) -> Samples:
+        """Add a message of `static_topic`; return the samples that were waiting for it."""
+        assert self._tree is not None
+        return self._poses(self._tree.add(transforms(message, lambda _: True), static=True))
+
+    def prime(self, message: Any) -> None:
+        """Add a message of `static_topic` that was latched before all others; of several, the first one counts."""
+        assert self._tree is not None
+        self._tree.prime(transforms(message, lambda _: True))
+
+    def clear(self) -> None:
+        """Forget what was received, as after a clock reset; static transforms remain."""
+        if self._tree is not None:
+            self._tree.clear()
+
+    @property
+    def problem(self) -> str | None:
+        """Why arriving messages yield no samples, in words; None if they do."""
+        return None if self._tree is None else self._tree.problem
+
+    @property
+    def faults(self) -> list[str]:
+        """What was wrong with some messages, with counts."""
+        counts = self._tree.faults.items() if self._tree is not None else ()
+        return [f"{what} ({count} times)" for what, count in sorted(counts)]
+
+    def _poses(self, found: list[tuple[int, Pose]]) -> Samples:
+        latency_ns = round(self.stream.latency_s * 1e9)
+        return [(stamp_ns - latency_ns, np.array(pose)) for stamp_ns, pose in found]
 
 
-class _Data:
-    """A CompressedImage as far as anybody reads it."""
+class _CompressedData:
+    """The only field of a CompressedImage that decoding needs."""
 
     __slots__ = ("data",)
 
@@ -152,22 +227,14 @@ class _Data:
         self.data = data
 
 
-def _compressed(robot: Robot, camera: str) -> bool:
+def _is_compressed(robot: Robot, camera: str) -> bool:
     return robot.cameras[camera].type.endswith("CompressedImage")
 
 
 def _check_frame(message: Any, robot: Robot) -> None:
-    """Raise ValueError when a pose says that it is in another frame than the robot's base frame."""
     frame = message.header.frame_id.lstrip("/")
     if frame and frame != robot.base_frame.lstrip("/"):
         raise ValueError(
-            f"{robot.stream('ee_pose').topic} is in the frame {frame!r}, the robot's base frame is "
-            f"{robot.base_frame!r}; publish it there or correct base_frame in the robot's file"
+            f"{robot.stream('ee_pose').topic} is in the frame {frame!r}, but the robot's base frame is "
+            f"{robot.base_frame!r}; publish it in that frame or correct base_frame in the robot file"
         )
-
-
-def message_time_ns(message: Any, stream: Stream | GripperState | GripperCommand, receive_ns: int) -> int:
-    """When a message's event was: its header's stamp or its receipt, as the robot's file says, less the latency."""
-    from_header = not isinstance(stream, GripperCommand) and stream.stamp == "header"
-    time_ns = stamp_ns(message) if from_header else receive_ns
-    return time_ns - round(stream.latency_s * 1e9) if stream.latency_s else time_ns

@@ -80,7 +80,7 @@ def test_what_the_machine_lacks_is_told_and_nothing_is_kept(
     load, tmp_path: Path, monkeypatch, place: str, error: BaseException, raised: type[Exception], words: str
 ) -> None:
     with monkeypatch.context() as context:
-        context.setattr("vla_ros.imaging.jpeg.simplejpeg", None)  # OpenCV decodes, whatever is installed
+        context.setattr("vla_ros.imaging.images.simplejpeg", None)  # OpenCV decodes, whatever is installed
         context.setattr(place, failing(error))
         with pytest.raises(raised, match=words):
             load()
@@ -92,7 +92,7 @@ def test_what_the_machine_lacks_is_told_and_nothing_is_kept(
 def test_memory_that_runs_out_in_simplejpeg_is_no_damage(load, monkeypatch) -> None:
     pytest.importorskip("simplejpeg")
     with monkeypatch.context() as context:
-        context.setattr("vla_ros.imaging.jpeg.simplejpeg.decode_jpeg", failing(MemoryError()))
+        context.setattr("vla_ros.imaging.images.simplejpeg.decode_jpeg", failing(MemoryError()))
         with pytest.raises(StoreError, match="memory is too small to decode a"):
             load()
     assert len(load()[0]) == 1

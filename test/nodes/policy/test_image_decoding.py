@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from vla_ros.imaging import images
 from vla_ros.nodes.policy.image_decoding import raw_decoder
-from vla_ros.observations import messages
 
 
 def message(encoding: str = "bgr8", channels: int = 3):
@@ -22,7 +22,7 @@ def message(encoding: str = "bgr8", channels: int = 3):
 @pytest.fixture
 def cv_bridge(monkeypatch):
     """A cv_bridge whose pictures the test sets; `calls` counts what it decoded."""
-    bridge = SimpleNamespace(calls=0, decode=messages.decode_raw)
+    bridge = SimpleNamespace(calls=0, decode=images.decode_raw)
 
     class CvBridge:
         def imgmsg_to_cv2(self, image, encoding):
@@ -39,22 +39,22 @@ def cv_bridge(monkeypatch):
 
 def test_without_cv_bridge_the_decoder_is_that_of_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv_bridge", None)
-    assert raw_decoder(pytest.fail) is messages.decode_raw
+    assert raw_decoder(pytest.fail) is images.decode_raw
 
 
 def test_cv_bridge_is_used_where_it_agrees_with_training(cv_bridge):
     decode = raw_decoder(pytest.fail)
     for _ in range(3):
-        assert np.array_equal(decode(message()), messages.decode_raw(message()))
+        assert np.array_equal(decode(message()), images.decode_raw(message()))
     assert cv_bridge.calls == 3
 
 
 def test_where_cv_bridge_gives_other_pixels_training_decides_and_a_warning_says_so(cv_bridge):
-    cv_bridge.decode = lambda image: messages.decode_raw(image)[..., ::-1]
+    cv_bridge.decode = lambda image: images.decode_raw(image)[..., ::-1]
     warnings: list[str] = []
     decode = raw_decoder(warnings.append)
     for _ in range(3):
-        assert np.array_equal(decode(message()), messages.decode_raw(message()))
+        assert np.array_equal(decode(message()), images.decode_raw(message()))
     assert cv_bridge.calls == 1
     assert len(warnings) == 1 and "'bgr8'" in warnings[0]
 
@@ -78,4 +78,4 @@ def test_the_installed_cv_bridge_agrees_on_what_cameras_send():
         decode = raw_decoder(pytest.fail)
         for _ in range(2):
             image = message(encoding, channels)
-            assert np.array_equal(decode(image), messages.decode_raw(image))
+            assert np.array_equal(decode(image), images.decode_raw(image))

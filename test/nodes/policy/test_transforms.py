@@ -149,8 +149,8 @@ def test_a_chain_that_stays_broken_is_named_in_the_log(bench: Bench):
         bench.now_ns += 500 * MS
     bench.hear("/tf", "base_link", "hand", 0.4)
     (told,) = bench.errors
-    assert "'ee_pose': there is no chain of transforms from 'base_link' to 'tcp': no transform names 'tcp'" in told
-    assert told.endswith("frames that there are: base_link, hand")
+    assert "'ee_pose': no chain of transforms leads from 'base_link' to 'tcp': no transform names 'tcp'" in told
+    assert told.endswith("known frames: base_link, hand")
 
 
 def test_transforms_that_are_none_are_named_in_the_log(bench: Bench):

@@ -21,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros import bringup
+from vla_ros.imaging import images
 from vla_ros.nodes.clients.services import RemoteSimulator, ServiceError
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS
 from vla_ros.nodes.simulator.messages import parse_state, state_time_ns
@@ -157,7 +158,7 @@ def test_both_kinds_of_pictures_show_the_same(arm):
     image, jpeg = arm.graph.wait(pair, "a picture of both kinds")
     for subscription in subscriptions:
         arm.graph.node.destroy_subscription(subscription)
-    rgb = messages.decode_raw(image)
+    rgb = images.decode_raw(image)
     assert rgb.shape == (128, 128, 3) and rgb.std() > 5
     assert np.abs(messages.decode_compressed(jpeg).astype(int) - rgb).mean() < 4
 

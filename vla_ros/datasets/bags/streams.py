@@ -15,8 +15,7 @@ from vla_ros.datasets.bags.cdr.topic_tables import Columns, TopicTable
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.errors import BagError
 from vla_ros.observations import messages
-from vla_ros.observations.messages import LazyImage
-from vla_ros.observations.stream_reader import Samples, StreamReader
+from vla_ros.observations.messages import LazyImage, Samples, StreamReader
 from vla_ros.robot import TRANSFORMS, GripperCommand, GripperState, PoseStream, Robot, Stream
 
 
@@ -90,7 +89,7 @@ class BagStream:
         """The value of a sample from a serialised message of the table: as `read` makes it, without the rest."""
         begin = table.pixels
         stop = begin + int.from_bytes(data[begin - 4 : begin], "little")
-        return self._reader.picture(table.first, memoryview(data)[begin:stop])
+        return self._reader.image(table.first, memoryview(data)[begin:stop])
 
     def _add_static(self, robot: Robot, topic: str) -> None:
         found = self._recording.topics.get(topic)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.finding import absolute
 from vla_ros.datasets.calvin.numpy_files import read_npy, read_npz
@@ -172,7 +173,7 @@ def _trajectory(split: Path, segment: Segment, spec: ObservationSpec) -> Traject
         twists=twists_from_relative(relative, state[:, 3:6]),
         grippers=(relative[:, 6] > 0).astype(np.float64),
         poses=np.concatenate([state[:, :3], quaternions], axis=1),
-        openings=np.clip(state[:, 6] / OPEN_WIDTH_M, 0, 1),
+        openings=actions.opening_from_value(state[:, 6], 0.0, OPEN_WIDTH_M),
         command=segment.command,
         task=segment.task,
         outcome="success",

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from vla_ros import schema
+from vla_ros import actions, schema
 from vla_ros.datasets.errors import SourceError
+from vla_ros.geometry.rigid import rotation_from_6d
 
 LAYOUT = Path("meta/vla_ros.json")
 
@@ -137,9 +138,7 @@ def poses(pose: Pose, values: Floats) -> Floats:
     elif pose.rotation_as == "rotation_vector":
         quaternions = Rotation.from_rotvec(rotation).as_quat()
     elif pose.rotation_as == "matrix_columns":
-        first, second = rotation[:, :3], rotation[:, 3:]
-        matrices = np.stack([first, second, np.cross(first, second)], axis=2)
-        quaternions = Rotation.from_matrix(matrices).as_quat()
+        quaternions = rotation_from_6d(rotation).as_quat()
     else:
         quaternions = Rotation.from_quat(rotation).as_quat()
     return np.concatenate([values[:, pose.position], quaternions], axis=1)
@@ -147,5 +146,4 @@ def poses(pose: Pose, values: Floats) -> Floats:
 
 def openings(opening: Opening, values: Floats) -> Floats:
     """Return openings (S,) in [0, 1] from a feature (S, D)."""
-    result: Floats = np.clip((values[:, opening.column] - opening.closed) / (opening.open - opening.closed), 0.0, 1.0)
-    return result
+    return actions.opening_from_value(values[:, opening.column], opening.closed, opening.open)

@@ -166,17 +166,18 @@ class LiberoEnv:
 
 def env_action(twist: ArrayLike, opening: float) -> NDArray[np.float64]:
     """Return what LIBERO's `step` takes (7,) for a twist [m/s, rad/s] in the base frame and an opening in [0, 1]."""
-    increments = actions.unit_velocities(twist, STEP_M * CONTROL_HZ, STEP_RAD * CONTROL_HZ)
+    full_speed = np.repeat([STEP_M * CONTROL_HZ, STEP_RAD * CONTROL_HZ], 3)
+    increments = np.clip(np.asarray(twist, dtype=np.float64) / full_speed, -1, 1)
     return np.append(increments, actions.value_from_opening(opening, CLOSED, OPEN))
 
 
 def observation(seen: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Return robosuite's observables as `runtime.rollout.Environment` has them."""
     fingers = np.asarray(seen["robot0_gripper_qpos"], dtype=np.float64)
-    width = (fingers[0] - fingers[1]) / OPEN_WIDTH_M
+    opening = actions.opening_from_value(float(fingers[0] - fingers[1]), 0.0, OPEN_WIDTH_M)
     return {
         **{camera: np.ascontiguousarray(seen[name][::-1]) for camera, name in CAMERAS.items()},
         "ee_position": np.asarray(seen["robot0_eef_pos"], dtype=np.float32),
         "ee_quaternion": np.asarray(seen["robot0_eef_quat"], dtype=np.float32),
-        "opening": np.array([np.clip(width, 0.0, 1.0)], dtype=np.float32),
+        "opening": np.array([opening], dtype=np.float32),
     }

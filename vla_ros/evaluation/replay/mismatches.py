@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from vla_ros.contract import PolicyContract, Proprioception
+from vla_ros.geometry.rigid import rotation_from_6d
 from vla_ros.imaging import images
 from vla_ros.observations.observation import Observation
 
@@ -137,9 +138,7 @@ def tool_rotations(names: Sequence[str], proprioception: NDArray) -> Rotation | 
     wanted = [f"ee_r{index}" for index in range(6)]
     if not set(wanted) <= set(names):
         return None
-    columns = proprioception[:, [list(names).index(name) for name in wanted]].astype(np.float64)
-    x, y = columns[:, :3], columns[:, 3:]
-    return Rotation.from_matrix(np.stack([x, y, np.cross(x, y)], axis=-1))
+    return rotation_from_6d(proprioception[:, [list(names).index(name) for name in wanted]])
 
 
 def euler_rates_to_angular(rates: Array, orientation: Rotation) -> Array:

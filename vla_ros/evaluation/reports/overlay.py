@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros import actions
 from vla_ros.evaluation.replay.open_loop import Replayed
+from vla_ros.geometry.rigid import rotation_from_6d
 from vla_ros.runtime.execution.predicted_path import predicted_path
 
 Array = NDArray[np.float64]
@@ -47,7 +47,7 @@ def overlay(replayed: Replayed, names: Sequence[str], period_ns: int) -> Iterato
         chunk, pose, path = replayed.chunks[index], None, None
         if columns is not None:
             values = episode.proprioception[index, columns].astype(np.float64)
-            pose = np.concatenate([values[:3], actions.quaternion_of_6d(values[3:])])
+            pose = np.concatenate([values[:3], rotation_from_6d(values[3:]).as_quat()])
             path = predicted_path(pose, chunk, period_ns / 1e9)
         images = {camera: np.asarray(pictures[index]) for camera, pictures in episode.images.items()}
         yield OverlayFrame(tick * period_ns, images, pose, episode.actions[index], chunk[0], path)

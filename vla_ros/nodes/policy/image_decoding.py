@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.imaging import images
 from vla_ros.observations import messages
 
 
 def raw_decoder(warn: Callable[[str], object]) -> messages.Decoder:
     """The decoder of this machine: sensor_msgs/Image to (H, W, 3) uint8 RGB, ValueError for what is no image.
 
-    Training reads bags without ROS, by `messages.decode_raw`. So the first picture of each encoding is decoded both
+    Training reads bags without ROS, by `images.decode_raw`. So the first picture of each encoding is decoded both
     ways; where cv_bridge gives other pixels (it scales 16 bits down in its own way), the node does without it, and
     says so by `warn`.
     """
     try:
         from cv_bridge import CvBridge, CvBridgeError
     except ImportError:
-        return messages.decode_raw
+        return images.decode_raw
     bridge = CvBridge()
     agrees: dict[str, bool] = {}
 
@@ -34,12 +35,12 @@ def raw_decoder(warn: Callable[[str], object]) -> messages.Decoder:
 
     def decode(message: Any) -> NDArray[np.uint8]:
         if message.encoding not in agrees:
-            ours = messages.decode_raw(message)
+            ours = images.decode_raw(message)
             agrees[message.encoding] = _same(by_bridge, message, ours)
             if not agrees[message.encoding]:
                 warn(f"cv_bridge decodes {message.encoding!r} in another way than training does; it is not used for it")
             return ours
-        return by_bridge(message) if agrees[message.encoding] else messages.decode_raw(message)
+        return by_bridge(message) if agrees[message.encoding] else images.decode_raw(message)
 
     return decode
 

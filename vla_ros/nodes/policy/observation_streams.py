@@ -22,7 +22,7 @@ from vla_ros.nodes.common.qos import (
 )
 from vla_ros.nodes.policy.image_decoding import raw_decoder
 from vla_ros.observations import messages
-from vla_ros.observations.stream_reader import Samples, StreamReader
+from vla_ros.observations.messages import Samples, StreamReader
 from vla_ros.robot import TRANSFORMS, Robot
 from vla_ros.runtime.planning.sample_queue import ObservationIntake
 from vla_ros.runtime.stats import StreamRate

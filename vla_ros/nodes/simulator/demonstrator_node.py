@@ -27,7 +27,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, String
 
-from vla_ros import topics
+from vla_ros import actions, topics
 from vla_ros.errors import UserError
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
 from vla_ros.nodes.common import startup
@@ -161,7 +161,8 @@ class DemonstratorNode(Node):
     def _move_gripper(self, opening: float) -> None:
         gripper = self._robot.gripper_command
         self._opening = opening
-        self._gripper.publish(Float64MultiArray(data=[gripper.closed + opening * (gripper.open - gripper.closed)]))
+        value = actions.value_from_opening(opening, gripper.closed, gripper.open)
+        self._gripper.publish(Float64MultiArray(data=[value]))
 
 
 def _twist_message(action: NDArray[np.float64], stamp_ns: int) -> TwistStamped:
