@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.10",
     # `vla_ros/train` is a link to `train/`; without `include` that folder would be installed as a package `train` too.
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["py.typed"], f"{NAME}.sim": ["*.xml"]},
+    package_data={NAME: ["py.typed", "templates/*.html"], f"{NAME}.sim": ["*.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -69,6 +69,9 @@ setup(
         "rich>=13",
         "matplotlib>=3.7",
         "pillow>=9.1",
+        "jinja2>=3.1",
+        "filelock>=3.29",
+        "google-crc32c>=1.5",
     ],
     extras_require={
         # The real rclpy without an installed ROS distribution (Kilted, Linux x86-64, Python 3.10 to 3.13).

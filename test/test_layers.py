@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vla_ros"
 # A package is a folder of vla_ros, or a module right below it. Those of layer 1 may use each other.
 LAYERS = {
     "__init__": 0, "errors": 0, "files": 0, "resources": 0,
-    "contract": 1, "actions": 1, "robot": 1, "schema": 1, "topics": 1, "geometry": 1, "imaging": 1,
+    "contract": 1, "actions": 1, "robot": 1, "schema": 1, "topics": 1, "html": 1, "geometry": 1, "imaging": 1,
     "observations": 1, "transport": 1,
     "datasets": 2, "sim": 2,
     "policy": 3,
@@ -40,6 +40,8 @@ ONLY_IN = {
     **dict.fromkeys(("pytorch_lightning", "lightning", "lightning_fabric"), ("policy/module.py", "train/")),
     **dict.fromkeys(("tensorboard", "torchmetrics", "wandb", "deepspeed"), ("train/",)),
     **dict.fromkeys(("pyarrow", "av"), ("datasets/lerobot/",)),
+    **dict.fromkeys(("jinja2",), ("html.py",)),
+    **dict.fromkeys(("filelock", "google_crc32c"), ("datasets/",)),
     **dict.fromkeys(("mujoco", "gymnasium"), ("sim/",)),
     **dict.fromkeys(("transformers", "tokenizers", "safetensors", "peft"), ("policy/",)),
     **dict.fromkeys(("libero", "robosuite"), ("evaluation/benchmarks/libero.py",)),
