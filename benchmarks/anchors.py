@@ -34,7 +34,8 @@ import told_eyes
 import torch
 
 from vla_ros.datasets.episode import Episode
-from vla_ros.evaluation.closed_loop.rollouts import HORIZON_TICKS, RolloutRequest, RolloutSettings, run_rollouts
+from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, RolloutSettings, run_rollouts
+from vla_ros.evaluation.closed_loop.workers import HORIZON_TICKS
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.losses import ForwardPredictionConfig

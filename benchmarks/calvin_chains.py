@@ -32,6 +32,7 @@ from vla_ros.datasets.calvin.reader import RATE_HZ, twists_from_relative
 from vla_ros.evaluation.benchmarks import calvin
 from vla_ros.evaluation.protocols.chains import STEPS_PER_SUBTASK, Attempt, Chain, ChainResult, run_chain
 from vla_ros.observations.observation import Observation
+from vla_ros.runtime.rollout import EpisodeConfig
 
 Array = NDArray[np.float64]
 EPISODE_STEPS = 150
@@ -107,7 +108,8 @@ def run_ours(
             way = calvin_motions.waypoints(task, env.get_info()["scene_info"], tool)
             policy.motion = calvin_motions.Motion(way, tool, contract.timing.control_hz)
             env.actions = []
-            result = calvin.attempt(adapter, policy, task, steps, command=task, delay_ticks=0)
+            config = EpisodeConfig(task, calvin.max_ticks(steps, contract.timing.control_hz), delay_ticks=0)
+            result = calvin.attempt(adapter, policy, task, config)
             noted.append(env.actions)
             return result
 

@@ -18,8 +18,8 @@ import figures
 
 from vla_ros import resources
 from vla_ros.bringup import CHECKPOINT
-from vla_ros.evaluation.closed_loop.evaluations import summarise
-from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, RolloutSettings, request_rollouts, run_rollouts
+from vla_ros.evaluation.closed_loop.evaluation import rollout_statistics
+from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, RolloutSettings, run_rollouts, tabletop_requests
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 
 FIRST_SEED = 60_000
@@ -47,16 +47,16 @@ def main() -> None:
     arguments = parser.parse_args()
     checkpoint = arguments.checkpoint or str(resources.path(CHECKPOINT))
     settings = RolloutSettings(checkpoint, "tabletop", max_time_s=12.0, delay_ticks=1)
-    requests = request_rollouts(TRAINED_TASKS, arguments.rollouts, FIRST_SEED)
+    requests = tabletop_requests(TRAINED_TASKS, arguments.rollouts, FIRST_SEED)
     rows = {name: (dataclasses.replace(settings, blank=blank), requests) for name, blank in BLANKED.items()}
     misled = [another_kinds_command(request, index) for index, request in enumerate(requests)]
     rows["another command"] = (settings, misled)
     pick_up = [name for name in TRAINED_TASKS if TASKS[name].kind == "pick_up"]
-    swapped = request_rollouts(pick_up, 4 * arguments.rollouts, FIRST_SEED, swap_colour=True)
+    swapped = tabletop_requests(pick_up, 4 * arguments.rollouts, FIRST_SEED, swap_colour=True)
     rows["another colour"] = (settings, swapped)
     results = {}
     for name, (row_settings, row_requests) in rows.items():
-        report = summarise(row_requests, list(run_rollouts(row_settings, row_requests, arguments.workers)))
+        report = rollout_statistics(row_requests, list(run_rollouts(row_settings, row_requests, arguments.workers)))
         results[name] = {**report["total"], "tasks": {task: row["successes"] for task, row in report["tasks"].items()}}
         low, high = report["total"]["interval"]
         count = f"{report['total']['successes']}/{report['total']['rollouts']}"

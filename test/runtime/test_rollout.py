@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
-from vla_ros.evaluation.closed_loop.evaluations import ticks_of
+from vla_ros.evaluation.closed_loop.evaluation import delay_in_ticks
 from vla_ros.observations.observation import Observation
 from vla_ros.runtime.execution.control import ControlLoop
 from vla_ros.runtime.execution.executors import make_executor
@@ -13,10 +13,15 @@ from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.planning.commitment import ExecutorError
 from vla_ros.runtime.planning.engine import Engine
-from vla_ros.runtime.rollout import _no_limits, rollout
+from vla_ros.runtime.rollout import UNLIMITED, EpisodeConfig, EpisodeResult, run_episode
 from vla_ros.runtime.safety.governor import SafetyGovernor
 
 PERIOD_S, PERIOD_NS = 0.1, 100_000_000
+
+
+def rollout(env, policy, max_time_s: float, **options) -> EpisodeResult:
+    max_ticks = round(max_time_s / PERIOD_S)
+    return run_episode(env, policy, env.reset(), EpisodeConfig("go", max_ticks, **options))
 
 
 def contract(chunk: int = 4) -> PolicyContract:
@@ -35,9 +40,9 @@ class PointEnvironment:
 
     control_hz = 10.0
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self):
         self.x, self.actions = 0.0, []
-        return self._observation(), {}
+        return self._observation()
 
     def step(self, action):
         self.actions.append(np.array(action))
@@ -82,7 +87,7 @@ class CountingPolicy:
 @pytest.mark.parametrize("delay_ticks", [0, 1, 2])
 def test_every_executed_action_is_the_one_planned_for_its_tick_whatever_the_delay(delay_ticks):
     env = PointEnvironment()
-    rollout(env, CountingPolicy(), seed=0, task="t", command="go", max_time_s=0.8, delay_ticks=delay_ticks)
+    rollout(env, CountingPolicy(), max_time_s=0.8, delay_ticks=delay_ticks)
     executed = [action[0] for action in env.actions]
     assert executed == pytest.approx([0.0] * delay_ticks + [tick / 100 for tick in range(delay_ticks, 8)])
 
@@ -90,14 +95,14 @@ def test_every_executed_action_is_the_one_planned_for_its_tick_whatever_the_dela
 def test_success_ends_the_episode_with_its_time():
     policy = CountingPolicy()
     policy.step = lambda observation, committed: np.tile([1.0, 0, 0, 0, 0, 0, 1.0], (4, 1))
-    result = rollout(PointEnvironment(), policy, seed=0, task="t", command="go", max_time_s=3.0, delay_ticks=1)
+    result = rollout(PointEnvironment(), policy, max_time_s=3.0, delay_ticks=1)
     assert result.success
     assert result.time_s == pytest.approx(0.6)  # one tick of delay, five of 1 m/s
 
 
 def test_the_policy_sees_what_the_node_would_show_it_and_blank_cameras_black():
     policy = CountingPolicy()
-    rollout(PointEnvironment(), policy, seed=0, task="t", command="go", max_time_s=0.3, delay_ticks=1, blank=("wrist",))
+    rollout(PointEnvironment(), policy, max_time_s=0.3, delay_ticks=1, blank=("wrist",))
     seen = policy.observations[0]
     assert policy.command == seen.command == "go"
     assert seen.images["static"].shape == (8, 8, 3)
@@ -108,7 +113,7 @@ def test_the_policy_sees_what_the_node_would_show_it_and_blank_cameras_black():
 def test_the_gripper_stays_where_it_is_until_the_policy_has_decided():
     env = PointEnvironment()
     policy, gripper = CountingPolicy(opening=0.9), GripperSwitch(debounce_ticks=2)
-    rollout(env, policy, seed=0, task="t", command="go", max_time_s=0.5, delay_ticks=1, gripper=gripper)
+    rollout(env, policy, max_time_s=0.5, delay_ticks=1, gripper=gripper)
     assert [action[6] for action in env.actions] == [0.25, 0.25, 1.0, 1.0, 1.0]
 
 
@@ -116,7 +121,7 @@ def test_another_rate_than_the_contract_s_is_refused():
     env = PointEnvironment()
     env.control_hz = 20.0
     with pytest.raises(ValueError, match=r"20\.0 Hz.*control_hz=10\.0"):
-        rollout(env, CountingPolicy(), seed=0, task="t", command="go", max_time_s=1.0)
+        rollout(env, CountingPolicy(), max_time_s=1.0)
 
 
 class SteadyPolicy(CountingPolicy):
@@ -145,7 +150,7 @@ def delay_aware():
 def test_a_policy_is_told_what_the_rollout_then_does_one_chunk_after_the_other(delay_ticks, busy_ticks):
     env, policy = PointEnvironment(), SteadyPolicy()
     rollout(
-        env, policy, seed=0, task="t", command="go", max_time_s=2.0, delay_ticks=delay_ticks, busy_ticks=busy_ticks,
+        env, policy, max_time_s=2.0, delay_ticks=delay_ticks, busy_ticks=busy_ticks,
         executor=delay_aware(),
     )  # fmt: skip
     done = [action[0] for action in env.actions]
@@ -207,7 +212,7 @@ def test_the_arm_answers_the_observations_that_it_would_answer_with_the_engine_s
             engine._stopping.set()
 
     timeline, clock = ActionTimeline(make_executor(executor, horizon=3, decay=0.0)), DrivenClock(act)
-    governor = SafetyGovernor(_no_limits(), period_s=PERIOD_S, armed=True)
+    governor = SafetyGovernor(UNLIMITED, period_s=PERIOD_S, armed=True)
     control = ControlLoop(timeline, governor, GripperSwitch(), period_ns=PERIOD_NS)
     policy = AnsweringPolicy(lambda: clock.sleep_until_ns(clock.now_ns() + computing_ms * 1_000_000))
     engine = Engine(lambda: policy, lambda time_ns: Observation(time_ns, {}, {}, None, "go"), timeline, clock)
@@ -215,9 +220,9 @@ def test_the_arm_answers_the_observations_that_it_would_answer_with_the_engine_s
     engine.start(10.0)
     engine._thread.join(30.0)
 
-    env, (delay_ticks, busy_ticks) = PointEnvironment(), ticks_of(computing_ms, policy.contract.timing)
+    env, (delay_ticks, busy_ticks) = PointEnvironment(), delay_in_ticks(computing_ms, policy.contract.timing)
     rollout(
-        env, AnsweringPolicy(lambda: None), seed=0, task="t", command="go", max_time_s=ticks * PERIOD_S,
+        env, AnsweringPolicy(lambda: None), max_time_s=ticks * PERIOD_S,
         delay_ticks=delay_ticks, busy_ticks=busy_ticks, executor=make_executor(executor, horizon=3, decay=0.0),
     )  # fmt: skip
     assert [action[0] for action in env.actions] == pytest.approx(on_engine[:ticks])
@@ -226,15 +231,13 @@ def test_the_arm_answers_the_observations_that_it_would_answer_with_the_engine_s
 
 @pytest.mark.parametrize("busy_ticks", [0, 1, 4])
 def test_more_than_one_chunk_under_way_or_an_idle_engine_is_refused(busy_ticks):
-    with pytest.raises(ValueError, match=rf"busy_ticks is {busy_ticks} with delay_ticks = 3; allowed: 2 or 3"):
+    with pytest.raises(ValueError, match=rf"busy_ticks is {busy_ticks} with delay_ticks = 3; must be 2 or 3"):
         rollout(
-            PointEnvironment(), CountingPolicy(), seed=0, task="t", command="go", max_time_s=1.0, delay_ticks=3,
+            PointEnvironment(), CountingPolicy(), max_time_s=1.0, delay_ticks=3,
             busy_ticks=busy_ticks,
         )  # fmt: skip
 
 
 def test_a_rollout_with_a_policy_that_cannot_be_told_is_refused():
     with pytest.raises(ExecutorError, match="max_delay_steps is 0"):
-        rollout(
-            PointEnvironment(), CountingPolicy(), seed=0, task="t", command="go", max_time_s=1.0, executor=delay_aware()
-        )
+        rollout(PointEnvironment(), CountingPolicy(), max_time_s=1.0, executor=delay_aware())

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One episode in process: the same buffer, planner, timeline, governor and gripper switch as the node, without waiting.
+"""Run one episode in process: the node's buffer, planner, timeline, governor and gripper switch, without waiting.
 
-Time is simulated: a control tick is one step of the environment. What the node's latency does to the policy is emulated
-by whole ticks: a chunk is under way for so many, and the engine, which computes one chunk after the other, is busy with
-it for nearly as many. Whatever the executor, the next observation is the one that the engine's thread would take.
+Time is simulated: a control tick is one environment step. Latency is emulated in whole ticks: a chunk takes effect
+`delay_ticks` after its observation, and an engine that computes one chunk at a time takes an observation every
+`busy_ticks`. With any executor, these are the observations that the real engine's thread would take.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,12 +28,15 @@ from vla_ros.runtime.planning.commitment import Commitment
 from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner
 from vla_ros.runtime.safety.governor import SafetyGovernor
 
-# In process every stream is captured at the tick itself.
-EVERYTHING_IS_FRESH = ObservationLimits(max_age_s=1.0, max_skew_s=1.0, frozen_s=None)
+# In process, every stream is captured at the tick itself.
+ALWAYS_FRESH = ObservationLimits(max_age_s=1.0, max_skew_s=1.0, frozen_s=None)
+UNLIMITED = Limits(*(math.inf,) * 6, (-math.inf,) * 3, (math.inf,) * 3)
+
+OnFrame = Callable[[int, Mapping[str, Any]], None]
 
 
 class Environment(Protocol):
-    """The part of a Gymnasium environment that a rollout uses.
+    """The part of a Gymnasium environment that an episode needs.
 
     Observations: (H, W, 3) uint8 for each camera under its name, "ee_position" (3,) [m], "ee_quaternion" (4,) xyzw and
     "opening" (1,) in [0, 1]. `step` takes (7,): twist [m/s, rad/s] in the base frame and opening; info has "success".
@@ -42,180 +45,138 @@ class Environment(Protocol):
     @property
     def control_hz(self) -> float: ...
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]: ...
-
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]: ...
 
 
-@dataclass(frozen=True)
-class RolloutResult:
-    """How an episode went: `time_s` until success, or until it was given up; `inference_ms` of every tick."""
+@dataclasses.dataclass(frozen=True)
+class EpisodeConfig:
+    """How to run one episode.
+
+    Attributes:
+        command: Language command.
+        max_ticks: Give up after this many control ticks.
+        delay_ticks: Ticks from an observation until its chunk takes effect: 0 is an infinitely fast robot; 1 is what
+            the node achieves while inference takes less than a period.
+        busy_ticks: Ticks between observations that the policy takes, 1 to max(1, `delay_ticks`). None is
+            max(1, `delay_ticks` - 1), the node's behaviour if inference takes whole periods: the settle time adds one.
+        blank: Cameras to black out.
+        limits: Robot limits; None leaves only those of the environment.
+        executor: A new executor; None is the node's default.
+        gripper: A new gripper switch; None is the node's default.
+    """
+
+    command: str
+    max_ticks: int
+    delay_ticks: int = 1
+    busy_ticks: int | None = None
+    blank: Collection[str] = ()
+    limits: Limits | None = None
+    executor: Executor | None = None
+    gripper: GripperSwitch | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeResult:
+    """How an episode went.
+
+    Attributes:
+        time_s: Until success, or until the episode was given up.
+        stops: Reason -> number of stops.
+        inference_ms: One entry for each chunk.
+    """
 
     success: bool
     time_s: float
     ticks: int
     ticks_missed: int
     stops: Counter[str]
-    inference_ms: list[float] = field(default_factory=list, repr=False)
+    inference_ms: list[float] = dataclasses.field(default_factory=list, repr=False)
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A decoded image where the buffer expects one that decodes itself."""
-
-    pixels: NDArray[np.uint8]
-
-    def rgb(self) -> NDArray[np.uint8]:
-        return self.pixels
-
-    def fingerprint(self) -> bytes:
-        return self.pixels.tobytes()
-
-
-def rollout(
+def run_episode(
     env: Environment,
-    runner: ChunkPolicy,
-    *,
-    seed: int,
-    task: str,
-    command: str,
-    max_time_s: float,
-    delay_ticks: int = 1,
-    busy_ticks: int | None = None,
-    blank: Collection[str] = (),
-    governor: SafetyGovernor | None = None,
-    gripper: GripperSwitch | None = None,
-    executor: Executor | None = None,
-    on_frame: Callable[[int, Mapping[str, Any]], None] | None = None,
-) -> RolloutResult:
-    """Reset `env` to the scene of `seed` and `task`, and run `runner` on it as `pursue` does, until `max_time_s`."""
-    check_environment(env, runner.contract, blank)
-    observation, _ = env.reset(seed=seed, options={"task": task, "command": command})
-    return pursue(
-        env,
-        runner,
-        observation,
-        command=command,
-        max_ticks=max(1, math.floor(max_time_s * runner.contract.timing.control_hz)),
-        delay_ticks=delay_ticks,
-        busy_ticks=busy_ticks,
-        blank=blank,
-        governor=governor,
-        gripper=gripper,
-        executor=executor,
-        on_frame=on_frame,
-    )
-
-
-def pursue(
-    env: Environment,
-    runner: ChunkPolicy,
+    policy: ChunkPolicy,
     observation: Mapping[str, Any],
-    *,
-    command: str,
-    max_ticks: int,
-    delay_ticks: int = 1,
-    busy_ticks: int | None = None,
-    blank: Collection[str] = (),
-    governor: SafetyGovernor | None = None,
-    gripper: GripperSwitch | None = None,
-    executor: Executor | None = None,
-    on_frame: Callable[[int, Mapping[str, Any]], None] | None = None,
-) -> RolloutResult:
-    """Run `runner`, without any history, on `env` as it is, with the language `command`, until success.
+    config: EpisodeConfig,
+    on_frame: OnFrame | None = None,
+) -> EpisodeResult:
+    """Run `policy`, starting without history, on `env` in its current state until success.
 
     Args:
-        env: steps at the contract's control rate.
-        observation: what it showed last.
-        max_ticks: when to give up.
-        delay_ticks: an observation's chunk is available this many ticks after it; 0 is an infinitely fast robot, 1 is
-            what the node does as long as inference takes less than a period.
-        busy_ticks: every so many ticks the policy can take an observation, 1 to the longer one of 1 and `delay_ticks`.
-            None: one less than `delay_ticks`, but at least 1: what the node does where inference takes whole periods,
-            of which the settle time before it makes one more.
-        blank: cameras whose images are black, to see how much they matter.
-        governor: armed, new for this episode; None: no limits beside the environment's own.
-        gripper, executor: None: the node's default.
-        on_frame: called with the tick and the environment's observation, for videos.
+        env: Steps at the contract's control rate.
+        observation: The environment's latest observation.
+        on_frame: Called at every tick with the tick and the environment's observation.
 
     Raises:
-        ValueError: the environment steps at another rate than the contract's, `blank` names no camera of it, or the
-            policy would have more than one chunk under way.
-        ExecutorError: the executor tells the policy what the arm does meanwhile, and it was not trained for that.
+        ValueError: The environment's rate differs from the contract's, `blank` names an unknown camera, or
+            `busy_ticks` does not fit `delay_ticks`.
+        ExecutorError: The executor needs a policy trained for delays.
     """
-    contract = runner.contract
-    check_environment(env, contract, blank)
+    contract = policy.contract
+    _check_environment(env, contract, config.blank)
     period_ns = contract.timing.period_ns
-    buffer = ObservationBuffer(contract.observation_spec, EVERYTHING_IS_FRESH)
-    governor = governor or SafetyGovernor(_no_limits(), period_s=period_ns / 1e9, armed=True)
-    control = ControlLoop(ActionTimeline(executor), governor, gripper or GripperSwitch(), period_ns=period_ns)
-    inference = _Inference(runner, buffer, control.timeline, delay_ticks, busy_ticks)
-    opening = float(np.asarray(observation["opening"]).reshape(-1)[0])
-    buffer.push("language", 0, command)
+    buffer = ObservationBuffer(contract.observation_spec, ALWAYS_FRESH)
+    buffer.push("language", 0, config.command)
+    governor = SafetyGovernor(config.limits or UNLIMITED, period_s=period_ns / 1e9, armed=True)
+    timeline = ActionTimeline(config.executor)
+    control = ControlLoop(timeline, governor, config.gripper or GripperSwitch(), period_ns=period_ns)
+    engine = _EmulatedEngine(policy, buffer, timeline, config)
+    opening = _opening(observation)
     success, tick = False, 0
-    for tick in range(max_ticks):
-        time_ns = tick * period_ns
+    for tick in range(config.max_ticks):
         if on_frame is not None:
             on_frame(tick, observation)
-        push(buffer, observation, contract.observation_spec.streams, time_ns, blank)
-        inference.before(tick)
-        acted = control.tick(time_ns, inference.reason, observation["ee_position"])
-        inference.after(tick)
+        push_observation(buffer, observation, contract.observation_spec.streams, tick * period_ns, config.blank)
+        engine.before(tick)
+        acted = control.tick(tick * period_ns, engine.reason, observation["ee_position"])
+        engine.after(tick)
         opening = opening if acted.opening is None else acted.opening
         twist = np.zeros(6) if acted.twist is None else acted.twist
-        observation, _, _, _, info = env.step(np.concatenate([twist, [opening]]))
+        observation, _, _, _, info = env.step(np.append(twist, opening))
         if info["success"]:
             success = True
             break
     ticks = tick + 1
-    return RolloutResult(
-        success, ticks * period_ns / 1e9, ticks, control.ticks_missed, governor.stops, inference.spent_ms
-    )
+    time_s = ticks * period_ns / 1e9
+    return EpisodeResult(success, time_s, ticks, control.ticks_missed, governor.stops, engine.inference_ms)
 
 
-class _Inference:
-    """The engine's part of a rollout: plans at the ticks that the engine would, and posts when it would.
+class _EmulatedEngine:
+    """Plans at the ticks at which the real engine would, and posts chunks when it would.
 
-    The arm acts at the very beginning of a tick, the engine after that: a chunk that takes effect `delay_ticks` after
-    its observation is posted between that tick and the one before, and an engine that is free by then goes on with the
-    observation of the latter at once.
+    The arm acts at the start of a tick, the engine afterwards. A chunk that takes effect at tick k is posted between
+    k - 1 and k, and an engine that is free by then immediately takes the observation of k - 1.
     """
 
     def __init__(
-        self,
-        runner: ChunkPolicy,
-        buffer: ObservationBuffer,
-        timeline: ActionTimeline,
-        delay_ticks: int,
-        busy_ticks: int | None,
+        self, policy: ChunkPolicy, buffer: ObservationBuffer, timeline: ActionTimeline, config: EpisodeConfig
     ) -> None:
-        self._busy_ticks = max(1, delay_ticks - 1) if busy_ticks is None else busy_ticks
-        if not max(1, delay_ticks - 1) <= self._busy_ticks <= max(1, delay_ticks):
+        shortest, longest = max(1, config.delay_ticks - 1), max(1, config.delay_ticks)
+        self._busy_ticks = shortest if config.busy_ticks is None else config.busy_ticks
+        if not shortest <= self._busy_ticks <= longest:
             raise ValueError(
-                f"busy_ticks is {busy_ticks} with delay_ticks = {delay_ticks}; allowed: {max(1, delay_ticks - 1)} or "
-                f"{max(1, delay_ticks)}, since the engine computes one chunk after the other"
+                f"busy_ticks is {config.busy_ticks} with delay_ticks = {config.delay_ticks}; must be {shortest} or "
+                f"{longest}, since the engine computes one chunk at a time"
             )
-        self._commitment = Commitment(timeline, runner.max_delay_steps)
-        self._commitment.expect(delay_ticks)
-        self._planner = Planner(runner, buffer.snapshot, self._commitment)
-        self._period_ns = runner.contract.timing.period_ns
+        self._commitment = Commitment(timeline, policy.max_delay_steps)
+        self._commitment.expect(config.delay_ticks)
+        self._planner = Planner(policy, buffer.snapshot, self._commitment)
+        self._period_ns = policy.contract.timing.period_ns
         self._timeline = timeline
-        self._delay_ticks = delay_ticks
+        self._delay_ticks = config.delay_ticks
         self._planned_tick: int | None = None
-        self._under_way: Plan | None = None
-        self.reason: str | None = None  # what speaks against moving, as the engine would say
-        self.spent_ms: list[float] = []
+        self._pending: Plan | None = None
+        self.reason: str | None = None  # why the arm must not move, in the engine's words
+        self.inference_ms: list[float] = []
 
     def before(self, tick: int) -> None:
-        """What happens right before the arm acts at `tick`: an infinitely fast robot plans."""
+        """Run the engine right before the arm acts at `tick`: only an infinitely fast robot plans here."""
         if self._delay_ticks == 0:
             self._plan(tick)
             self._post()
 
     def after(self, tick: int) -> None:
-        """What happens after the arm has acted at `tick`, until the next one."""
+        """Run the engine from the arm's action at `tick` until the next tick."""
         if self._delay_ticks == 0:
             return
         self._post_if_due(tick)
@@ -227,19 +188,19 @@ class _Inference:
         if self._planned_tick is not None and tick - 1 != self._planned_tick:
             self._planner.interrupt()
         self._planned_tick = tick
-        self._under_way = self._planner.plan(tick * self._period_ns)
-        if self._under_way.inference_ms is not None:
-            self.spent_ms.append(self._under_way.inference_ms)
+        self._pending = self._planner.plan(tick * self._period_ns)
+        if self._pending.inference_ms is not None:
+            self.inference_ms.append(self._pending.inference_ms)
 
     def _post_if_due(self, tick: int) -> None:
         if self._planned_tick is not None and tick + 1 - self._planned_tick >= self._delay_ticks:
             self._post()
 
     def _post(self) -> None:
-        plan, first_tick = self._under_way, self._planned_tick
+        plan, first_tick = self._pending, self._planned_tick
         if plan is None or first_tick is None:
             return
-        self._under_way = None
+        self._pending = None
         self.reason = plan.reason
         if plan.reason == "policy_error":
             raise RuntimeError(plan.detail)
@@ -250,39 +211,50 @@ class _Inference:
             self._commitment.arrived(first_tick)
 
 
-def push(
+@dataclasses.dataclass(frozen=True)
+class _DecodedImage:
+    """A decoded image for a buffer that expects images to decode themselves."""
+
+    pixels: NDArray[np.uint8]
+
+    def rgb(self) -> NDArray[np.uint8]:
+        return self.pixels
+
+    def fingerprint(self) -> bytes:
+        return self.pixels.tobytes()
+
+
+def push_observation(
     buffer: ObservationBuffer,
     observation: Mapping[str, Any],
     streams: Collection[str],
     time_ns: int,
-    blank: Collection[str],
+    blank: Collection[str] = (),
 ) -> None:
-    """Put the environment's observation into the buffer, as if every stream had just been received."""
+    """Push the environment's observation into `buffer` as if every stream had arrived at `time_ns`."""
     for stream in streams:
         if stream == "ee_pose":
             value: Any = np.concatenate([observation["ee_position"], observation["ee_quaternion"]])
         elif stream == "gripper_state":
-            value = float(np.asarray(observation["opening"]).reshape(-1)[0])
+            value = _opening(observation)
         elif stream == "language":
             continue
         else:
             pixels = np.asarray(observation[stream])
-            value = _Picture(np.zeros_like(pixels) if stream in blank else pixels)
+            value = _DecodedImage(np.zeros_like(pixels) if stream in blank else pixels)
         buffer.push(stream, time_ns, value)
 
 
-def check_environment(env: Environment, contract: PolicyContract, blank: Collection[str] = ()) -> None:
-    """Raise ValueError where `env` steps at another rate than the contract's, or `blank` names no camera of it."""
+def _opening(observation: Mapping[str, Any]) -> float:
+    return float(np.asarray(observation["opening"]).reshape(-1)[0])
+
+
+def _check_environment(env: Environment, contract: PolicyContract, blank: Collection[str]) -> None:
     if not math.isclose(env.control_hz, contract.timing.control_hz):
         raise ValueError(
-            f"the environment steps at {env.control_hz} Hz, the checkpoint was trained for {contract.timing.control_hz}"
-            f" Hz; create the environment with control_hz={contract.timing.control_hz}"
+            f"the environment steps at {env.control_hz} Hz, but the checkpoint was trained at "
+            f"{contract.timing.control_hz} Hz; create it with control_hz={contract.timing.control_hz}"
         )
-    unknown = [name for name in blank if name not in contract.camera_names]
-    if unknown:
-        raise ValueError(f"blank names {unknown[0]!r}; the checkpoint's cameras are {', '.join(contract.camera_names)}")
-
-
-def _no_limits() -> Limits:
-    infinity = math.inf
-    return Limits(*(infinity,) * 6, (-infinity,) * 3, (infinity,) * 3)
+    for name in blank:
+        if name not in contract.camera_names:
+            raise ValueError(f"blank names {name!r}; must be one of {', '.join(contract.camera_names)}")

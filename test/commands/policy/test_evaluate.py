@@ -44,10 +44,10 @@ def test_a_running_policy_gets_the_same_scenes_texts_and_report(attached, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["some/checkpoint"], "the checkpoint does not go with --ros"),
-        (["--executors", "first_action"], "--executors does not go with --ros"),
-        (["--chains", "3"], "--chains does not go with --ros"),
-        (["--env", "libero"], "--ros measures on the simulator node"),
+        (["some/checkpoint"], "a checkpoint cannot be combined with --ros"),
+        (["--executors", "first_action"], "--executors cannot be combined with --ros"),
+        (["--chains", "3"], "--chains cannot be combined with --ros"),
+        (["--env", "libero"], "--ros uses the simulator node"),
     ],
 )
 def test_what_belongs_to_the_running_policy_is_refused(attached, capsys, arguments: list[str], message: str) -> None:
@@ -57,6 +57,6 @@ def test_what_belongs_to_the_running_policy_is_refused(attached, capsys, argumen
 
 def test_without_ros_a_checkpoint_is_asked_for_and_no_namespace_is_taken(capsys) -> None:
     assert cli.main(["evaluate"]) == 2
-    assert "a checkpoint folder is missing" in capsys.readouterr().err
+    assert "the checkpoint folder is missing" in capsys.readouterr().err
     assert cli.main(["evaluate", "ckpt", "--namespace", "left"]) == 2
     assert "with --ros" in capsys.readouterr().err

@@ -12,8 +12,14 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros.cli import main
 from vla_ros.evaluation.benchmarks import libero
-from vla_ros.evaluation.benchmarks.libero_demonstrations import STATES, STEPS, demonstrate
-from vla_ros.evaluation.benchmarks.libero_expert import TASK, StoveExpert, StoveState
+from vla_ros.evaluation.benchmarks.libero_demonstrations import (
+    STATES,
+    STEPS,
+    TASK,
+    StoveExpert,
+    StoveState,
+    demonstrate,
+)
 
 KNOB_M = np.array([-0.4, 0.2, 0.9])
 HANDLE_END_M = KNOB_M + [0.036, -0.01, 0.03]
@@ -48,7 +54,7 @@ class Stove:
         return KNOB_M
 
     def _seen(self) -> dict[str, Any]:
-        picture = np.full((libero.PICTURE_PX, libero.PICTURE_PX, 3), len(self.executed) % 256, np.uint8)
+        picture = np.full((libero.IMAGE_PX, libero.IMAGE_PX, 3), len(self.executed) % 256, np.uint8)
         return {
             "static": picture,
             "wrist": picture // 2,

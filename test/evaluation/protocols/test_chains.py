@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_ros.evaluation.protocols.chains import Attempt, Chain, ChainError, ChainResult, merge, run_chain, summarise
-from vla_ros.evaluation.protocols.result_log import Record, RecordError
+from vla_ros.evaluation.errors import EvaluationError
+from vla_ros.evaluation.protocols.chains import Attempt, Chain, ChainResult, chain_statistics, merge, run_chain
+from vla_ros.evaluation.protocols.result_log import ResultLog
 
 TASKS = ("a", "b", "c", "d", "e")
 
@@ -38,7 +39,7 @@ def test_the_scene_is_set_up_once_and_the_first_failure_ends_the_chain() -> None
 
 
 def test_figures_equal_a_hand_count() -> None:
-    figures = summarise([result(0, 5), result(1, 2), result(2, 0), result(3, 2)])
+    figures = chain_statistics([result(0, 5), result(1, 2), result(2, 0), result(3, 2)])
     assert {k: row["successes"] for k, row in figures["success_at"].items()} == {
         "1": 3, "2": 3, "3": 1, "4": 1, "5": 1,
     }  # fmt: skip
@@ -55,38 +56,38 @@ def test_average_length_is_the_sum_of_the_successes_however_ranks_share_the_chai
     merged = merge((results[rank::ranks] for rank in reversed(range(ranks))), len(results))
     assert merged == results
     assert sum(result.length for result in merged) == sum(
-        row["successes"] for row in summarise(merged)["success_at"].values()
+        row["successes"] for row in chain_statistics(merged)["success_at"].values()
     )
 
 
 def test_ranks_that_do_not_belong_together_are_refused() -> None:
-    with pytest.raises(ChainError, match="1 of 3 chains have no result, chain 1 first"):
+    with pytest.raises(EvaluationError, match="1 of 3 chains have no result, chain 1 first"):
         merge([[result(0, 1)], [result(2, 1)]], 3)
-    with pytest.raises(ChainError, match="chain 0 has two different results"):
+    with pytest.raises(EvaluationError, match="chain 0 has two different results"):
         merge([[result(0, 1)], [result(0, 2)]], 1)
-    with pytest.raises(ChainError, match="a result of chain 4; allowed: 0 to 3"):
+    with pytest.raises(EvaluationError, match="a result of chain 4; must be 0 to 3"):
         merge([[result(4, 1)]], 4)
     assert merge([[result(0, 1)], [result(0, 1)]], 1) == [result(0, 1)]
 
 
 def test_results_on_disk_are_those_that_were_made_and_a_half_written_line_is_dropped(tmp_path) -> None:
-    record = Record(tmp_path / "run", {"checkpoint": "x", "tasks": ("a", "b")})
-    record.add(result(0, 3).to_dict())
+    log = ResultLog(tmp_path / "run", {"checkpoint": "x", "tasks": ("a", "b")})
+    log.add(result(0, 3).to_dict())
     with (tmp_path / "run" / "results-0.jsonl").open("a") as file:
         file.write('{"chain": {"num')  # killed here
-    again = Record(tmp_path / "run", {"checkpoint": "x", "tasks": ("a", "b")})
+    again = ResultLog(tmp_path / "run", {"checkpoint": "x", "tasks": ("a", "b")})
     again.add(result(1, 5).to_dict())
-    other = Record(tmp_path / "run", {"checkpoint": "x", "tasks": ("a", "b")}, rank=1)
+    other = ResultLog(tmp_path / "run", {"checkpoint": "x", "tasks": ("a", "b")}, rank=1)
     other.add(result(2, 0).to_dict())
-    assert [ChainResult.from_dict(one) for one in record.results()] == [result(0, 3), result(1, 5), result(2, 0)]
+    assert [ChainResult.from_dict(one) for one in log.results()] == [result(0, 3), result(1, 5), result(2, 0)]
 
 
 def test_another_evaluation_in_the_folder_and_damage_are_refused(tmp_path) -> None:
-    Record(tmp_path, {"checkpoint": "x", "seed": 1})
-    with pytest.raises(RecordError, match="another seed: 1, not 2"):
-        Record(tmp_path, {"checkpoint": "x", "seed": 2})
-    with pytest.raises(RecordError, match="another robot: None, not 'r'"):
-        Record(tmp_path, {"checkpoint": "x", "seed": 1, "robot": "r"})
+    ResultLog(tmp_path, {"checkpoint": "x", "seed": 1})
+    with pytest.raises(EvaluationError, match="another seed: 1, not 2"):
+        ResultLog(tmp_path, {"checkpoint": "x", "seed": 2})
+    with pytest.raises(EvaluationError, match="another robot: None, not 'r'"):
+        ResultLog(tmp_path, {"checkpoint": "x", "seed": 1, "robot": "r"})
     (tmp_path / "results-0.jsonl").write_text("{}\nno json\n" + json.dumps({}) + "\n")
-    with pytest.raises(RecordError, match="line 2 is no JSON"):
-        list(Record(tmp_path, {"checkpoint": "x", "seed": 1}).results())
+    with pytest.raises(EvaluationError, match="line 2 is not JSON"):
+        list(ResultLog(tmp_path, {"checkpoint": "x", "seed": 1}).results())

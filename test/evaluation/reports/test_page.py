@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from vla_ros.evaluation.protocols.film import Film
 from vla_ros.evaluation.reports import page
 from vla_ros.evaluation.reports.evaluation_page import evaluation_parts
+from vla_ros.evaluation.reports.video import RolloutVideo
 
 REPORT = {
     "tasks": {
@@ -41,10 +41,10 @@ class Sources(HTMLParser):
 
 
 def test_a_page_holds_all_it_shows_and_escapes_what_it_is_given(tmp_path) -> None:
-    film = Film(("static", "wrist"))
+    video = RolloutVideo(("static", "wrist"))
     for tick in range(3):
-        film.on_frame(tick, {name: np.full((20, 30, 3), 60 * tick, np.uint8) for name in ("static", "wrist")})
-    film.save(tmp_path / "open_drawer-7-failure.webp", 10.0)
+        video.on_frame(tick, {name: np.full((20, 30, 3), 60 * tick, np.uint8) for name in ("static", "wrist")})
+    video.save(tmp_path / "open_drawer-7-failure.webp", 10.0)
     text = page.page("a < b", evaluation_parts(REPORT, tmp_path))
     sources = Sources(text).found
     assert len(sources) == 2 and all(source.startswith("data:image/") for source in sources)
@@ -53,16 +53,16 @@ def test_a_page_holds_all_it_shows_and_escapes_what_it_is_given(tmp_path) -> Non
     assert re.search(r"data:image/webp;base64,\w+", text) and "open_drawer-7-failure" in text
 
 
-def test_a_film_has_every_frame_of_every_camera_and_stays_at_its_end(tmp_path) -> None:
+def test_a_video_has_every_frame_of_every_camera_and_stays_at_its_end(tmp_path) -> None:
     from PIL import Image
 
-    film = Film(("static", "wrist"))
+    video = RolloutVideo(("static", "wrist"))
     for tick in range(4):
-        film.on_frame(
+        video.on_frame(
             tick, {"static": np.full((8, 8, 3), 50 * tick, np.uint8), "wrist": np.full((8, 8, 3), 9, np.uint8)}
         )
-    film.save(tmp_path / "films" / "one.webp", 10.0)
-    with Image.open(tmp_path / "films" / "one.webp") as written:
+    video.save(tmp_path / "videos" / "one.webp", 10.0)
+    with Image.open(tmp_path / "videos" / "one.webp") as written:
         assert written.n_frames == 4 and written.size == (256, 128)
         written.seek(3)
         assert abs(np.asarray(written.convert("RGB"))[64, 64].astype(int) - 150).max() < 8

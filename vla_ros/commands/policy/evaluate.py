@@ -1,88 +1,202 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a policy in closed loop: a checkpoint on a simulated robot in process, or what is running, over ROS.
+"""Measure a policy's success in closed loop: a checkpoint in simulation, or a running policy over ROS.
 
-vla evaluate config/checkpoints/tabletop                       every trained task, held-out phrasings
+vla evaluate config/checkpoints/tabletop                       all trained tasks, held-out phrasings
 vla evaluate CKPT --tasks pick_up_red open_drawer --rollouts 50
 vla evaluate CKPT --blank static                               how much the static camera matters
-vla evaluate CKPT --tasks pick_up --swap-colour                whether the colour word decides which block is picked
-vla evaluate CKPT --chains 100                                 CALVIN's protocol: five tasks in a row, one scene
+vla evaluate CKPT --tasks pick_up --swap-colour                whether the colour word decides which block is picked up
+vla evaluate CKPT --chains 100                                 CALVIN's protocol: five tasks in a row in one scene
 vla evaluate CKPT --delays 0 50 100 200 400 --executors full_chunk first_action   success against added delay
-vla evaluate CKPT --output runs/evaluation                     results on disk, report.html, films; goes on if stopped
+vla evaluate CKPT --output runs/evaluation --videos            resumable, with report.html and a video of each rollout
 vla evaluate CKPT --env libero --suite libero_goal --rollouts 50    LIBERO's standard protocol
-vla evaluate CKPT --env calvin --dataset task_D_D              CALVIN's 1000 chains, with CALVIN installed
-vla evaluate --ros --tasks pick_up --output runs/live          the simulator and the policy that are running
+vla evaluate CKPT --env calvin --dataset task_D_D              CALVIN's 1000 chains (needs CALVIN)
+vla evaluate --ros --tasks pick_up --output runs/live          the running simulator and policy
 
-A task may be named by its kind (pick_up: all three colours), or as a set: trained, novel, all. Several processes, on
-one machine or more, share the work with --rank 0/4, 1/4, ... and the same --output; the last one makes the report.
+--tasks takes tasks, kinds (pick_up: all three colours) and sets: trained, novel, memory, all. Processes, on one machine
+or several, share the work with --rank 0/4, 1/4, ... and the same --output; the last to finish writes the report.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from pathlib import Path
+from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from vla_ros import files
 from vla_ros.commands.ros import live
-from vla_ros.errors import UserError
-from vla_ros.evaluation.closed_loop import environments, evaluate, evaluations
-from vla_ros.evaluation.closed_loop.rollouts import Outcome, request_rollouts
+from vla_ros.evaluation.benchmarks import libero
+from vla_ros.evaluation.closed_loop import evaluation
+from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, EvaluationConfig, configure, option
+from vla_ros.evaluation.closed_loop.rollouts import Outcome
+from vla_ros.evaluation.errors import EvaluationError
+from vla_ros.evaluation.reports import page
+from vla_ros.evaluation.reports.evaluation_page import evaluation_parts
+from vla_ros.runtime.execution.executors import EXECUTORS
 
-# What says something of a policy and a simulator that are running somewhere.
-OVER_ROS = {"ros", "namespace", "env", "tasks", "rollouts", "seed", "phrasings", "command_override", "max_time",
-            "output", "json"}  # fmt: skip
+# Options that apply to a running simulator and policy.
+OVER_ROS = {"env", "tasks", "rollouts", "seed", "phrasings", "command_override", "max_time_s", "output"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla evaluate``."""
-    evaluate.add_arguments(parser)
-    parser.add_argument("--ros", action="store_true", help="measure the simulator and the policy that are running")
-    parser.add_argument("--namespace", default="", help="where these are, with --ros")
+    """Declare the arguments of ``vla evaluate``; the parser returns only those that were given."""
+    parser.argument_default = argparse.SUPPRESS
+    add = parser.add_argument
+    add("checkpoint", nargs="?", help="checkpoint folder")
+    add("--env", choices=ENVIRONMENTS, help="simulated robot (default: tabletop)")
+    add("--suite", choices=libero.SUITES, help="LIBERO suite")
+    add("--dataset", type=Path, metavar="FOLDER", help="CALVIN data set, such as task_D_D")
+    add("--tasks", nargs="+", metavar="TASK", help="tasks, kinds or sets; LIBERO tasks by name or number")
+    add("--rollouts", "--episodes", type=int, metavar="N", help="rollouts per task (default: 10)")
+    add("--chains", type=int, metavar="N", help="run N chains of five tasks instead (CALVIN: 1000)")
+    add("--seed", type=int, help="first scene (default: 50000), or LIBERO's first initial state (default: 0)")
+    add("--phrasings", choices=["train", "held_out"], help="commands to use (default: held_out)")
+    add("--blank", choices=sorted(BLANKS), help="cameras to black out (default: none)")
+    words = parser.add_mutually_exclusive_group()
+    words.add_argument("--command-override", metavar="TEXT", help="use this command for every task")
+    words.add_argument("--swap-colour", action="store_true", help="name a block of another colour, and count that one")
+    add("--delay-ticks", type=int, help="ticks until a chunk takes effect (default: 1; LIBERO and CALVIN: 0)")
+    add("--delays", nargs="+", type=float, metavar="MS", help="run everything once for each added delay")
+    add(
+        "--executors",
+        nargs="+",
+        choices=list(EXECUTORS),
+        help="run everything once for each way to execute chunks (default: full_chunk)",
+    )
+    add(
+        "--max-time",
+        dest="max_time_s",
+        type=float,
+        metavar="SECONDS",
+        help="time limit per rollout (default: 12; LIBERO: the suite's)",
+    )
+    add("--robot", help="robot file whose limits apply (default: tabletop; LIBERO and CALVIN: none)")
+    add("--workers", type=int, help="processes (default: 2)")
+    add("--output", type=Path, metavar="FOLDER", help="save results there; resume if interrupted")
+    add("--videos", "--films", action="store_true", help="also save a video of each rollout in --output")
+    add("--rank", metavar="I/N", help="do share I of N (default: 0/1)")
+    add("--json", type=Path, metavar="FILE", help="also write the results as JSON")
+    add("--ros", action="store_true", help="evaluate the running simulator and policy")
+    add("--namespace", help="their namespace, with --ros")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vla evaluate``."""
-    if args.ros:
-        return _over_ros(args)
-    if args.namespace:
-        raise UserError("--namespace says where to look with --ros; leave it out, or add --ros")
-    return evaluate.run(args)
-
-
-def _over_ros(args: argparse.Namespace) -> int:
-    """Measure what is running: rollouts on the simulator's own clock, judged by what it publishes."""
-    defaults = argparse.ArgumentParser()
-    add_arguments(defaults)
-    untouched = vars(defaults.parse_args([]))
-    for name, value in vars(args).items():
-        if name not in OVER_ROS and value != untouched[name]:
-            what = "the checkpoint" if name == "checkpoint" else f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"{what} does not go with --ros, which measures the policy that is running, as it is running; start it "
-                "with what you want to measure, and leave this out"
-            )
-    if args.env != "tabletop":
-        raise UserError(f"--ros measures on the simulator node, the table-top arm; --env is {args.env}: leave it out")
-    environments.settle(args)
-    requests = request_rollouts(
-        evaluate.select_tasks(args.tasks),
-        args.rollouts,
-        args.seed,
-        phrasings=args.phrasings,
-        command=args.command_override,
-    )
-    started_s = time.monotonic()
-    trials = [live.Trial(request.task, request.seed, request.command) for request in requests]
-    result = live.attach(args.namespace, trials, on_trial=_tell, time_limit_s=args.max_time)
-    outcomes = [Outcome(success, time_s, (), 0, 0) for _, success, time_s in result.trials]
-    report = evaluations.summarise(requests, outcomes) | {
-        "ticks": result.ticks,
-        "inference_ms": {name: result.inference_ms[name] for name in ("p50", "p95")},
-        "wall_s": round(time.monotonic() - started_s, 1),
-        "settings": {name: getattr(args, name) for name in ("ros", "namespace", "tasks", "rollouts", "seed",
-                     "phrasings", "command_override", "max_time")},
-    }  # fmt: skip
-    evaluate.publish(args, report, "Evaluation of a running policy")
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()
+    }
+    over_ros, namespace = given.pop("ros", False), given.pop("namespace", "")
+    json_file: Path | None = given.pop("json", None)
+    if over_ros:
+        config = _configure_ros(given)
+        results: dict[str, Any] | None = _evaluate_running(config, namespace)
+        title = "Evaluation of a running policy"
+    else:
+        if namespace:
+            raise EvaluationError("--namespace is only used with --ros; add --ros, or leave it out")
+        if "checkpoint" not in given:
+            raise EvaluationError("the checkpoint folder is missing, for instance config/checkpoints/tabletop")
+        if "rank" in given:
+            given["rank"], given["ranks"] = parse_rank(given["rank"])
+        config = configure(given)
+        results = evaluation.evaluate(config)
+        title = f"Evaluation of {Path(config.checkpoint).name}"
+    if results is None:
+        print("this share is done; the last one to finish writes the report")
+        return 0
+    (_print_chains if config.chains else _print_rollouts)(results)
+    text = json.dumps(results, indent=2) + "\n"
+    if json_file:
+        files.write_text(json_file, text)
+    if config.output:
+        files.write_text(config.output / "report.json", text)
+        parts = evaluation_parts(results, config.output / evaluation.VIDEOS)
+        files.write_text(config.output / "report.html", page.page(title, parts))
     return 0
 
 
-def _tell(trial: live.Trial, success: bool, time_s: float) -> None:
+def parse_rank(text: str) -> tuple[int, int]:
+    """Parse "I/N" to (rank, ranks).
+
+    Raises:
+        EvaluationError: The text has another form.
+    """
+    rank, _, ranks = text.partition("/")
+    if not (rank.isdigit() and ranks.isdigit()):
+        raise EvaluationError(f"--rank is {text!r}; must be I/N, for instance 0/4, 1/4, 2/4 and 3/4")
+    return int(rank), int(ranks)
+
+
+def _configure_ros(given: dict[str, Any]) -> EvaluationConfig:
+    for name in given:
+        if name not in OVER_ROS:
+            what = "a checkpoint" if name == "checkpoint" else option(name)
+            raise EvaluationError(
+                f"{what} cannot be combined with --ros, which measures the policy as it is running; leave it out, and "
+                "start the policy with what you want to measure"
+            )
+    if given.get("env", "tabletop") != "tabletop":
+        raise EvaluationError(f"--ros uses the simulator node, a table-top arm; leave out --env {given['env']}")
+    return configure(given)
+
+
+def _evaluate_running(config: EvaluationConfig, namespace: str) -> dict[str, Any]:
+    """Run rollouts on the simulator's own clock, judged by what it publishes."""
+    requests = evaluation.request_rollouts(config, evaluation.select_tasks(config))
+    started_s = time.monotonic()
+    trials = [live.Trial(request.task, request.seed, request.command) for request in requests]
+    result = live.attach(namespace, trials, on_trial=_print_trial, time_limit_s=config.max_time_s)
+    outcomes = [Outcome(success, time_s, (), 0, 0) for _, success, time_s in result.trials]
+    names = ("tasks", "rollouts", "seed", "phrasings", "command_override", "max_time")
+    settings = config.settings()
+    return evaluation.rollout_statistics(requests, outcomes) | {
+        "ticks": result.ticks,
+        "inference_ms": {name: result.inference_ms[name] for name in ("p50", "p95")},
+        "wall_s": round(time.monotonic() - started_s, 1),
+        "settings": {"ros": True, "namespace": namespace, **{name: settings[name] for name in names}},
+    }
+
+
+def _print_trial(trial: live.Trial, success: bool, time_s: float) -> None:
     print(f"{trial.task} {trial.seed}: {'success' if success else 'failure'}, {time_s:.1f} s", flush=True)
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else 100)
+
+
+def _print_rollouts(results: dict[str, Any]) -> None:
+    console = _console()
+    table = Table("task", "successes", "rate", "95 % interval", "mean time s")
+    for task, row in [*results["tasks"].items(), ("all", results["total"])]:
+        mean = "-" if row["mean_time_s"] is None else f"{row['mean_time_s']:.1f}"
+        successes, rate = f"{row['successes']}/{row['rollouts']}", f"{row['success_rate']:.0%}"
+        table.add_row(task, successes, rate, _interval(row["interval"]), mean, style="bold" if task == "all" else None)
+    console.print(table)
+    p50, p95 = ("-" if ms is None else f"{ms:.1f} ms" for ms in map(results["inference_ms"].get, ("p50", "p95")))
+    console.print(f"inference p50 {p50}, p95 {p95}; {results['wall_s']:.0f} s")
+    if "conditions" in results:
+        table = Table("executor", "added delay ms", "ticks", "successes", "rate")
+        for row in results["conditions"]:
+            delay = "-" if row["delay_ms"] is None else f"{row['delay_ms']:g}"
+            successes = f"{row['successes']}/{row['rollouts']}"
+            table.add_row(row["executor"], delay, str(row["delay_ticks"]), successes, f"{row['success_rate']:.0%}")
+        console.print(table)
+
+
+def _print_chains(results: dict[str, Any]) -> None:
+    console = _console()
+    table = Table("subtasks in a row", "chains", "rate", "95 % interval")
+    for k, row in results["success_at"].items():
+        table.add_row(k, f"{row['successes']}/{row['trials']}", f"{row['rate']:.1%}", _interval(row["interval"]))
+    console.print(table)
+    average, (low, high) = results["average_length"], results["average_length_interval"]
+    console.print(f"average length {average:.2f} ({low:.2f} to {high:.2f}); {results['wall_s']:.0f} s")
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.0%} to {interval[1]:.0%}"

@@ -6,7 +6,7 @@ vla report runs/finetune --output finetune.html
 
 It shows the curves, the demonstrations, the contract, and what lies in the run folder of evaluations and replays:
 
-vla evaluate runs/finetune/checkpoint --output runs/finetune/evaluation --films
+vla evaluate runs/finetune/checkpoint --output runs/finetune/evaluation --videos
 vla replay runs/finetune/checkpoint bags/novel --json runs/finetune/replay.json
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from vla_ros.contract import PolicyContract
 from vla_ros.errors import UserError
-from vla_ros.evaluation.closed_loop.evaluations import FILMS
+from vla_ros.evaluation.closed_loop.evaluation import VIDEOS
 from vla_ros.evaluation.reports import page
 from vla_ros.evaluation.reports.evaluation_page import evaluation_parts
 from vla_ros.evaluation.reports.replay_page import replay_parts
@@ -114,7 +114,7 @@ def _evaluations(folder: Path) -> list[str]:
         content = _read(file)
         if "settings" in content:
             parts += [page.heading(f"Evaluation: {file.parent.relative_to(folder)}")]
-            parts += evaluation_parts(content, file.parent / FILMS)
+            parts += evaluation_parts(content, file.parent / VIDEOS)
     return parts
 
 

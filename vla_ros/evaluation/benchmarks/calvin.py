@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CALVIN's simulator as an environment for chains, by its own protocol: its sequences, commands and task oracle.
+"""CALVIN's simulator as an environment for chains, with its own sequences, commands and task oracle.
 
-`calvin_env` and `calvin_agent` are the user's install (github.com/mees/calvin). Everything that decides about a result
-is theirs: which chains there are, the scene each starts from, the first validation text of a subtask, and whether it is
-done, which is asked after each of the at most 360 steps at 30 Hz.
+Users install `calvin_env` and `calvin_agent` themselves (github.com/mees/calvin). Everything that decides a result is
+CALVIN's: the chains, their initial scenes, the command (a subtask's first validation text) and the oracle, which checks
+for success after each of at most 360 steps at 30 Hz.
 
-A policy acts at the rate of its contract, up to 30 Hz; its twist holds for the simulator's steps of that time, 3 at
-10 Hz, 1 or 2 at 25 Hz. Each becomes CALVIN's relative action at the angles that the tool has then.
+A policy acts at its contract's rate, up to 30 Hz. Its twist holds for the simulator steps of one period (3 at 10 Hz, 1
+or 2 at 25 Hz), each converted to CALVIN's relative action at the tool's current angles.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from vla_ros.datasets.calvin.reader import CAMERAS, OPEN_WIDTH_M, RATE_HZ, relative_from_twist
-from vla_ros.errors import UserError
+from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import Attempt, Chain
-from vla_ros.runtime.execution.executors import Executor
 from vla_ros.runtime.planning.planner import ChunkPolicy
-from vla_ros.runtime.rollout import pursue
-from vla_ros.runtime.safety.governor import SafetyGovernor
+from vla_ros.runtime.rollout import EpisodeConfig, run_episode
 
 HIGHEST_HZ = float(RATE_HZ)
 CHAINS = 1000
@@ -34,17 +32,16 @@ _ORACLE = Path("callbacks/rollout/tasks/new_playtable_tasks.yaml")
 _TEXTS = Path("annotations/new_playtable_validation.yaml")
 
 
-class CalvinError(UserError):
-    """CALVIN is not installed, or its data set is not where it was said to be."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Installed:
-    """What is used of an install of CALVIN.
+    """The parts of CALVIN in use.
 
-    sequences: (how many) -> pairs of a scene's condition and its subtasks; scene_of: condition -> robot and scene state
-    oracle: has get_task_info_for_set(info before, info now, subtasks) -> those that are done
-    texts: subtask -> its validation texts; environment: (folder of a split) -> PlayTableSimEnv
+    Attributes:
+        sequences: Count -> pairs of a scene's initial condition and its subtasks.
+        scene_of: Initial condition -> robot and scene states.
+        oracle: get_task_info_for_set(info before, info now, subtasks) returns those that are done.
+        texts: Subtask -> its validation texts.
+        environment: Folder of a split -> PlayTableSimEnv.
     """
 
     sequences: Callable[[int], Sequence[tuple[Mapping[str, Any], Sequence[str]]]]
@@ -55,10 +52,10 @@ class Installed:
 
 
 def installed() -> Installed:
-    """Return what is used of CALVIN.
+    """Import CALVIN.
 
     Raises:
-        CalvinError: it is not installed here.
+        EvaluationError: It is not installed, or not from a checkout.
     """
     try:
         import calvin_agent
@@ -68,14 +65,14 @@ def installed() -> Installed:
         from calvin_env.envs.tasks import Tasks
         from omegaconf import OmegaConf
     except ModuleNotFoundError as error:
-        raise CalvinError(
-            f"--env calvin needs CALVIN, which is not on PyPI, and {error.name!r} is not installed here: get "
-            "github.com/mees/calvin with its submodules, run its install.sh in this environment, and try again"
+        raise EvaluationError(
+            f"--env calvin needs CALVIN, but {error.name!r} is not installed; CALVIN is not on PyPI: clone "
+            "github.com/mees/calvin with its submodules and run its install.sh in this environment"
         ) from None
     conf = Path(str(calvin_agent.__file__)).resolve().parents[1] / "conf"
     for file in (conf / _ORACLE, conf / _TEXTS):
         if not file.is_file():
-            raise CalvinError(f"{file} is missing: install calvin_agent from its checkout (pip install -e)")
+            raise EvaluationError(f"{file} is missing: install calvin_agent from its checkout (pip install -e)")
     return Installed(
         sequences=lambda count: get_sequences(count),
         scene_of=get_env_state_for_initial_condition,
@@ -86,17 +83,19 @@ def installed() -> Installed:
 
 
 def check_data_set(folder: Path) -> None:
-    """Raise CalvinError unless `folder` is a data set of CALVIN: its validation split says how the scene is built."""
+    """Raise EvaluationError unless `folder` is a CALVIN data set; its validation split describes the scene."""
     if not (folder / "validation" / ".hydra" / "merged_config.yaml").is_file():
-        raise CalvinError(
-            f"--dataset is {folder}: there is no validation/.hydra/merged_config.yaml; give a data set of CALVIN such "
-            "as task_D_D, or its debug data set"
+        raise EvaluationError(
+            f"--dataset is {folder}, which has no validation/.hydra/merged_config.yaml; must be a CALVIN data set, "
+            "such as task_D_D or the debug data set"
         )
 
 
 def draw_chains(calvin: Installed, count: int) -> list[tuple[Chain, dict[str, Any]]]:
-    """Return CALVIN's chains 0 to `count` - 1, each with the condition of its scene: the first of the 1000 that all
-    papers run. CALVIN draws others when it is asked for less."""
+    """Return the first `count` of the standard 1000 chains, each with its scene's initial condition.
+
+    CALVIN would draw others if asked for fewer than 1000.
+    """
     drawn = calvin.sequences(max(count, CHAINS))[:count]
     return [
         (Chain(number, number, tuple(map(str, subtasks))), {key: _plain(value) for key, value in condition.items()})
@@ -109,15 +108,16 @@ def _plain(value: Any) -> Any:
 
 
 class CalvinEnv:
-    """CALVIN's simulator; see `runtime.rollout.Environment`. It belongs to the thread that makes it.
+    """CALVIN's simulator as a `runtime.rollout.Environment`; belongs to the thread that creates it.
 
     Args:
-        env: CALVIN's own. control_hz: of the policy, at most 30.
+        env: CALVIN's own environment.
+        control_hz: Of the policy, at most 30.
     """
 
     def __init__(self, calvin: Installed, env: Any, control_hz: float) -> None:
         self.control_hz = control_hz
-        self.steps = 0  # of the simulator since `begin`
+        self.steps = 0  # simulator steps since `begin`
         self._calvin, self._env = calvin, env
         self._ticks = 0
         self._task = ""
@@ -125,22 +125,16 @@ class CalvinEnv:
         self._angles = np.zeros(3)
 
     def set_up(self, condition: Mapping[str, Any]) -> None:
-        """Bring about the scene of a chain."""
+        """Reset to a chain's initial condition."""
         robot, scene = self._calvin.scene_of(condition)
         self._env.reset(robot_obs=robot, scene_obs=scene)
 
     def begin(self, task: str) -> dict[str, NDArray[Any]]:
-        """Go on in the scene as it is with a subtask, whose success counts from now on; returns the observation."""
+        """Start a subtask in the scene as it is, and return the observation."""
         self._task, self._ticks, self.steps = task, 0, 0
         seen = self._observation(self._env.get_obs())
         self._before = self._env.get_info()
         return seen
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Go to the scene of `options["condition"]` and begin `options["task"]`; nothing is random."""
-        options = options or {}
-        self.set_up(options["condition"])
-        return self.begin(options["task"]), {"success": False}
 
     def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Execute (7,): twist [m/s, rad/s] in the base frame and opening, for one control period or until success."""
@@ -170,26 +164,12 @@ class CalvinEnv:
         }
 
 
-def attempt(
-    env: CalvinEnv,
-    policy: ChunkPolicy,
-    task: str,
-    steps: int,
-    *,
-    command: str,
-    delay_ticks: int,
-    governor: SafetyGovernor | None = None,
-    executor: Executor | None = None,
-) -> Attempt:
-    """Have `policy`, told `command`, try `task` in the scene as it is, for at most `steps` steps of the simulator."""
-    result = pursue(
-        env,
-        policy,
-        env.begin(task),
-        command=command,
-        max_ticks=int(steps * env.control_hz / HIGHEST_HZ + 1e-6),
-        delay_ticks=delay_ticks,
-        governor=governor,
-        executor=executor,
-    )
+def max_ticks(steps: int, control_hz: float) -> int:
+    """Return how many control ticks fit into `steps` simulator steps."""
+    return int(steps * control_hz / HIGHEST_HZ + 1e-6)
+
+
+def attempt(env: CalvinEnv, policy: ChunkPolicy, task: str, config: EpisodeConfig) -> Attempt:
+    """Have `policy` attempt `task` in the scene as it is; its steps are those of the simulator."""
+    result = run_episode(env, policy, env.begin(task), config)
     return Attempt(result.success, env.steps)

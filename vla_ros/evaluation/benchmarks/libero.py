@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LIBERO (Liu et al. 2023, arXiv:2306.03310) as an environment that a rollout runs on, by its standard protocol.
+"""LIBERO (Liu et al. 2023, arXiv:2306.03310) as an environment for rollouts, following its standard protocol.
 
-Its simulation is robosuite's: a Panda with an operational space controller at 20 Hz. An episode starts from one of the
-fixed initial states of its task, holds still for ten steps while things settle, and has as many steps as the suite's
-longest demonstration needs (Kim et al. 2024, arXiv:2406.09246).
+robosuite simulates a Panda with an operational space controller at 20 Hz. An episode starts from one of its task's
+fixed initial states, holds still for ten steps while objects settle, and has as many steps as the suite's longest
+demonstration needs (Kim et al. 2024, arXiv:2406.09246).
 
-What has to be turned round: pictures come upside down; the gripper's command is +1 closed, -1 open. The controller
-takes increments of the tool's pose in the base frame, +-1 is 0.05 m, or 0.5 rad of a rotation vector, a step. It goes
-only part of that way in the step, a quarter at full speed: twists here are what it is told, not how fast the arm is.
+Conversions: images arrive upside down; gripper commands are +1 closed, -1 open. The controller takes increments of the
+tool's pose in the base frame: +-1 is 0.05 m, or 0.5 rad of a rotation vector, per step. Within a step it covers only
+part of the increment, a quarter at full speed, so twists are what the controller is commanded, not the arm's speed.
 
-The state is what LIBERO's data sets record: the position of the grip site in the world, and the orientation of the
-hand's body, which the controller's own is a quarter turn away from.
+The state matches LIBERO's data sets: the position of the grip site in the world frame, and the orientation of the
+hand body, a quarter turn away from the controller's.
 """
 
 from __future__ import annotations
@@ -26,48 +26,44 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_ros import actions
-from vla_ros.errors import UserError
+from vla_ros.evaluation.errors import EvaluationError
 
 CONTROL_HZ = 20.0
 STEP_M, STEP_RAD = 0.05, 0.5
 CLOSED, OPEN = 1.0, -1.0
 OPEN_WIDTH_M = 0.08  # of the Panda's two fingers
-# The most steps of an episode, by suite.
+# Step limits by suite.
 SUITES = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 SETTLING_STEPS = 10
 CAMERAS = {"static": "agentview_image", "wrist": "robot0_eye_in_hand_image"}
-PICTURE_PX = 256
-_SEED = 0  # of what the fixed initial states leave open; the same in every evaluation that is published
-
-
-class LiberoError(UserError):
-    """A task or an initial state that LIBERO does not have."""
+IMAGE_PX = 256
+_SEED = 0  # for what the fixed initial states leave open, as in published evaluations
 
 
 def open_suite(suite: str) -> Any:
-    """Return LIBERO's object for a suite, which has its tasks in their usual order.
+    """Return LIBERO's object for a suite, with the tasks in their usual order.
 
     Raises:
-        ModuleNotFoundError: the package is not installed.
+        ModuleNotFoundError: LIBERO is not installed.
     """
     if sys.platform.startswith("linux"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default needs a display
     from libero.libero import benchmark
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it says which order of tasks it takes
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the order of tasks
         return benchmark.get_benchmark(suite)()
 
 
 def task_languages(suite: str) -> dict[str, str]:
-    """Return the suite's tasks in order: name -> what the robot is told."""
+    """Return the suite's tasks in order: name -> language command."""
     return {task.name: task.language for task in open_suite(suite).tasks}
 
 
 def select_tasks(suite: str, names: Sequence[str]) -> list[str]:
-    """Return the names of the tasks that `names` (names, numbers from 0 on, or "all") stand for, in the suite's order.
+    """Expand `names` (names, numbers from 0, or "all") to task names in the suite's order.
 
     Raises:
-        LiberoError: a name stands for nothing.
+        EvaluationError: A name is unknown.
     """
     tasks = list(task_languages(suite))
     chosen: set[str] = set()
@@ -80,21 +76,18 @@ def select_tasks(suite: str, names: Sequence[str]) -> list[str]:
             chosen.add(tasks[int(name)])
         else:
             listed = ", ".join(f"{number} {task}" for number, task in enumerate(tasks))
-            raise LiberoError(f"--tasks has {name!r}; allowed in {suite}: all, or a number or name of {listed}")
+            raise EvaluationError(f"--tasks has {name!r}; must be all, or a number or name in {suite}: {listed}")
     return [task for task in tasks if task in chosen]
 
 
 def initial_states(suite: str, task: str) -> int:
-    """Return how many initial states a task has."""
+    """Return the number of initial states of a task."""
     benchmark = open_suite(suite)
     return len(benchmark.get_task_init_states(benchmark.get_task_names().index(task)))
 
 
 class LiberoEnv:
-    """One suite; see `runtime.rollout.Environment`. It belongs to the thread that makes it.
-
-    `reset(seed=i, options={"task": name})` goes to initial state i of a task.
-    """
+    """One suite as a `runtime.rollout.Environment`; belongs to the thread that creates it."""
 
     control_hz = CONTROL_HZ
 
@@ -107,16 +100,16 @@ class LiberoEnv:
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Start an episode and let ten steps go by.
+        """Go to initial state `seed` of `options["task"]` and let it settle for ten steps.
 
         Raises:
-            LiberoError: the task has no such initial state.
+            EvaluationError: The task has no such initial state.
         """
         self._open((options or {})["task"])
         number = seed or 0
         if number >= len(self._states):
-            raise LiberoError(
-                f"{self._task} has no initial state {number}; allowed: 0 to {len(self._states) - 1}. Lower --rollouts "
+            raise EvaluationError(
+                f"{self._task} has no initial state {number}; must be 0 to {len(self._states) - 1}: lower --rollouts "
                 "or --seed"
             )
         self._env.seed(_SEED)
@@ -134,11 +127,12 @@ class LiberoEnv:
         return observation(seen), float(reward), success, False, {"success": success}
 
     def state(self) -> Mapping[str, Any]:
-        """What a scripted expert may look at: robosuite's own observables by name, pictures among them."""
-        return self._env.env._get_observations()
+        """Return robosuite's observables by name, for a scripted expert."""
+        observables: Mapping[str, Any] = self._env.env._get_observations()
+        return observables
 
     def body_position(self, name: str) -> NDArray[np.float64]:
-        """Where a body of the scene is in the world (3,) [m], by MuJoCo's name: fixtures are in no observable."""
+        """Return a body's position (3,) [m] in the world, by MuJoCo name; no observable has those of fixtures."""
         return np.array(self._env.sim.data.get_body_xpos(name), dtype=np.float64)
 
     def close(self) -> None:
@@ -148,7 +142,6 @@ class LiberoEnv:
             self._env = None
 
     def _open(self, task: str) -> None:
-        """Build the scene of a task, unless it is there."""
         if task == self._task and self._env is not None:
             return
         from libero.libero.envs import OffScreenRenderEnv
@@ -158,21 +151,21 @@ class LiberoEnv:
         self._states = self._benchmark.get_task_init_states(number)
         self._env = OffScreenRenderEnv(
             bddl_file_name=self._benchmark.get_task_bddl_file_path(number),
-            camera_heights=PICTURE_PX,
-            camera_widths=PICTURE_PX,
+            camera_heights=IMAGE_PX,
+            camera_widths=IMAGE_PX,
         )
         self._task = task
 
 
 def env_action(twist: ArrayLike, opening: float) -> NDArray[np.float64]:
-    """Return what LIBERO's `step` takes (7,) for a twist [m/s, rad/s] in the base frame and an opening in [0, 1]."""
+    """Convert a twist [m/s, rad/s] in the base frame and an opening in [0, 1] to LIBERO's action (7,)."""
     full_speed = np.repeat([STEP_M * CONTROL_HZ, STEP_RAD * CONTROL_HZ], 3)
     increments = np.clip(np.asarray(twist, dtype=np.float64) / full_speed, -1, 1)
     return np.append(increments, actions.value_from_opening(opening, CLOSED, OPEN))
 
 
 def observation(seen: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Return robosuite's observables as `runtime.rollout.Environment` has them."""
+    """Convert robosuite's observables to the observation of `runtime.rollout.Environment`."""
     fingers = np.asarray(seen["robot0_gripper_qpos"], dtype=np.float64)
     opening = actions.opening_from_value(float(fingers[0] - fingers[1]), 0.0, OPEN_WIDTH_M)
     return {

@@ -1,34 +1,145 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Demonstrations of the simulated arm made in process: to check a policy on where no bag is at hand."""
+"""The simulated table-top arm as a benchmark: its tasks, chains of them, and demonstrations made in process."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_ros.contract import ObservationSpec
 from vla_ros.datasets.episode import Episode
+from vla_ros.evaluation.errors import EvaluationError
+from vla_ros.evaluation.protocols.chains import CHAIN_LENGTH, STEPS_PER_SUBTASK, Attempt, Chain
 from vla_ros.imaging import images
 from vla_ros.observations.observation import proprioception
+from vla_ros.runtime.planning.planner import ChunkPolicy
+from vla_ros.runtime.rollout import EpisodeConfig, run_episode
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert, Perturbation
-from vla_ros.sim.tasks import TASKS
+from vla_ros.sim.state import COLORS
+from vla_ros.sim.tasks import MEMORY_TASKS, NOVEL_TASKS, TASKS, TRAINED_TASKS
 
-# As `vla record-demo` perturbs.
-PERTURBATION = 0.4
+PERTURBATION = 0.4  # as in `vla record-demo`
 _LONGEST_S = 15.0
 _AFTER_SUCCESS_S = 0.4
+_MAX_DRAWS = 200
+
+
+def select_tasks(names: Sequence[str]) -> list[str]:
+    """Expand `names` (tasks, kinds or sets of tasks) to tasks, each once, in the order of `TASKS`.
+
+    Raises:
+        EvaluationError: A name is unknown.
+    """
+    groups: dict[str, tuple[str, ...]] = {
+        "all": tuple(TASKS),
+        "trained": TRAINED_TASKS,
+        "novel": NOVEL_TASKS,
+        "memory": MEMORY_TASKS,
+    }
+    for task in TASKS.values():
+        groups[task.kind] = (*groups.get(task.kind, ()), task.name)
+    for name in names:
+        if name not in TASKS and name not in groups:
+            raise EvaluationError(f"--tasks has {name!r}; must be one of {', '.join([*groups, *TASKS])}")
+    chosen = {task for name in names for task in groups.get(name, (name,))}
+    return [task for task in TASKS if task in chosen]
+
+
+def has_colour(task: str) -> bool:
+    """Whether the task names a block."""
+    return TASKS[task].color in COLORS
+
+
+def other_colour(task: str, index: int) -> str:
+    """Return the same task for another block; `index` alternates between the two others."""
+    twins = [twin.name for twin in TASKS.values() if twin.kind == TASKS[task].kind and twin.name != task]
+    return twins[index % len(twins)]
+
+
+@dataclasses.dataclass
+class _SceneState:
+    """What the subtasks so far have done to the scene: the drawer, blocks in the box, the block in the gripper."""
+
+    drawer_open: bool
+    boxed: set[str] = dataclasses.field(default_factory=set)
+    held: str = ""
+
+    def allows(self, task: str) -> bool:
+        kind, color = TASKS[task].kind, TASKS[task].color
+        if kind in ("open_drawer", "close_drawer"):
+            return not self.held and self.drawer_open == (kind == "close_drawer")
+        return color not in self.boxed and self.held in ("", color)
+
+    def apply(self, task: str) -> None:
+        kind, color = TASKS[task].kind, TASKS[task].color
+        if kind in ("open_drawer", "close_drawer"):
+            self.drawer_open = kind == "open_drawer"
+        self.held = color if kind == "pick_up" else ""
+        if kind == "put_in_box":
+            self.boxed.add(color)
+
+
+def draw_chain(number: int, seed: int, env: TabletopEnv) -> Chain:
+    """Draw a chain for the scene of `seed` whose subtasks the scripted expert can do in sequence.
+
+    Subtasks are drawn among those that make sense: a shut drawer can be opened, a held block must be put in the box or
+    put down by pushing. Chains that the expert cannot complete within the step limit are drawn again.
+
+    Args:
+        env: Without cameras, for speed; left in an arbitrary state.
+    """
+    random = np.random.default_rng([seed, 5])
+    for _ in range(_MAX_DRAWS):
+        chain = Chain(number, seed, draw_subtasks(random))
+        set_up(env, chain)
+        if all(_expert_succeeds(env, task) for task in chain.subtasks):
+            return chain
+    raise RuntimeError(f"none of {_MAX_DRAWS} chains in the scene of seed {seed} is feasible; use another seed")
+
+
+def draw_subtasks(random: np.random.Generator) -> tuple[str, ...]:
+    """Draw subtasks that make sense in sequence; the first one that uses the drawer implies its initial state."""
+    first = str(random.choice(TRAINED_TASKS))
+    scene = _SceneState(drawer_open=TASKS[first].kind == "close_drawer")
+    subtasks: list[str] = []
+    for _ in range(CHAIN_LENGTH):
+        last = subtasks[-1] if subtasks else ""
+        allowed = [task for task in TRAINED_TASKS if scene.allows(task) and task != last]
+        subtasks.append(first if not subtasks else str(random.choice(allowed)))
+        scene.apply(subtasks[-1])
+    return tuple(subtasks)
+
+
+def set_up(env: TabletopEnv, chain: Chain) -> None:
+    """Reset `env` to the scene of a chain: that of its seed and first subtask."""
+    env.reset(seed=chain.seed, options={"task": chain.subtasks[0]})
+
+
+def attempt(env: TabletopEnv, policy: ChunkPolicy, task: str, config: EpisodeConfig) -> Attempt:
+    """Have `policy` attempt `task` in the scene as it is."""
+    result = run_episode(env, policy, env.begin(task), config)
+    return Attempt(result.success, result.ticks)
+
+
+def _expert_succeeds(env: TabletopEnv, task: str) -> bool:
+    env.begin(task)
+    expert = Expert(TASKS[task])
+    return any(env.step(expert.act(env.state()))[2] for _ in range(STEPS_PER_SUBTASK))
 
 
 def demonstrate(env: TabletopEnv, task: str, seed: int, spec: ObservationSpec) -> Episode:
-    """Return the scripted expert's episode of `task` in the scene of `seed`, disturbed as recorded ones are.
+    """Return the scripted expert's episode of `task` in the scene of `seed`.
 
-    Images went through JPEG, as they do on the way into a bag.
+    Actions are perturbed as in recorded demonstrations, and images pass through JPEG as on their way into a bag.
     """
     phrasings = TASKS[task].phrasings
     command = phrasings[seed % len(phrasings)]
-    seen, _ = env.reset(seed=seed, options={"task": task, "command": command})
+    observation, _ = env.reset(seed=seed, options={"task": task, "command": command})
     expert = Expert(TASKS[task])
     perturbation = Perturbation(np.random.default_rng(seed), PERTURBATION, env.control_hz)
     frames: list[dict[str, Any]] = []
@@ -36,11 +147,11 @@ def demonstrate(env: TabletopEnv, task: str, seed: int, spec: ObservationSpec) -
     left, info = round(_AFTER_SUCCESS_S * env.control_hz), {"success": False}
     for _ in range(round(_LONGEST_S * env.control_hz)):
         action = expert.act(env.state())
-        frames.append({camera.name: _through_jpeg(seen[camera.name]) for camera in spec.cameras})
-        pose = np.concatenate([seen["ee_position"], seen["ee_quaternion"]])
-        states.append(proprioception(spec.proprioception, pose, float(seen["opening"][0])))
+        frames.append({camera.name: _through_jpeg(observation[camera.name]) for camera in spec.cameras})
+        pose = np.concatenate([observation["ee_position"], observation["ee_quaternion"]])
+        states.append(proprioception(spec.proprioception, pose, float(observation["opening"][0])))
         actions.append(action)
-        seen, _, _, _, info = env.step(perturbation.apply(action))
+        observation, _, _, _, info = env.step(perturbation.apply(action))
         left -= info["success"]
         if not left:
             break
@@ -60,5 +171,5 @@ def demonstrate(env: TabletopEnv, task: str, seed: int, spec: ObservationSpec) -
     )
 
 
-def _through_jpeg(rgb: np.ndarray) -> np.ndarray:
+def _through_jpeg(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images.decode_image_file(images.encode_jpeg(rgb))

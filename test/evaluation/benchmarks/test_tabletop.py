@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Provenance, Timing
-from vla_ros.evaluation.protocols import tabletop_chains
-from vla_ros.evaluation.protocols.chains import run_chain
+from vla_ros.evaluation.benchmarks import tabletop
+from vla_ros.evaluation.protocols.chains import Attempt, Chain, run_chain
+from vla_ros.runtime.rollout import EpisodeConfig
 
 pytest.importorskip("mujoco")
 
@@ -69,7 +70,7 @@ def env() -> TabletopEnv:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_drawn_subtasks_make_sense_one_after_the_other(seed: int) -> None:
-    subtasks = tabletop_chains._draw(np.random.default_rng(seed))
+    subtasks = tabletop.draw_subtasks(np.random.default_rng(seed))
     assert len(subtasks) == 5
     drawer = [task for task in subtasks if task.endswith("drawer")]
     assert all(one != other for one, other in itertools.pairwise(drawer))  # open, close, open ...
@@ -81,9 +82,9 @@ def test_drawn_subtasks_make_sense_one_after_the_other(seed: int) -> None:
 
 
 def test_the_expert_can_do_the_chain_and_the_same_seed_gives_the_same(env: TabletopEnv) -> None:
-    chain = tabletop_chains.draw_chain(3, 90_003, env)
-    assert tabletop_chains.draw_chain(3, 90_003, env) == chain
-    set_up = functools.partial(tabletop_chains.set_up, env)
+    chain = tabletop.draw_chain(3, 90_003, env)
+    assert tabletop.draw_chain(3, 90_003, env) == chain
+    set_up = functools.partial(tabletop.set_up, env)
     result = run_chain(chain, set_up, functools.partial(_expert, env))
     assert result.length == 5
 
@@ -91,22 +92,22 @@ def test_the_expert_can_do_the_chain_and_the_same_seed_gives_the_same(env: Table
 def test_a_policy_starts_each_subtask_where_the_last_one_ended_and_without_memory(env: TabletopEnv) -> None:
     """The policy lifts the arm and says how often it was reset; the second attempt starts higher than the first."""
     policy = LiftingPolicy()
-    chain = tabletop_chains.Chain(0, 90_000, ("open_drawer",) * 5)
-    tabletop_chains.set_up(env, chain)
+    chain = Chain(0, 90_000, ("open_drawer",) * 5)
+    tabletop.set_up(env, chain)
     heights = []
     for _ in range(2):
         heights.append(env.state().tcp_position[2])
-        found = tabletop_chains.attempt(Unseen(env), policy, "open_drawer", 6, command="open the drawer")
+        found = tabletop.attempt(Unseen(env), policy, "open_drawer", EpisodeConfig("open the drawer", 6))
         assert not found.success and found.steps == 6
     assert heights[1] > heights[0] + 0.01
     assert policy.resets == 2
 
 
-def _expert(env: TabletopEnv, task: str, steps: int) -> tabletop_chains.Attempt:
+def _expert(env: TabletopEnv, task: str, steps: int) -> Attempt:
     env.begin(task)
     expert = Expert(TASKS[task])
     for step in range(steps):
         _, _, done, _, _ = env.step(expert.act(env.state()))
         if done:
-            return tabletop_chains.Attempt(True, step + 1)
-    return tabletop_chains.Attempt(False, steps)
+            return Attempt(True, step + 1)
+    return Attempt(False, steps)

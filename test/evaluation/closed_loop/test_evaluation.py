@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting rollouts."""
+"""Evaluating a checkpoint in simulation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import fake_libero
 import pytest
 
 from vla_ros import cli
+from vla_ros.commands.policy import evaluate as command
 from vla_ros.contract import Camera
 from vla_ros.errors import UserError
 from vla_ros.evaluation.benchmarks import calvin
-from vla_ros.evaluation.closed_loop import environments, evaluate, evaluations
-from vla_ros.evaluation.closed_loop.rollouts import Outcome, RolloutSettings, request_rollouts, run_rollouts
+from vla_ros.evaluation.benchmarks.tabletop import select_tasks
+from vla_ros.evaluation.closed_loop import chain_rollouts, evaluation
+from vla_ros.evaluation.closed_loop.config import configure
+from vla_ros.evaluation.closed_loop.rollouts import Outcome, RolloutSettings, run_rollouts, tabletop_requests
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import Attempt, Chain, ChainResult
 from vla_ros.policy.checkpoint import save_checkpoint
@@ -26,44 +29,48 @@ from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 from vla_ros.train.build import new_policy
 
 
+def _vla_evaluate(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(list(arguments)))
+
+
 def test_tasks_are_chosen_by_name_kind_and_set() -> None:
-    assert evaluate.select_tasks(["trained"]) == list(TRAINED_TASKS)
-    assert evaluate.select_tasks(["open_drawer", "pick_up", "pick_up_red"]) == [
+    assert select_tasks(["trained"]) == list(TRAINED_TASKS)
+    assert select_tasks(["open_drawer", "pick_up", "pick_up_red"]) == [
         "pick_up_red", "pick_up_green", "pick_up_blue", "open_drawer",
     ]  # fmt: skip
-    with pytest.raises(EvaluationError, match=r"'pickup'; allowed: .*pick_up"):
-        evaluate.select_tasks(["pickup"])
+    with pytest.raises(EvaluationError, match=r"'pickup'; must be one of .*pick_up"):
+        select_tasks(["pickup"])
 
 
 def test_requests_go_through_the_phrasings_on_new_scenes() -> None:
-    requests = request_rollouts(["pick_up_red"], 4, 100)
+    requests = tabletop_requests(["pick_up_red"], 4, 100)
     task = TASKS["pick_up_red"]
     assert [request.seed for request in requests] == [100, 101, 102, 103]
     assert {request.command for request in requests} == set(task.held_out)
-    assert {r.command for r in request_rollouts(["pick_up_red"], 99, 0, phrasings="train")} == set(task.phrasings)
+    assert {r.command for r in tabletop_requests(["pick_up_red"], 99, 0, phrasings="train")} == set(task.phrasings)
 
 
 def test_a_swapped_colour_keeps_the_scene_and_asks_for_another_block() -> None:
-    for request in request_rollouts(["pick_up_red"], 4, 0, swap_colour=True):
+    for request in tabletop_requests(["pick_up_red"], 4, 0, swap_colour=True):
         assert request.task == "pick_up_red"
         assert request.judged in ("pick_up_green", "pick_up_blue")
         assert request.command in TASKS[request.judged].held_out
 
 
 def test_an_override_is_said_and_the_task_still_counts() -> None:
-    (request,) = request_rollouts(["pick_up_red"], 1, 0, command="open the drawer")
+    (request,) = tabletop_requests(["pick_up_red"], 1, 0, command="open the drawer")
     assert (request.command, request.judged) == ("open the drawer", "pick_up_red")
 
 
 def test_the_report_counts_by_task_and_writes_json(config, episodes, monkeypatch, tmp_path: Path, capsys) -> None:
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(config, episodes))
+    monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
     outcomes = [Outcome(True, 2.0, (1.0, 3.0), 20, 1), Outcome(False, 12.0, (2.0,), 120, 0)] * 2
-    monkeypatch.setattr(evaluations, "run_rollouts", lambda *_: outcomes)
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
+    monkeypatch.setattr(evaluation, "run_rollouts", lambda *_: outcomes)
     report_file = tmp_path / "out" / "report.json"
     arguments = ["ckpt", "--tasks", "open_drawer", "close_drawer", "--rollouts", "2", "--json", str(report_file)]
-    assert evaluate.run(parser.parse_args(arguments)) == 0
+    assert _vla_evaluate(*arguments) == 0
     report = json.loads(report_file.read_text())
     assert report["tasks"]["open_drawer"]["successes"] == 1 and report["tasks"]["open_drawer"]["rollouts"] == 2
     assert report["success_rate"] == 0.5 and report["tasks"]["close_drawer"]["mean_time_s"] == 2.0
@@ -76,7 +83,7 @@ def test_rollouts_run_on_the_simulated_arm_and_are_reproducible(config, episodes
     settings = RolloutSettings(
         str(tmp_path / "checkpoint"), "tabletop", max_time_s=0.5, delay_ticks=1, blank=("wrist",)
     )
-    first, again = run_rollouts(settings, request_rollouts(["open_drawer"], 1, 7) * 2, workers=1)
+    first, again = run_rollouts(settings, tabletop_requests(["open_drawer"], 1, 7) * 2, workers=1)
     assert first.ticks == 5 and not first.success
     assert (first.success, first.time_s, first.ticks) == (again.success, again.time_s, again.ticks)
 
@@ -85,11 +92,11 @@ def test_rollouts_run_on_the_simulated_arm_and_are_reproducible(config, episodes
     ("arguments", "message"),
     [
         (["--robot", "tabeltop"], "tabeltop"),
-        (["--rollouts", "0"], "--rollouts is 0; allowed: 1 or more"),
+        (["--rollouts", "0"], "--rollouts is 0; must be at least 1"),
         (["--max-time", "nan"], "--max-time is nan"),
         (["--seed", "-1"], "--seed is -1"),
         (["--workers", "0"], "--workers is 0"),
-        (["--blank", "static"], r"blacks out 'static'; the checkpoint sees wrist only"),
+        (["--blank", "static"], r"blacks out 'static', but the checkpoint has only the cameras wrist"),
     ],
 )
 def test_what_would_stop_every_rollout_is_refused_before_the_first(
@@ -97,36 +104,30 @@ def test_what_would_stop_every_rollout_is_refused_before_the_first(
 ) -> None:
     contract = dataclasses.replace(config.contract, cameras=(Camera("wrist", 16, 16),))
     wrist = dataclasses.replace(config, contract=contract)
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(wrist, episodes))
-    monkeypatch.setattr(evaluations, "run_rollouts", lambda *_: pytest.fail("it ran"))
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
+    monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(wrist, episodes))
+    monkeypatch.setattr(evaluation, "run_rollouts", lambda *_: pytest.fail("it ran"))
     with pytest.raises(UserError, match=message):
-        evaluate.run(parser.parse_args(["ckpt", *arguments]))
+        _vla_evaluate("ckpt", *arguments)
 
 
 def test_a_checkpoint_of_another_robot_s_cameras_is_refused(config, episodes, monkeypatch) -> None:
     contract = dataclasses.replace(config.contract, cameras=(Camera("head", 16, 16),))
     other = dataclasses.replace(config, contract=contract)
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(other, episodes))
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    with pytest.raises(EvaluationError, match="sees the camera 'head'; the simulated arm has static, wrist"):
-        evaluate.run(parser.parse_args(["ckpt"]))
+    monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(other, episodes))
+    with pytest.raises(EvaluationError, match="expects the camera 'head', but the simulated arm has static, wrist"):
+        _vla_evaluate("ckpt")
 
 
 def test_a_worker_that_cannot_start_says_why(config, episodes, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
     settings = RolloutSettings(str(tmp_path / "checkpoint"), "no_such_robot", max_time_s=0.5, delay_ticks=1)
     with pytest.raises(UserError, match="no_such_robot"):
-        list(run_rollouts(settings, request_rollouts(["open_drawer"], 1, 7), workers=2))
+        list(run_rollouts(settings, tabletop_requests(["open_drawer"], 1, 7), workers=2))
 
 
 def test_swapping_the_colour_of_a_drawer_is_refused(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
     with pytest.raises(EvaluationError, match="--tasks pick_up"):
-        evaluate.run(parser.parse_args(["ckpt", "--tasks", "open_drawer", "--swap-colour"]))
+        _vla_evaluate("ckpt", "--tasks", "open_drawer", "--swap-colour")
 
 
 @pytest.fixture
@@ -139,15 +140,13 @@ def counted(config, episodes, monkeypatch) -> list[tuple[RolloutSettings, str, i
             ran.append((settings, request.task, request.seed))
             yield Outcome(request.seed % 3 > 0, 2.0, (1.5,), 20, 0)
 
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(config, episodes))
-    monkeypatch.setattr(evaluations, "run_rollouts", run)
+    monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
+    monkeypatch.setattr(evaluation, "run_rollouts", run)
     return ran
 
 
 def _evaluate(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    return evaluate.run(parser.parse_args(["ckpt", "--tasks", "open_drawer", "--seed", "0", *arguments]))
+    return _vla_evaluate("ckpt", "--tasks", "open_drawer", "--seed", "0", *arguments)
 
 
 def test_what_is_on_disk_is_not_run_again_and_the_report_is_the_same(counted, tmp_path: Path) -> None:
@@ -190,20 +189,16 @@ def test_success_against_delay_is_counted_for_each_executor(counted, tmp_path: P
 def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Path, capsys) -> None:
     ran: list[int] = []
 
-    def run(settings, numbers, _workers):
+    def run(config, numbers):
         for number in numbers:
             ran.append(number)
-            attempts = (*[Attempt(True, 50)] * number, Attempt(False, settings.steps))
-            yield ChainResult(
-                Chain(number, settings.first_seed + number, ("open_drawer", "close_drawer") * 3), attempts
-            )
+            attempts = (*[Attempt(True, 50)] * number, Attempt(False, 360))
+            yield ChainResult(Chain(number, config.seed + number, ("open_drawer", "close_drawer") * 3), attempts)
 
-    monkeypatch.setattr(evaluations, "run_chains", run)
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
+    monkeypatch.setattr(evaluation, "run_chains", run)
     arguments = ["ckpt", "--chains", "4", "--output", str(tmp_path)]
-    assert evaluate.run(parser.parse_args([*arguments, "--rank", "0/2"])) == 0
-    assert evaluate.run(parser.parse_args(arguments)) == 0
+    assert _vla_evaluate(*arguments, "--rank", "0/2") == 0
+    assert _vla_evaluate(*arguments) == 0
     assert sorted(ran) == [0, 1, 2, 3]
     assert "average length 1.50" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
@@ -214,12 +209,13 @@ def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rank", "2/2"], r"--rank is '2/2'; allowed: 0/1"),
-        (["--films"], "need --output"),
-        (["--delays", "-5"], r"--delays is \[-5.0\]; allowed: 0 ms or more"),
-        (["--delays", "5", "5"], "names the same twice"),
-        (["--delays", "5", "6", "--films", "--output", "runs/none"], "--films goes with one executor and one delay"),
-        (["--chains", "3"], "does not go with --tasks"),
+        (["--rank", "2/2"], "--rank is 2/2; must be 0/1"),
+        (["--rank", "two"], "--rank is 'two'; must be I/N"),
+        (["--videos"], "need --output"),
+        (["--delays", "-5"], r"--delays is \(-5.0,\); must be at least 0 ms"),
+        (["--delays", "5", "5"], "lists the same value twice"),
+        (["--delays", "5", "6", "--videos", "--output", "runs/none"], "a single executor and a single delay"),
+        (["--chains", "3"], "cannot be combined with --tasks"),
     ],
 )
 def test_what_does_not_go_together_is_refused(counted, monkeypatch, tmp_path, arguments, message: str) -> None:
@@ -237,12 +233,6 @@ def at_20_hz(config, episodes, tmp_path: Path) -> str:
     return str(tmp_path / "checkpoint")
 
 
-def _vla_evaluate(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    return evaluate.run(parser.parse_args(list(arguments)))
-
-
 def test_a_suite_of_libero_runs_through_the_robot_s_code_and_is_counted(at_20_hz, monkeypatch, tmp_path: Path) -> None:
     made = fake_libero.install(monkeypatch).made
     arguments = [at_20_hz, "--env", "libero", "--suite", "libero_goal", "--episodes", "2", "--workers", "1"]
@@ -254,22 +244,19 @@ def test_a_suite_of_libero_runs_through_the_robot_s_code_and_is_counted(at_20_hz
     assert report["settings"]["suite"] == "libero_goal"
 
 
-def test_a_suite_gives_its_own_number_of_steps_and_no_limits_but_its_own() -> None:
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
+def test_a_suite_sets_its_step_limit_and_no_robot_limits() -> None:
     for suite, steps in (("libero_spatial", 220), ("libero_object", 280), ("libero_goal", 300), ("libero_10", 520)):
-        args = parser.parse_args(["ckpt", "--env", "libero", "--suite", suite])
-        environments.settle(args)
-        assert (round(args.max_time * 20), args.delay_ticks, args.robot, args.seed) == (steps, 0, "", 0)
+        config = configure({"checkpoint": "ckpt", "env": "libero", "suite": suite})
+        assert (round(config.max_time_s * 20), config.delay_ticks, config.robot, config.seed) == (steps, 0, "", 0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--env", "libero"], "needs --suite; allowed: libero_spatial"),
-        (["--suite", "libero_goal"], "--suite goes with --env libero only; --env is tabletop"),
-        (["--env", "libero", "--suite", "libero_goal", "--chains", "2"], "--chains goes with --env tabletop"),
-        (["--env", "libero", "--suite", "libero_goal", "--rollouts", "4"], "has the initial states 0 to 2"),
+        (["--env", "libero"], "needs --suite; must be one of libero_spatial"),
+        (["--suite", "libero_goal"], "--suite only works with --env libero; --env is tabletop"),
+        (["--env", "libero", "--suite", "libero_goal", "--chains", "2"], "--chains only works with --env tabletop"),
+        (["--env", "libero", "--suite", "libero_goal", "--rollouts", "4"], "exceeds the initial states of .*, 0 to 2"),
     ],
 )
 def test_what_means_nothing_for_the_simulated_robot_is_refused(at_20_hz, monkeypatch, arguments, message) -> None:
@@ -280,8 +267,8 @@ def test_what_means_nothing_for_the_simulated_robot_is_refused(at_20_hz, monkeyp
 
 def test_a_checkpoint_of_another_rate_than_libero_s_is_refused(config, episodes, monkeypatch) -> None:
     fake_libero.install(monkeypatch)
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda _: new_policy(config, episodes))
-    with pytest.raises(EvaluationError, match=r"acts at 10 Hz; LIBERO at 20 Hz: train with contract.control_hz=20"):
+    monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
+    with pytest.raises(EvaluationError, match=r"at 10 Hz, but LIBERO runs at 20 Hz: train with contract.control_hz=20"):
         _vla_evaluate("ckpt", "--env", "libero", "--suite", "libero_goal")
 
 
@@ -299,8 +286,8 @@ def test_calvin_s_chains_run_through_the_robot_s_code_with_its_own_texts(
     told: list[str] = []
     monkeypatch.setattr(calvin, "installed", lambda: installed)
     attempt = calvin.attempt
-    monkeypatch.setattr(calvin, "attempt", lambda *a, **k: told.append(k["command"]) or attempt(*a, **k))
-    monkeypatch.setattr(evaluations, "STEPS_PER_SUBTASK", 6)
+    monkeypatch.setattr(calvin, "attempt", lambda *a: told.append(a[-1].command) or attempt(*a))
+    monkeypatch.setattr(chain_rollouts, "STEPS_PER_SUBTASK", 6)
     hydra = tmp_path / "task_D_D" / "validation" / ".hydra"
     hydra.mkdir(parents=True)
     (hydra / "merged_config.yaml").touch()
@@ -318,7 +305,7 @@ def test_calvin_s_chains_run_through_the_robot_s_code_with_its_own_texts(
     [
         (["--env", "calvin"], "needs --dataset FOLDER"),
         (["--env", "calvin", "--dataset", "nowhere"], r"no validation/.hydra/merged_config.yaml"),
-        (["--dataset", "task_D_D"], "--dataset goes with --env calvin only"),
+        (["--dataset", "task_D_D"], "--dataset only works with --env calvin"),
     ],
 )
 def test_calvin_needs_its_data_set(arguments, message: str) -> None:

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `vla evaluate` measures: one frozen configuration, with defaults for each simulated robot."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from vla_ros.contract import PolicyContract
+from vla_ros.datasets.calvin.reader import CAMERAS as CALVIN_CAMERAS
+from vla_ros.evaluation.benchmarks import calvin, libero
+from vla_ros.evaluation.errors import EvaluationError
+from vla_ros.sim.cameras import CAMERAS
+
+FIRST_SEED = 50_000  # demonstrations use smaller seeds, so scenes here are new
+BLANKS = {"none": (), "static": ("static",), "wrist": ("wrist",), "both": ("static", "wrist")}
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulatedRobot:
+    """A robot that `vla evaluate` simulates.
+
+    Attributes:
+        title: Its name in messages.
+        min_hz: Lowest control rate of a policy.
+        max_hz: Highest control rate of a policy.
+        options: Options that not every robot has.
+        defaults: Fields of `EvaluationConfig` whose defaults differ.
+    """
+
+    title: str
+    cameras: tuple[str, ...]
+    min_hz: float
+    max_hz: float
+    options: tuple[str, ...]
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# Published results on LIBERO and CALVIN wait for the policy and apply no limits beyond the simulator's.
+_AS_PUBLISHED = {"robot": "", "seed": 0, "delay_ticks": 0}
+ENVIRONMENTS = {
+    "tabletop": SimulatedRobot(
+        "the simulated arm", tuple(CAMERAS), 0.0, math.inf, ("chains", "phrasings", "swap_colour")
+    ),
+    "libero": SimulatedRobot(
+        "LIBERO",
+        tuple(libero.CAMERAS),
+        libero.CONTROL_HZ,
+        libero.CONTROL_HZ,
+        ("suite",),
+        {**_AS_PUBLISHED, "tasks": ("all",)},
+    ),
+    "calvin": SimulatedRobot(
+        "CALVIN",
+        tuple(CALVIN_CAMERAS),
+        0.0,
+        calvin.HIGHEST_HZ,
+        ("chains", "dataset"),
+        {**_AS_PUBLISHED, "tasks": ("",), "chains": calvin.CHAINS},
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What to evaluate, and how; `configure` fills in an environment's defaults.
+
+    Attributes:
+        checkpoint: Checkpoint folder; empty for a running policy (`--ros`).
+        env: Simulated robot, a key of `ENVIRONMENTS`.
+        suite: LIBERO suite.
+        dataset: CALVIN data set.
+        tasks: Tasks, kinds or sets of tasks.
+        rollouts: Per task.
+        chains: Number of chains to run instead of single tasks.
+        seed: First scene, or LIBERO's first initial state.
+        phrasings: "train" or "held_out".
+        blank: Cameras to black out, a key of `BLANKS`.
+        command_override: Command for every task.
+        swap_colour: Name another block than the task's, and count that one.
+        delay_ticks: Ticks from an observation until its chunk takes effect.
+        delays: Added delays [ms]; everything runs once for each.
+        executors: Everything runs once for each.
+        max_time_s: Per rollout.
+        robot: Robot file whose limits apply; empty for none.
+        workers: Processes.
+        output: Folder for resumable results.
+        videos: Save a video of each rollout in `output`.
+        rank: Which of `ranks` shares of the work to do.
+    """
+
+    checkpoint: str = ""
+    env: str = "tabletop"
+    suite: str | None = None
+    dataset: Path | None = None
+    tasks: tuple[str, ...] = ("trained",)
+    rollouts: int = 10
+    chains: int | None = None
+    seed: int = FIRST_SEED
+    phrasings: str = "held_out"
+    blank: str = "none"
+    command_override: str | None = None
+    swap_colour: bool = False
+    delay_ticks: int = 1
+    delays: tuple[float, ...] | None = None
+    executors: tuple[str, ...] = ("full_chunk",)
+    max_time_s: float = 12.0
+    robot: str = "tabletop"
+    workers: int = 2
+    output: Path | None = None
+    videos: bool = False
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        for option, value, valid, allowed in (
+            ("--rollouts", self.rollouts, self.rollouts >= 1, "at least 1"),
+            ("--chains", self.chains, self.chains is None or self.chains >= 1, "at least 1"),
+            ("--seed", self.seed, self.seed >= 0, "at least 0"),
+            ("--delay-ticks", self.delay_ticks, self.delay_ticks >= 0, "at least 0"),
+            ("--delays", self.delays, all(0 <= ms < math.inf for ms in self.delays or ()), "at least 0 ms"),
+            ("--max-time", self.max_time_s, 0 < self.max_time_s < math.inf, "more than 0 s"),
+            ("--workers", self.workers, self.workers >= 1, "at least 1"),
+        ):
+            if not valid:
+                raise EvaluationError(f"{option} is {value}; must be {allowed}")
+        if not 0 <= self.rank < self.ranks:
+            raise EvaluationError(f"--rank is {self.rank}/{self.ranks}; must be 0/1, or 0/4 to 3/4 for instance")
+        if (self.videos or self.ranks > 1) and self.output is None:
+            raise EvaluationError("--videos and --rank need --output FOLDER to write to")
+        if len(self.conditions) > len(set(self.conditions)):
+            raise EvaluationError("--delays or --executors lists the same value twice")
+        if self.videos and len(self.conditions) > 1:
+            raise EvaluationError("--videos needs a single executor and a single delay: each rollout has one video")
+
+    @property
+    def conditions(self) -> list[tuple[str, float | None]]:
+        """(executor, added delay [ms] or None) that everything runs under."""
+        return [(executor, delay) for executor in self.executors for delay in self.delays or (None,)]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what affects the results as plain types, to identify an evaluation on disk."""
+        unchanging = ("workers", "output", "videos", "rank", "ranks", "max_time_s")
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in unchanging}
+        dataset = None if self.dataset is None else str(self.dataset)
+        return {**values, "dataset": dataset, "max_time": self.max_time_s}
+
+
+def configure(given: dict[str, Any]) -> EvaluationConfig:
+    """Complete the given fields of `EvaluationConfig` with the environment's defaults.
+
+    Raises:
+        EvaluationError: A field does not apply to the environment or to chains, is missing, or is out of range.
+    """
+    env = given.get("env", "tabletop")
+    robot = ENVIRONMENTS[env]
+    for name in given:
+        allowed = [other for other, one in ENVIRONMENTS.items() if name in one.options]
+        if allowed and env not in allowed:
+            raise EvaluationError(f"{option(name)} only works with --env {' or '.join(allowed)}; --env is {env}")
+    defaults = dict(robot.defaults)
+    if env == "libero":
+        if "suite" not in given:
+            raise EvaluationError(f"--env libero needs --suite; must be one of {', '.join(libero.SUITES)}")
+        defaults["max_time_s"] = libero.SUITES[given["suite"]] / libero.CONTROL_HZ
+    if env == "calvin":
+        if "dataset" not in given:
+            raise EvaluationError("--env calvin needs --dataset FOLDER: a CALVIN data set, such as task_D_D")
+        calvin.check_data_set(given["dataset"])
+    config = EvaluationConfig(**{**defaults, **given})
+    single = {"tasks", "blank", "command_override", "swap_colour", "delays", "videos"} & set(given)
+    if config.chains and (single or len(config.executors) > 1):
+        raise EvaluationError(
+            "--chains draws its own tasks and uses the first phrasing of each; it cannot be combined with --tasks, "
+            "--blank, --command-override, --swap-colour, --delays, --videos or several --executors"
+        )
+    return config
+
+
+def option(name: str) -> str:
+    """Return the command-line option that sets a field."""
+    return "--" + name.removesuffix("_s").replace("_", "-")
+
+
+def check_contract(contract: PolicyContract, config: EvaluationConfig) -> None:
+    """Raise EvaluationError if a checkpoint cannot run on the simulated robot."""
+    robot = ENVIRONMENTS[config.env]
+    for name in contract.camera_names:
+        if name not in robot.cameras:
+            raise EvaluationError(
+                f"the checkpoint expects the camera {name!r}, but {robot.title} has {', '.join(robot.cameras)}; use a "
+                "checkpoint trained on its demonstrations"
+            )
+    rate_hz = contract.timing.control_hz
+    if not robot.min_hz <= rate_hz <= robot.max_hz:
+        limit = f"{robot.max_hz:g} Hz" if robot.min_hz else f"at most {robot.max_hz:g} Hz"
+        raise EvaluationError(
+            f"the checkpoint runs at {rate_hz:g} Hz, but {robot.title} runs at {limit}: train with "
+            f"contract.control_hz={robot.max_hz if robot.min_hz else 25:g}"
+        )
+    for name in BLANKS[config.blank]:
+        if name not in contract.camera_names:
+            raise EvaluationError(
+                f"--blank {config.blank} blacks out {name!r}, but the checkpoint has only the cameras "
+                f"{', '.join(contract.camera_names)}"
+            )
