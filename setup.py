@@ -20,7 +20,7 @@ LEROBOT = ["pyarrow>=15", "av>=14"]  # its data sets: parquet and mp4
 
 JPEG = ["simplejpeg>=1.7,<2"]  # test/imaging/test_jpeg.py compares its pixels with OpenCV's
 
-TEST = ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9", *LEROBOT]
+TEST = ["pytest>=8", "hypothesis>=6.100", *LEROBOT]
 
 
 def share_files(*directories: str) -> list[tuple[str, list[str]]]:
@@ -67,6 +67,7 @@ setup(
         "tokenizers>=0.20",
         "safetensors>=0.4.3",
         "rich>=13",
+        "psutil>=5.9",
         "matplotlib>=3.7",
         "pillow>=9.1",
         "jinja2>=3.1",

@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import figures
+import psutil
 
 from vla_ros import bringup, transport
-from vla_ros.commands.ros import live, shared_memory
+from vla_ros.commands.ros import ros_evaluation
 from vla_ros.commands.ros.isolation import isolate
-from vla_ros.commands.ros.processes import ProcessGroup
+from vla_ros.commands.ros.process_group import ProcessGroup, shared_segments
 
 NODES = ("policy_node", "simulator_node")
 # A rollout ends with an empty command; between it and the next one there is none, or no chunk for it yet.
@@ -63,7 +64,7 @@ def look(pid: int) -> Look:
         threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
         sockets=sum(file.startswith("socket:") for file in files),
         files=sum(not file.startswith("socket:") for file in files),
-        segments=len(shared_memory.mapped_by(pid)),
+        segments=len(shared_segments(pid)),
     )
 
 
@@ -88,9 +89,9 @@ def mappings(pid: int) -> Counter:
 def processes() -> dict[str, int]:
     """The nodes that this process has started, by name."""
     found = {}
-    for pid in shared_memory.children(os.getpid()):
-        command = Path(f"/proc/{pid}/cmdline").read_text()
-        found.update({name: pid for name in NODES if f"nodes.{name}" in command})
+    for child in psutil.Process().children():
+        command = child.cmdline()
+        found.update({name: child.pid for name in NODES if bringup.NODES[name] in command})
     return found
 
 
@@ -120,12 +121,14 @@ def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list
     with ProcessGroup(folder) as group:
         group.start(*bringup.demo())
         with RolloutClient("", watch=False) as client:
-            live.wait_for_policy(client, "", group.check)
+            ros_evaluation.wait_for_policy(client, "", group.check)
             started_s = time.monotonic()
             # Task by task in turns: warming up sees all of them.
-            trials = sorted(live.plan(["all"], 10, "held-out"), key=lambda trial: trial.seed)
-            for trial in itertools.cycle(trials):
-                client.rollout(trial.task, trial.seed, trial.command, live.TIME_LIMIT_S, check=group.check)
+            rollouts = sorted(ros_evaluation.schedule(["all"], 10, "held-out"), key=lambda rollout: rollout.seed)
+            for rollout in itertools.cycle(rollouts):
+                client.rollout(
+                    rollout.task, rollout.seed, rollout.command, ros_evaluation.TIME_LIMIT_S, check=group.check
+                )
                 rollouts += 1
                 passed_s = time.monotonic() - started_s
                 now = Counter(client.policy_state().get("stops", {}))

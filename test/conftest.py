@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import vla_ros.sim  # noqa: F401  says how to render, before anybody imports MuJoCo
 from vla_ros import transport
-from vla_ros.commands.ros import shared_memory
 from vla_ros.commands.ros.isolation import DOMAIN_VARIABLE, claim_domain_id
+from vla_ros.commands.ros.process_group import remove_segments, shared_segments
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,14 +44,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the logs, and what killed processes left in shared memory, which is RAM."""
     shutil.rmtree(config.stash[_LOG_DIRECTORY], ignore_errors=True)
-    shared_memory.remove(config.stash[_SEGMENTS])
+    remove_segments(config.stash[_SEGMENTS])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Note which shared memory is this run's own, while the processes of a test live."""
-    own = os.getpid()
-    item.config.stash[_SEGMENTS] |= shared_memory.mapped_by(own, *shared_memory.children(own))
+    """Note this run's shared memory while the processes of a test are running."""
+    if item.get_closest_marker("ros"):
+        own = psutil.Process()
+        item.config.stash[_SEGMENTS] |= shared_segments(own.pid, *(child.pid for child in own.children()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -65,7 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXTRAS = {
     **dict.fromkeys(
         ("numpy", "scipy", "cv2", "yaml", "rosbags", "apsw", "backports", "lz4", "torch", "pytorch_lightning",
-         "transformers", "tokenizers", "safetensors", "rich", "matplotlib", "PIL", "jinja2", "filelock",
+         "transformers", "tokenizers", "safetensors", "rich", "psutil", "matplotlib", "PIL", "jinja2", "filelock",
          "google_crc32c"),
         "",
     ),

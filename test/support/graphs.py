@@ -14,7 +14,7 @@ import pytest
 
 from vla_ros.bringup import Process
 from vla_ros.commands.ros.isolation import DOMAIN_VARIABLE
-from vla_ros.commands.ros.processes import ProcessGroup
+from vla_ros.commands.ros.process_group import ProcessGroup
 
 TIMEOUT_S = 30.0
 

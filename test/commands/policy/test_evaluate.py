@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vla_ros import cli
-from vla_ros.commands.ros import live
+from vla_ros.commands.ros import ros_evaluation
 from vla_ros.sim.tasks import TASKS
 
 
@@ -23,9 +23,11 @@ def attached(monkeypatch) -> list[dict]:
         done = [(trial, index % 2 == 0, 2.0) for index, trial in enumerate(trials)]
         for one in done:
             on_trial(*one)
-        return live.LiveResult(done, {"total": 40, "missed": 1}, {"p50": 5.0, "p95": None, "count": 3}, 1.0)
+        return ros_evaluation.RosEvaluation(
+            done, {"total": 40, "missed": 1}, {"p50": 5.0, "p95": None, "count": 3}, 1.0
+        )
 
-    monkeypatch.setattr(live, "attach", attach)
+    monkeypatch.setattr(ros_evaluation, "attach", attach)
     return asked
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from vla_ros.cli import main
-from vla_ros.commands.ros import live, record_demo
+from vla_ros.commands.ros import record_demo, ros_evaluation
 
 
 class Started(Exception):
@@ -20,7 +20,7 @@ def loop(tmp_path, monkeypatch):
     def start(*_, **__):
         raise Started
 
-    monkeypatch.setattr(live, "run", start)
+    monkeypatch.setattr(ros_evaluation, "run", start)
     monkeypatch.setattr(record_demo, "record", start)
     return lambda *arguments: main(
         ["loop", "--checkpoint", str(tmp_path), "--output", str(tmp_path / "loop"), *arguments]
@@ -30,13 +30,13 @@ def loop(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rollouts", "0"], "--rollouts is 0; allowed: 1 or more"),
-        (["--old-rollouts", "-1"], "--old-rollouts is -1"),
-        (["--rehearse", "-1"], "--rehearse is -1"),
-        (["--episodes", "0"], "--episodes is 0"),
-        (["--episodes", "9999"], "reach the seeds from 10000"),
-        (["--speed", "1000"], "--speed is 1000; allowed: 0.1 to 100"),
-        (["--recipe", "no.json"], "--recipe is no.json, and there is no such file"),
+        (["--rollouts", "0"], "--rollouts must be at least 1; got 0"),
+        (["--old-rollouts", "-1"], "--old-rollouts must be at least 0; got -1"),
+        (["--rehearse", "-1"], "--rehearse must be at least 0; got -1"),
+        (["--episodes", "0"], "--episodes must be at least 1; got 0"),
+        (["--episodes", "9999"], "would use seeds from 10000"),
+        (["--speed", "1000"], "--speed must be between 0.1 and 100; got 1000"),
+        (["--recipe", "no.json"], "--recipe no.json does not exist"),
     ],
 )
 def test_what_would_only_fail_after_minutes_is_refused_before_anything_is_written(
@@ -52,7 +52,7 @@ def test_a_folder_with_somebody_else_s_files_is_refused_and_left_alone(loop, tmp
     bag.parent.mkdir(parents=True)
     bag.touch()
     assert loop() == 2
-    assert "holds files but no loop.json" in capsys.readouterr().err
+    assert "contains files but no loop.json" in capsys.readouterr().err
     assert bag.exists()
 
 

@@ -25,11 +25,11 @@ def text(view: View) -> str:
     return console.export_text()
 
 
-def test_before_anything_is_heard_it_says_what_may_be_wrong():
-    assert "nothing heard from policy" in text(View("policy"))
+def test_without_messages_it_suggests_what_may_be_wrong():
+    assert "no messages from policy" in text(View("policy"))
 
 
-def test_it_shows_the_state_its_last_line_of_detail_and_what_has_stopped_the_arm():
+def test_it_shows_the_state_the_last_line_of_its_detail_and_why_the_arm_stopped():
     view = View("policy")
     view.on_state(STATE)
     shown = text(view)
@@ -39,10 +39,10 @@ def test_it_shows_the_state_its_last_line_of_detail_and_what_has_stopped_the_arm
     )  # fmt: skip
     for part in expected:
         assert part in shown, part
-    assert "Traceback" not in shown and "taken over" not in shown
+    assert "Traceback" not in shown and "manual takeover" not in shown
 
 
-def test_it_shows_the_reports_of_its_own_node_only():
+def test_it_shows_the_diagnostics_of_its_node_only():
     view = View("/left/policy")
     view.on_state(STATE)
     view.on_status("/left/policy: stream wrist", "error", "silent for 1.00 s", {"rate Hz": "29.9", "age s": ""})
@@ -53,7 +53,7 @@ def test_it_shows_the_reports_of_its_own_node_only():
 
 
 @pytest.mark.ros
-def test_once_prints_what_a_node_says_and_ends(ros_environment):
+def test_once_prints_the_state_and_exits(ros_environment):
     rclpy = pytest.importorskip("rclpy")
     from std_msgs.msg import String
 

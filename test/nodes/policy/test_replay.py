@@ -154,7 +154,7 @@ def test_whoever_stops_it_ends_it(robot: Robot, bag, capsys) -> None:
     assert replayed(bag, "--arm") == 1
     thread.join()
     robot.emergency_stop.publish(Bool(data=False))
-    assert "it was stopped before its end: emergency_stop" in capsys.readouterr().out
+    assert "stopped early: emergency_stop" in capsys.readouterr().out
     assert robot.speeds()[-1] == 0.0
 
 

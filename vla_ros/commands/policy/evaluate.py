@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vla_ros import files
-from vla_ros.commands.ros import live
+from vla_ros.commands.ros import ros_evaluation
 from vla_ros.evaluation.benchmarks import libero
 from vla_ros.evaluation.closed_loop import evaluation
 from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, EvaluationConfig, configure, option
@@ -148,9 +148,9 @@ def _evaluate_running(config: EvaluationConfig, namespace: str) -> dict[str, Any
     """Run rollouts on the simulator's own clock, judged by what it publishes."""
     requests = evaluation.request_rollouts(config, evaluation.select_tasks(config))
     started_s = time.monotonic()
-    trials = [live.Trial(request.task, request.seed, request.command) for request in requests]
-    result = live.attach(namespace, trials, on_trial=_print_trial, time_limit_s=config.max_time_s)
-    outcomes = [Outcome(success, time_s, (), 0, 0) for _, success, time_s in result.trials]
+    rollouts = [ros_evaluation.ScheduledRollout(request.task, request.seed, request.command) for request in requests]
+    result = ros_evaluation.attach(namespace, rollouts, on_rollout=_print_rollout, time_limit_s=config.max_time_s)
+    outcomes = [Outcome(success, time_s, (), 0, 0) for _, success, time_s in result.rollouts]
     names = ("tasks", "rollouts", "seed", "phrasings", "command_override", "max_time")
     settings = config.settings()
     return evaluation.rollout_statistics(requests, outcomes) | {
@@ -161,8 +161,8 @@ def _evaluate_running(config: EvaluationConfig, namespace: str) -> dict[str, Any
     }
 
 
-def _print_trial(trial: live.Trial, success: bool, time_s: float) -> None:
-    print(f"{trial.task} {trial.seed}: {'success' if success else 'failure'}, {time_s:.1f} s", flush=True)
+def _print_rollout(rollout: ros_evaluation.ScheduledRollout, success: bool, time_s: float) -> None:
+    print(f"{rollout.task} {rollout.seed}: {'success' if success else 'failure'}, {time_s:.1f} s", flush=True)
 
 
 def _console() -> Console:

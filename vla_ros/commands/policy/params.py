@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from vla_ros.commands.results import write_json
+    from vla_ros.files import write_json
     from vla_ros.policy import summary
     from vla_ros.policy.checkpoint import load_checkpoint
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ROS domain that nobody else is on, so that what a command starts never meets a real robot."""
+"""A private ROS domain, so that what a command starts never meets a real robot."""
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import socket
@@ -10,30 +11,32 @@ from collections.abc import Mapping
 
 from vla_ros.errors import UserError
 
-# Domains whose UDP ports lie below the range that Linux gives to other programs; 0 is everybody's default.
+# Domains whose UDP ports are below Linux's ephemeral range; everybody's default, 0, is left out.
 DOMAIN_IDS = range(1, 102)
-# For tests: the domain to be in, which the caller holds.
+# For tests: the domain to use, reserved by the caller.
 DOMAIN_VARIABLE = "VLA_ROS_DOMAIN_ID"
-
-_own: list[tuple[int, socket.socket]] = []
 
 
 def isolate() -> None:
-    """Put this process and its children into a ROS domain of their own, on this machine alone.
+    """Move this process and its children into a private ROS domain on this machine only.
 
-    The user's ROS_DOMAIN_ID is where the robots are; whoever wants to meet those attaches to what runs there.
+    The user's ROS_DOMAIN_ID is where the robots are; `vla demo --attach` and the like go there.
     """
-    if not _own and DOMAIN_VARIABLE not in os.environ:
-        _own.append(claim_domain_id())
-    domain_id = os.environ.get(DOMAIN_VARIABLE) or str(_own[0][0])
+    domain_id = os.environ.get(DOMAIN_VARIABLE) or str(_private_domain()[0])
     os.environ.update(ROS_DOMAIN_ID=domain_id, ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
     os.environ.pop("ROS_STATIC_PEERS", None)
-    if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the range yet
+    if os.environ.get("ROS_DISTRO") == "humble":  # Humble does not know the discovery range yet
         os.environ["ROS_LOCALHOST_ONLY"] = "1"
 
 
+@functools.cache
+def _private_domain() -> tuple[int, socket.socket]:
+    """Claim one domain for the life of this process."""
+    return claim_domain_id()
+
+
 def claim_domain_id(environ: Mapping[str, str] = os.environ) -> tuple[int, socket.socket]:
-    """A ROS domain id that nobody on this machine uses, and the lock that holds it until it is closed.
+    """Return a ROS domain id that nobody on this machine uses, and the lock that reserves it until it is closed.
 
     Raises:
         UserError: all are in use.
@@ -43,19 +46,19 @@ def claim_domain_id(environ: Mapping[str, str] = os.environ) -> tuple[int, socke
             continue
         lock = socket.socket(socket.AF_UNIX)
         try:
-            lock.bind(f"\0vla_ros_domain_{domain_id}")  # an abstract name: it vanishes with its holder
+            lock.bind(f"\0vla_ros_domain_{domain_id}")  # an abstract name: it disappears with its owner
             if _is_free(domain_id):
                 return domain_id, lock
         except OSError:
             pass
         lock.close()
     raise UserError(
-        f"all ROS domains from {DOMAIN_IDS[0]} to {DOMAIN_IDS[-1]} are in use on this machine; end some of the programs"
+        f"all ROS domains from {DOMAIN_IDS[0]} to {DOMAIN_IDS[-1]} are in use on this machine; stop some ROS programs"
     )
 
 
 def _is_free(domain_id: int) -> bool:
-    """Whether no participant listens on the port at which the first one of a domain does (RTPS 2.2, 9.6.1.1)."""
+    """Return whether no participant listens on the first port of a domain (RTPS 2.2, 9.6.1.1)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind(("", 7410 + 250 * domain_id))

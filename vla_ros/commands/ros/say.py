@@ -14,10 +14,11 @@ from vla_ros import topics
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla say``."""
-    parser.add_argument("text", help='what to do, for instance "open the drawer"; empty text means stop')
-    parser.add_argument("--topic", default=topics.LANGUAGE_COMMAND, help="topic to publish on (default %(default)s)")
-    parser.add_argument(
-        "--patience", type=float, default=5.0, metavar="S", help="how long to look for listeners [s] (default 5)"
+    add = parser.add_argument
+    add("text", help='language command, e.g. "open the drawer"; an empty one stops the arm')
+    add("--topic", default=topics.LANGUAGE_COMMAND, help="topic to publish on (default %(default)s)")
+    add(
+        "--patience", type=float, default=5.0, metavar="S", help="seconds to wait for subscribers (default %(default)g)"
     )
 
 
@@ -25,6 +26,6 @@ def run(args: argparse.Namespace) -> int:
     """Run ``vla say``."""
     from vla_ros.nodes.clients.say import say
 
-    listeners = say(args.text, args.topic, args.patience)
-    print(f"said {args.text!r} to {listeners} listener{'s' if listeners > 1 else ''}")
+    subscribers = say(args.text, args.topic, args.patience)
+    print(f"sent {args.text!r} to {subscribers} subscriber{'s' if subscribers > 1 else ''}")
     return 0

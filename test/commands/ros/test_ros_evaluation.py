@@ -8,33 +8,34 @@ import numpy as np
 import pytest
 
 from vla_ros.cli import main
-from vla_ros.commands.ros import live
-from vla_ros.commands.ros.film import Film
+from vla_ros.commands.ros import ros_evaluation
 from vla_ros.commands.ros.record_demo import FIRST_EVALUATION_SEED
+from vla_ros.commands.ros.rollout_video import RolloutVideo
+from vla_ros.commands.ros.ros_evaluation import ScheduledRollout
 from vla_ros.errors import UserError
 from vla_ros.imaging import images
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 
 
 def test_rollouts_are_in_scenes_and_with_phrasings_that_no_demonstration_used():
-    trials = live.plan(["all"], 3, "held-out")
-    assert [trial.task for trial in trials[::3]] == list(TRAINED_TASKS)
-    for trial in trials:
-        assert trial.command in TASKS[trial.task].held_out
-        assert trial.command not in TASKS[trial.task].phrasings
-        assert trial.seed >= FIRST_EVALUATION_SEED
-    assert len({(trial.task, trial.seed) for trial in trials}) == len(trials)
+    rollouts = ros_evaluation.schedule(["all"], 3, "held-out")
+    assert [rollout.task for rollout in rollouts[::3]] == list(TRAINED_TASKS)
+    for rollout in rollouts:
+        assert rollout.command in TASKS[rollout.task].held_out
+        assert rollout.command not in TASKS[rollout.task].phrasings
+        assert rollout.seed >= FIRST_EVALUATION_SEED
+    assert len({(rollout.task, rollout.seed) for rollout in rollouts}) == len(rollouts)
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(UserError, match="'juggle' is unknown; allowed: all, or any of pick_up_red"):
-        live.plan(["juggle"], 1, "train")
+    with pytest.raises(UserError, match="unknown task 'juggle'; must be all, or any of pick_up_red"):
+        ros_evaluation.schedule(["juggle"], 1, "train")
 
 
 def test_results_count_successes_and_their_mean_time():
-    trials = [(live.Trial("open_drawer", seed, "open it"), seed != 2, 2.0 + seed) for seed in range(3)]
-    trials.append((live.Trial("pick_up_red", 0, "lift it"), False, 15.0))
-    result = live.LiveResult(trials, {"total": 100, "missed": 1}, {"p50": 5.0, "p95": 9.0}, 61.23)
+    rollouts = [(ScheduledRollout("open_drawer", seed, "open it"), seed != 2, 2.0 + seed) for seed in range(3)]
+    rollouts.append((ScheduledRollout("pick_up_red", 0, "lift it"), False, 15.0))
+    result = ros_evaluation.RosEvaluation(rollouts, {"total": 100, "missed": 1}, {"p50": 5.0, "p95": 9.0}, 61.23)
     assert result.to_dict() == {
         "tasks": {
             "open_drawer": {"successes": 2, "rollouts": 3, "mean_time_s": 2.5},
@@ -47,35 +48,38 @@ def test_results_count_successes_and_their_mean_time():
     }
 
 
-def test_the_film_and_the_contact_sheet_show_both_cameras(tmp_path):
-    film = Film(tmp_path)
+def test_the_video_and_the_contact_sheet_show_both_cameras(tmp_path):
+    video = RolloutVideo(tmp_path)
     frames = [
         {name: images.encode_jpeg(np.full((32, 32, 3), level, np.uint8)) for name in ("static", "wrist")}
         for level in (10, 100, 200)
     ]
-    film.add("open_drawer", "open the drawer", True, 3.2, frames)
-    film.add("pick_up_red", "lift the red block", False, 15.0, frames)
-    film.close()
-    sheet = cv2.imread(str(film.sheet))
+    video.add("open_drawer", "open the drawer", True, 3.2, frames)
+    video.add("pick_up_red", "lift the red block", False, 15.0, frames)
+    video.close()
+    sheet = cv2.imread(str(video.sheet))
     assert sheet is not None and sheet.shape[1] == 6 * 128 and sheet.shape[0] > 2 * 128
-    video = cv2.VideoCapture(str(film.video))
-    assert video.get(cv2.CAP_PROP_FRAME_COUNT) >= 6
-    video.release()
+    capture = cv2.VideoCapture(str(video.video))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) >= 6
+    capture.release()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--rollouts", "0"], "--rollouts is 0"),
+        (["demo", "--rollouts", "0"], "--rollouts must be at least 1; got 0"),
         (["demo", "--view"], "DISPLAY is not set"),
-        (["demo", "--attach", "--checkpoint", "mine"], "leave out --checkpoint, or --attach"),
+        (["demo", "--attach", "--checkpoint", "mine"], "omit either --checkpoint or --attach"),
         (["demo", "--namespace", "arm"], "add --attach"),
-        (["loop", "--task", "juggle"], "--task is 'juggle'"),
-        (["record-demo", "--task", "juggle", "--output", "bags"], "'juggle' is unknown"),
-        (["record-demo", "--episodes", "0", "--output", "bags"], "--episodes is 0"),
-        (["record-demo", "--speed", "0", "--output", "bags"], "--speed is 0; allowed: 0.1 to 100"),
-        (["record-demo", "--perturbation", "nan", "--output", "bags"], "--perturbation is nan; allowed: 0 to 2"),
-        (["record-demo", "--first-seed", "-1", "--output", "bags"], "--first-seed is -1"),
+        (["loop", "--task", "juggle"], "--task must be one of pick_up_red"),
+        (["record-demo", "--task", "juggle", "--output", "bags"], "unknown task 'juggle'"),
+        (["record-demo", "--episodes", "0", "--output", "bags"], "--episodes must be at least 1; got 0"),
+        (["record-demo", "--speed", "0", "--output", "bags"], "--speed must be between 0.1 and 100; got 0"),
+        (
+            ["record-demo", "--perturbation", "nan", "--output", "bags"],
+            "--perturbation must be between 0 and 2; got nan",
+        ),
+        (["record-demo", "--first-seed", "-1", "--output", "bags"], "--first-seed must be at least 0; got -1"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
@@ -99,14 +103,14 @@ class Client:
 
 
 def test_a_policy_that_stays_disarmed_is_an_error_with_the_way_out(monkeypatch):
-    monkeypatch.setattr(live, "DISARMED_AFTER_S", 0.1)
+    monkeypatch.setattr(ros_evaluation, "DISARMED_AFTER_S", 0.1)
     with pytest.raises(UserError, match=r'ros2 service call /arm1/policy/arm std_srvs/srv/SetBool "\{data: true\}"'):
-        live.wait_for_policy(Client("disarmed"), "arm1", lambda: None)
+        ros_evaluation.wait_for_policy(Client("disarmed"), "arm1", lambda: None)
 
 
 def test_a_policy_is_disarmed_for_the_moment_before_its_first_tick():
     client = Client("inactive", "disarmed", "waiting")
-    live.wait_for_policy(client, "", lambda: None)
+    ros_evaluation.wait_for_policy(client, "", lambda: None)
     assert client.states == ["waiting"]
 
 
@@ -114,7 +118,7 @@ def test_figures_of_an_earlier_run_do_not_survive_the_start_of_another(monkeypat
     def fail(*_, **__):
         raise UserError("the policy is gone")
 
-    monkeypatch.setattr(live, "run", fail)
+    monkeypatch.setattr(ros_evaluation, "run", fail)
     (tmp_path / "results.json").write_text("{}")
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert not (tmp_path / "results.json").exists()

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.ros
 
 from vla_ros import bringup  # noqa: E402
-from vla_ros.commands.ros.processes import ProcessError, ProcessGroup  # noqa: E402
+from vla_ros.commands.ros.process_group import ProcessError, ProcessGroup  # noqa: E402
 
 
 def wait_for_end(group: ProcessGroup) -> None:
@@ -27,7 +27,7 @@ def wait_for_end(group: ProcessGroup) -> None:
 def test_a_process_that_dies_is_an_error_with_the_end_of_its_log(tmp_path):
     with ProcessGroup(tmp_path) as group:
         group.start(bringup.simulator(real_time_factor=3.0))
-        with pytest.raises(ProcessError, match=r"(?s)simulator ended with status 2.*publish_clock:=true"):
+        with pytest.raises(ProcessError, match=r"(?s)simulator exited with status 2.*publish_clock:=true"):
             wait_for_end(group)
 
 
@@ -48,7 +48,7 @@ def test_processes_do_not_outlive_the_program_that_started_them(tmp_path, number
     program = f"""
 import time
 from vla_ros import bringup
-from vla_ros.commands.ros.processes import ProcessGroup
+from vla_ros.commands.ros.process_group import ProcessGroup
 with ProcessGroup(__import__("pathlib").Path({str(tmp_path)!r})) as group:
     group.start(bringup.simulator())
     print(group._running["simulator"][1].pid, flush=True)
