@@ -18,11 +18,11 @@ def attached(monkeypatch) -> list[dict]:
     """What is asked of a running policy: every second rollout succeeds."""
     asked: list[dict] = []
 
-    def attach(namespace, trials, *, on_trial, time_limit_s):
-        asked.append({"namespace": namespace, "trials": trials, "time_limit_s": time_limit_s})
-        done = [(trial, index % 2 == 0, 2.0) for index, trial in enumerate(trials)]
+    def attach(namespace, rollouts, *, on_rollout, time_limit_s):
+        asked.append({"namespace": namespace, "rollouts": rollouts, "time_limit_s": time_limit_s})
+        done = [(rollout, index % 2 == 0, 2.0) for index, rollout in enumerate(rollouts)]
         for one in done:
-            on_trial(*one)
+            on_rollout(*one)
         return ros_evaluation.RosEvaluation(
             done, {"total": 40, "missed": 1}, {"p50": 5.0, "p95": None, "count": 3}, 1.0
         )
@@ -36,8 +36,8 @@ def test_a_running_policy_gets_the_same_scenes_texts_and_report(attached, tmp_pa
     assert cli.main(["evaluate", "--ros", *arguments, "--output", str(tmp_path)]) == 0
     (asked,) = attached
     assert (asked["namespace"], asked["time_limit_s"]) == ("left", 9.0)
-    assert [(trial.task, trial.seed) for trial in asked["trials"]] == [("open_drawer", 50_000 + i) for i in range(4)]
-    assert {trial.command for trial in asked["trials"]} <= set(TASKS["open_drawer"].held_out)
+    assert [(rollout.task, rollout.seed) for rollout in asked["rollouts"]] == [("open_drawer", 50_000 + i) for i in range(4)]
+    assert {rollout.command for rollout in asked["rollouts"]} <= set(TASKS["open_drawer"].held_out)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["total"]["successes"] == 2 and report["ticks"] == {"total": 40, "missed": 1}
     assert "open_drawer" in (tmp_path / "report.html").read_text() and "2/4" in capsys.readouterr().out

@@ -86,11 +86,11 @@ def test_the_scenes_are_those_of_the_seeds_in_process(bag, episodes):
         np.testing.assert_allclose(episode.actions[0, :6], label[:6], atol=0.02)
 
 
-def test_what_is_recorded_already_is_kept(bag, capsys):
+def test_a_finished_bag_is_kept(bag, capsys):
     before = (bag / "metadata.yaml").stat().st_mtime_ns
     record(bag.parent, ["close_drawer"], EPISODES, first_seed=FIRST_SEED)
     assert (bag / "metadata.yaml").stat().st_mtime_ns == before
-    assert "kept" in capsys.readouterr().out
+    assert "close_drawer: already recorded" in capsys.readouterr().out
 
 
 def test_seeds_of_the_evaluation_are_refused(tmp_path):
