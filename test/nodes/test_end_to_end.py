@@ -16,7 +16,7 @@ from geometry_msgs.msg import PoseStamped, TwistStamped
 
 from vla_ros import resources
 from vla_ros.cli import main
-from vla_ros.commands.ros import live
+from vla_ros.commands.ros import ros_evaluation
 from vla_ros.commands.ros.record_demo import record
 from vla_ros.observations import messages
 
@@ -42,7 +42,7 @@ def test_a_recorded_and_trained_policy_moves_the_simulated_arm(checkpoint, make_
     graph = make_module_graph()
     poses, twists = graph.listen(PoseStamped, "ee_pose"), graph.listen(TwistStamped, "twist_command")
     # Twists have a depth of 1, and this process writes the video as well as listening: it may hear every other one.
-    monkeypatch.setattr(live, "TIME_LIMIT_S", 6.0)
+    monkeypatch.setattr(ros_evaluation, "TIME_LIMIT_S", 6.0)
     arguments = ["--checkpoint", str(checkpoint), "--tasks", "pick_up_red", "--rollouts", "1"]
     assert main(["demo", *arguments, "--output", str(tmp_path)]) == 0
 

@@ -36,7 +36,8 @@ def test_a_running_policy_gets_the_same_scenes_texts_and_report(attached, tmp_pa
     assert cli.main(["evaluate", "--ros", *arguments, "--output", str(tmp_path)]) == 0
     (asked,) = attached
     assert (asked["namespace"], asked["time_limit_s"]) == ("left", 9.0)
-    assert [(rollout.task, rollout.seed) for rollout in asked["rollouts"]] == [("open_drawer", 50_000 + i) for i in range(4)]
+    scenes = [(rollout.task, rollout.seed) for rollout in asked["rollouts"]]
+    assert scenes == [("open_drawer", 50_000 + i) for i in range(4)]
     assert {rollout.command for rollout in asked["rollouts"]} <= set(TASKS["open_drawer"].held_out)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["total"]["successes"] == 2 and report["ticks"] == {"total": 40, "missed": 1}
