@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our CALVIN adapter beside CALVIN's own evaluation script: the same chains, the same actions, the same verdicts?
+"""Do our CALVIN adapter and CALVIN's own evaluation script reach the same verdicts on the same actions?
 
 python benchmarks/calvin_chains.py --dataset task_D_D --json benchmarks/results/calvin_chains.json
 
-Scripted motions run through the adapter, by the code of `vla evaluate --env calvin`; the relative actions that reach
-the simulator are written down. Then CALVIN's `evaluate_sequence` runs the same chains, in a simulator of its own, with
-a model that plays them back. Last, an episode as CALVIN records it (relative actions, robot states) goes through the
-adapter as twists; how far its states are from the recorded ones is printed beside what the simulator repeats of the
-bare actions.
+Scripted motions run through the adapter, with the code of `vla evaluate --env calvin`, which records the relative
+actions that reach the simulator. CALVIN's `evaluate_sequence` then runs the same chains in its own simulator, with a
+model that plays those actions back. Finally, an episode in CALVIN's format (relative actions, robot states) goes
+through the adapter as twists; its deviation from the recorded states is reported next to that of the bare actions.
 
-It needs CALVIN (github.com/mees/calvin) in this environment; of the data set only validation/.hydra is looked at.
+Needs CALVIN (github.com/mees/calvin) in this environment; of the data set, only validation/.hydra is read.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ EPISODE_STEPS = 150
 
 
 class Noted:
-    """CALVIN's simulator, which also writes down each action of a subtask."""
+    """CALVIN's simulator, recording the actions of each subtask."""
 
     def __init__(self, env: Any) -> None:
         self.actions: list[Array] = []
@@ -54,7 +53,7 @@ class Noted:
 
 
 class Scripted:
-    """A `ChunkPolicy` that follows a script for the subtask that was begun, whatever it sees."""
+    """A `ChunkPolicy` that follows a script for the current subtask, whatever it sees."""
 
     max_delay_steps = 0
 
@@ -75,7 +74,7 @@ class Scripted:
 
 
 class PlayedBack:
-    """What CALVIN's script takes for a model: the written actions of the subtasks, one after the other."""
+    """A model for CALVIN's script that plays back the recorded actions, subtask by subtask."""
 
     def __init__(self, subtasks: Sequence[Sequence[Array]]) -> None:
         self.steps: list[int] = []  # of each subtask begun
@@ -95,7 +94,7 @@ class PlayedBack:
 def run_ours(
     installed: calvin.Installed, split: Path, chains: Sequence[tuple[Chain, dict[str, Any]]]
 ) -> list[tuple[ChainResult, list[list[Array]]]]:
-    """Return our results, and the actions of each subtask begun."""
+    """Return our results and the actions of each attempted subtask."""
     contract = PolicyContract.load(resources.path(CHECKPOINT) / "contract.json")
     env = Noted(installed.environment(split))
     adapter = calvin.CalvinEnv(installed, env, contract.timing.control_hz)
@@ -130,7 +129,7 @@ def run_theirs(
     chains: Sequence[tuple[Chain, dict[str, Any]]],
     actions: Sequence[list[list[Array]]],
 ) -> list[tuple[Attempt, ...]]:
-    """Return what CALVIN's own script says of the same actions, in a simulator of its own."""
+    """Return the verdicts of CALVIN's own script on the same actions, in its own simulator."""
     from calvin_agent.evaluation.evaluate_policy import EP_LEN, evaluate_sequence
 
     assert EP_LEN == STEPS_PER_SUBTASK
@@ -146,7 +145,7 @@ def run_theirs(
 
 
 def episode(installed: calvin.Installed, split: Path, condition: dict[str, Any]) -> tuple[Array, Array]:
-    """Return relative actions (S, 7) that move and turn in all axes, and the states (S + 1, 15) they lead to."""
+    """Return relative actions (S, 7) along and about all axes, and the resulting states (S + 1, 15)."""
     env = installed.environment(split)
     phase = np.arange(EPISODE_STEPS)[:, None] / float(RATE_HZ) * np.array([1.3, 1.7, 2.1, 1.9, 1.5, 2.3])
     actions = np.array([0.5, 0.4, 0.3, 0.4, 0.5, 0.8]) * np.sin(phase)
@@ -168,7 +167,7 @@ def bare(installed: calvin.Installed, env: Any, condition: dict[str, Any], actio
 def through_adapter(
     installed: calvin.Installed, env: Any, condition: dict[str, Any], actions: Array, states: Array
 ) -> Array:
-    """Return the robot's states when the recorded actions go through the adapter as twists, one a step."""
+    """Return the robot's states when the actions go through the adapter as twists, one per step."""
     adapter = calvin.CalvinEnv(installed, env, float(RATE_HZ))
     adapter.set_up(condition)
     adapter.begin("move_slider_left")  # some task: what is asked about success does not move anything
@@ -180,16 +179,16 @@ def through_adapter(
 
 
 def apart(states: Array, others: Array) -> tuple[float, float]:
-    """Return the largest difference of the tool's position [mm] and of a joint [mrad]."""
+    """Return the largest difference in tool position [mm] and in joint angle [mrad]."""
     place, joints = np.abs(states[:, :3] - others[:, :3]).max(), np.abs(states[:, 7:14] - others[:, 7:14]).max()
     return 1e3 * float(place), 1e3 * float(joints)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, required=True, help="CALVIN's, for how the scene is built")
-    parser.add_argument("--chains", type=int, default=10, help="how many of the 1000 (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--dataset", type=Path, required=True, help="CALVIN data set, for the scene configuration")
+    parser.add_argument("--chains", type=int, default=10, help="chains to run, of 1000 (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="results file")
     arguments = parser.parse_args()
     calvin.check_data_set(arguments.dataset)
     installed, split = calvin.installed(), arguments.dataset / "validation"
@@ -206,10 +205,10 @@ def main() -> None:
     env.close()
     rows = [
         ("chains", len(chains)),
-        ("subtasks begun: ours, CALVIN's", f"{begun[0]}, {begun[1]}"),
-        ("subtasks done: ours, CALVIN's", f"{sum(a.success for a, _ in pairs)}, {sum(b.success for _, b in pairs)}"),
-        ("equal verdicts, after equally many steps", f"{equal} of {max(begun)}"),
-        (f"{EPISODE_STEPS} recorded actions again, bare", "{:.4f} mm, {:.4f} mrad".format(*again)),
+        ("subtasks attempted: ours, CALVIN's", f"{begun[0]}, {begun[1]}"),
+        ("subtasks solved: ours, CALVIN's", f"{sum(a.success for a, _ in pairs)}, {sum(b.success for _, b in pairs)}"),
+        ("equal verdicts after equally many steps", f"{equal} of {max(begun)}"),
+        (f"{EPISODE_STEPS} recorded actions, replayed bare", "{:.4f} mm, {:.4f} mrad".format(*again)),
         (f"{EPISODE_STEPS} recorded actions as twists, through the adapter", "{:.4f} mm, {:.4f} mrad".format(*adapted)),
     ]
     for row in rows:
@@ -217,12 +216,12 @@ def main() -> None:
     if arguments.json:
         figures.write(
             arguments.json,
-            title="CALVIN: our adapter and CALVIN's own evaluation script, on the same actions",
+            title="CALVIN: our adapter against CALVIN's own evaluation script",
             runs=len(chains),
-            note="Scripted motions of benchmarks/calvin_motions.py, which say nothing of a policy; the first chains of "
-            "CALVIN's 1000, at most 360 steps a subtask. Differences: the largest of the tool's position and of a "
-            "joint over an episode that moves and turns in all axes.",
-            columns=("what", "figure"),
+            note="The same actions, from scripted motions (benchmarks/calvin_motions.py), judged by both; the first of "
+            "CALVIN's 1000 chains, at most 360 steps per subtask. Differences: the largest in tool position and joint "
+            "angle over an episode that moves along and about all axes.",
+            columns=("quantity", "result"),
             rows=rows,
             details=[
                 {**result.to_dict(), "calvin": [(attempt.success, attempt.steps) for attempt in other]}

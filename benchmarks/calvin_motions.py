@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scripted motions for CALVIN's table D, for `calvin_chains.py`: they know the scene, and do what is easy to script.
+"""Scripted motions for CALVIN's table D, for `calvin_chains.py`. They know the scene and do what is easy to script.
 
-They are there to have both outcomes to compare, subtasks that get done and subtasks that do not, at little cost; how
-good they are says nothing of a policy. Positions are in CALVIN's world frame [m], where the robot looks along y.
+They exist to produce both outcomes, solved and failed subtasks, at little cost; their success rate means nothing.
+Positions are in CALVIN's world frame [m], in which the robot faces along y.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Waypoint = tuple[Array, float]
 
 
 def waypoints(task: str, scene: Mapping[str, Any], tool: Array) -> list[Waypoint]:
-    """Return where the tool goes, with which opening; an empty list for what is not scripted.
+    """Return tool waypoints with gripper openings, or an empty list for a task without a script.
 
     Args:
         scene: CALVIN's `scene_info`. tool: where it is (3,).
@@ -94,14 +94,14 @@ def _block(go: Any, kind: str, rest: Sequence[str], block: Array) -> None:
 
 
 class Motion:
-    """Follows waypoints with twists, counting where its own commands have led: what is pushed against yields."""
+    """Follows waypoints with twists by dead reckoning, since contacts hold the tool back."""
 
     def __init__(self, way: Sequence[Waypoint], tool: Array, control_hz: float) -> None:
         self._way, self._target, self._period_s = list(way), np.array(tool, dtype=np.float64), 1 / control_hz
         self._dwelt = 0
 
     def act(self) -> Array:
-        """Action (7,): twist [m/s, rad/s] in the base frame, and opening; the last waypoint is held."""
+        """Return an action (7,): twist [m/s, rad/s] in the base frame and opening; hold the last waypoint."""
         if not self._way:
             return np.zeros(7)
         goal, opening = self._way[0]

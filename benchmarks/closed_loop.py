@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of `vla demo` and `vla loop`, as they left them, for docs/figures.md.
+"""Turn the results of `vla demo` and `vla loop` into tables for docs/figures.md.
 
 vla demo --rollouts 10 && vla loop
 python benchmarks/closed_loop.py --results benchmarks/results
@@ -20,23 +20,23 @@ Tasks = dict[str, dict[str, Any]]
 
 
 def rate(tasks: Tasks) -> str:
-    """Successes of all rollouts, with their 95 % interval."""
+    """Return the successes of all rollouts with their 95 % interval."""
     successes, rollouts = (sum(row[key] for row in tasks.values()) for key in ("successes", "rollouts"))
     low, high = wilson_interval(successes, rollouts)
     return f"{successes}/{rollouts} = {successes / rollouts:.1%} ({low:.0%} to {high:.0%})"
 
 
 def demo(results: dict[str, Any], path: Path) -> None:
-    """The table of the shipped policy, through ROS at real time."""
+    """Write the table of the shipped policy, through ROS in real time."""
     tasks: Tasks = results["tasks"]
     ticks, inference = results["ticks"], results["inference_ms"]
     figures.write(
         path,
-        title="The shipped policy on the simulated arm, through ROS at real time",
+        title="The shipped policy on the simulated arm, through ROS in real time",
         runs=min(row["rollouts"] for row in tasks.values()),
-        note=f"Rollouts per task, in scenes and with phrasings that no demonstration had. Control ticks missed: "
+        note=f"In scenes and with phrasings that no demonstration contains. Control ticks missed: "
         f"{ticks['missed']} of {ticks['total']}; inference p50 {inference['p50']} ms, p95 {inference['p95']} ms; "
-        f"{results['wall_s']:.0f} s in all.",
+        f"{results['wall_s']:.0f} s in total.",
         columns=("task", "successes", "mean time [s]"),
         rows=[
             *(
@@ -51,7 +51,7 @@ def demo(results: dict[str, Any], path: Path) -> None:
 
 
 def loop(folder: Path, path: Path) -> None:
-    """The table of the loop: before and after fine-tuning on a task that is new."""
+    """Write the table of the loop: before and after fine-tuning on a new task."""
     results, before, after = (
         json.loads((folder / name).read_text()) for name in ("results.json", "before.json", "after.json")
     )
@@ -60,10 +60,10 @@ def loop(folder: Path, path: Path) -> None:
     old = [{task: row for task, row in when["tasks"].items() if task != new} for when in (before, after)]
     figures.write(
         path,
-        title="A new task, from demonstrations to the arm",
+        title="Learning a new task",
         runs=results["rollouts"],
-        note=f"Rollouts of the new task, through ROS at real time, held-out phrasings. Recording took "
-        f"{results['record_s'] / 60:.1f} min, fine-tuning {results['fit_s'] / 60:.1f} min, with both measurements "
+        note=f"Through ROS in real time, with held-out phrasings. Recording took {results['record_s'] / 60:.1f} "
+        f"min, fine-tuning {results['fit_s'] / 60:.1f} min, everything including both measurements "
         f"{results['wall_s'] / 60:.1f} min.",
         columns=("", "before", "after"),
         rows=[
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo/results.json"))
     parser.add_argument("--loop", type=Path, default=Path("runs/loop"))
-    parser.add_argument("--results", type=Path, default=figures.HERE / "results", help="where the tables go")
+    parser.add_argument("--results", type=Path, default=figures.HERE / "results", help="folder of result files")
     arguments = parser.parse_args()
     demo(json.loads(arguments.demo.read_text()), arguments.results / "demo.json")
     loop(arguments.loop, arguments.results / "loop.json")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which control rate: the scripted expert's success at 10, 12.5 and 20 Hz, acting on what it saw some ticks ago.
+"""Which control rate? The scripted expert's success at 10, 12.5 and 20 Hz when it acts on observations some ticks old.
 
-A policy that runs in real time acts one tick late, two when the machine is busy. What a tick costs in success, and how
-many frames a demonstration has (the cost of training), decide the rate. Ratios of one run; no pictures are rendered.
+A policy in real time acts one tick late, or two on a busy machine. The rate follows from what a tick costs in success
+and how many frames a demonstration has, which is the cost of training. No images are rendered.
 
     python benchmarks/control_rate.py --seeds 10 --json runs/control_rate.json
 """
@@ -24,7 +24,7 @@ TIME_LIMIT_S = 15.0
 
 
 def episode(env: TabletopEnv, task: str, seed: int, delay_ticks: int) -> tuple[bool, int]:
-    """Whether the expert succeeds, and after how many ticks, when its actions take effect `delay_ticks` late."""
+    """Return whether the expert succeeds, and after how many ticks, with actions `delay_ticks` late."""
     env.reset(seed=seed, options={"task": task})
     expert = Expert(env.task)
     still = np.array([0, 0, 0, 0, 0, 0, env.state().opening])
@@ -38,8 +38,10 @@ def episode(env: TabletopEnv, task: str, seed: int, delay_ticks: int) -> tuple[b
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10, help="episodes per task, rate and delay")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="episodes per task, rate and delay (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     rows = []
     for control_hz in (10.0, 12.5, 20.0):
@@ -65,9 +67,10 @@ def main() -> None:
     if arguments.json:
         figures.write(
             arguments.json,
-            title="Control rate: the scripted expert, acting late",
+            title="Control rate and delay: the scripted expert",
             runs=arguments.seeds * len(TRAINED_TASKS),
-            note="Episodes per row; frames are what a demonstration costs in training.",
+            note="The expert acts on observations some ticks old, in process. Frames per demonstration are the cost of "
+            "training.",
             columns=("control rate [Hz]", "delay [ticks]", "delay [ms]", "success", "frames", "time [s]"),
             rows=[
                 (f"{row['control_hz']:g}", row["delay_ticks"], f"{1000 * row['delay_ticks'] / row['control_hz']:.0f}",

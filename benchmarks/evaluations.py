@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of `vla evaluate --chains`, `--delays` and `--ros`, as they left them, for docs/figures.md, and a plot.
+"""Turn reports of `vla evaluate` (--chains, --delays, --ros, --env calvin) into tables for docs/figures.md, and a plot.
 
 vla evaluate config/checkpoints/tabletop --chains 100 --output runs/chains
 vla evaluate config/checkpoints/tabletop --delays 0 50 100 200 400 --output runs/delays \\
     --executors path_following full_chunk first_action receding_horizon temporal_ensemble
-vla evaluate runs/tabletop_delay/checkpoint --delays 0 50 100 200 400 --output runs/delays_told --executors delay_aware
+vla evaluate runs/tabletop_delay/checkpoint --delays 0 50 100 200 400 --output runs/delay_aware --executors delay_aware
 python benchmarks/evaluations.py --chains runs/chains/report.json \\
-    --delays runs/delays/report.json runs/delays_told/report.json
-vla evaluate --ros --tasks trained --rollouts 2 --output runs/live       with simulator_node and policy_node running
+    --delays runs/delays/report.json runs/delay_aware/report.json
+vla evaluate --ros --tasks trained --rollouts 2 --output runs/live       # with simulator_node and policy_node running
 python benchmarks/evaluations.py --live runs/live/report.json
 vla evaluate config/checkpoints/tabletop --env calvin --dataset task_D_D --chains 10 --output runs/calvin
 python benchmarks/evaluations.py --calvin runs/calvin/report.json
-python benchmarks/evaluations.py --plot docs/images/delays.png        from what is in benchmarks/results
+python benchmarks/evaluations.py --plot docs/images/delays.png           # from benchmarks/results
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ ON_THE_ARM, IN_CALVIN = "Chains of five tasks on the simulated arm", "Chains of 
 
 
 def chains(report: dict[str, Any], path: Path, title: str = ON_THE_ARM) -> None:
-    """The table of chains of five tasks."""
+    """Write the table of chains of five tasks."""
     low, high = report["average_length_interval"]
     settings = report["settings"]
     on_arm, dataset = title == ON_THE_ARM, settings.get("dataset")
     where = (
         f"in process, {settings['delay_ticks']} tick of delay, {settings['phrasings']} phrasings."
         if on_arm
-        else "a checkpoint of the table-top arm, which has never seen CALVIN: what runs, not how good it is."
+        else "a checkpoint of the table-top arm, which has never seen CALVIN: this shows that it runs, not how well."
     )
     figures.write(
         path,
         title=title,
         runs=report["chains"],
         note=f"Average length {report['average_length']:.2f} ({low:.2f} to {high:.2f}, bootstrapped). CALVIN's "
-        "protocol: one scene a chain, at most 360 steps a subtask, a policy that forgets what was before, until the "
-        f"first failure; {where}",
+        "protocol: one scene per chain, at most 360 steps per subtask, the policy's history is cleared between "
+        f"subtasks, the first failure ends the chain; {where}",
         columns=("subtasks in a row", "chains", "rate", "95 % interval"),
         rows=[
             (k, f"{row['successes']}/{row['trials']}", f"{row['rate']:.1%}", percent(row["interval"]))
@@ -66,14 +66,15 @@ def chains(report: dict[str, Any], path: Path, title: str = ON_THE_ARM) -> None:
 
 
 def live(report: dict[str, Any], path: Path) -> None:
-    """The table of a policy that was running, over ROS and in real time."""
+    """Write the table of a running policy, over ROS in real time."""
     total, ticks = report["total"], report["ticks"]
     figures.write(
         path,
-        title="A running policy on the running simulator, over ROS",
+        title="A running policy on a running simulator",
         runs=total["rollouts"],
-        note=f"`--ros`: rollouts in real time, told and judged over ROS. {ticks['missed']} of {ticks['total']} control "
-        f"ticks missed; inference p50 {report['inference_ms']['p50']}, p95 {report['inference_ms']['p95']} ms.",
+        note=f"Commands and verdicts over ROS, in real time (`--ros`). {ticks['missed']} of {ticks['total']} "
+        f"control ticks missed; inference p50 {report['inference_ms']['p50']}, p95 {report['inference_ms']['p95']} "
+        "ms.",
         columns=("task", "successes", "95 % interval", "mean time [s]"),
         rows=[
             (task, f"{row['successes']}/{row['rollouts']}", percent(row["interval"]), _seconds(row["mean_time_s"]))
@@ -86,19 +87,19 @@ def live(report: dict[str, Any], path: Path) -> None:
 
 
 def delays(reports: Sequence[dict[str, Any]], path: Path) -> None:
-    """The table of success against added delay, a row for each checkpoint, executor and delay."""
+    """Write the table of success against delay, a row for each checkpoint, executor and delay."""
     rows = [(report["settings"]["checkpoint"], row) for report in reports for row in report["conditions"]]
     at_zero = {(checkpoint, row["executor"]): row["success_rate"] for checkpoint, row in rows if row["delay_ms"] == 0}
     figures.write(
         path,
-        title="Success against added delay",
+        title="Success against inference delay",
         runs=min(row["rollouts"] for _, row in rows),
-        note="Runs are the rollouts of a row, at the least, in the same scenes, in process. The added delay is what "
-        "computing a chunk takes: it is executed so many ticks after its observation (the settle time counts, too), "
-        "and an observation is taken every so many ticks, as by the engine of a node, whatever the executor. The "
-        "world does not wait. Checkpoints need not be measured on the same tasks: the command says on which.",
-        columns=("checkpoint", "executor", "added delay [ms]", "ticks", "a chunk every [ticks]", "successes", "rate",
-                 "95 % interval", "of its rate without delay"),
+        note="Runs are rollouts per row, at least, in the same scenes, in process. The added delay is the time to "
+        "compute a chunk: it takes effect that many ticks after its observation (settle time included), and the "
+        "next observation is taken when it is done, as in the engine of a node, whatever the executor. The "
+        "simulation does not wait. The command says which tasks each checkpoint was measured on.",
+        columns=("checkpoint", "executor", "added delay [ms]", "ticks", "ticks per chunk", "successes", "rate",
+                 "95 % interval", "relative to no delay"),
         rows=[
             (
                 checkpoint,
@@ -136,7 +137,7 @@ def _command(report: dict[str, Any]) -> str:
 
 
 def plot(table: dict[str, Any], path: Path) -> None:
-    """Draw the table that `delays` wrote, each checkpoint beside the others."""
+    """Plot the table that `delays` wrote, one panel per checkpoint."""
     reports = table["details"]
     figure = Figure(figsize=(5.4 * len(reports), 3.8))
     for axis, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
@@ -152,12 +153,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chains", type=Path, metavar="FILE", help="report.json of `vla evaluate --chains`")
     parser.add_argument(
-        "--delays", type=Path, nargs="+", metavar="FILE", help="report.json of `vla evaluate --delays`, one or several"
+        "--delays", type=Path, nargs="+", metavar="FILE", help="report.json files of `vla evaluate --delays`"
     )
     parser.add_argument("--live", type=Path, metavar="FILE", help="report.json of `vla evaluate --ros`")
     parser.add_argument("--calvin", type=Path, metavar="FILE", help="report.json of `vla evaluate --env calvin`")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the table of delays there")
-    parser.add_argument("--results", type=Path, default=figures.HERE / "results", help="where the tables go")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the table of delays to this file")
+    parser.add_argument("--results", type=Path, default=figures.HERE / "results", help="folder of result files")
     arguments = parser.parse_args()
     if arguments.chains:
         chains(json.loads(arguments.chains.read_text()), arguments.results / "chains.json")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often does the scripted expert solve each task, clean and perturbed? And how fast is the simulator?
+"""How often does the scripted expert solve each task, undisturbed and perturbed? And how fast is the simulator?
 
-Every seed is a new random scene. A perturbed expert gets the noise of `vla_ros.sim.expert.Perturbation` on its executed
-actions, as for recording demonstrations.
+Every seed is a new random scene. Perturbation adds the noise of `vla_ros.sim.expert.Perturbation` to the executed
+actions, as when recording demonstrations.
 
     python benchmarks/expert_success.py --seeds 50 --scales 0 0.25 0.5 --json expert_success.json
 """
@@ -22,7 +22,7 @@ from vla_ros.sim.tasks import TASKS
 
 
 def play(env: TabletopEnv, name: str, seed: int, scale: float, max_time_s: float) -> float | None:
-    """Simulated seconds until the expert has solved the task, or None."""
+    """Return the simulated seconds until the expert solves the task, or None."""
     env.reset(seed=seed, options={"task": name})
     expert = Expert(TASKS[name])
     noise = Perturbation(np.random.default_rng(seed), scale, env.control_hz)
@@ -33,7 +33,7 @@ def play(env: TabletopEnv, name: str, seed: int, scale: float, max_time_s: float
 
 
 def measure(env: TabletopEnv, seeds: range, scale: float, max_time_s: float) -> dict[str, dict]:
-    """Success and mean time per task; prints a line for each."""
+    """Return success and mean time per task, printing a line for each."""
     results = {}
     for name in TASKS:
         times = [play(env, name, seed, scale, max_time_s) for seed in seeds]
@@ -49,7 +49,7 @@ def measure(env: TabletopEnv, seeds: range, scale: float, max_time_s: float) -> 
 
 
 def steps_per_second(render: bool, steps: int = 300) -> float:
-    """Control steps at 10 Hz per second of wall time, with the arm in motion."""
+    """Return control steps at 10 Hz per second of wall time, with the arm in motion."""
     env = TabletopEnv(render=render)
     env.reset(seed=0, options={"task": "put_in_box_red"})
     expert = Expert(TASKS["put_in_box_red"])
@@ -66,10 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=50, help="episodes per task (default: 50)")
     parser.add_argument("--first-seed", type=int, default=0, help="first seed (default: 0)")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.0], help="perturbations, 0 is clean (default: 0)")
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.0], help="perturbation scales (default: 0)")
     parser.add_argument("--control-hz", type=float, default=10.0, help="control rate (default: 10)")
     parser.add_argument("--max-time", type=float, default=20.0, help="simulated seconds per episode (default: 20)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="results file")
     args = parser.parse_args()
 
     env = TabletopEnv(render=False, control_hz=args.control_hz)
@@ -85,9 +85,9 @@ def main() -> None:
             args.json,
             title="The scripted expert",
             runs=args.seeds,
-            note="Scenes per task and perturbation; perturbed: noise on what is executed, as in recording. "
+            note="Random scenes; perturbation is noise on the executed actions, as in recording. "
             f"Control steps per second of wall time: {speed['without_cameras']:.0f} without cameras, "
-            f"{speed['two_cameras_128']:.0f} with two of 128x128, rendered on the CPU.",
+            f"{speed['two_cameras_128']:.0f} with two of 128x128 rendered on the CPU.",
             columns=("task", *(f"perturbation {scale}" for scale in success), "mean time [s]"),
             rows=[_row(name, [success[scale][name] for scale in success]) for name in TASKS],
             details={"control_hz": args.control_hz, "success": success, "steps_per_s": speed},

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inject every fault of test/faults while the policy moves the arm, over real DDS, and measure how long it goes on.
+"""How long does the arm keep moving after a fault? Every fault of test/faults, injected in motion, over real DDS.
 
     python benchmarks/faults.py --json benchmarks/results/faults.json --docs docs/safety.md
 
-The time is from the fault to the last twist that is not zero, as a subscriber in another process receives it.
+The time runs from the fault to the last nonzero twist, as received by a subscriber in another process.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import figures
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "test/support"))
 BEGIN, END = "<!-- faults: made by benchmarks/faults.py -->", "<!-- end of faults -->"
-COLUMNS = ("fault", "stop", "last motion after, ms (median)", "worst", "allowed")
+COLUMNS = ("fault", "stop reason", "last motion after [ms] (median)", "worst", "limit")
 
 
 def run(times: int) -> list[list]:
-    """Each fault `times` times; returns for each fault its measurements."""
+    """Inject each fault `times` times; return the measurements of each."""
     from faults import FAULTS, OBSERVATION, measure
     from node_faults import NODE_FAULTS
     from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
@@ -52,22 +52,22 @@ def run(times: int) -> list[list]:
 def _note(results: dict[str, list], measured) -> None:
     results.setdefault(measured.fault, []).append(measured)
     moved = "goes on" if measured.moved_s is None else f"{1e3 * measured.moved_s:.0f} ms"
-    again = " (once more: the machine was busy)" if measured.attempt > 1 else ""
+    again = " (repeated: the machine was busy)" if measured.attempt > 1 else ""
     print(f"{measured.fault:<60} {measured.reason:<18} {moved}{again}", flush=True)
 
 
 def row(measurements: list) -> list[str]:
-    """One line of the table."""
+    """Return one row of the table."""
     first = measurements[0]
     if first.moved_s is None:
-        return [first.fault, "goes on, within its limits", "", "", ""]
+        return [first.fault, "continues within its limits", "", "", ""]
     moved_ms = [1e3 * measured.moved_s for measured in measurements]
     figures_ms = (statistics.median(moved_ms), max(moved_ms), 1e3 * first.bound_s)
     return [first.fault, first.reason or "ends", *(f"{value:.0f}" for value in figures_ms)]
 
 
 def insert(document: Path, rows: list[list[str]]) -> None:
-    """Put the table between the two marks of `document`."""
+    """Replace the table between the two markers of `document`."""
     text = document.read_text()
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     lines = ["| " + " | ".join(line) + " |" for line in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
@@ -76,9 +76,9 @@ def insert(document: Path, rows: list[list[str]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=1, help="how often each fault is injected (default 1)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--docs", type=Path, help="also put the table into this document, between its marks")
+    parser.add_argument("--times", type=int, default=1, help="injections of each fault (default: 1)")
+    parser.add_argument("--json", type=Path, help="results file")
+    parser.add_argument("--docs", type=Path, help="document whose table, between its markers, is replaced")
     arguments = parser.parse_args()
     from vla_ros import transport
     from vla_ros.commands.ros.isolation import isolate
@@ -91,8 +91,10 @@ def main() -> int:
     print(f"{len(rows)} faults; too late: {', '.join(late) or 'none'}")
     if arguments.json:
         figures.write(
-            arguments.json, title="Faults: how long the arm goes on moving", runs=arguments.times, columns=COLUMNS,
-            rows=rows, note="At 20 Hz, max_age_s 0.2, chunks of 0.4 s; each fault over DDS, once a run.",
+            arguments.json, title="Injected faults: time until the arm stops", runs=arguments.times, columns=COLUMNS,
+            rows=rows,
+            note="Each fault over DDS, at 20 Hz, with max_age_s 0.2 and chunks of 0.4 s. docs/safety.md explains the "
+            "reasons.",
         )  # fmt: skip
     if arguments.docs:
         insert(arguments.docs, rows)

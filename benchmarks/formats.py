@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the format of demonstrations matter? The same episodes as bags, CALVIN and RLDS, trained on and rolled out.
+"""Does the format of demonstrations matter? The same episodes as bags, CALVIN and RLDS, fine-tuned on and rolled out.
 
-Bags of a task that the starting checkpoint can't do are read as training reads them, and written anew in the two other
-formats; all three are read back by their own readers, compared, and the checkpoint is fine-tuned on each with several
-seeds and rolled out in the simulator, in scenes that no demonstration has.
+Bags of a task that the starting checkpoint cannot do are read as in training and written in the two other formats. All
+three are read back by their own readers and compared; the checkpoint is fine-tuned on each with several seeds and
+rolled out in the simulator, in scenes that no demonstration contains.
 
-  CALVIN  each control period is written as three steps of 30 Hz, with rel_actions that carry out its twist
-  RLDS    the tool's measured poses at the control rate; labels are their motion, as of all RLDS data sets here
+  CALVIN  each control period becomes three steps at 30 Hz, with rel_actions that carry out its twist
+  RLDS    measured tool poses at the control rate; labels are their motion, as in all RLDS data sets here
 
     vla record-demo --task push_away_red --episodes 50 --output bags/novel
     python benchmarks/formats.py --bags bags/novel --json benchmarks/results/formats.json
@@ -61,12 +61,14 @@ def main() -> None:
         description=__doc__.splitlines()[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bags", type=Path, nargs="+", required=True, metavar="PATH", help="bags of the task")
-    parser.add_argument("--task", default="push_away_red", help="what they show (default: %(default)s)")
-    parser.add_argument("--checkpoint", default="config/checkpoints/tabletop", help="to start from (default: it)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings with each format (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="of each training (default: %(default)s)")
-    parser.add_argument("--rollouts", type=int, default=20, help="of each checkpoint (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--task", default="push_away_red", help="task in the bags (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint", default="config/checkpoints/tabletop", help="checkpoint to fine-tune (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="trainings per format (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="steps per training (default: %(default)s)")
+    parser.add_argument("--rollouts", type=int, default=20, help="rollouts per checkpoint (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="results file")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,17 +94,17 @@ def main() -> None:
             runs=args.seeds,
             columns=["format", "successes by seed", "success, 95 % interval", "frames", "pixels", "states", "actions"],
             rows=rows,
-            note=f"{args.task}, {before}/{args.rollouts} before; {len(episodes['bags'])} episodes, {args.steps} steps "
-            f"of fine-tuning a seed, then {args.rollouts} rollouts in new scenes with phrasings that were not trained. "
-            "Pixels, states, actions: largest difference from the bags' (of 255; m and 1; m/s and rad/s). RLDS "
-            "labels are measured motion, not what was commanded.",
+            note=f"{args.task}, {before}/{args.rollouts} before; {len(episodes['bags'])} episodes, {args.steps} "
+            f"fine-tuning steps per seed, then {args.rollouts} rollouts in new scenes with held-out phrasings. "
+            "Pixels, states, actions: largest difference from the bags (of 255; m and 1; m/s and rad/s). RLDS "
+            "labels are measured motion, not commands.",
             details={"before": before, "compared": compared, "results": results,
                      "seconds": time.monotonic() - started_s},
         )  # fmt: skip
 
 
 def recipe(checkpoint: str, steps: int, output: Path, seed: int = 0, name: str = "any") -> TrainConfig:
-    """The shipped recipe of fine-tuning, shorter, with every episode in training and without rehearsal."""
+    """Return the shipped fine-tuning recipe, shortened, training on every episode and without rehearsal."""
     overrides = [f'init_from="{checkpoint}"', f'output="{output}"', f'name="{name}{seed}"', f"seed={seed}",
                  f"trainer.max_steps={steps}", f"optimizer.warmup_steps={steps // 10}", "trainer.ema_decay=0.98",
                  "data.validation_fraction=0.0", "trainer.threads=1"]  # fmt: skip
@@ -112,7 +114,7 @@ def recipe(checkpoint: str, steps: int, output: Path, seed: int = 0, name: str =
 def in_all_formats(
     bags: Sequence[Path], spec: ObservationSpec, timing: Timing, scratch: Path
 ) -> dict[str, list[Episode]]:
-    """Read the bags, write their episodes as the other formats, and read those."""
+    """Read the bags, write their episodes in the other formats, and read those back."""
     if spec.proprioception != STATES or timing.control_hz != 10:
         raise SystemExit(f"the checkpoint samples {spec.proprioception} at {timing.control_hz} Hz; this needs {STATES}")
 
@@ -129,7 +131,7 @@ def in_all_formats(
 
 
 def poses_of(episode: Episode) -> tuple[NDArray[np.float64], Rotation, NDArray[np.float64]]:
-    """Positions (T, 3), rotations and gripper openings (T,) out of the states."""
+    """Return positions (T, 3), rotations and gripper openings (T,) from the states."""
     states = episode.proprioception.astype(np.float64)
     columns = states[:, 3:9].reshape(-1, 2, 3)
     matrices = np.stack([columns[:, 0], columns[:, 1], np.cross(columns[:, 0], columns[:, 1])], axis=2)
@@ -137,7 +139,7 @@ def poses_of(episode: Episode) -> tuple[NDArray[np.float64], Rotation, NDArray[n
 
 
 def write_calvin(split: Path, episodes: Sequence[Episode]) -> None:
-    """Write a split as CALVIN's authors do: one npz a step, and the annotations with their pickle."""
+    """Write a split as CALVIN's authors do: one npz per step, and pickled annotations."""
     substeps = int(RATE_HZ) // 10
     (split / "lang_annotations").mkdir(parents=True)
     bounds, number = [], 0
@@ -183,7 +185,7 @@ OWN_LAYOUT = catalogue.Layout(
 
 
 def write_rlds(folder: Path, episodes: Sequence[Episode]) -> None:
-    """Write a shard of TFRecords, pictures as PNG; numbers are in float32 there."""
+    """Write a shard of TFRecords with PNG images and float32 numbers."""
     folder.mkdir(parents=True)
     with (folder / "tabletop_sim-train.tfrecord-00000-of-00001").open("wb") as file:
         for episode in episodes:
@@ -210,13 +212,13 @@ def masked_crc(data: bytes) -> bytes:
 
 
 def differences(expected: Sequence[Episode], found: Sequence[Episode]) -> dict[str, float]:
-    """Return the largest differences of two readings of the same episodes, over the frames that both have.
+    """Return the largest differences between two readings of the same episodes, over their common frames.
 
     Raises:
         SystemExit: they are not the same episodes.
     """
     if [episode.command for episode in expected] != [episode.command for episode in found]:
-        raise SystemExit(f"{len(found)} episodes instead of {len(expected)}, or other commands")
+        raise SystemExit(f"{len(found)} episodes instead of {len(expected)}, or different commands")
     largest = {"frames": float(sum(map(len, found))), "pixels": 0.0, "states": 0.0, "gripper": 0.0, "actions": 0.0}
     errors = []
     for one, other in zip(expected, found, strict=True):
@@ -233,7 +235,7 @@ def differences(expected: Sequence[Episode], found: Sequence[Episode]) -> dict[s
 
 
 def roll_out(checkpoint: str, task: str, rollouts: int) -> int:
-    """Return the successes in new scenes, in this process."""
+    """Return the successes in new scenes, in process."""
     requests = tabletop_requests([task], rollouts, 50_000)
     settings = RolloutSettings(checkpoint, "tabletop", 12.0, 1)
     return sum(outcome.success for outcome in run_rollouts(settings, requests, workers=1))

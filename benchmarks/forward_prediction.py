@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does forward prediction see the future? Its error on held-out episodes, beside that of repeating the last frame.
+"""Does forward prediction see the future? Its error on held-out episodes, against repeating the last frame.
 
-A policy is trained from demonstrations with forward prediction on. Then, for every frame of episodes that it never
-saw, the predicted picture some steps later is compared with the recorded one. "other features" gives the decoder the
-policy's feature of another frame: how much worse it gets is what the policy's feature tells of the future. "moving"
-looks at the pixels only that really changed (by more than a tenth of the range).
+A policy is trained with forward prediction; then, for every frame of held-out episodes, the predicted later image is
+compared with the recorded one. "feature of another frame" gives the decoder the policy's feature of an unrelated frame:
+the increase in error is what the feature contributes. "moving" counts only pixels that change by more than a tenth of
+the range.
 
     vla record-demo --task pick_up_red open_drawer --episodes 50 --output bags
     python benchmarks/forward_prediction.py --bags bags --steps 1500 --json runs/forward_prediction.json
@@ -40,21 +40,25 @@ from vla_ros.train.trainer import make_module
 
 MOVING = 0.2  # of normalised units, whose range is 2
 REGIONS = ("all pixels", "moving")
-PREDICTORS = ("repeating the last frame", "forward prediction", "with other features")
+PREDICTORS = ("repeating the last frame", "forward prediction", "feature of another frame")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bags", nargs="+", required=True, help="bag folders, or folders of them")
+    parser.add_argument("--bags", nargs="+", required=True, help="bags or folders of bags")
     parser.add_argument("--config", type=Path, default=resources.path("config/train/tabletop.json"))
     parser.add_argument("--steps", type=int, default=1500, help="optimizer steps (default: %(default)s)")
-    parser.add_argument("--steps-ahead", type=int, default=4, help="control periods (default: %(default)s)")
-    parser.add_argument("--weight", type=float, default=0.3, help="of the term in the loss (default: %(default)s)")
+    parser.add_argument(
+        "--steps-ahead", type=int, default=4, help="prediction horizon in control periods (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--weight", type=float, default=0.3, help="weight of the term in the loss (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="replace a recipe's value"
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a recipe value"
     )
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     config = load_config(
         arguments.config,
@@ -82,11 +86,12 @@ def main() -> None:
     if arguments.json:
         figures.write(
             arguments.json,
-            title=f"Forward prediction, {arguments.steps_ahead} steps ahead",
+            title="Forward prediction",
             runs=1,
-            note="Mean squared error on held-out episodes, in normalised pixels (range 2), and of repeating's. "
-            f"Moving: pixels that change by more than {MOVING / 2:.0%} of the range. {len(episodes)} episodes, "
-            f"{arguments.steps} optimizer steps, {(time.monotonic() - started_s) / 60:.1f} min.",
+            note=f"Images {arguments.steps_ahead} control periods ahead. Mean squared error on held-out episodes, "
+            "in normalised pixels (range 2), and relative to repeating the last frame. Moving: pixels that change "
+            f"by more than {MOVING / 2:.0%} of the range. {len(episodes)} episodes, {arguments.steps} optimizer "
+            f"steps, {(time.monotonic() - started_s) / 60:.1f} min.",
             columns=("camera", "predictor", *REGIONS),
             rows=rows,
             details=errors,
@@ -94,7 +99,7 @@ def main() -> None:
 
 
 def train(config: TrainConfig, episodes: Sequence[Episode]) -> tuple[VLAModule, DemonstrationData]:
-    """Return the trained module and its data, which has the held-out windows."""
+    """Return the trained module and its data, which holds the held-out windows."""
     training, validation = split_episodes(episodes, config.data.validation_fraction, config.seed)
     policy = new_policy(config, training)
     assert config.loss.forward_prediction is not None

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of damaged demonstrations? Many mutated ones are read as training reads them: an error or a part.
+"""What happens with damaged demonstrations? Thousands of mutated ones are read as in training: each gives an error or a
+part.
 
-Whole bags of every container (MCAP plain, zstd chunks, zstd messages, zstd file; sqlite3 plain and zstd messages) and
-small data sets (CALVIN's npz and annotations, RLDS's TFRecords, LeRobot's tables and videos) are mutated at random:
-bits flipped, bytes overwritten, cut out, doubled, zeroed, numbers made extreme, files cut off, metadata.yaml damaged or
-removed. Each try has a time and a memory limit, in processes of their own, so that a crash of
-the interpreter is seen, too. A cut-off bag must give nothing but messages that were recorded. In the store an entry is
-there whole or not at all.
+Bags in every container (MCAP plain, with zstd chunks, messages or file; sqlite3 plain and with zstd messages) and small
+data sets (CALVIN's npz and annotations, RLDS TFRecords, LeRobot tables and videos) are mutated at random: bits flipped,
+bytes overwritten, removed, duplicated, zeroed, numbers made extreme, files truncated, metadata.yaml damaged or removed.
+Each try has a time and a memory limit in a separate process, so that an interpreter crash is noticed. A truncated bag
+must yield only messages that were recorded, and a store entry must be complete or absent.
 
     python benchmarks/fuzz_bags.py --count 10000 --json benchmarks/results/fuzz_bags.json
 """
@@ -66,18 +66,18 @@ Messages = list[tuple[str, int, bytes]]
 
 
 class TooSlow(BaseException):
-    """The time limit. No OSError, which readers rightly take for a failing disk."""
+    """The time limit was exceeded; not an OSError, which readers take for a failing disk."""
 
 
 def robot() -> Robot:
-    """The table-top arm with a camera of raw pictures beside the compressed one."""
+    """Return the table-top arm with a raw camera besides the compressed one."""
     plain = load_robot("tabletop")
     wrist = Stream("camera/wrist/image_raw", "sensor_msgs/msg/Image", "header")
     return dataclasses.replace(plain, cameras={**plain.cameras, "wrist": wrist})
 
 
 def seeds(folder: Path) -> dict[str, Path]:
-    """Write one small demonstration in each container, and a small data set in each other format."""
+    """Write a small demonstration in each container, and a small data set in each other format."""
     bags = fuzz_datasets.seeds(folder)
     for number, (name, (storage, compression)) in enumerate(CONTAINERS.items()):
         bags[name] = folder / f"bag{number}"
@@ -95,7 +95,7 @@ def seeds(folder: Path) -> dict[str, Path]:
 
 
 def _demonstration() -> list[tuple[int, str, str, Any]]:
-    """Messages (receive time, topic, type, message) of a fraction of a second of a demonstration."""
+    """Return a fraction of a second of a demonstration as (receive time, topic, type, message)."""
     types, rng = typestore().types, np.random.default_rng(0)
     messages: list[tuple[int, str, str, Any]] = []
 
@@ -188,13 +188,13 @@ def damaged(number: int, bags: dict[str, Path], target: Path) -> tuple[str, str]
 
 
 def contents(bag: Path) -> Messages:
-    """All messages that can be read."""
+    """Return all readable messages."""
     with open_bag(bag) as recording:
         return [(topic.name, time_ns, data) for topic, time_ns, data in recording.serialized()]
 
 
 def attempt(target: Path, container: str, recorded: Messages, kind: str, read_with: Robot) -> str:
-    """Read something damaged into a store; return one of OUTCOMES, never raising for what is in it."""
+    """Read damaged data into a store; return one of OUTCOMES, never raising because of the data."""
     store = target.with_name("store")
     shutil.rmtree(store, ignore_errors=True)
     try:
@@ -219,7 +219,7 @@ def attempt(target: Path, container: str, recorded: Messages, kind: str, read_wi
 
 
 def _into_store(parts: Sequence[SourceShard], store: Path) -> int:
-    """Decode parts and return how many frames the store has of them."""
+    """Decode parts and return their number of frames in the store."""
     manifests = [read_manifest(entry) for part in parts if (entry := ensure(part, store)) is not None]
     if None in manifests or _half_written(store):
         raise ValueError(f"the store is not whole: {sorted(store.iterdir())}")
@@ -227,13 +227,13 @@ def _into_store(parts: Sequence[SourceShard], store: Path) -> int:
 
 
 def _half_written(store: Path) -> bool:
-    """Whether an entry is there that is not whole, or that is unfinished."""
+    """Return whether the store has an incomplete or unfinished entry."""
     folders = [path for path in store.iterdir() if path.is_dir()] if store.is_dir() else []
     return any(read_manifest(folder) is None for folder in folders)
 
 
 def _work(first: int, stop: int, limit_s: float) -> None:
-    """Try the bags [first, stop) and print a line of JSON for each; the parent sees by the last line where it died."""
+    """Try the bags [first, stop), printing a line of JSON for each, so that the parent sees where it died."""
     logging.disable(logging.CRITICAL)
     os.fsync = lambda _: None  # the machine stays on; ten thousand times it would take minutes
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -260,7 +260,7 @@ def _work(first: int, stop: int, limit_s: float) -> None:
 
 
 def run(count: int, first: int, limit_s: float, batch: int = 500) -> tuple[list[dict[str, Any]], int]:
-    """Try the bags [first, first + count) in child processes; return their rows and the largest memory [MiB]."""
+    """Try the bags [first, first + count) in child processes; return their rows and the peak memory [MiB]."""
     rows: list[dict[str, Any]] = []
     peak_mib, number = 0, first
     while number < first + count:
@@ -281,10 +281,10 @@ def run(count: int, first: int, limit_s: float, batch: int = 500) -> tuple[list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000, help="mutated ones (default: 10000)")
-    parser.add_argument("--first", type=int, default=0, help="number, which is the seed, of the first (default: 0)")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds for each (default: 20)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--count", type=int, default=10_000, help="number of mutations (default: 10000)")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first mutation (default: 0)")
+    parser.add_argument("--limit", type=float, default=20.0, help="time limit per try in seconds (default: 20)")
+    parser.add_argument("--json", type=Path, help="results file")
     parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -306,7 +306,8 @@ def main() -> None:
             runs=len(rows),
             columns=["container", "mutated", *OUTCOMES],
             rows=table,
-            note=f"whole: nothing is hit that training needs. Slowest {slowest_s:.2f} s, at most {peak_mib} MiB.",
+            note="Outcomes of reading mutated recordings; whole: the damage is outside the data that training needs. "
+            f"Slowest {slowest_s:.2f} s, at most {peak_mib} MiB.",
             details={"bad": bad, "slowest_s": slowest_s, "peak_mib": peak_mib},
         )
     sys.exit(1 if bad else 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small data sets of the formats beside bags, for `fuzz_bags.py` to damage."""
+"""Small data sets in the formats other than bags, for `fuzz_bags.py` to damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FRAMES = {"CALVIN": 4, "RLDS": 14, "LeRobot": 12}
 
 
 def seeds(folder: Path) -> dict[str, Path]:
-    """Write one of each into `folder`."""
+    """Write one data set of each format into `folder`."""
     relative = np.tile([0.5, 0, -0.5, 0, 0, 0.1, 1.0], (14, 1))
     euler = np.array([3.0, 0, 1.5]) + 0.005 * np.arange(14)[:, None] * np.array([0, 0, 1])
     segments = [(0, 7, "open the drawer", "open"), (6, 14, "close the drawer", "close")]
@@ -39,7 +39,7 @@ def seeds(folder: Path) -> dict[str, Path]:
 
 
 def parts(name: str, folder: Path) -> list[SourceShard]:
-    """What training would read of a data set. Raises SourceError."""
+    """Return what training would read from a data set; raises SourceError."""
     return READERS[name](folder, SPEC, TIMING)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do raw camera images reach another process? With the transport settings of vla_ros, and without.
+"""Do raw camera images reach another process, with the transport settings of vla_ros and without?
 
-Two cameras, each 640x480 rgb8 at 30 Hz, sensor-data QoS (best effort) with depth 1, from one process to another over
-DDS. Prints the share of images that are lost and the time from stamping to callback, for interleaved runs.
+Two cameras, 640x480 rgb8 at 30 Hz with sensor-data QoS (best effort) and depth 1, go from one process to another over
+DDS. Prints the share of lost images and the time from stamp to callback, for interleaved runs.
 
     python benchmarks/image_transport.py --json image_transport.json
 """
@@ -29,7 +29,7 @@ RATE_HZ = 30
 
 
 def send(seconds: float) -> None:
-    """Publish both cameras; ends when the receiver has had its time."""
+    """Publish both cameras until the receiver has finished."""
     import rclpy
     from rclpy.time import Time
     from sensor_msgs.msg import Image
@@ -60,7 +60,7 @@ def send(seconds: float) -> None:
 
 
 def receive(seconds: float) -> None:
-    """Count what arrives and print it as JSON."""
+    """Count arriving images and print the result as JSON."""
     import rclpy
     from sensor_msgs.msg import Image
 
@@ -98,7 +98,7 @@ def receive(seconds: float) -> None:
 
 
 def measure(settings: dict[str, str], seconds: float) -> dict:
-    """One run in two new processes."""
+    """Measure one run in two new processes."""
     environment = {name: value for name, value in os.environ.items() if name not in transport.environment()}
     environment |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
     environment |= settings
@@ -120,9 +120,9 @@ def measure(settings: dict[str, str], seconds: float) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of a run (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="runs with and without, interleaved (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of a run (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="interleaved runs with and without (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="results file")
     parser.add_argument("--role", choices=("send", "receive"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.role:
@@ -142,9 +142,10 @@ def main() -> int:
     if arguments.json:
         figures.write(
             arguments.json,
-            title="Raw images between processes: two cameras, 640x480 at 30 Hz, best effort",
+            title="Raw images between processes",
             runs=arguments.runs,
-            note=f"Runs of {arguments.seconds:g} s, with and without the transport settings, interleaved.",
+            note="Two cameras, 640x480 at 30 Hz, best effort, with the transport settings of vla_ros and without, "
+            f"interleaved in runs of {arguments.seconds:g} s; one number per run.",
             columns=("transport settings", "lost [%]", "median [ms]", "p99 [ms]"),
             rows=[
                 (name, *(" ".join(f"{run[key]:.1f}" for run in runs) for key in ("lost_percent", "p50_ms", "p99_ms")))

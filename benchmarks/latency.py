@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the policy node adds between a camera's stamp and a twist, and how steady its twists are, beside bare nodes.
+"""What the policy node adds between a camera stamp and a twist, and how steady its twists are, against bare nodes.
 
-Two 640x480 raw cameras at 30 Hz, pose and joint states in a process of their own; the policy node at 50 Hz in another,
-with a policy that costs nothing and with a real checkpoint; twists are received in a third. In turns with it: a relay
-(images in, a twist out, nothing else), and a bare timer node with the checkpoint's inference in a process next to it.
+Two raw 640x480 cameras at 30 Hz, pose and joint states come from one process, the policy node runs at 50 Hz in another,
+with a policy that costs nothing and with a real checkpoint, and a third receives the twists. Interleaved with it: a
+relay (image in, twist out, nothing else), and a bare timer node next to a process that runs the checkpoint's inference.
 
     python benchmarks/latency.py --json benchmarks/results/latency.json
 """
@@ -35,12 +35,12 @@ from vla_ros.contract import PolicyContract
 SETTLE_S = 0.01
 PERIOD_MS = 1e3 / CONTROL_HZ
 WARM_UP_S, START_S = 2.0, 120.0
-COLUMNS = ("what", "p50 [ms]", "p99 [ms]")
+COLUMNS = ("quantity", "p50 [ms]", "p99 [ms]")
 
 
 @contextlib.contextmanager
 def process(role: str, *arguments: str, ros: Sequence[str] = ()) -> Iterator[None]:
-    """A process of this script in a role; it is ended with SIGTERM."""
+    """Run this script in a role, in a process that is stopped with SIGTERM."""
     command = [sys.executable, __file__, "--role", role, *arguments, *ros]
     with tempfile.TemporaryFile("w+") as log:
         started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -62,7 +62,7 @@ def process(role: str, *arguments: str, ros: Sequence[str] = ()) -> Iterator[Non
 
 @dataclasses.dataclass
 class Heard:
-    """What a listener received: of each twist its stamp, its code and its frame; the node's newest state."""
+    """What a listener received: stamp, code and frame of each twist, and the node's newest state."""
 
     stamps_ns: list[int] = dataclasses.field(default_factory=list)
     codes: list[int] = dataclasses.field(default_factory=list)
@@ -71,7 +71,7 @@ class Heard:
 
 
 def listen(seconds: float) -> Heard:
-    """Say a command, wait for twists, and keep those of `seconds` after a while of warming up."""
+    """Send a command, wait for twists, and record `seconds` of them after a warm-up."""
     import rclpy
     from geometry_msgs.msg import TwistStamped
     from std_msgs.msg import String
@@ -110,7 +110,7 @@ def listen(seconds: float) -> Heard:
 
 
 def bench_files(folder: Path, checkpoint: Path) -> list[str]:
-    """ROS arguments for a policy node at 50 Hz on the raw cameras, without limits that change what a twist says."""
+    """Return ROS arguments for a policy node at 50 Hz on raw cameras, with limits that leave twists unchanged."""
     contract = PolicyContract.load(checkpoint / "contract.json")
     timing = dataclasses.replace(contract.timing, control_hz=CONTROL_HZ, settle_s=SETTLE_S)
     dataclasses.replace(contract, timing=timing).save(folder / "contract.json")
@@ -129,14 +129,14 @@ def bench_files(folder: Path, checkpoint: Path) -> list[str]:
 
 
 def relayed_ms(seconds: float) -> list[float]:
-    """From the picture's stamp to the relay's twist."""
+    """Measure from image stamp to the relay's twist."""
     with process("cameras"), process("relay"):
         heard = listen(seconds)
     return [(stamp_ns - int(frame)) / 1e6 for stamp_ns, frame in zip(heard.stamps_ns, heard.frames)]
 
 
 def policy_ms(seconds: float, arguments: Sequence[str], checkpoint: str, folder: Path) -> dict[str, list[float]]:
-    """What the node adds to grid and model, the whole way from stamp to twist, and the twists' intervals."""
+    """Measure what the node adds to grid and model, the total from stamp to twist, and the twist intervals."""
     trace = folder / "trace.json"
     with process("cameras"), process("policy", "--checkpoint", checkpoint, "--trace", str(trace), ros=arguments):
         heard = listen(seconds)
@@ -147,7 +147,7 @@ def policy_ms(seconds: float, arguments: Sequence[str], checkpoint: str, folder:
 
 
 def answers_ms(heard: Heard, trace: Sequence[Sequence[int]]) -> tuple[list[float], list[float]]:
-    """For each twist: how late the observation and the twist itself were on the grid; from the picture's stamp to it.
+    """Return, for each twist, how late observation and twist were on the grid, and the time from the image stamp.
 
     What is left out of the first is what the grid and the model take: an observation is due `SETTLE_S` after its tick,
     and its twist with the next tick after the model is done.
@@ -169,7 +169,7 @@ def answers_ms(heard: Heard, trace: Sequence[Sequence[int]]) -> tuple[list[float
 
 
 def timer_ms(seconds: float, checkpoint: str, folder: Path) -> list[float]:
-    """How far a bare timer's intervals are from the period, with the cameras and the inference beside it."""
+    """Measure a bare timer's deviation from its period, next to cameras and inference."""
     ready = folder / "ready"
     ready.unlink(missing_ok=True)
     with process("cameras"), process("load", "--checkpoint", checkpoint, "--trace", str(ready)):
@@ -184,7 +184,7 @@ def timer_ms(seconds: float, checkpoint: str, folder: Path) -> list[float]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
-    """All scenarios in turns; returns for each figure its values, run by run."""
+    """Run all scenarios in turns; return the values of each figure, run by run."""
     results: dict[str, list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -200,7 +200,7 @@ def run(arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
 
 
 def table(results: dict[str, list[list[float]]]) -> list[tuple[str, str, str]]:
-    """The medians over the runs of each run's percentiles."""
+    """Return the medians over the runs of each run's percentiles."""
 
     def row(what: str, figure: str) -> tuple[str, str, str]:
         shares = [np.percentile(values, [50, 99]) for values in results[figure]]
@@ -209,16 +209,16 @@ def table(results: dict[str, list[list[float]]]) -> list[tuple[str, str, str]]:
 
     def missed(name: str) -> tuple[str, str, str]:
         counts = [sum(map(sum, results[f"{name}: {figure}"])) for figure in ("missed", "ticks")]
-        return f"ticks missed, policy: {name}", f"{counts[0]:.0f} of {counts[1]:.0f}", ""
+        return f"ticks missed: {name}", f"{counts[0]:.0f} of {counts[1]:.0f}", ""
 
     return [
-        row("camera stamp to twist, bare relay", "relay"),
-        row("added by the policy node to grid and model: no cost", "no cost: added"),
-        row("added by the policy node to grid and model: checkpoint", "checkpoint: added"),
-        row("camera stamp to twist, all in all: no cost", "no cost: whole"),
-        row("camera stamp to twist, all in all: checkpoint", "checkpoint: whole"),
-        row("interval between twists off by, bare timer beside the inference", "timer"),
-        row("interval between twists off by, policy: checkpoint", "checkpoint: jitter"),
+        row("camera stamp to twist: bare relay", "relay"),
+        row("added by the policy node, beyond grid and model: no cost", "no cost: added"),
+        row("added by the policy node, beyond grid and model: checkpoint", "checkpoint: added"),
+        row("camera stamp to twist, total: no cost", "no cost: whole"),
+        row("camera stamp to twist, total: checkpoint", "checkpoint: whole"),
+        row("deviation of the twist interval: bare timer next to inference", "timer"),
+        row("deviation of the twist interval: checkpoint", "checkpoint: jitter"),
         missed("no cost"),
         missed("checkpoint"),
     ]
@@ -228,11 +228,11 @@ def main() -> int:
     given = sys.argv[1:]
     at = given.index("--ros-args") if "--ros-args" in given else len(given)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement (default 60)")
-    parser.add_argument("--runs", type=int, default=5, help="each measurement so often, in turns (default 5)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of each measurement (default: 60)")
+    parser.add_argument("--runs", type=int, default=5, help="interleaved repetitions (default: 5)")
     shipped = str(resources.path("config/checkpoints/tabletop"))
-    parser.add_argument("--checkpoint", default=shipped, help="the real checkpoint's folder (default: the shipped one)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--checkpoint", default=shipped, help="checkpoint folder (default: the shipped one)")
+    parser.add_argument("--json", type=Path, help="results file")
     parser.add_argument("--role", choices=ROLES, help=argparse.SUPPRESS)
     parser.add_argument("--trace", help=argparse.SUPPRESS)
     arguments = parser.parse_args(given[:at])
@@ -249,9 +249,10 @@ def main() -> int:
         figures.write(
             arguments.json, title="Latency and jitter of the policy node", runs=arguments.runs,
             columns=COLUMNS, rows=rows,
-            note=f"Two raw 640x480 cameras at {CAMERA_HZ:g} Hz, the node at {CONTROL_HZ:g} Hz, "
-            f"{arguments.seconds:g} s a measurement, in turns; medians over the runs. Grid and model: an observation "
-            f"is due {1e3 * SETTLE_S:g} ms after its tick, its twist with the next tick after the model is done.",
+            note=f"Two raw 640x480 cameras at {CAMERA_HZ:g} Hz, the node at {CONTROL_HZ:g} Hz, with a policy that "
+            f"costs nothing and with the shipped checkpoint; interleaved, {arguments.seconds:g} s each, medians "
+            f"over the runs. Grid and model: an observation is due {1e3 * SETTLE_S:g} ms after its tick, its twist "
+            "at the next tick after the model is done.",
         )  # fmt: skip
     return 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of benchmarks/latency.py: cameras, bare nodes to compare with, and a policy node that keeps a trace."""
+"""Processes of benchmarks/latency.py: cameras, bare nodes for comparison, and a policy node that keeps a trace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROLES = ("cameras", "relay", "policy", "timer", "load")
 
 
 def cameras() -> None:
-    """Publish both cameras, the pose and the joint states until somebody ends this process."""
+    """Publish both cameras, the pose and the joint states until this process is stopped."""
     import rclpy
     from geometry_msgs.msg import PoseStamped
     from sensor_msgs.msg import Image, JointState
@@ -56,7 +56,7 @@ def cameras() -> None:
 
 
 def relay() -> None:
-    """A twist for each picture, which names the picture's stamp."""
+    """Sends a twist for each image, with the image's stamp."""
     import rclpy
     from geometry_msgs.msg import TwistStamped
     from sensor_msgs.msg import Image
@@ -79,7 +79,7 @@ def relay() -> None:
 
 
 def timer() -> None:
-    """A twist each control period."""
+    """Sends a twist every control period."""
     import rclpy
     from geometry_msgs.msg import TwistStamped
 
@@ -98,7 +98,7 @@ def timer() -> None:
 
 
 class EchoRunner:
-    """Plans twists that say which tick they are planned at, and notes what it was given and when.
+    """Plans twists that encode the tick they are planned at, and records its inputs and their times.
 
     `inner`: a real policy, whose computation is done and whose answer is dropped; None: no cost.
     """
@@ -133,7 +133,7 @@ class EchoRunner:
 
 
 def policy(checkpoint: str, trace: str, arguments: Sequence[str]) -> int:
-    """The real policy node with an `EchoRunner`; what that noted is written to `trace` in the end."""
+    """Run the real policy node with an `EchoRunner`, and write its records to `trace` at the end."""
     from vla_ros.nodes.policy import loading
     from vla_ros.nodes.policy import node as policy_node
 
@@ -151,7 +151,7 @@ def policy(checkpoint: str, trace: str, arguments: Sequence[str]) -> int:
 
 
 def load(checkpoint: str, ready: str) -> None:
-    """The checkpoint's inference at the control rate, with nothing around it; makes the file `ready` when it begins."""
+    """Run bare inference of the checkpoint at the control rate; create the file `ready` at the start."""
     from vla_ros.nodes.policy.loading import load_runner
 
     runner = load_runner(checkpoint, "auto")
@@ -168,7 +168,7 @@ def load(checkpoint: str, ready: str) -> None:
 
 
 def take_role(arguments: argparse.Namespace, ros: Sequence[str]) -> int:
-    """Be one of the processes."""
+    """Run one of the processes."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read windows with LeRobot's own loader, in LeRobot's own environment; `demos.py --lerobot-python` starts this.
+"""Read windows with LeRobot's own loader, in LeRobot's own environment; started by `store.py --lerobot-python`.
 
-Nothing of vla_ros is imported. It answers in lines of JSON: once when the data set is open, with what the loader made
-of the first windows kept in REPLY; then, for each line that it is sent, with the seconds of reading all windows once.
+Nothing of vla_ros is imported. Replies are lines of JSON: one when the data set is open, after saving the loader's
+first windows in REPLY; then, for each line received, the seconds it took to read all windows once.
 
     PYTHON lerobot_loader.py DATASET REQUEST.npz REPLY.npz
     REQUEST.npz: rows (n,), the data set's row of each window's last frame; history, chunk, batch, checked
@@ -57,7 +57,7 @@ def main(folder: str, request_path: str, reply_path: str) -> None:
 
 
 def windowed(folder: str, history: int, chunk: int) -> LeRobotDataset:
-    """Open a data set so that a row is a history that ends there and the actions that begin there."""
+    """Open a data set so that a row is the history that ends there and the actions that start there."""
     plain = LeRobotDataset("local/converted", root=folder)
     before = [step / plain.fps for step in range(1 - history, 1)]
     after = [step / plain.fps for step in range(chunk)]
@@ -66,7 +66,7 @@ def windowed(folder: str, history: int, chunk: int) -> LeRobotDataset:
 
 
 def error_of_statistics(dataset: LeRobotDataset) -> dict[str, float]:
-    """Compare the stored statistics of the numbers with LeRobot's own of them, and with their true quantiles."""
+    """Compare the stored statistics with LeRobot's own and with the true quantiles."""
     errors = {"moments": 0.0, "quantiles": 0.0}
     for name in ("action", "observation.state"):
         values = np.array(dataset.hf_dataset.with_format("numpy")[name][:], np.float64)

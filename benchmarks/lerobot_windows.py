@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same windows of the same episodes: from our store, and by LeRobot's own loader from what `vla convert` writes."""
+"""The same windows of the same episodes, from our store and from LeRobot's loader on the output of `vla convert`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIZE, BATCH, BATCHES, CHECKED = 96, 32, 12, 64
 def against_lerobot(python: Path, bags: Sequence[Path], robot_name: str, robot: Robot, scratch: Path, rounds: int) -> (
     dict[str, Any]
 ):  # fmt: skip
-    """Convert `bags`, read random whole windows in turns with both, and compare what they are.
+    """Convert `bags`, read random full windows with both in turns, and compare them.
 
     Both make batches in the process that asks, with one thread: pictures, states, actions. LeRobot's pictures are
     floats in [0, 1], ours bytes (they are made floats on the device, after augmentation); so ours are timed made floats
@@ -50,7 +50,7 @@ def against_lerobot(python: Path, bags: Sequence[Path], robot_name: str, robot: 
     folder = scratch / "lerobot"
     command = ["convert", *map(str, bags), "--to", "lerobot", "--output", str(folder), "--robot", robot_name]
     if cli.main([*command, "--control-hz", f"{control_hz:g}", "--size", f"{SIZE}x{SIZE}"]):
-        raise SystemExit("vla convert failed; its message is above")
+        raise SystemExit("vla convert failed; see its message above")
     spec, timing = sampling(robot, control_hz, SIZE, SIZE)
     episodes = load_shards(bag_shards(bags, robot, spec, timing), scratch / "same", workers=1).episodes
     ours = _windows(config, spec, episodes)
@@ -78,14 +78,14 @@ def against_lerobot(python: Path, bags: Sequence[Path], robot_name: str, robot: 
 
 
 def _windows(config: TrainConfig, spec: Any, episodes: Sequence[Any]) -> WindowDataset:
-    """The windows as `vla fit` would have them."""
+    """Return the windows as `vla fit` would."""
     assert config.contract is not None
     contract = dataclasses.replace(config.contract, cameras=spec.cameras, proprioception=spec.proprioception)
     return WindowDataset(episodes, new_policy(dataclasses.replace(config, contract=contract), episodes))
 
 
 def _whole_windows(lengths: Sequence[int], history: int, ours: WindowDataset) -> tuple[list[int], list[int]]:
-    """Draw windows without padding: their numbers in our table, and the data set's rows of their last frames."""
+    """Draw windows without padding: their indices in our table and the data set's rows of their last frames."""
     numbers, rows, first_window, first_row = [], [], 0, 0
     for length in lengths:
         for last in range(history - 1, length):
@@ -110,7 +110,7 @@ def _read(ours: WindowDataset, numbers: Sequence[int], as_floats: bool) -> float
 def _compare(
     ours: WindowDataset, numbers: Sequence[int], reply: Path, episodes: Sequence[Any], rows: Sequence[int]
 ) -> dict[str, Any]:
-    """Return how far LeRobot's windows are from ours; refuse others."""
+    """Return the differences of LeRobot's windows from ours; exit if they are other windows."""
     theirs = np.load(reply)
     batch = ours.__getitems__(numbers)
     pictures = {
@@ -131,13 +131,13 @@ def _compare(
     }
     within = result["largest_error_of_pictures"] < 0.5 and result["largest_error_of_states"] < 1e-5
     if not (within and result["largest_error_of_actions"] < 1e-5 and result["tasks_equal"]):
-        raise SystemExit(f"LeRobot reads something else than was written: {result}")
+        raise SystemExit(f"LeRobot reads back different data: {result}")
     return result
 
 
 @contextlib.contextmanager
 def _loader(python: Path, folder: Path, scratch: Path) -> Iterator[subprocess.Popen[str]]:
-    """LeRobot's loader in its own interpreter, without what this one's path would bring there."""
+    """LeRobot's loader in its own interpreter, isolated from this one's path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), str(LOADER), str(folder), str(scratch / "request.npz"), str(scratch / "reply.npz")]
     with subprocess.Popen(
@@ -159,5 +159,5 @@ def _answer(loader: subprocess.Popen[str]) -> str:
     assert loader.stdout is not None
     line = loader.stdout.readline()
     if not line:
-        raise SystemExit("LeRobot's loader ended; its message is above")
+        raise SystemExit("LeRobot's loader exited; see its message above")
     return line

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of `vla evaluate --env libero`, as it left them, for docs/figures.md: a row a task.
+"""Turn reports of `vla evaluate --env libero` into a table for docs/figures.md, one row per task.
 
 for suite in libero_spatial libero_object libero_goal libero_10; do
     vla evaluate CKPT --env libero --suite $suite --rollouts 1 --output runs/$suite
@@ -28,7 +28,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def command(report: dict[str, Any]) -> str:
-    """Return how to make a report again."""
+    """Return the command that makes a report."""
     settings = report["settings"]
     return (
         f"vla evaluate {shlex.quote(Path(settings['checkpoint']).name)} --env libero --suite {settings['suite']} "
@@ -38,8 +38,10 @@ def command(report: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("reports", type=Path, nargs="+", help="report.json of `vla evaluate --env libero`, one a suite")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument(
+        "reports", type=Path, nargs="+", help="report.json of `vla evaluate --env libero`, one per suite"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="results file")
     arguments = parser.parse_args()
     reports = [json.loads(file.read_text()) for file in arguments.reports]
     table = [row for report in reports for row in rows(report)]
@@ -52,8 +54,8 @@ def main() -> None:
             arguments.json,
             title="LIBERO, by task",
             runs=min(report["settings"]["rollouts"] for report in reports),
-            note=f"Episodes a task, {len(table)} tasks, fixed initial states, ten steps of settling; given up after: "
-            f"{limits}. Of {len(checkpoints)} checkpoint(s).",
+            note=f"{len(table)} tasks, fixed initial states, ten settling steps, time limits: {limits}. "
+            f"Checkpoints: {len(checkpoints)}.",
             columns=("suite", "task", "successes", "95 % interval"),
             rows=table,
             details=[

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy trained by our recipe on demonstrations made here, beside the untrained one, on a task of LIBERO.
+"""A policy trained with our recipe on demonstrations made here, against the untrained one, on a LIBERO task.
 
 vla record-libero --output datasets/stove --episodes 30
 vla fit config/train/libero.json
@@ -22,7 +22,7 @@ import figures
 
 
 def steps(run: Path) -> int:
-    """How many steps a run was trained for."""
+    """Return the number of training steps of a run."""
     return int(json.loads((run / "config.json").read_text())["trainer"]["max_steps"])
 
 
@@ -43,7 +43,7 @@ def row(run: Path, report: dict[str, Any]) -> tuple[Any, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders of `vla fit`, each with evaluation/report.json")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="results file")
     arguments = parser.parse_args()
     reports = [json.loads((run / "evaluation/report.json").read_text()) for run in arguments.runs]
     rows = [row(run, report) for run, report in zip(arguments.runs, reports, strict=True)]
@@ -54,12 +54,12 @@ def main() -> None:
     if arguments.json:
         figures.write(
             arguments.json,
-            title="LIBERO: a policy of demonstrations made here, and an untrained one",
+            title="LIBERO: a trained and an untrained policy",
             runs=min(report["total"]["rollouts"] for report in reports),
             note=f"{', '.join(reports[0]['tasks'])} of {settings['suite']}: fixed initial states from "
-            f"{settings['seed']} on, which no demonstration began with, at most {settings['max_time']:g} s. Trained on "
-            f"{seen['episodes']} demonstrations of a scripted expert ({seen['frames']} frames).",
-            columns=("steps of training", "successes", "rate", "95 % interval", "mean time [s]"),
+            f"{settings['seed']} on, which no demonstration started from, at most {settings['max_time']:g} s. "
+            f"Trained on {seen['episodes']} demonstrations by a scripted expert ({seen['frames']} frames).",
+            columns=("training steps", "successes", "rate", "95 % interval", "mean time [s]"),
             rows=rows,
             details=[
                 {**report, "settings": {**report["settings"], "checkpoint": run.name}}

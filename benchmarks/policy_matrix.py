@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every backbone family x history mode x head, with tiny random networks: does each combination really work?
+"""Does every combination of backbone family, history mode and head really work? Checked with tiny random networks.
 
 step      one optimizer step changes the weights of backbone and head, with a finite loss
-overfits  the loss on 8 windows falls below half of its first value (what the policy predicts, not what it draws)
-stream    frame by frame on the robot's path is what the window gives, over more frames than the window has
-reload    exported as a checkpoint folder and loaded again, the same bits come out
-node      what the policy node does with that folder (its checks against the robot's file, its runner) gives a chunk
+overfits  the loss on 8 windows falls below half its first value (of the prediction, not of a sample)
+stream    stepping frame by frame as on the robot equals the window, over more frames than the window has
+reload    exported as a checkpoint folder and loaded again, it returns the same bits
+node      the policy node accepts the folder (checks against the robot file, runner) and returns a chunk
 
-One-step is the policy-head mode with a history of one frame. What can't be combined is listed with the reason. A cell
-that says "yes" passed all checks; another names those that failed. With --json, finished cells are kept when the
-script is started again; those that failed are checked again.
+One-step is the policy-head mode with a history of one frame. Unsupported combinations are listed with the reason. A
+cell says "yes" if all checks pass and otherwise names those that fail. With --json, finished cells are kept when the
+script is restarted, and failed ones checked again.
 
     python benchmarks/policy_matrix.py --backbones compact llava --json runs/policy_matrix.json
 """
@@ -59,8 +59,8 @@ HISTORY, CHUNK, WINDOWS = 3, 2, 8
 MODES = ("one_step", "policy_head", "interleaved", "video")
 CHECKS = ("step", "overfits", "stream", "reload", "node")
 COMMANDS = ("pick up the red block", "open the drawer")
-NOT_FUSED = "the backbone sees single frames"
-SEES_ALL = "its encoder would see the future"
+NOT_FUSED = "no: sees single frames"
+SEES_ALL = "no: would see the future"
 
 
 def main() -> int:
@@ -69,8 +69,10 @@ def main() -> int:
     parser.add_argument("--backbones", nargs="+", default=backbones, choices=backbones, metavar="NAME")
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS), metavar="NAME")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES, metavar="NAME")
-    parser.add_argument("--steps", type=int, default=300, help="at most, to overfit (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument(
+        "--steps", type=int, default=300, help="maximum optimizer steps to overfit (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cells, started_s = finished(arguments.json), time.monotonic()
@@ -88,7 +90,7 @@ def main() -> int:
 
 
 def finished(file: Path | None) -> dict[str, str]:
-    """Return what ``file`` holds of an earlier start, by "backbone mode head"."""
+    """Return the cells ``file`` holds from an earlier start, by "backbone mode head"."""
     return dict(json.loads(file.read_text())["details"]) if file and file.exists() else {}
 
 
@@ -98,13 +100,13 @@ def verdict(passed: Sequence[bool]) -> str:
 
 
 def write(file: Path, cells: Mapping[str, str]) -> None:
-    """Write the table: a line for each backbone and history mode, a column for each head."""
+    """Write the table: a row for each backbone and history mode, a column for each head."""
     lines = [(b, m) for b in ("compact", *TINY_MODELS) for m in MODES if any(f"{b} {m} {h}" in cells for h in HEADS)]
     figures.write(
         file,
-        title="Policies that work",
+        title="Supported combinations",
         runs=1,
-        note="Tiny random networks on 8 windows of noise; yes: " + "; ".join(
+        note="Tiny random networks on 8 windows of noise; yes means: " + "; ".join(
             " ".join(line.split()[1:]) for line in (__doc__ or "").split("\n\n")[1].split("\n")) + ".",
         columns=("backbone", "history mode", *HEADS),
         rows=[(b, m, *(cells.get(f"{b} {m} {h}", "") for h in HEADS)) for b, m in lines],
@@ -113,14 +115,14 @@ def write(file: Path, cells: Mapping[str, str]) -> None:
 
 
 def why_not(backbone: str, mode: str) -> str:
-    """Return why a combination can't be, or an empty text."""
+    """Return why a combination is unsupported, or an empty string."""
     if mode in ("interleaved", "video"):
         return {"compact": NOT_FUSED, "florence2": SEES_ALL}.get(backbone, "")
     return ""
 
 
 def make_policy(backbone: str, mode: str, head: str) -> Policy:
-    """Return a tiny policy with random weights, the same at each call."""
+    """Return a tiny policy with random weights, the same on every call."""
     torch.manual_seed(0)
     tokenizer = CommandTokenizer.train(COMMANDS, 400)
     kind = "compact" if backbone == "compact" else "vlm"
@@ -148,7 +150,7 @@ def make_policy(backbone: str, mode: str, head: str) -> Policy:
 
 
 def make_batch(policy: Policy) -> Batch:
-    """Return eight windows of noise; what to do depends on the window only, so that every mode can learn it."""
+    """Return eight windows of noise; targets depend on the window only, so that every mode can learn them."""
     history = policy.contract.timing.history
     tokens, token_mask = policy.tokenize([COMMANDS[index % 2] for index in range(WINDOWS)])
     pixels = (WINDOWS, history, IMAGE_PX, IMAGE_PX, 3)
@@ -192,7 +194,7 @@ def check(policy: Policy, steps: int) -> tuple[bool, ...]:
 
 
 def train(module: VLAModule, batch: Batch, steps: int) -> Iterator[float]:
-    """Take optimizer steps; yield the arm's error on the batch after the first, then after every 10th."""
+    """Take optimizer steps; yield the arm's error on the batch after the first and every 10th."""
     optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
     for step in range(steps):
         module.train()
@@ -217,7 +219,7 @@ def error_of(module: VLAModule, batch: Batch) -> float:
 
 @torch.no_grad()
 def streams(policy: Policy) -> bool:
-    """Whether steps are the window of the last frames, at every frame of a stream longer than two windows."""
+    """Return whether steps equal the window, at every frame of a stream longer than two windows."""
     history = policy.contract.timing.history
     count = 2 * history + 2
     images, proprioception = _frames(count)
@@ -240,7 +242,7 @@ def streams(policy: Policy) -> bool:
 
 @torch.no_grad()
 def reloads(policy: Policy, checkpoint: Path) -> bool:
-    """Whether the checkpoint gives the same bits."""
+    """Return whether the checkpoint returns the same bits."""
     loaded = load_checkpoint(checkpoint)
     images, proprioception = _frames(1)
     outputs = []
@@ -253,7 +255,7 @@ def reloads(policy: Policy, checkpoint: Path) -> bool:
 
 
 def runs_as_in_the_node(checkpoint: Path) -> bool:
-    """Whether the policy node's checks let it pass, and its runner gives finite chunks beyond the window."""
+    """Return whether the policy node accepts it and its runner gives finite chunks beyond the window."""
     contract = loading.load_contract(str(checkpoint), load_robot("tabletop"))
     runner = loading.load_runner(str(checkpoint), "cpu")
     runner.warm_up()

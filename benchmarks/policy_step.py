@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step costs: encoding only the newest frame, beside encoding the whole window again at every step.
+"""The cost of a step: encoding only the newest frame, against encoding the whole window at every step.
 
 Both run the same policy on the same observations, in turns, in one process. "ours" is a step of PolicyRunner, copies
-and all, with a full history; "whole window" gives `forward` the pictures of the last W frames and reads its last chunk,
-as a policy does that keeps no features. Sizes: the compact backbone, and a vision-language model (LLaVA's layout,
-random weights) small enough for a CPU, in every history mode.
+included, with a full history; "whole window" gives `forward` the images of the last W frames and takes its last chunk,
+as a policy without cached features does. Sizes: the compact backbone, and a vision-language model (LLaVA's
+architecture, random weights) small enough for a CPU, in every history mode.
 
-With --upstream, the same weights run in RoboVLMs' own code too (KosMos-2 and its LSTM head, imported as `vla
-import-robovlms` does it), in a process of its own, in turns. It gets pictures and tokens that are ready; one thread. It
-needs an environment of its own: `pip install torch einops transformers==4.37.2 'numpy<2'`, and a clone of
+With --upstream, the same weights also run in RoboVLMs' own code (KosMos-2 and its LSTM head, imported as by `vla
+import-robovlms`), in a separate process, in turns, with one thread and with images and tokens already prepared. It
+needs its own environment: `pip install torch einops transformers==4.37.2 'numpy<2'`, and a clone of
 github.com/Robot-VLAs/RoboVLMs.
 
     python benchmarks/policy_step.py --json benchmarks/results/policy_step.json
     python benchmarks/policy_step.py --upstream RoboVLMs --upstream-python ENVIRONMENT/bin/python
-    python benchmarks/policy_step.py --device cuda --precision auto --compile auto      where there is a GPU
+    python benchmarks/policy_step.py --device cuda --precision auto --compile auto      # with a GPU
 """
 
 from __future__ import annotations
@@ -71,64 +71,66 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=PRECISIONS)
     parser.add_argument("--compile", default="auto", choices=COMPILES)
     parser.add_argument("--windows", type=int, nargs="+", default=[8, 16], metavar="W", help="frames of history")
-    parser.add_argument("--rounds", type=int, default=9, help="of each, in turns (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="per round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="steps per round (default: %(default)s)")
     parser.add_argument("--upstream", type=Path, metavar="DIR", help="a clone of RoboVLMs to compare with")
-    parser.add_argument("--upstream-python", type=Path, metavar="FILE", help="the Python that can run it")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument(
+        "--upstream-python", type=Path, metavar="FILE", help="Python interpreter of RoboVLMs' environment"
+    )
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     if (arguments.upstream is None) != (arguments.upstream_python is None):
-        raise SystemExit("--upstream and --upstream-python go together")
+        raise SystemExit("--upstream and --upstream-python must be used together")
     torch.set_num_threads(1)
     print(LINE.format(*COLUMNS))
     rows = whole_windows(arguments)
     if arguments.upstream:
         rows += beside_upstream(arguments)
     else:
-        print("skipped: RoboVLMs' own code (give --upstream and --upstream-python)")
+        print("skipped: RoboVLMs' own code (pass --upstream and --upstream-python)")
     if arguments.json:
         write(arguments, rows)
 
 
-COLUMNS = ("backbone, history mode, head", "W", "ours ms", "beside", "its ms", "ratio", "largest difference", "how")
+COLUMNS = ("backbone, history mode, head", "W", "ours [ms]", "against", "its [ms]", "ratio", "difference", "how")
 LINE = "{:32} {:>3} {:>8} {:14} {:>8} {:>6} {:>19}  {}"
 
 
 def write(arguments: argparse.Namespace, rows: list[tuple]) -> None:
-    """Write the figures."""
+    """Write the results."""
     beside = (
-        f"RoboVLMs: its own code (KosMos-2 of {LAYERS} layers of {WIDTH} in either part, LSTM of 4 layers of "
-        f"{upstream_policy.HIDDEN}) on the same weights and pictures, without its resizing and its tokenizer, which "
-        "run at every step there; interleaved, its sequence is another one (the command again for every frame), so "
-        "only the time compares. Its video mode does not run."
+        f"RoboVLMs: its own code (KosMos-2 of twice {LAYERS} layers of width {WIDTH}, LSTM of 4 layers of "
+        f"{upstream_policy.HIDDEN}) on the same weights and images, without the resizing and tokenizing that it "
+        "repeats at every step; interleaved, its sequence differs (it repeats the command for every frame), so "
+        "only the times compare. Its video mode does not run."
         if arguments.upstream
         else "Not compared with RoboVLMs' own code: no --upstream was given."
     )
     figures.write(
         arguments.json,
-        title="A step of a policy, encoding the newest frame only",
+        title="A policy step, encoding only the newest frame",
         runs=arguments.rounds,
         note=f"Milliseconds per step with a full history of W frames, median of {arguments.rounds} rounds of "
-        f"{arguments.steps} steps each, in turns; one CPU thread. Whole window: the same policy, given the "
-        "pictures of all W frames at every step, in the same precision, operation by operation. Where the model "
-        "fuses time itself, what is saved is the vision tower. The vision-language model "
-        f"has {LAYERS} layers of {WIDTH} in either part and random weights: the ratio is what counts. In a "
-        f"toy of width 32, overhead outweighs what is saved: down to 0.7 in the video mode. {beside} Difference: of "
-        "normalised actions, whose range is 2, over more steps than the window.",
+        f"{arguments.steps} steps each, interleaved; one CPU thread. Whole window: the same policy, given the "
+        "images of all W frames at every step, in the same precision, in eager mode. If the model fuses time "
+        f"itself, only the vision tower is saved. The vision-language model has twice {LAYERS} layers of width "
+        f"{WIDTH} and random weights: the ratio is what counts. In a model of width 32, overhead outweighs the "
+        f"saving: down to 0.7 in the video mode. {beside} Difference: the largest in normalised actions (range 2), "
+        "over more steps than the window.",
         columns=COLUMNS,
         rows=rows,
     )
 
 
 def row(name: str, window: int, ours: float, beside: str, its: float, difference: str, how: str) -> tuple:
-    """Return a line of the table, printed."""
+    """Print and return a row of the table."""
     line = (name, window, f"{ours:.2f}", beside, f"{its:.2f}", f"{its / ours:.2f}", difference, how)
     print(LINE.format(*line), flush=True)
     return line
 
 
 def whole_windows(arguments: argparse.Namespace) -> list[tuple]:
-    """Return a line for each policy and window, beside itself encoding the whole window."""
+    """Return a row for each policy and window, against the same policy encoding the whole window."""
     rows = []
     for name, shape in POLICIES.items():
         for window in arguments.windows:
@@ -142,7 +144,7 @@ def whole_windows(arguments: argparse.Namespace) -> list[tuple]:
 
 
 def beside_upstream(arguments: argparse.Namespace) -> list[tuple]:
-    """Return a line for each history mode and window, beside RoboVLMs' own code."""
+    """Return a row for each history mode and window, against RoboVLMs' own code."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         theirs = upstream_policy.Upstream(arguments.upstream, arguments.upstream_python, Path(folder))
@@ -153,9 +155,9 @@ def beside_upstream(arguments: argparse.Namespace) -> list[tuple]:
                 expected = theirs.outputs()
                 difference = np.abs(stream(runner, observed) - expected).max()
                 if not expected.std(axis=0).max() > 10 * ALLOWED:
-                    raise SystemExit("the actions hardly depend on the pictures, so being equal would mean little")
+                    raise SystemExit("the actions hardly depend on the images, so equality would mean little")
                 if mode == "policy_head" and not difference < ALLOWED:
-                    raise SystemExit(f"the two differ by {difference:.2g} of normalised actions, more than {ALLOWED}")
+                    raise SystemExit(f"normalised actions differ by {difference:.2g}, more than {ALLOWED}")
                 step = functools.partial(runner.step, observed[-1])
                 took: tuple[list[float], list[float]] = ([], [])
                 for _ in range(arguments.rounds):
@@ -181,7 +183,7 @@ def normalised(contract: PolicyContract, chunk: np.ndarray) -> np.ndarray:
 
 
 def make(backbone: str, mode: str, head: str, window: int) -> Policy:
-    """Return a policy with random weights, the same ones at each call."""
+    """Return a policy with random weights, the same on every call."""
     torch.manual_seed(0)
     tokenizer = CommandTokenizer.train([COMMAND], 300)
     contract = PolicyContract(
@@ -197,14 +199,14 @@ def make(backbone: str, mode: str, head: str, window: int) -> Policy:
 
 
 def compare(runner: PolicyRunner, window: int, rounds: int, steps: int) -> tuple[float, float, float]:
-    """Return the median milliseconds of a step of both and by how much they differ, which must be next to nothing."""
+    """Return the median milliseconds of a step of both, and their difference; exit if it is not negligible."""
     observed = observations(runner.contract, window)
     whole_window = whole_window_step(runner, observed)
     newest = stream(runner, observed)[-1]
     difference = np.abs(newest[:, :6] - whole_window()[:, :6].clip(-1, 1)).max()
     allowed = ALLOWED if runner.acceleration.precision == "fp32" else 0.1
     if not difference < allowed:
-        raise SystemExit(f"the two differ by {difference:.2g} of normalised actions, more than {allowed}")
+        raise SystemExit(f"normalised actions differ by {difference:.2g}, more than {allowed}")
     took: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         took[0].append(milliseconds(lambda: runner.step(observed[-1]), steps))
@@ -227,7 +229,7 @@ def observations(contract: PolicyContract, count: int) -> list[Observation]:
 
 
 def whole_window_step(runner: PolicyRunner, observed: list[Observation]) -> Callable[[], np.ndarray]:
-    """Return what predicts the normalised chunk (N, 7) from the pictures of all frames, from and to the host."""
+    """Return a function from the images of all frames to the normalised chunk (N, 7), host to host."""
     policy, chosen = runner._policy, runner.acceleration
     with torch.inference_mode(), chosen.autocast():
         text = policy.encode_text(*(tensor.to(chosen.device) for tensor in policy.tokenize([COMMAND])))

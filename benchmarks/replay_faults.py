@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does `vla replay` name mismatches that were planted, and none where there is none?
+"""Does `vla replay` diagnose injected mismatches, and none in healthy demonstrations?
 
-Demonstrations are made in process, in scenes that no recording and no evaluation has; or come from bags. Each fault of
-`fault_injection.py` is planted by itself, and the policy is asked what is wrong. Healthy rows are all tasks together,
-in scenes of two seeds, and single tasks.
+Demonstrations are made in process, in scenes that no recording and no evaluation contains, or come from bags. Each
+fault of `fault_injection.py` is injected on its own. Healthy rows are all tasks together, in scenes of two seeds, and
+single tasks.
 
     python benchmarks/replay_faults.py --json benchmarks/results/replay_faults.json
     python benchmarks/replay_faults.py --bags bags/tabletop --json runs/replay_faults.json
@@ -40,14 +40,14 @@ HEALTHY_TASKS = ("pick_up_blue", "push_left_green", "put_in_box_red", "open_draw
 
 
 def stating(policy: Policy, contract: PolicyContract) -> PolicyRunner:
-    """The same weights under another contract."""
+    """Return the same weights with another contract."""
     other = Policy(contract, policy.config, policy.tokenizer)
     other.load_state_dict(policy.state_dict())
     return PolicyRunner(other)
 
 
 def simulated(contract: PolicyContract, first_seed: int, each: int) -> dict[str, list[Episode]]:
-    """`each` demonstrations of every task."""
+    """Make `each` demonstrations of every task."""
     env = TabletopEnv(control_hz=contract.timing.control_hz)
     try:
         return {
@@ -59,7 +59,7 @@ def simulated(contract: PolicyContract, first_seed: int, each: int) -> dict[str,
 
 
 def recorded(bags: Sequence[str], contract: PolicyContract, each: int) -> dict[str, list[Episode]]:
-    """`each` demonstrations of every task in the bags."""
+    """Return `each` demonstrations of every task in the bags."""
     episodes = load_source(Source("the bags", "bags", bags), contract.observation_spec, contract.timing).episodes
     tasks = dict.fromkeys(episode.task for episode in episodes)
     return {task: spread([one for one in episodes if one.task == task], each) for task in tasks}
@@ -73,8 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="", help="folder (default: the shipped one)")
     parser.add_argument("--bags", nargs="+", help="recorded demonstrations instead of simulated ones")
-    parser.add_argument("--each", type=int, default=1, help="demonstrations of each task (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--each", type=int, default=1, help="demonstrations per task (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     policy = load_checkpoint(arguments.checkpoint or resources.path(CHECKPOINT))
@@ -105,13 +105,13 @@ def main() -> None:
         runner = stating(policy, fault.contract(contract) if fault.contract else contract)
         note(what, fault.name, diagnose(runner, episodes, names))
     right = sum(_found(diagnosis) == wanted for _, wanted, diagnosis in rows)
-    print(f"{right} of {len(rows)} right")
+    print(f"{right} of {len(rows)} correct")
     if arguments.json:
         _write(arguments.json, rows, right, arguments.each)
 
 
 def _found(diagnosis: Diagnosis) -> str:
-    """The names that were found, once each; what is known only to be wrong counts as found, too."""
+    """Return the diagnosed names, once each; an unexplained disagreement counts as one."""
     names = dict.fromkeys(finding.name for finding in diagnosis.findings)
     return ", ".join([*names, *(["unexplained"] if diagnosis.unexplained else [])]) or "nothing"
 
@@ -122,12 +122,12 @@ def _write(path: Path, rows: Sequence[tuple[str, str, Diagnosis]], right: int, e
     ]
     figures.write(
         path,
-        title="Mismatches that `vla replay` names",
+        title="Mismatches diagnosed by `vla replay`",
         runs=each,
-        note=f"{right} of {len(rows)} right. Runs are demonstrations of each task. The disagreement between predicted "
-        "and demonstrated actions, as recorded and with what was found undone: 0 is perfect, 1 no better than standing "
-        "still.",
-        columns=("planted", "named", "disagreement", "undone"),
+        note=f"{right} of {len(rows)} correct. Runs are demonstrations per task. Disagreement between predicted and "
+        "demonstrated actions, as recorded and with the diagnosed mismatch undone: 0 is perfect, 1 no better than "
+        "standing still.",
+        columns=("injected", "diagnosed", "disagreement", "undone"),
         rows=[
             (what, _found(diagnosis), f"{diagnosis.cost:.2f}", f"{diagnosis.cost_undone:.2f}")
             for what, _, diagnosis in rows

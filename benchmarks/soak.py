@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does anything grow or get lost when the policy runs for long? Simulator and policy through ROS, rollout by rollout.
+"""Does anything grow or get lost in a long run? Simulator and policy through ROS, rollout by rollout.
 
-After a while of warming up, memory, threads, sockets, open files and shared-memory segments of both processes are
-looked at after each rollout; the end is compared with the beginning. Stops are counted by their reason: only those
-between two rollouts are expected. Exit status 1 when memory has grown by more than 1 %, anything else
-has grown at all, or the arm was stopped for another reason.
+After a warm-up, memory, threads, sockets, open files and shared-memory segments of both processes are sampled after
+each rollout, and the end is compared with the beginning. Stops are counted by reason; only those between two rollouts
+are expected. Exits with status 1 if memory has grown by more than 1 %, anything else has grown, or the arm stopped for
+another reason.
 
     python benchmarks/soak.py --minutes 60 --json benchmarks/results/soak.json
 """
@@ -38,13 +38,13 @@ GROWTH_ALLOWED = 0.01
 LOOKS = 5
 # Of one mapping from one look to the next: worth a line, since a step of that size is easier to explain than a sum.
 GROWN_KB = 256
-COLUMNS = ("process", "what", "after warming up", "in the end")
+COLUMNS = ("process", "resource", "after warm-up", "at the end")
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a process holds. Anonymous memory is its own; the rest are pages of files, libraries mostly, which the
-    kernel takes back and brings again."""
+    """Resources of a process. Anonymous memory is private; the rest are file pages, mostly libraries, which the kernel
+    drops and reloads at will."""
 
     memory_mb: float
     anonymous_mb: float
@@ -55,7 +55,7 @@ class Look:
 
 
 def look(pid: int) -> Look:
-    """Look at a process (Linux)."""
+    """Sample a process (Linux)."""
     files = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return Look(
@@ -87,7 +87,7 @@ def mappings(pid: int) -> Counter:
 
 
 def processes() -> dict[str, int]:
-    """The nodes that this process has started, by name."""
+    """Return the nodes that this process has started, by name."""
     found = {}
     for child in psutil.Process().children():
         command = child.cmdline()
@@ -96,23 +96,23 @@ def processes() -> dict[str, int]:
 
 
 def unexpected(stops: Counter, before: Counter, passed_s: float) -> list[str]:
-    """When the arm was stopped for a reason that nobody asked for, and how busy the machine was."""
+    """Return when the arm stopped spuriously, and how busy the machine was."""
     new = {reason: count for reason, count in (stops - before).items() if reason not in EXPECTED_STOPS}
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     return [
-        f"{reason}, {count} times, in the rollout before {passed_s / 60:.1f} min; load of a core {load:.1f}"
+        f"{reason}, {count} times, in the rollout before {passed_s / 60:.1f} min; load per core {load:.1f}"
         for reason, count in new.items()
     ]
 
 
 def grown(before: Counter, now: Counter) -> list[str]:
-    """The mappings that have grown by more than GROWN_KB, and by how much."""
+    """Return the mappings that have grown by more than GROWN_KB, and by how much."""
     return [f"{name}: +{kb} kB" for name, kb in (now - before).items() if kb > GROWN_KB]
 
 
 def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list[Look]], Counter, list[str], int]:
-    """Run rollouts for so long; returns what was seen of each process, the stops by reason, when those were that
-    nobody asked for, and the rollouts."""
+    """Run rollouts; return the samples of each process, the stops by reason, the spurious stops and the number of
+    rollouts."""
     from vla_ros.nodes.clients.rollouts import RolloutClient  # not before the environment is set: rclpy reads it once
 
     seen: dict[str, list[Look]] = {name: [] for name in NODES}
@@ -153,7 +153,7 @@ def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list
 
 
 def compare(looks: Sequence[Look]) -> dict[str, tuple[float, float]]:
-    """Of each figure, the median of the first looks and of the last ones."""
+    """Return the medians of the first and last samples of each resource."""
 
     def median(name: str, some: Sequence[Look]) -> float:
         return statistics.median(getattr(one, name) for one in some)
@@ -163,7 +163,7 @@ def compare(looks: Sequence[Look]) -> dict[str, tuple[float, float]]:
 
 
 def wrong(compared: dict[str, dict[str, tuple[float, float]]], stops: Counter) -> list[str]:
-    """What must not have happened."""
+    """Return what must not have happened."""
     found = [f"stopped for {reason}: {count} times" for reason, count in stops.items() if reason not in EXPECTED_STOPS]
     for process, figures_of in compared.items():
         for name, (before, after) in figures_of.items():
@@ -175,9 +175,9 @@ def wrong(compared: dict[str, dict[str, tuple[float, float]]], stops: Counter) -
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long, warming up included (default 10)")
-    parser.add_argument("--warm-up", type=float, default=120.0, help="seconds before the first look (default 120)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--minutes", type=float, default=10.0, help="duration, warm-up included (default: 10)")
+    parser.add_argument("--warm-up", type=float, default=120.0, help="seconds before the first sample (default: 120)")
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     if 60 * arguments.minutes <= arguments.warm_up:
         parser.error(f"--minutes {arguments.minutes:g} ends within --warm-up {arguments.warm_up:g} s; give more")
@@ -198,8 +198,8 @@ def main() -> int:
     print(f"{rollouts} rollouts; stops: {counted}; wrong: {'; '.join(failures) or 'nothing'}")
     if arguments.json:
         figures.write(
-            arguments.json, title="Soak: what has grown", runs=rollouts, columns=COLUMNS, rows=rows,
-            note=f"Rollouts through ROS for {arguments.minutes:g} minutes; medians of {LOOKS} looks each. "
+            arguments.json, title="Soak test", runs=rollouts, columns=COLUMNS, rows=rows,
+            note=f"Rollouts through ROS for {arguments.minutes:g} minutes; medians of {LOOKS} samples each. "
             f"Stops: {counted} (between two rollouts).",
             details={"stops": dict(stops), "wrong": failures, "unexpected": events},
         )  # fmt: skip

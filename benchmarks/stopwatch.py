@@ -10,12 +10,12 @@ from typing import Any
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float]:
-    """Wall and CPU seconds of a call."""
+    """Return wall and CPU seconds of a call."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - wall_s, time.process_time() - cpu_s
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    """The median of one over the other's."""
+    """Return the ratio of two medians."""
     return statistics.median(one) / statistics.median(other)

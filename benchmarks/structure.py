@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How easily a stranger finds the way: files that a picture passes until the twist, files that a bag's row passes until
-the loss, and the sizes of folders, modules and functions.
+"""How easily do readers find their way? Files from image to twist, files from bag row to loss, and code sizes.
 
     python benchmarks/structure.py [--json FILE] [--static]
 
-Files are counted by running the real code under `sys.setprofile`: every file of the package in which a function ran.
-From picture to twist: five seconds of the policy node with the shipped checkpoint, armed, on the simulated arm, in
-steady state. From a bag's row to the loss: the shipped recipe's data path on one recorded bag, from the recipe's
-`data.bags` to the loss of one training step.
+Files are counted by running the real code under `sys.setprofile`: every file of the package in which a function runs.
+From image to twist: five seconds of the armed policy node with the shipped checkpoint on the simulated arm, in steady
+state. From bag row to loss: the data path of the shipped recipe on one recorded bag, from the recipe's `data.bags` to
+the loss of one training step.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ WARM_UP_S, TRACED_S = 15.0, 5.0
 
 
 class FilesEntered:
-    """The package's files in which a function runs, in any thread, while `on` is set."""
+    """Collects the package's files in which a function runs, in any thread, while `on` is set."""
 
     def __init__(self) -> None:
         self.on = False
@@ -64,7 +63,7 @@ def traced() -> Iterator[FilesEntered]:
 
 
 def bag_row_to_loss(folder: Path) -> list[str]:
-    """Return the files entered from the bag that a recipe names to the loss of a training step."""
+    """Return the files entered from a recipe's bag to the loss of a training step."""
     import shutil
 
     from vla_ros.train.fit import fit
@@ -81,7 +80,7 @@ def bag_row_to_loss(folder: Path) -> list[str]:
 
 
 def _trace_only_the_data_path(entered: FilesEntered) -> None:
-    """Count while demonstrations are read, and from the batch to the loss; not what a run does around them."""
+    """Count while demonstrations are read and from batch to loss, without the rest of a run."""
     from vla_ros.policy.module import VLAModule
     from vla_ros.train import data, fit
 
@@ -135,7 +134,7 @@ def picture_to_twist() -> list[str]:
 
 
 def sizes() -> dict[str, object]:
-    """Return lines of the package, modules a folder, and the 90th percentiles of modules and functions."""
+    """Return lines of the package, modules per folder, and 90th percentiles of module and function lengths."""
     files = [*PACKAGE.rglob("*.py"), *(ROOT / "train").rglob("*.py")]
     files = sorted({file.resolve() for file in files})
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
@@ -165,7 +164,7 @@ def sizes() -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--static", action="store_true", help="sizes only, nothing is run")
+    parser.add_argument("--static", action="store_true", help="sizes only, run nothing")
     parser.add_argument("--path", choices=["picture", "bag"], help=argparse.SUPPRESS)  # each in a process of its own
     arguments = parser.parse_args()
     if arguments.path:

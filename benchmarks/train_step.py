@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does our Trainer cost beside a bare PyTorch loop, and how long does training wait for data?
+"""What does our Trainer cost against a bare PyTorch loop, and how long does training wait for data?
 
-Both train copies of the same module on the same windows, drawn by the same loader with the same seed, in short turns
-one after the other; a round is one turn of each. The bare loop draws a batch, clips, and steps the optimizer and its
-schedule: no log, no moving average, no checkpoint. Ours is what `vla fit` runs, with all its callbacks and loggers.
-Waiting is the part of our time inside the loader's `next`. On a machine that does other things too, look at the
-processor's time (of this process, all threads), which these lengthen less.
+Both train copies of the same module on the same windows, drawn by the same loader with the same seed, in short turns; a
+round is one turn of each. The bare loop draws a batch, clips, and steps optimizer and schedule, without logging, moving
+average or checkpoints. Ours is what `vla fit` runs, with all callbacks and loggers. Waiting is time inside the loader's
+`next`. On a busy machine, look at the CPU time (of this process, all threads), which suffers less.
 
     python benchmarks/train_step.py --json benchmarks/results/train_step.json
 """
@@ -43,7 +42,7 @@ WARM_UP_STEPS = 4
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds for a step, of these waiting for data, and of the processor for a step."""
+    """Seconds per step, seconds waiting for data, and CPU seconds per step."""
 
     step_s: float
     waiting_s: float
@@ -51,7 +50,7 @@ class Turn:
 
 
 class Timed:
-    """A loader that says when the first batch after the warm-up was asked for, and how long `next` took since then."""
+    """A loader that records when the first batch after the warm-up was requested, and the time in `next` since."""
 
     def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
@@ -78,7 +77,7 @@ class Timed:
 
 
 class End(Callback):
-    """Takes the time when the last step was done, with all that the callbacks before this one do in it."""
+    """Records when the last step was done, including the callbacks before this one."""
 
     def __init__(self, batches: Timed) -> None:
         self._batches = batches
@@ -92,11 +91,11 @@ class End(Callback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=resources.path("config/train/tabletop.json"))
-    parser.add_argument("--steps", type=int, default=16, help="of a turn (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=15, help="(default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a recipe's value")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--steps", type=int, default=16, help="steps per turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe value")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = arguments.steps + WARM_UP_STEPS
@@ -124,10 +123,14 @@ def report(arguments: argparse.Namespace, config: TrainConfig, rounds: list[tupl
     processor = [ours.processor_s / bare.processor_s - 1 for bare, ours in rounds]
     waiting = [ours.waiting_s / ours.step_s for _, ours in rounds]
     rows = [
-        ("bare loop, a step", f"{1e3 * statistics.median(bare.step_s for bare, _ in rounds):.1f} ms", ""),
-        ("our Trainer, a step", f"{1e3 * statistics.median(ours.step_s for _, ours in rounds):.1f} ms", ""),
-        ("our Trainer beside the bare loop of its round", f"{statistics.median(overheads):+.1%}", spread(overheads)),
-        ("the same, the processor's time", f"{statistics.median(processor):+.1%}", spread(processor)),
+        ("bare loop, per step", f"{1e3 * statistics.median(bare.step_s for bare, _ in rounds):.1f} ms", ""),
+        ("our Trainer, per step", f"{1e3 * statistics.median(ours.step_s for _, ours in rounds):.1f} ms", ""),
+        (
+            "our Trainer relative to the bare loop of its round",
+            f"{statistics.median(overheads):+.1%}",
+            spread(overheads),
+        ),
+        ("the same, CPU time", f"{statistics.median(processor):+.1%}", spread(processor)),
         ("waiting for data", f"{statistics.median(waiting):.1%}", spread(waiting)),
     ]
     for row in rows:
@@ -137,10 +140,10 @@ def report(arguments: argparse.Namespace, config: TrainConfig, rounds: list[tupl
             arguments.json,
             title="A training step",
             runs=len(rounds),
-            note=f"{config.name}: {config.trainer.batch_windows} windows a step on the CPU, "
-            f"torch threads: {arguments.threads}; {arguments.steps} steps a turn, interleaved; medians. "
+            note=f"{config.name}: {config.trainer.batch_windows} windows per step on the CPU, "
+            f"torch threads: {arguments.threads}; {arguments.steps} steps per turn, interleaved; medians. "
             "Demonstrations in memory.",
-            columns=("what", "median", "least to most"),
+            columns=("quantity", "median", "range"),
             rows=rows,
             details={"rounds": [[vars(turn) for turn in pair] for pair in rounds]},
         )
@@ -151,7 +154,7 @@ def spread(values: list[float]) -> str:
 
 
 def make_episode(config: TrainConfig, index: int, frames: int = 80) -> Episode:
-    """Return an episode of noise as the recipe's contract wants it."""
+    """Return an episode of noise that matches the recipe's contract."""
     assert config.contract is not None
     random = np.random.default_rng(index)
     pictures = {
@@ -189,7 +192,7 @@ def bare(config: TrainConfig, module: VLAModule, batches: Timed) -> Turn:
 
 
 def ours(config: TrainConfig, module: VLAModule, batches: Timed) -> Turn:
-    """Train with the Trainer of `vla fit`; what it writes is thrown away."""
+    """Train with the Trainer of `vla fit`, discarding its output."""
     end = End(batches)
     with tempfile.TemporaryDirectory() as folder, without_advice():
         away = replace(config, output=folder, trainer=replace(config.trainer, validate_every_steps=10**6))

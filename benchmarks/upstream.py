@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of RoboVLMs' own code, for `policy_step.py`, which starts this in an environment that has what that code needs.
+"""Run steps of RoboVLMs' own code; `policy_step.py` starts this script in an environment that meets its requirements.
 
     python upstream.py CHECKOUT FOLDER
 
-CHECKOUT is a clone of github.com/Robot-VLAs/RoboVLMs, of which nothing is changed: of its packages only those modules
-are imported that a step needs (the others want data sets and simulators), its patched `modeling_kosmos2.py` takes the
-place of the one in transformers 4.37.2 as its evaluation does it, and a module that only another loss needs is empty.
-FOLDER holds `config.json` (of KosMos-2), `robovlms.json` (its config), `ids.json` (a prompt's tokens) and `frames.npy`
-(T, cameras, h, w, 3) uint8, static first.
+CHECKOUT is an unmodified clone of github.com/Robot-VLAs/RoboVLMs. Only the modules that a step needs are imported, as
+the others require data sets and simulators; its patched `modeling_kosmos2.py` replaces the one of transformers 4.37.2
+as in its evaluation, and a module needed only by another loss is stubbed. FOLDER holds `config.json` (of KosMos-2),
+`robovlms.json` (its config), `ids.json` (tokens of a prompt) and `frames.npy` (T, cameras, h, w, 3) uint8, static
+camera first.
 
-Reads commands from stdin, a JSON list each, and answers each with a line of JSON:
+Reads commands from stdin, one JSON list each, and answers each with a line of JSON:
 
     ["build", mode, W]     a policy with a window of W frames ("post" or "pre"); the weights go to FOLDER/weights.pt
-    ["outputs"]            the chunk (N, 7) of each frame in turn, arm and gripper's logit, from an empty history
-    ["time", n]            milliseconds of a step, over n steps after the ones before
+    ["outputs"]            the chunk (N, 7) of each frame in turn, arm and gripper logit, from an empty history
+    ["time", n]            milliseconds per step, over n further steps
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Steps:
-    """One policy of upstream, and its history."""
+    """An upstream policy and its history."""
 
     def __init__(self, model: Any, mode: str, window: int, folder: Path) -> None:
         self.model, self.mode = model, mode
@@ -52,7 +52,7 @@ class Steps:
 
     @torch.no_grad()
     def step(self) -> torch.Tensor:
-        """Return the chunk (N, 7) of the next frame; as its wrapper, whose resizing and tokenizing are left out."""
+        """Return the chunk (N, 7) of the next frame, like its wrapper without resizing and tokenizing."""
         frame = torch.from_numpy(self.frames[self.index % len(self.frames)])
         self.index += 1
         mean, std = self.statistics
@@ -66,7 +66,7 @@ class Steps:
 
 
 def prepare(checkout: Path) -> Any:
-    """Return the module of its base class, made importable."""
+    """Make the module of the base class importable and return it."""
     import transformers.models.kosmos2 as package
 
     sys.path.insert(0, str(checkout))
@@ -110,7 +110,7 @@ def build(base: Any, folder: Path, mode: str, window: int) -> Any:
 
 @torch.no_grad()
 def draw_weights(model: torch.nn.Module) -> None:
-    """Draw weights with which the actions depend on the pictures: as they are initialised, they hardly do."""
+    """Draw weights for which actions depend on the images; with the default initialisation they hardly do."""
     draw = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         weight.normal_(generator=draw)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same KosMos-2 with LSTM head in our code and in RoboVLMs' own, for `policy_step.py`: random weights, one prompt.
 
-Their code runs in a process of its own (`upstream.py`), which answers questions one at a time, so that the two never
-compute at the same time.
+Their code runs in a separate process (`upstream.py`) that answers one request at a time, so that the two never compute
+simultaneously.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Upstream:
         self._process = subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def build(self, mode: str, window: int) -> tuple[Policy, list[Observation]]:
-        """Have a policy made there, and return ours with its weights, and what both will see: W + 4 frames.
+        """Build a policy there; return ours with its weights, and the W + 4 frames that both will see.
 
         Args:
             mode: of the history, as ours is called: policy_head or interleaved.
@@ -97,7 +97,7 @@ class Upstream:
         return chunks
 
     def milliseconds(self, steps: int) -> float:
-        """Return how long a step takes there, over ``steps`` of them."""
+        """Return the milliseconds per step there, over ``steps`` steps."""
         return float(self._ask("time", steps))
 
     def close(self) -> None:
@@ -110,12 +110,12 @@ class Upstream:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise SystemExit("RoboVLMs' own code has failed; what it said is above")
+            raise SystemExit("RoboVLMs' own code failed; see its message above")
         return json.loads(answer)
 
 
 def _write_tokenizer(folder: Path) -> list[int]:
-    """Write a tokenizer that knows the prompt's words; return the prompt's tokens, as upstream has them."""
+    """Write a tokenizer that knows the prompt's words; return the prompt's tokens as upstream has them."""
     prompt = PROMPT.replace("{command}", COMMAND)
     # "open" and "drawer" are what `import_policy` tries it with.
     words = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *prompt.split(), "open", "drawer"])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the policy need both cameras, and does it do what it is told? Success with each of them taken away.
+"""Does the policy need both cameras, and does it follow the command? Success with each of them taken away.
 
-The same scenes for every row, in process (one tick of delay, as on the robot), held-out phrasings. "another command"
-says what another kind of task would be told and still counts the scene's own task; "another colour" names another block
-and counts that one, on the tasks that pick a block up.
+The same scenes for every row, in process (one tick of delay, as on the robot), held-out phrasings. "different command"
+gives the command of another kind of task and still counts the scene's own task; "different colour" names another block
+and counts that block, on the tasks that pick one up.
 
     python benchmarks/what_the_policy_uses.py --rollouts 10 --json runs/what_the_policy_uses.json
 """
@@ -24,7 +24,7 @@ from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 
 FIRST_SEED = 60_000
 BLANKED = {
-    "everything there": (),
+    "nothing removed": (),
     "static camera black": ("static",),
     "wrist camera black": ("wrist",),
     "both cameras black": ("static", "wrist"),
@@ -32,7 +32,7 @@ BLANKED = {
 
 
 def another_kinds_command(request: RolloutRequest, index: int) -> RolloutRequest:
-    """The request, told what belongs to a task of another kind."""
+    """Return the request with the command of another kind of task."""
     others = [TASKS[name] for name in TRAINED_TASKS if TASKS[name].kind != TASKS[request.task].kind]
     other = others[(7 * index) % len(others)]
     return dataclasses.replace(request, command=other.held_out[index % len(other.held_out)])
@@ -41,19 +41,19 @@ def another_kinds_command(request: RolloutRequest, index: int) -> RolloutRequest
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="", help="folder (default: the shipped one)")
-    parser.add_argument("--rollouts", type=int, default=10, help="per task and row")
+    parser.add_argument("--rollouts", type=int, default=10, help="rollouts per task and row (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     checkpoint = arguments.checkpoint or str(resources.path(CHECKPOINT))
     settings = RolloutSettings(checkpoint, "tabletop", max_time_s=12.0, delay_ticks=1)
     requests = tabletop_requests(TRAINED_TASKS, arguments.rollouts, FIRST_SEED)
     rows = {name: (dataclasses.replace(settings, blank=blank), requests) for name, blank in BLANKED.items()}
     misled = [another_kinds_command(request, index) for index, request in enumerate(requests)]
-    rows["another command"] = (settings, misled)
+    rows["different command"] = (settings, misled)
     pick_up = [name for name in TRAINED_TASKS if TASKS[name].kind == "pick_up"]
     swapped = tabletop_requests(pick_up, 4 * arguments.rollouts, FIRST_SEED, swap_colour=True)
-    rows["another colour"] = (settings, swapped)
+    rows["different colour"] = (settings, swapped)
     results = {}
     for name, (row_settings, row_requests) in rows.items():
         report = rollout_statistics(row_requests, list(run_rollouts(row_settings, row_requests, arguments.workers)))
@@ -66,9 +66,9 @@ def main() -> None:
             arguments.json,
             title="What the policy uses",
             runs=arguments.rollouts,
-            note="Rollouts per task and row (four times as many in the last one), in process, one tick of delay, "
-            "held-out phrasings. Another command: success of the scene's own task. "
-            "Another colour: that block was picked up.",
+            note="Runs are rollouts per task and row (four times as many in the last row), in process, with one "
+            "tick of delay and held-out phrasings. Different command: success at the scene's own task. Different "
+            "colour: the named block was picked up.",
             columns=("", "successes", "rate", "95 % interval"),
             rows=[
                 (name, f"{row['successes']}/{row['rollouts']}", f"{row['successes'] / row['rollouts']:.1%}",

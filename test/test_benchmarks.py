@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks make of their measurements. To measure is no test: that needs a quiet machine."""
+"""How the benchmarks evaluate their measurements. Measuring itself is not tested; it needs a quiet machine."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """Imports a script of benchmarks/ by name."""
+    """Import a script of benchmarks/ by name."""
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1] / "benchmarks"), *sys.path])
     return importlib.import_module
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_a_benchmark_finds_what_it_measures(path):
+def test_imports_of_a_benchmark_exist(path):
     imported = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     for statement in imported:
         if (statement.module or "").startswith("vla_ros"):
@@ -45,28 +45,28 @@ def test_a_benchmark_finds_what_it_measures(path):
                 assert hasattr(module, name.name) or importlib.import_module(f"{statement.module}.{name.name}")
 
 
-def test_what_a_node_adds_is_how_late_its_observation_and_its_twist_are_on_the_grid(benchmark):
+def test_added_latency_is_the_lateness_of_observation_and_twist_on_the_grid(benchmark):
     latency = benchmark("latency")
-    # At 50 Hz: tick 1000 is at 20 s; its picture was stamped 4 ms before, and looked at 13 ms after (due: 10 ms).
-    again = 2000  # the code of tick 1000 comes again then
+    # At 50 Hz: tick 1000 is at 20 s; its image was stamped 4 ms before, and observed 13 ms after (due: 10 ms).
+    again = 2000  # has the same code as tick 1000
     trace = [(1000, 19_996 * MS, 20_013 * MS, 20_014 * MS), (again, 39_990 * MS, 40_010 * MS, 40_011 * MS)]
     stamps_ns = [20_021 * MS, 40_020 * MS, 40_040 * MS]
-    heard = latency.Heard(stamps_ns, codes=[0, 0, 7], frames=[""] * 3)  # nobody planned the last one in this time
+    heard = latency.Heard(stamps_ns, codes=[0, 0, 7], frames=[""] * 3)  # the last one was not planned in this time
     added, whole = latency.answers_ms(heard, trace)
     assert added == pytest.approx([3 + 1, 0]) and whole == pytest.approx([25, 30])
 
 
-def test_the_percentiles_of_a_table_are_medians_over_the_runs(benchmark):
+def test_latency_percentiles_are_medians_over_the_runs(benchmark):
     latency = benchmark("latency")
     names = ("relay", "timer", *(f"{policy}: {figure}" for policy in ("no cost", "checkpoint")
              for figure in ("added", "whole", "jitter", "missed", "ticks")))  # fmt: skip
     results = {name: [[1.0], [2.0], [9.0]] for name in names}
     rows = {row[0]: row[1:] for row in latency.table(results)}
-    assert rows["camera stamp to twist, bare relay"] == ("2.00", "2.00")
-    assert rows["ticks missed, policy: checkpoint"][0] == "12 of 12"
+    assert rows["camera stamp to twist: bare relay"] == ("2.00", "2.00")
+    assert rows["ticks missed: checkpoint"][0] == "12 of 12"
 
 
-def test_a_soak_names_what_has_grown_and_every_stop_that_it_did_not_ask_for(benchmark):
+def test_soak_reports_growth_and_spurious_stops(benchmark):
     soak = benchmark("soak")
     before, after = soak.Look(100.0, 50.0, 8, 4, 10, 2), soak.Look(101.5, 50.0, 8, 5, 9, 2)
     compared = {"policy_node": soak.compare([before] * soak.LOOKS + [after] * soak.LOOKS)}
@@ -79,15 +79,15 @@ def test_a_soak_names_what_has_grown_and_every_stop_that_it_did_not_ask_for(benc
     assert soak.wrong({"policy_node": soak.compare([before] * 5 + [little] * 5)}, Counter()) == []
 
 
-def test_a_soak_tells_when_a_stop_was_that_nobody_asked_for(benchmark):
+def test_soak_reports_when_a_spurious_stop_happened(benchmark):
     soak = benchmark("soak")
     before, now = Counter(no_command=3, stale=1), Counter(no_command=9, stale=3)
     (event,) = soak.unexpected(now, before, passed_s=90.0)
-    assert event.startswith("stale, 2 times, in the rollout before 1.5 min; load of a core ")
+    assert event.startswith("stale, 2 times, in the rollout before 1.5 min; load per core ")
     assert soak.unexpected(now, now, passed_s=91.0) == []
 
 
-def test_a_look_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_path):
+def test_a_sample_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_path):
     import socket
 
     soak = benchmark("soak")
@@ -98,7 +98,7 @@ def test_a_look_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_pat
     assert after.threads >= 1 and after.memory_mb > 1
 
 
-def test_libero_s_reports_become_one_row_a_task(benchmark):
+def test_libero_reports_become_one_row_per_task(benchmark):
     scripts = benchmark("libero_tasks")
     report = {
         "settings": {"suite": "libero_goal", "checkpoint": "runs/a b", "rollouts": 4, "max_time": 15.0},
@@ -108,7 +108,7 @@ def test_libero_s_reports_become_one_row_a_task(benchmark):
     assert scripts.command(report).startswith("vla evaluate 'a b' --env libero --suite libero_goal --rollouts 4")
 
 
-def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_without_delay(benchmark, tmp_path):
+def test_success_against_delay_is_relative_to_each_checkpoint_without_delay(benchmark, tmp_path):
     evaluations = benchmark("evaluations")
 
     def report(checkpoint, *successes):
@@ -133,73 +133,74 @@ def test_success_against_delay_is_told_for_each_checkpoint_beside_its_own_withou
     assert (tmp_path / "plots" / "delays.png").stat().st_size > 5000
 
 
-def test_anchors_pool_the_seeds_and_keep_what_is_done(benchmark, tmp_path):
-    anchors = benchmark("anchors")
-    arguments = argparse.Namespace(json=tmp_path / "anchors.json", rollouts=20)
-    first = anchors.VARIANTS[0]
-    cells = {anchors.cell(first, seed): {"successes": 9 + seed, "held_out": 0.1} for seed in (0, 2)}
-    anchors.write(arguments, {"steps": 5}, cells)
-    [row] = json.loads(arguments.json.read_text())["rows"]  # nothing about variants that were not run
+def test_ablations_pool_the_seeds_and_keep_finished_cells(benchmark, tmp_path):
+    ablations = benchmark("ablations")
+    arguments = argparse.Namespace(json=tmp_path / "ablations.json", rollouts=20)
+    first = ablations.VARIANTS[0]
+    cells = {ablations.cell(first, seed): {"successes": 9 + seed, "held_out": 0.1} for seed in (0, 2)}
+    ablations.write(arguments, {"steps": 5}, cells)
+    [row] = json.loads(arguments.json.read_text())["rows"]  # no rows for variants that were not run
     assert row == [first.group, first.name, "50% (35% to 65%)", "9/20, 11/20", "-", "0.1000"]
-    assert anchors.finished(arguments.json, {"steps": 5}) == cells
-    with pytest.raises(SystemExit, match="give another --json"):
-        anchors.finished(arguments.json, {"steps": 6})
+    assert ablations.finished(arguments.json, {"steps": 5}) == cells
+    with pytest.raises(SystemExit, match="pass another --json"):
+        ablations.finished(arguments.json, {"steps": 6})
 
 
-def test_variants_of_a_group_that_differ_in_the_executor_only_share_a_training(benchmark, tmp_path, monkeypatch):
-    anchors, trained = benchmark("anchors"), []
+def test_variants_that_differ_only_in_the_executor_share_a_training(benchmark, tmp_path, monkeypatch):
+    ablations, trained = benchmark("ablations"), []
 
     def train(policy, seen, seed, **_):
         trained.append((policy, seed))
         return 0.25
 
-    monkeypatch.setattr(anchors.frozen_eyes, "untrained", lambda *_, **chosen: tuple(chosen.values()))
-    monkeypatch.setattr(anchors.frozen_eyes, "train", train)
-    monkeypatch.setattr(anchors, "save_checkpoint", lambda folder, _: folder.mkdir())
+    monkeypatch.setattr(ablations.frozen_encoders, "untrained", lambda *_, **chosen: tuple(chosen.values()))
+    monkeypatch.setattr(ablations.frozen_encoders, "train", train)
+    monkeypatch.setattr(ablations, "save_checkpoint", lambda folder, _: folder.mkdir())
     arguments = argparse.Namespace(runs=tmp_path)
-    usual = [variant for variant in anchors.VARIANTS if variant.group == "usual"]
+    usual = [variant for variant in ablations.VARIANTS if variant.group == "usual"]
     seen = argparse.Namespace(episodes=())
-    folders = {variant.name: anchors.train(arguments, variant, 1, None, seen) for variant in usual}
+    folders = {variant.name: ablations.train(arguments, variant, 1, None, seen) for variant in usual}
     assert len(trained) == len({variant.trained for variant in usual}) < len(usual)
     assert {error for _, error in folders.values()} == {0.25}
     assert len({folder for folder, _ in folders.values()}) == len(trained)
 
 
-def test_a_training_with_frozen_eyes_is_that_of_the_policy_that_is_saved(benchmark):
-    """What is trained on what the encoders said is what runs on pictures, and the encoders stay as they were."""
-    frozen_eyes, train_step = benchmark("frozen_eyes"), benchmark("train_step")
-    eyes = load_checkpoint(frozen_eyes.SHIPPED)
-    config = load_config(frozen_eyes.RECIPE)
+def test_training_with_frozen_encoders_trains_the_saved_policy(benchmark):
+    """Training on cached features equals running on images, and leaves the encoders unchanged."""
+    frozen_encoders, train_step = benchmark("frozen_encoders"), benchmark("train_step")
+    encoders = load_checkpoint(frozen_encoders.SHIPPED)
+    config = load_config(frozen_encoders.RECIPE)
     made = [train_step.make_episode(config, index, frames=10) for index in range(4)]
     episodes = [dataclasses.replace(episode, task="pick_up_red") for episode in made]
-    seen = frozen_eyes.Seen(episodes, frozen_eyes.look(eyes, episodes))
+    seen = frozen_encoders.Encoded(episodes, frozen_encoders.encode_frames(encoders, episodes))
     numbers = [
-        frozen_eyes.frame_numbers(torch.from_numpy(e.images["static"])[None]) for e in frozen_eyes.numbered(episodes)
+        frozen_encoders.frame_numbers(torch.from_numpy(e.images["static"])[None])
+        for e in frozen_encoders.numbered(episodes)
     ]
     assert torch.cat(numbers, dim=1)[0].tolist() == list(range(40))
 
-    policy = frozen_eyes.untrained(eyes, episodes, head="lstm", history=3, chunk=4, feels=True)
+    policy = frozen_encoders.untrained(encoders, episodes, head="lstm", history=3, chunk=4, proprioception=True)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    forward = frozen_eyes.ForwardPredictionConfig(steps_ahead=2, width=16, layers=1)
-    assert frozen_eyes.train(policy, seen, 0, steps=2, frames=12, forward=forward) > 0
+    forward = frozen_encoders.ForwardPredictionConfig(steps_ahead=2, width=16, layers=1)
+    assert frozen_encoders.train(policy, seen, 0, steps=2, frames=12, forward=forward) > 0
     changed = {
         name.split(".")[1] for name, tensor in policy.state_dict().items() if not torch.equal(tensor, before[name])
     }
     assert changed == {"fuse", "proprioception", "lstm", "mlp"}
-    text = policy.encode_text(*policy.tokenize([frozen_eyes.command("pick_up_red")]))
+    text = policy.encode_text(*policy.tokenize([frozen_encoders.command("pick_up_red")]))
     pictures = {
         c.name: images.to_network(torch.from_numpy(episodes[1].images[c.name]), c) for c in policy.contract.cameras
     }
     felt = torch.from_numpy(episodes[1].proprioception)
     shown = policy.encode(pictures, felt, text.expand(10, -1))
-    views = {name: frozen_eyes.Given()(features[10:20], text) for name, features in seen.features.items()}
-    policy.backbone.cameras = torch.nn.ModuleDict({name: frozen_eyes.Given() for name in views})
+    views = {name: frozen_encoders.PassThrough()(features[10:20], text) for name, features in seen.features.items()}
+    policy.backbone.cameras = torch.nn.ModuleDict({name: frozen_encoders.PassThrough() for name in views})
     torch.testing.assert_close(policy.encode(views, felt, text.expand(10, -1)), shown, atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture
 def chains_of_calvin(benchmark, monkeypatch):
-    """benchmarks/calvin_chains.py, a fake CALVIN in which one of two subtasks gets done, and a script like its own."""
+    """Return benchmarks/calvin_chains.py with a fake CALVIN, in which one of two subtasks succeeds, and its script."""
     import fake_calvin
 
     script = types.ModuleType("calvin_agent.evaluation.evaluate_policy")
@@ -230,7 +231,7 @@ def chains_of_calvin(benchmark, monkeypatch):
     return module, fake_calvin.make()[0]
 
 
-def test_verdicts_and_steps_of_the_same_actions_are_laid_side_by_side(chains_of_calvin):
+def test_the_same_actions_get_the_same_verdicts_and_steps(chains_of_calvin):
     module, installed = chains_of_calvin
     chains = module.calvin.draw_chains(installed, 2)
     ours = module.run_ours(installed, Path("split"), chains)
@@ -239,7 +240,7 @@ def test_verdicts_and_steps_of_the_same_actions_are_laid_side_by_side(chains_of_
     assert [result.attempts for result, _ in ours] == theirs
 
 
-def test_an_adapter_that_stops_too_early_gives_another_verdict(chains_of_calvin):
+def test_an_adapter_that_stops_too_early_gets_a_different_verdict(chains_of_calvin):
     module, installed = chains_of_calvin
     (chain,) = module.calvin.draw_chains(installed, 1)
     ((result, actions),) = module.run_ours(installed, Path("split"), [chain])
@@ -247,7 +248,7 @@ def test_an_adapter_that_stops_too_early_gives_another_verdict(chains_of_calvin)
     assert result.attempts[0].success and not theirs[0].success
 
 
-def test_a_recorded_episode_goes_through_the_adapter_as_it_was(chains_of_calvin):
+def test_a_recorded_episode_passes_the_adapter_unchanged(chains_of_calvin):
     module, installed = chains_of_calvin
     ((_, condition),) = module.calvin.draw_chains(installed, 1)
     actions, states = module.episode(installed, Path("split"), condition)
@@ -257,29 +258,29 @@ def test_a_recorded_episode_goes_through_the_adapter_as_it_was(chains_of_calvin)
     assert module.apart(states, adapted) == pytest.approx((0.0, 0.0), abs=1e-6)
 
 
-def test_what_is_told_of_a_scene_tells_the_lit_block_while_it_glows_and_no_longer(benchmark):
-    told_eyes = benchmark("told_eyes")
+def test_the_scene_state_shows_the_lit_block_only_while_it_glows(benchmark):
+    scene_state = benchmark("scene_state")
     env = TabletopEnv(render=False)
     said = {}
     for color in ("red", "blue"):
         env.reset(seed=1, options={"task": "nudge_lit"})
         show_cue(env.sim, color)
-        said[color] = [told_eyes.told(env.state())]
+        said[color] = [scene_state.features(env.state())]
         for _ in range(10):
             env.step(np.array([0, 0, 0.3, 0, 0, 0, 0.0]))
-            said[color].append(told_eyes.told(env.state()))
+            said[color].append(scene_state.features(env.state()))
     assert not np.array_equal(said["red"][0], said["blue"][0])
     assert all(np.array_equal(red, blue) for red, blue in zip(said["red"][3:], said["blue"][3:], strict=True))
 
 
-def test_a_policy_that_is_told_runs_without_pictures(benchmark):
-    frozen_eyes, told_eyes = benchmark("frozen_eyes"), benchmark("told_eyes")
-    eyes = load_checkpoint(frozen_eyes.SHIPPED)
-    seen = told_eyes.demonstrations("nudge_lit", 3, eyes.contract.observation_spec)
+def test_a_policy_on_the_scene_state_runs_without_images(benchmark):
+    frozen_encoders, scene_state = benchmark("frozen_encoders"), benchmark("scene_state")
+    encoders = load_checkpoint(frozen_encoders.SHIPPED)
+    seen = scene_state.demonstrations("nudge_lit", 3, encoders.contract.observation_spec)
     assert [episode.outcome for episode in seen.episodes] == ["success"] * 3
-    assert len(seen.features[told_eyes.CAMERA]) == sum(map(len, seen.episodes))
-    policy = frozen_eyes.untrained(eyes, seen.episodes, head="lstm", history=4, chunk=3, feels=True)
-    told_eyes.listen(policy, seen.features[told_eyes.CAMERA].shape[1])
-    assert frozen_eyes.train(policy, seen, 0, steps=2, frames=16) > 0
-    done, _ = told_eyes.roll_out(TabletopEnv(render=False), policy, "nudge_lit", 0, max_time_s=0.5)
+    assert len(seen.features[scene_state.CAMERA]) == sum(map(len, seen.episodes))
+    policy = frozen_encoders.untrained(encoders, seen.episodes, head="lstm", history=4, chunk=3, proprioception=True)
+    scene_state.use_scene_state(policy, seen.features[scene_state.CAMERA].shape[1])
+    assert frozen_encoders.train(policy, seen, 0, steps=2, frames=16) > 0
+    done, _ = scene_state.roll_out(TabletopEnv(render=False), policy, "nudge_lit", 0, max_time_s=0.5)
     assert done is False

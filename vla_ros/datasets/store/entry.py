@@ -3,7 +3,7 @@
 
 A folder with one file for each camera and each array, frames one after the other, all episodes in a row, and
 manifest.json, which says where each episode begins. Frames are raw bytes, so that any window is a copy out of the
-page cache; `benchmarks/demos.py` measures what other encodings cost.
+page cache; `benchmarks/store.py` measures what other encodings cost.
 """
 
 from __future__ import annotations

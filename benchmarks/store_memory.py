@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak resident memory of training on episodes of a store. `demos.py` starts this, a process for each measurement."""
+"""Peak resident memory of training on episodes of a store; `store.py` starts one process per measurement."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bags", type=Path, nargs="+", required=True, metavar="BAG")
-    parser.add_argument("--robot", required=True, help="robot's file or name")
-    parser.add_argument("--store", type=Path, required=True, help="where the bags are decoded")
-    parser.add_argument("--episodes", type=int, required=True, help="the first of them, so many, are trained on")
+    parser.add_argument("--robot", required=True, help="robot file or name")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the store")
+    parser.add_argument("--episodes", type=int, required=True, help="number of episodes to train on, from the first")
     parser.add_argument("--steps", type=int, required=True)
     args = parser.parse_args()
     print(watch_training(args.bags, args.episodes, load_robot(args.robot), args.store, args.steps))
 
 
 def memory(bags: Sequence[Path], robot_name: str, episodes: int, store: Path, steps: int) -> dict[str, Any]:
-    """Peak resident memory in MB of a process that trains, on a tenth of the episodes and on all."""
+    """Return the peak resident memory [MB] of training on a tenth of the episodes and on all."""
 
     def peak(count: int) -> dict[str, float]:
         command = [sys.executable, __file__, "--bags", *map(str, bags), "--robot", robot_name, "--store", str(store)]
@@ -49,8 +49,8 @@ def memory(bags: Sequence[Path], robot_name: str, episodes: int, store: Path, st
 
 
 def watch_training(bags: Sequence[Path], count: int, robot: Robot, store: Path, steps: int) -> str:
-    """Train on the first `count` episodes of `bags` and return the peak of the resident memory, as JSON."""
-    # Not above: processes that decode read this file with demos.py, and need no torch.
+    """Train on the first `count` episodes of `bags`; return the peak resident memory as JSON."""
+    # Not above: processes that decode read this file with store.py, and need no torch.
     import torch
 
     from vla_ros.policy.module import VLAModule
@@ -79,7 +79,7 @@ def watch_training(bags: Sequence[Path], count: int, robot: Robot, store: Path, 
 
 
 def resident_mb() -> float:
-    """This process's resident memory, mapped files included."""
+    """Return this process's resident memory, mapped files included."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trainings of all of a policy but its eyes, for `anchors.py`: camera encoders are frozen, and see each frame once.
+"""Train everything but the camera encoders, for `ablations.py`; the frozen encoders see each frame once.
 
-The encoders are those of the shipped checkpoint. What comes after them, from the fusion with proprioception to the
-head, starts at random and is trained on demonstrations as `vla fit` does: the same windows, targets and losses.
-Commands are always a task's first phrasing.
+The encoders are the shipped checkpoint's. Everything after them, from the fusion with proprioception to the head,
+starts at random and is trained as by `vla fit`: the same windows, targets and losses. Commands use each task's first
+phrasing.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ FEATURE_SIZE = 128
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, weight_decay=1e-3, warmup_steps=50)
 LOSS = LossConfig(huber_delta=0.1, gripper_weight=0.1)
 AUGMENT = AugmentConfig(proprioception_noise=0.05)
-DRAWN_FRAMES = 16  # of a step, whose future is predicted: drawing pictures costs more than all else
+DRAWN_FRAMES = 16  # of a step, whose future is predicted: decoding images costs more than everything else
 
 
-class Given(nn.Module):
-    """Stands where a camera's encoder stands, and is given what that would say."""
+class PassThrough(nn.Module):
+    """Replaces a camera encoder, taking its features as input."""
 
     def forward(self, features: Tensor, _text: Tensor) -> Tensor:
         return features
 
 
 def command(task: str) -> str:
-    """Return what is said for a task."""
+    """Return the command of a task."""
     return TASKS[task].phrasings[0]
 
 
@@ -54,8 +54,8 @@ def _text(policy: Policy, task: str) -> Tensor:
 
 
 @torch.no_grad()
-def look(policy: Policy, episodes: Sequence[Episode]) -> dict[str, Tensor]:
-    """Return what the encoders say of all frames, camera -> (frames, K), episode after episode."""
+def encode_frames(policy: Policy, episodes: Sequence[Episode]) -> dict[str, Tensor]:
+    """Return the camera features of all frames, camera -> (frames, K), episode by episode."""
     seen: dict[str, list[Tensor]] = {name: [] for name in policy.contract.camera_names}
     for episode in episodes:
         text = _text(policy, episode.task).expand(len(episode), -1)
@@ -66,7 +66,7 @@ def look(policy: Policy, episodes: Sequence[Episode]) -> dict[str, Tensor]:
 
 
 def numbered(episodes: Sequence[Episode]) -> list[Episode]:
-    """Return the episodes with one pixel for each picture, which holds the number of the frame among all of them."""
+    """Return the episodes with each image reduced to one pixel that holds the frame's overall index."""
     result, first = [], 0
     for episode in episodes:
         numbers = np.arange(first, first + len(episode))
@@ -78,40 +78,42 @@ def numbered(episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def frame_numbers(pixels: Tensor) -> Tensor:
-    """Return the numbers (B, W) of pictures (B, W, 1, 1, 3)."""
+    """Return the frame indices (B, W) of images (B, W, 1, 1, 3)."""
     return (pixels[..., 0, 0, :].long() * torch.tensor([256**2, 256, 1])).sum(dim=-1)
 
 
-def untrained(eyes: Policy, training: Sequence[Episode], *, head: str, history: int, chunk: int, feels: bool) -> Policy:
-    """Return a policy with the encoders of ``eyes``, frozen; ``feels``: whether it has proprioception."""
-    known = eyes.contract.proprioception
-    names = known.names if known is not None and feels else ()
+def untrained(
+    encoders: Policy, training: Sequence[Episode], *, head: str, history: int, chunk: int, proprioception: bool
+) -> Policy:
+    """Return a policy with the encoders of ``encoders``, frozen; with proprioception or without."""
+    known = encoders.contract.proprioception
+    names = known.names if known is not None and proprioception else ()
     low, high = action_bounds(training)
     contract = dataclasses.replace(
-        eyes.contract,
+        encoders.contract,
         proprioception=proprioception_statistics(training, names),
-        timing=dataclasses.replace(eyes.contract.timing, history=history, chunk=chunk),
+        timing=dataclasses.replace(encoders.contract.timing, history=history, chunk=chunk),
         action=ActionSpace(low=low, high=high),
-        provenance=dataclasses.replace(eyes.contract.provenance, head=head),
+        provenance=dataclasses.replace(encoders.contract.provenance, head=head),
     )
-    compact = dataclasses.replace(eyes.config.compact, feature_size=FEATURE_SIZE)
-    policy = Policy(contract, dataclasses.replace(eyes.config, head=head, compact=compact), eyes.tokenizer)
+    compact = dataclasses.replace(encoders.config.compact, feature_size=FEATURE_SIZE)
+    policy = Policy(contract, dataclasses.replace(encoders.config, head=head, compact=compact), encoders.tokenizer)
     for part in ("cameras", "text"):
-        getattr(policy.backbone, part).load_state_dict(getattr(eyes.backbone, part).state_dict())
+        getattr(policy.backbone, part).load_state_dict(getattr(encoders.backbone, part).state_dict())
         getattr(policy.backbone, part).requires_grad_(False)
     return policy
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """Demonstrations: ``episodes`` as they were recorded, and what the encoders say of their frames."""
+class Encoded:
+    """Demonstrations: the recorded ``episodes`` and the camera features of their frames."""
 
     episodes: Sequence[Episode]
     features: Mapping[str, Tensor]
 
 
 def train(
-    policy: Policy, seen: Seen, seed: int, *, steps: int, frames: int, forward: ForwardPredictionConfig | None = None
+    policy: Policy, seen: Encoded, seed: int, *, steps: int, frames: int, forward: ForwardPredictionConfig | None = None
 ) -> float:
     """Train ``policy`` and return the arm's mean absolute error on held-out episodes, in normalised units.
 
@@ -123,18 +125,18 @@ def train(
         policy, training=training, validation=validation, batch_windows=frames // policy.contract.timing.history,
         max_steps=steps, steps_ahead=forward.steps_ahead if forward else 0, seed=seed,
     )  # fmt: skip
-    eyes, policy.backbone.cameras = policy.backbone.cameras, nn.ModuleDict({n: Given() for n in seen.features})
-    artist = None if forward is None else _artist(policy, forward)
-    weights = [w for module in (policy, artist) if module for w in module.parameters() if w.requires_grad]
+    cameras, policy.backbone.cameras = policy.backbone.cameras, nn.ModuleDict({n: PassThrough() for n in seen.features})
+    decoder = None if forward is None else _make_decoder(policy, forward)
+    weights = [w for module in (policy, decoder) if module for w in module.parameters() if w.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=OPTIMIZER.learning_rate, weight_decay=OPTIMIZER.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, steps, OPTIMIZER))
-    pictures = {} if forward is None else {n: _all_pictures(seen.episodes, n) for n in seen.features}
+    pictures = {} if forward is None else {n: _all_images(seen.episodes, n) for n in seen.features}
     policy.train()
     for batch in data.train_dataloader():
         terms, features = _losses(policy, seen, batch, training=True)
         loss = terms["loss"]
-        if artist is not None and forward is not None:
-            loss = loss + forward.weight * _forward_loss(policy, artist, pictures, batch, features)
+        if decoder is not None and forward is not None:
+            loss = loss + forward.weight * _forward_loss(policy, decoder, pictures, batch, features)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -143,11 +145,11 @@ def train(
     policy.eval()
     with torch.no_grad():
         errors = [float(_losses(policy, seen, batch, training=False)[0]["arm_l1"]) for batch in data.val_dataloader()]
-    policy.backbone.cameras = eyes
+    policy.backbone.cameras = cameras
     return float(np.mean(errors))
 
 
-def _losses(policy: Policy, seen: Seen, batch: Batch, *, training: bool) -> tuple[dict[str, Tensor], Tensor]:
+def _losses(policy: Policy, seen: Encoded, batch: Batch, *, training: bool) -> tuple[dict[str, Tensor], Tensor]:
     numbers = frame_numbers(next(iter(batch["images"].values())))
     feels = batch["proprioception"]
     if training:
@@ -159,19 +161,19 @@ def _losses(policy: Policy, seen: Seen, batch: Batch, *, training: bool) -> tupl
     return policy.head.losses(readout.features, batch["actions"], mask, LOSS), readout.features
 
 
-def _artist(policy: Policy, config: ForwardPredictionConfig) -> ForwardPrediction:
+def _make_decoder(policy: Policy, config: ForwardPredictionConfig) -> ForwardPrediction:
     sizes = {camera.name: (camera.height, camera.width) for camera in policy.contract.cameras}
     return ForwardPrediction(camera_sizes=sizes, feature_size=policy.backbone.feature_size, config=config)
 
 
-def _all_pictures(episodes: Sequence[Episode], name: str) -> Tensor:
+def _all_images(episodes: Sequence[Episode], name: str) -> Tensor:
     return torch.from_numpy(np.concatenate([episode.images[name] for episode in episodes]))
 
 
 def _forward_loss(
-    policy: Policy, artist: ForwardPrediction, pictures: Mapping[str, Tensor], batch: Batch, features: Tensor
+    policy: Policy, decoder: ForwardPrediction, pictures: Mapping[str, Tensor], batch: Batch, features: Tensor
 ) -> Tensor:
-    """Return the error of the future pictures of some of the batch's frames."""
+    """Return the prediction error of future images for some of the batch's frames."""
     chosen = torch.nonzero(batch["future_valid"])
     window, frame = chosen[torch.randperm(len(chosen))[:DRAWN_FRAMES]].T
     cameras = {camera.name: camera for camera in policy.contract.cameras}
@@ -180,4 +182,4 @@ def _forward_loss(
         for views in (batch["images"], batch["future_images"])
     )
     there = torch.ones(len(window), dtype=torch.bool)
-    return forward_losses(artist(now, features[window, frame]), now, later, there)["forward_loss"]
+    return forward_losses(decoder(now, features[window, frame]), now, later, there)["forward_loss"]

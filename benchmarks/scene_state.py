@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies that are told what there is to see, for `anchors.py`: what matters about memory, and nothing about vision.
+"""Policies that get the scene state instead of camera features, for `ablations.py`: these test memory, not vision.
 
-In place of what a camera's encoder says stand the places of the blocks, whether it is dark, and where the block is that
-glows now. All else is a policy's: fusion with proprioception, history, head; `frozen_eyes.train` trains it. Neither
-demonstrations nor rollouts need pictures.
+In place of camera features stand the block positions, whether it is dark, and which block glows now. Everything else is
+the usual policy: fusion with proprioception, history, head, trained by `frozen_encoders.train`. Neither demonstrations
+nor rollouts need images.
 """
 
 from __future__ import annotations
 
-import frozen_eyes
+import frozen_encoders
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,22 +30,22 @@ MIDDLE_M, SPREAD_M = np.array([0.44, 0.0]), 0.13  # of blocks on the table
 LONGEST_S, AFTER_SUCCESS_S = 12.0, 0.4
 
 
-def told(state: SceneState) -> NDArray[np.float32]:
-    """Return what is told of a scene (10,): the blocks' places, whether it is dark, whether and where one glows."""
+def features(state: SceneState) -> NDArray[np.float32]:
+    """Return the scene state (10,): block positions, whether it is dark, whether and where one glows."""
     places = [(state.block_positions[color][:2] - MIDDLE_M) / SPREAD_M for color in COLORS]
     glow = places[COLORS.index(state.lit)] if state.lit else np.zeros(2)
     return np.concatenate([*places, [state.dark, bool(state.lit)], glow]).astype(np.float32)
 
 
 def demonstrate(env: TabletopEnv, task: str, seed: int, spec: ObservationSpec) -> tuple[Episode, Tensor]:
-    """Return the scripted expert's episode, disturbed as recorded ones are, without pictures; and what is told."""
+    """Return an episode of the scripted expert, perturbed as in recording, without images, and its scene states."""
     seen, _ = env.reset(seed=seed, options={"task": task})
     expert, noise = Expert(TASKS[task]), Perturbation(np.random.default_rng(seed), PERTURBATION, env.control_hz)
     said, states, acts = [], [], []
     left = round(AFTER_SUCCESS_S * env.control_hz)
     for _ in range(round(LONGEST_S * env.control_hz)):
         action = expert.act(env.state())
-        said.append(told(env.state()))
+        said.append(features(env.state()))
         states.append(_feel(seen, spec))
         acts.append(action)
         seen, _, done, _, _ = env.step(noise.apply(action))
@@ -57,7 +57,7 @@ def demonstrate(env: TabletopEnv, task: str, seed: int, spec: ObservationSpec) -
         images={camera.name: nothing for camera in spec.cameras},
         proprioception=np.stack(states),
         actions=np.stack(acts),
-        command=frozen_eyes.command(task),
+        command=frozen_encoders.command(task),
         task=task,
         outcome="success" if left < round(AFTER_SUCCESS_S * env.control_hz) else "failure",
         source=f"{task}#{seed}",
@@ -67,34 +67,34 @@ def demonstrate(env: TabletopEnv, task: str, seed: int, spec: ObservationSpec) -
     return episode, torch.from_numpy(np.stack(said))
 
 
-def demonstrations(task: str, count: int, spec: ObservationSpec) -> frozen_eyes.Seen:
-    """Return ``count`` demonstrations of the scenes 0 on, and what is told of their frames."""
+def demonstrations(task: str, count: int, spec: ObservationSpec) -> frozen_encoders.Encoded:
+    """Return ``count`` demonstrations, of scenes 0 and up, and the scene states of their frames."""
     env = TabletopEnv(render=False)
     made = [demonstrate(env, task, seed, spec) for seed in range(count)]
-    return frozen_eyes.Seen([episode for episode, _ in made], {CAMERA: torch.cat([said for _, said in made])})
+    return frozen_encoders.Encoded([episode for episode, _ in made], {CAMERA: torch.cat([said for _, said in made])})
 
 
-def listen(policy: Policy, size: int) -> None:
-    """Give ``policy`` ears in place of cameras: its fusion takes ``size`` numbers that it is told."""
+def use_scene_state(policy: Policy, size: int) -> None:
+    """Replace the cameras of ``policy`` by ``size`` numbers of scene state."""
     first, cameras = policy.backbone.fuse[0], policy.backbone.cameras
     others = first.in_features - sum(encoder.output_size for encoder in cameras.values())
-    policy.backbone.cameras = nn.ModuleDict({CAMERA: frozen_eyes.Given()})
+    policy.backbone.cameras = nn.ModuleDict({CAMERA: frozen_encoders.PassThrough()})
     policy.backbone.fuse[0] = nn.Linear(size + others, first.out_features)
 
 
 @torch.inference_mode()
 def roll_out(env: TabletopEnv, policy: Policy, task: str, seed: int, max_time_s: float) -> tuple[bool, bool]:
-    """Return whether ``policy`` does ``task`` in the scene of ``seed``, and whether the hand ends at the lit block.
+    """Return whether ``policy`` solves ``task`` in scene ``seed``, and whether the gripper ends at the lit block.
 
     It need not have moved it for that: no other block is nearer. Each first action is carried out a tick late.
     """
     seen, _ = env.reset(seed=seed, options={"task": task})
     lit, done = env.state().lit, False
-    text = policy.encode_text(*policy.tokenize([frozen_eyes.command(task)]))
+    text = policy.encode_text(*policy.tokenize([frozen_encoders.command(task)]))
     space, spec = policy.contract.action, policy.contract.observation_spec
     action, history = np.array([0.0] * 6 + [1.0]), None
     for _ in range(round(max_time_s * env.control_hz)):
-        views = {CAMERA: torch.from_numpy(told(env.state()))[None]}
+        views = {CAMERA: torch.from_numpy(features(env.state()))[None]}
         felt = torch.from_numpy(_feel(seen, spec))[None]
         (arm, gripper), history = policy.step(views, felt, text, history)
         seen, _, done, _, _ = env.step(action)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast bags become a store, against reading their images with rosbags and decoding them with cv2; for demos.py."""
+"""Speed of decoding bags into a store, against reading their images with rosbags and cv2; for store.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vla_ros.topics import EPISODE
 def decoding(
     bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timing: Timing, scratch: Path, rounds: int
 ) -> dict[str, Any]:
-    """Bags into a new store each time, against the least that reading their images takes."""
+    """Time decoding into a new store, against the least that reading the images takes."""
     used = images_used(bags, robot, spec, timing)
     parts = bag_shards(bags, robot, spec, timing)
     processes = len(os.sched_getaffinity(0))
@@ -82,7 +82,7 @@ def decoding(
 
 
 def decode_at_once(processes: int) -> None:
-    """Decode the same pictures in each of some processes that are there already."""
+    """Decode the same images in each of several running processes."""
     workers = [multiprocessing.get_context("fork").Process(target=decode_many) for _ in range(processes)]
     for worker in workers:
         worker.start()
@@ -98,7 +98,7 @@ def decode_many() -> None:
 
 
 def images_used(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timing: Timing) -> list[list[bool]]:
-    """For each bag and each of its image messages: whether the store needs it decoded."""
+    """Return, for each image message of each bag, whether the store needs it decoded."""
     decode = images.decode_image_file
     seen: collections.Counter[bytes] = collections.Counter()
 
@@ -120,7 +120,7 @@ def images_used(bags: Sequence[Path], robot: Robot, spec: ObservationSpec, timin
 
 
 def bare_messages(bag: Path, robot: Robot, spec: ObservationSpec, topics: bool = False) -> Any:
-    """For each image message of a bag its camera and a function that deserialises it, by nothing but rosbags.
+    """Yield, for each image message of a bag, its camera and a function that deserialises it with rosbags alone.
 
     topics: read the messages of the other topics that become an episode, too, and do nothing with them.
     """
@@ -143,7 +143,7 @@ def read_bare(
     resize: bool = False,
     topics: bool = False,
 ) -> None:
-    """Read the images' topics, and deserialise and decode (and resize) what is used, None for all; nothing else."""
+    """Read the image topics; deserialise, decode and optionally resize the images used (all if None)."""
     for number, bag in enumerate(bags):
         needed = itertools.repeat(True) if used is None else used[number]
         for (camera, message), decode in zip(bare_messages(bag, robot, spec, topics), needed):
@@ -154,17 +154,19 @@ def read_bare(
 
 
 def decoding_rows(what: str, measured: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rows about bags becoming a store."""
+    """Return the rows about decoding bags into a store."""
     rows = []
     for name, store in measured["store"].items():
         rows += [
-            (f"{what}, {name}, by CPU time: speed against rosbags + cv2 of the same images", f"{store['cpu']:.2f}"),
-            ("the same by the clock", f"{store['wall']:.2f}"),
-            ("by CPU time, against the same with the store's other topics read", f"{store['cpu_topics']:.2f}"),
-            ("by CPU time, against rosbags + cv2 + the same resizing", f"{store['cpu_resized']:.2f}"),
-            ("by CPU time, against rosbags + cv2 of all images", f"{store['cpu_all']:.2f}"),
+            (f"{what}, {name}, CPU time: speed relative to rosbags + cv2 on the same images", f"{store['cpu']:.2f}"),
+            ("the same, wall clock", f"{store['wall']:.2f}"),
+            ("the same, CPU time, also reading the store's other topics", f"{store['cpu_topics']:.2f}"),
+            ("the same, CPU time, also resizing the images", f"{store['cpu_resized']:.2f}"),
+            ("the same, CPU time, decoding all images", f"{store['cpu_all']:.2f}"),
         ]
     cores = measured["cores"]
     both = f"{cores['speed_of_one_process']:.2f} ({cores['plain_decoding']:.2f})"
-    rows.append((f"{what}, {cores['processes']} processes: speed against one (of nothing but decoding JPEGs)", both))
+    rows.append(
+        (f"{what}, {cores['processes']} processes: speed relative to one (in brackets: only decoding JPEGs)", both)
+    )
     return rows

