@@ -41,10 +41,8 @@ from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.finding import find_bags
 from vla_ros.datasets.bags.source import bag_shards
-from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.frames import Frames
+from vla_ros.datasets.episode import Episode, Frames, window_frames, windows
 from vla_ros.datasets.store.store import load_shards
-from vla_ros.datasets.windows import window_frames, windows
 from vla_ros.imaging import images
 from vla_ros.robot import load_robot
 

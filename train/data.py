@@ -19,10 +19,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from vla_ros import actions
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, Proprioception, Timing
-from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.frames import Frames
+from vla_ros.datasets.episode import Episode, Frames, Indices, chunk_frames, window_frames, windows
 from vla_ros.datasets.sources import Demonstrations, Source, load_source, require_distinct
-from vla_ros.datasets.windows import Indices, chunk_frames, window_frames, windows
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError, DataConfig, TrainConfig

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_ros.datasets.frames import Frames
+from vla_ros.datasets.episode import Frames
 from vla_ros.imaging import images
 from vla_ros.policy.policy import Policy
 

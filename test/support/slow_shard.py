@@ -24,7 +24,7 @@ def slow_shard(folder: Path, pause_s: float) -> SourceShard:
 
 
 def deadly_shard(folder: Path, name: str = "deadly") -> SourceShard:
-    """A part whose decoding kills the process that does it, as the system does when memory runs out."""
+    """A shard whose decoding kills the process that does it, as the system does when memory runs out."""
     return SourceShard(name, folder, (folder / "file",), {"name": name}, _die)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_ros.datasets.frames import Frames
+from vla_ros.datasets.episode import Frames
 from vla_ros.imaging import images
 from vla_ros.observations.observation import Observation
 from vla_ros.policy.runner import PolicyRunner

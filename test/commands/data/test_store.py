@@ -15,7 +15,7 @@ from vla_ros import cli
 from vla_ros.commands.data.store import Entry, remove
 from vla_ros.datasets.bags.source import bag_shards
 from vla_ros.datasets.errors import StoreError
-from vla_ros.datasets.store.names import MARKER
+from vla_ros.datasets.store.fingerprint import MARKER
 from vla_ros.datasets.store.store import load_shards
 
 KEY = "0123456789abcdef0123"  # as many digits as a name has
@@ -77,7 +77,7 @@ def test_a_bag_that_only_looks_changed_is_current(bags: Path) -> None:
 
 def test_entries_of_other_code_are_stale(bags: Path, monkeypatch) -> None:
     monkeypatch.setattr("vla_ros.commands.data.store.reader_digest", lambda: "newer")
-    assert states(bags) == {"a": "made by another version", "b": "made by another version"}
+    assert states(bags) == {"a": "decoded by another version", "b": "decoded by another version"}
 
 
 def test_what_a_living_process_makes_is_left_alone(bags: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_a_living_process_makes_is_left_alone(bags: Path) -> None:
     half_done(store / f"c-{KEY}.partial")
     with (store / f"c-{KEY}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert states(bags, "--clean", "--all")[f"c-{KEY}.partial"] == "being made"
+        assert states(bags, "--clean", "--all")[f"c-{KEY}.partial"] == "being written"
         assert sorted(path.name for path in store.iterdir()) == [f"c-{KEY}.lock", f"c-{KEY}.partial"]
 
 
@@ -94,7 +94,7 @@ def test_no_store_and_all_without_clean_are_errors(tmp_path: Path, bags: Path, c
     assert cli.main(["store", str(tmp_path / "empty" / "inner")]) == 2
     assert "there is no store at" in capsys.readouterr().err
     assert cli.main(["store", str(bags), "--all"]) == 2
-    assert "--all is for --clean" in capsys.readouterr().err
+    assert "--all only goes with --clean" in capsys.readouterr().err
 
 
 # What may lie in a folder that somebody names as a store (data.store=FOLDER), and never may be removed by it.
@@ -126,7 +126,7 @@ def test_what_others_have_in_the_folder_is_neither_listed_nor_removed(shared: Pa
 
 def test_no_caller_can_have_something_else_removed(shared: Path) -> None:
     for name in [*FOREIGN, "poetry.lock", f"other-{KEY}.lock", f"link-{KEY}"]:
-        with pytest.raises(StoreError, match="was not made by vla_ros"):
+        with pytest.raises(StoreError, match="vla_ros did not make it"):
             remove(Entry(shared / name, name, "stale", 0, 0, 0))
         assert (shared / name).exists()
 

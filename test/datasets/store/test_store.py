@@ -21,13 +21,12 @@ import slow_shard
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.datasets.bags.source import bag_shards
-from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.episode import Episode, mapping_of
 from vla_ros.datasets.errors import BagError, SourceError, StoreError
-from vla_ros.datasets.frames import mapping_of
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.sources import FORMATS, Source, load_source
 from vla_ros.datasets.store import store
-from vla_ros.datasets.store.store import load_shards
+from vla_ros.datasets.store.store import is_locked, load_shards, locked
 from vla_ros.robot import Robot
 
 if TYPE_CHECKING:
@@ -44,21 +43,21 @@ def bags(demonstration: BagBuilder, bag: type[BagBuilder], tmp_path: Path) -> Pa
 
 @pytest.fixture
 def load(robot: Robot, spec: ObservationSpec, timing: Timing, bags: Path) -> Callable:
-    def parts_loaded(robot: Robot = robot, spec: ObservationSpec = spec, timing: Timing = timing, **options) -> tuple:
+    def load_all(robot: Robot = robot, spec: ObservationSpec = spec, timing: Timing = timing, **options) -> tuple:
         return load_shards(bag_shards([bags], robot, spec, timing, **options), workers=1)
 
-    return parts_loaded
+    return load_all
 
 
 @pytest.fixture
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the parts that were decoded."""
+    """The names of the shards that were decoded."""
     names: list[str] = []
     decode = store._decode
 
-    def noted(part: SourceShard, *rest) -> None:
-        names.append(part.name)
-        decode(part, *rest)
+    def noted(shard: SourceShard, *rest) -> None:
+        names.append(shard.name)
+        decode(shard, *rest)
 
     monkeypatch.setattr(store, "_decode", noted)
     return names
@@ -138,16 +137,16 @@ def test_a_process_that_decodes_takes_the_digest_it_is_handed_and_no_scipy(
     bags: Path, robot: Robot, spec: ObservationSpec, timing: Timing
 ) -> None:
     """Both took longer than to decode a short bag. scipy.spatial is for rotations, which these bags' labels lack."""
-    parts = bag_shards([bags], robot, spec, timing)
+    shards = bag_shards([bags], robot, spec, timing)
     code = (
         "import pickle, sys; from pathlib import Path; from vla_ros.datasets.store import fingerprint, store\n"
-        "part = pickle.load(sys.stdin.buffer)\n"
-        "entry = store.ensure(part, None, True, 'a digest')\n"
+        "shard = pickle.load(sys.stdin.buffer)\n"
+        "entry = store.ensure(shard, None, True, 'a digest')\n"
         "assert store.read_manifest(entry)['reader'] == 'a digest'\n"
         "assert fingerprint.reader_digest.cache_info().misses == 0\n"
         "assert 'scipy' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(parts[0]), capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(shards[0]), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -160,12 +159,12 @@ def test_frames_are_mapped_not_loaded(load) -> None:
 
 def test_what_could_not_be_read_is_said_each_time(tmp_path: Path, caplog) -> None:
     (tmp_path / "file").write_text("content")
-    part = SourceShard(
+    shard = SourceShard(
         "one", tmp_path, (tmp_path / "file",), {}, lambda add: DecodeReport({}, damage=("one: cut off at 3 s",))
     )
     for _ in range(2):
         caplog.clear()
-        load_shards([part], workers=1)
+        load_shards([shard], workers=1)
         assert "one: cut off at 3 s" in caplog.text
 
 
@@ -211,13 +210,13 @@ def test_a_folder_that_cannot_be_written_names_the_way_out(load, bags, robot, sp
     (bags / ".vla_store").write_text("a file is in the way")
     with pytest.raises(StoreError, match=r"data\.store=FOLDER"):
         load()
-    parts = bag_shards([bags], robot, spec, timing)
-    assert len(load_shards(parts, tmp_path / "elsewhere", workers=1)[0]) == 1
+    shards = bag_shards([bags], robot, spec, timing)
+    assert len(load_shards(shards, tmp_path / "elsewhere", workers=1)[0]) == 1
     assert len(list((tmp_path / "elsewhere").iterdir())) == 2
 
 
 def start(folder: Path, pause_s: float) -> subprocess.Popen:
-    """Load a slow part in a process of its own, which prints the number of episodes."""
+    """Load a slow shard in a process of its own, which prints the number of episodes."""
     if not (folder / "file").exists():
         (folder / "file").write_text("content")
     command = [sys.executable, slow_shard.__file__, str(folder), str(pause_s)]
@@ -247,8 +246,39 @@ def test_a_killed_run_leaves_no_half_entry_and_the_next_goes_on(tmp_path: Path) 
 
 def test_several_processes_decode_alike(bags, robot, spec, timing, tmp_path) -> None:
     progress: list[tuple[int, int]] = []
-    parts = bag_shards([bags], robot, spec, timing, include_failures=True)
-    episodes, *_ = load_shards(parts, workers=2, progress=lambda *done: progress.append(done))
+    shards = bag_shards([bags], robot, spec, timing, include_failures=True)
+    episodes, *_ = load_shards(shards, workers=2, progress=lambda *done: progress.append(done))
     assert progress == [(1, 2), (2, 2)]
-    alone = load_shards(parts, tmp_path / "alone", workers=1).episodes
+    alone = load_shards(shards, tmp_path / "alone", workers=1).episodes
     assert len(alone) == 2 and all(map(equal, episodes, alone))
+
+
+def test_a_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / f"a-{'0' * 20}.lock"
+    code = (
+        "import sys, time; from pathlib import Path; from vla_ros.datasets.store.store import locked\n"
+        "with locked(Path(sys.argv[1]), wait=True) as ours:\n    print(ours, flush=True); time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "True\n"
+    assert is_locked(path)
+    with locked(path, wait=False) as ours:
+        assert not ours
+    holder.kill()
+    holder.communicate()
+    assert path.exists() and not is_locked(path)
+    with locked(path, wait=True) as ours:
+        assert ours and is_locked(path)
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_store_that_is_read_only_is_read(load, bags, decodings) -> None:
+    load()
+    store = bags / ".vla_store"
+    store.chmod(0o555)
+    try:
+        (bags / "a" / "metadata.yaml").touch()  # its note of the new time can't be written
+        assert len(load().episodes) == 1 and decodings == ["a", "b"]
+    finally:
+        store.chmod(0o755)

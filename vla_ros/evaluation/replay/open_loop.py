@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.contract import ARM_AXES, ARM_UNITS
-from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.windows import chunk_frames
+from vla_ros.datasets.episode import Episode, chunk_frames
 from vla_ros.observations.observation import Observation
 from vla_ros.runtime.planning.planner import ChunkPolicy
 

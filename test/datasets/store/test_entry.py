@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""However many parts a data set has, few files are open at once, and any window can be read."""
+"""However many shards a data set has, few files are open at once, and any window can be read."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_ros.datasets import frames
-from vla_ros.datasets.episode import Episode
+from vla_ros.datasets import episode as episodes_module
+from vla_ros.datasets.episode import Episode, Frames, mapping_of
 from vla_ros.datasets.errors import StoreError
-from vla_ros.datasets.frames import Frames, mapping_of
 from vla_ros.datasets.shards import DecodeReport, SourceShard
-from vla_ros.datasets.store import mapped_files
-from vla_ros.datasets.store.mapped_files import ArrayFile, MappedFiles
+from vla_ros.datasets.store import entry
+from vla_ros.datasets.store.entry import ArrayFile, MappedFiles
 from vla_ros.datasets.store.store import load_shards
 
-PARTS, LENGTH = 60, 5
+SHARDS, LENGTH = 60, 5
 
 
 def decode(number: int, add: Callable[[Episode], None]) -> DecodeReport:
@@ -32,27 +31,27 @@ def decode(number: int, add: Callable[[Episode], None]) -> DecodeReport:
     add(Episode(
         images={"static": shades, "wrist": 255 - shades},
         proprioception=np.full((LENGTH, 2), number, np.float32), actions=np.full((LENGTH, 7), number / 100),
-        command="go", task="go", outcome="unknown", source=f"part{number}#0", start_ns=0, ticks=ticks,
+        command="go", task="go", outcome="unknown", source=f"shard{number}#0", start_ns=0, ticks=ticks,
     ))  # fmt: skip
     return DecodeReport({})
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> list[SourceShard]:
-    for number in range(PARTS):
+def shards(tmp_path: Path) -> list[SourceShard]:
+    for number in range(SHARDS):
         (tmp_path / f"{number}").write_text(f"{number}")
     return [
         SourceShard(
-            f"part{number}", tmp_path, (tmp_path / f"{number}",), {"name": number}, functools.partial(decode, number)
+            f"shard{number}", tmp_path, (tmp_path / f"{number}",), {"name": number}, functools.partial(decode, number)
         )
-        for number in range(PARTS)
+        for number in range(SHARDS)
     ]
 
 
 @pytest.fixture
 def few_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process that may open 40 files more than it has open, fewer than there are parts."""
-    monkeypatch.setattr(mapped_files, "MAPS_AT_ONCE", 12)
+    """A process that may open 40 files more than it has open, fewer than there are shards."""
+    monkeypatch.setattr(entry, "MAPS_AT_ONCE", 12)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, hard))
@@ -61,22 +60,22 @@ def few_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("few_files")
-def test_more_parts_than_files_may_be_open_are_loaded_and_read(parts: list[SourceShard]) -> None:
-    episodes, *_ = load_shards(parts, workers=1)
-    assert [episode.actions[0, 0] for episode in episodes] == [number / 100 for number in range(PARTS)]
+def test_more_parts_than_files_may_be_open_are_loaded_and_read(shards: list[SourceShard]) -> None:
+    episodes, *_ = load_shards(shards, workers=1)
+    assert [episode.actions[0, 0] for episode in episodes] == [number / 100 for number in range(SHARDS)]
     static, wrist = (Frames([episode.images for episode in episodes], camera) for camera in ("static", "wrist"))
     random = np.random.default_rng(0)
     for _ in range(20):
-        chosen, rows = random.integers(PARTS, size=8), random.integers(LENGTH, size=(8, 3))
+        chosen, rows = random.integers(SHARDS, size=8), random.integers(LENGTH, size=(8, 3))
         shades = (chosen[:, None] + rows)[:, :, None, None, None]
         assert (static.gather(chosen, rows) == shades).all() and (wrist.gather(chosen, rows) == 255 - shades).all()
 
 
 def test_a_map_is_closed_when_it_is_forgotten_and_nobody_looks_at_it(
-    parts: list[SourceShard], tmp_path: Path, monkeypatch
+    shards: list[SourceShard], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(mapped_files, "MAPS_AT_ONCE", 4)
-    episodes, *_ = load_shards(parts[:10], workers=1)
+    monkeypatch.setattr(entry, "MAPS_AT_ONCE", 4)
+    episodes, *_ = load_shards(shards[:10], workers=1)
     looked_at = episodes[0].images["static"]
     for episode in episodes:
         assert episode.images["wrist"].any()
@@ -85,7 +84,7 @@ def test_a_map_is_closed_when_it_is_forgotten_and_nobody_looks_at_it(
     assert len(mapped) == 4 + 1
 
 
-def test_pages_that_were_read_are_handed_back_at_a_limit(parts: list[SourceShard], monkeypatch) -> None:
+def test_pages_that_were_read_are_handed_back_at_a_limit(shards: list[SourceShard], monkeypatch) -> None:
     class Spy(mmap.mmap):
         advised = 0
 
@@ -93,9 +92,9 @@ def test_pages_that_were_read_are_handed_back_at_a_limit(parts: list[SourceShard
             Spy.advised += 1
             super().madvise(*arguments)
 
-    monkeypatch.setattr("vla_ros.datasets.store.mapped_files.mmap.mmap", Spy)
-    monkeypatch.setattr(frames, "KEPT_BYTES", 1000)
-    episodes, *_ = load_shards(parts[:2], workers=1)
+    monkeypatch.setattr("vla_ros.datasets.store.entry.mmap.mmap", Spy)
+    monkeypatch.setattr(episodes_module, "RELEASE_AFTER_BYTES", 1000)
+    episodes, *_ = load_shards(shards[:2], workers=1)
     read = Frames([episode.images for episode in episodes], "static")
     for _ in range(40):  # of 108 bytes: one window of 3 frames
         read.gather(np.array([1]), np.array([[0, 1, 2]]))
