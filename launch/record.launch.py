@@ -4,8 +4,8 @@
 ros2 launch vla_ros record.launch.py robot:=/path/to/robot.yaml output:=bags/monday
 ros2 service call /recorder/start std_srvs/srv/Trigger       then /recorder/success, /failure or /discard
 
-Where rosbag2 is installed, `ros2 bag record` writes the bag (MCAP), and our recorder only refuses to start an episode
-with a silent camera and marks where episodes start and end. Elsewhere our recorder writes the same bag.
+If rosbag2 is installed, `ros2 bag record` writes the bag (MCAP), and our recorder marks the start and end of episodes
+and refuses to start one while a camera is silent. Otherwise our recorder writes the same bag itself.
 """
 
 import shutil
@@ -24,12 +24,12 @@ from vla_ros.robot import load_robot
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The recorder, and `ros2 bag record` beside it where that exists."""
+    """Start the recorder, and `ros2 bag record` if it is installed."""
     return LaunchDescription(
         [
-            launching.argument("output", "", "Folder of the bag; it must not exist yet. Required"),
+            launching.argument("output", "", "Folder of the bag (required; must not exist)"),
             launching.argument("robot", "tabletop", "Robot file: a path, or a name in config/robots"),
-            launching.argument("task", "", "Name of the task, written into the markers"),
+            launching.argument("task", "", "Task name to write into the episode markers"),
             launching.argument("writer", "auto", "Who writes the bag", ["auto", "rosbag2", "vla_ros"]),
             *launching.shared_arguments(),
             OpaqueFunction(function=_record),
@@ -40,23 +40,23 @@ def generate_launch_description() -> LaunchDescription:
 def _record(context: LaunchContext) -> list:
     output, robot_file = launching.value(context, "output"), launching.value(context, "robot")
     if not output:
-        raise RuntimeError("output is empty; say where the bag goes: output:=bags/NAME")
+        raise RuntimeError("output is required: the folder of the bag, e.g. output:=bags/NAME")
     if Path(output).exists():
-        raise RuntimeError(f"output is {output}, which exists already; choose another folder, or move that one away")
+        raise RuntimeError(f"output {output} already exists; choose another folder, or move it away")
     writer, rosbag2_help = launching.value(context, "writer"), _rosbag2_help()
     rosbag2 = writer == "rosbag2" or (writer == "auto" and "mcap" in rosbag2_help)
     parameters = {"robot": robot_file, "task": launching.value(context, "task"), "write": not rosbag2}
     actions = launching.nodes(context, [bringup.recorder(output, **parameters)])
     if rosbag2:
         if not launching.truth(context, "use_respawn"):
-            over = [Shutdown(reason="the recorder node ended; see its message")]
+            over = [Shutdown(reason="the recorder node exited; see its message")]
             actions.append(RegisterEventHandler(OnProcessExit(target_action=actions[0], on_exit=over)))
         actions.append(_bag_record(context, robot_file, output, topics_option="--topics" in rosbag2_help))
     return actions
 
 
 def _rosbag2_help() -> str:
-    """What `ros2 bag record` says about itself (among it, that it can write MCAP); empty where it is not installed."""
+    """Return the help of `ros2 bag record`, which shows whether it can write MCAP; empty if it is not installed."""
     if shutil.which("ros2") is None:
         return ""
     listing = subprocess.run(["ros2", "bag", "record", "--help"], capture_output=True, text=True, check=False)
@@ -71,6 +71,6 @@ def _bag_record(context: LaunchContext, robot_file: str, output: str, *, topics_
     command = bringup.bag_record_command(
         robot, output, namespace, qos.name, use_sim_time=use_sim_time, topics_option=topics_option
     )
-    # Without it the recorder would mark episodes that nobody records.
-    over = Shutdown(reason="ros2 bag record ended; see its message")
+    # Otherwise the recorder would go on to mark episodes that are not recorded.
+    over = Shutdown(reason="ros2 bag record exited; see its message")
     return ExecuteProcess(cmd=command, output="screen", on_exit=over)

@@ -111,7 +111,7 @@ def test_shipped_files_are_those_beside_the_running_code() -> None:
 
 
 def test_missing_shipped_file_is_named_with_its_neighbours() -> None:
-    with pytest.raises(UserError, match=r"config/no_such\.yaml.*config/ holds: .*robots"):
+    with pytest.raises(UserError, match=r"config/no_such\.yaml.*config/ contains .*robots"):
         resources.path("config/no_such.yaml")
 
 
@@ -120,7 +120,7 @@ def test_share_directory_is_found_under_the_prefix_of_the_install(
 ) -> None:
     module = tmp_path / "prefix/lib/python3/site-packages/vla_ros/resources.py"
     monkeypatch.setattr(resources, "__file__", str(module))
-    with pytest.raises(UserError, match="without its config/"):
+    with pytest.raises(UserError, match="installed without config/"):
         resources.share_directory()
     share = tmp_path / "prefix/share/vla_ros"
     share.mkdir(parents=True)

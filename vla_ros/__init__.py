@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vision-language-action policies for ROS 2: record, fine-tune, run, with one contract throughout."""
+"""Vision-language-action policies for ROS 2: record demonstrations, fine-tune, and run them on an arm."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files that ship beside the code (config/, launch/) lie."""
+"""Find the files that ship with the code (config/, launch/).
+
+Not with importlib.resources: ROS expects these folders in share/, outside of the Python package.
+"""
 
 from __future__ import annotations
 
@@ -9,45 +12,39 @@ from vla_ros.errors import UserError
 
 
 def share_directory() -> Path:
-    """Return the directory that holds ``config/`` and ``launch/`` of the very code that is running.
+    """Return the directory with the ``config/`` and ``launch/`` of the code that is running.
 
-    A source checkout, and so an editable or symlinked install, is its own share directory: editing a file there takes
-    effect. Any other install puts the files in ``share/vla_ros`` under the prefix that the package lies in. Searching
-    from the code, instead of asking the ament index or ``sys.prefix``, never pairs this code with another install's
-    files.
+    For a source checkout, and so for an editable or symlinked install, this is the checkout: edits there take effect.
+    Any other install has these files in ``share/vla_ros`` under its prefix. Searching from the code, and not in the
+    ament index or ``sys.prefix``, never pairs this code with the files of another install.
 
     Raises:
         UserError: this install has neither.
     """
     package = Path(__file__).resolve().parent
-    if (package.parent / "package.xml").is_file():
-        return package.parent
-    for prefix in package.parents:
-        if (prefix / "share" / "vla_ros" / "package.xml").is_file():
-            return prefix / "share" / "vla_ros"
+    candidates = [package.parent, *(prefix / "share" / "vla_ros" for prefix in package.parents)]
+    for directory in candidates:
+        if (directory / "package.xml").is_file():
+            return directory
     raise UserError(
-        f"vla_ros is installed in {package} without its config/ and launch/ files (no share/vla_ros above it); "
-        "install it again with pip or colcon from a checkout"
+        f"vla_ros in {package} was installed without config/ and launch/ (there is no share/vla_ros above it); "
+        "reinstall it from a checkout with pip or colcon"
     )
 
 
 def path(relative: str) -> Path:
-    """Return the absolute path of a shipped file or directory, for instance ``path("config/robots")``.
+    """Return the absolute path of a shipped file or folder, e.g. ``path("config/robots")``.
 
     Raises:
-        UserError: there is no such file; the message lists what lies beside it.
+        UserError: it does not exist; the message lists its neighbors.
     """
     share = share_directory()
     found = share / relative
     if found.exists():
         return found
-    beside = found.parent
-    names = sorted(entry.name for entry in beside.iterdir()) if beside.is_dir() else []
+    folder = found.parent
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     raise UserError(
-        f"vla_ros ships no {relative!r} in {share}; "
-        + (
-            f"{beside.relative_to(share)}/ holds: {', '.join(names) or 'nothing'}"
-            if beside.is_dir()
-            else f"there is no {beside.relative_to(share)}/ either"
-        )
+        f"vla_ros ships no {relative!r}; {folder.relative_to(share)}/ contains {', '.join(names) or 'nothing'} "
+        f"(in {share})"
     )

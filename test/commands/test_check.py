@@ -20,9 +20,9 @@ def test_installed_packages_are_ok() -> None:
 
 
 def test_missing_packages_are_named_with_their_extra() -> None:
-    finding = check.packages("sim", ("json", "no_such_simulator"))
-    assert finding.status == "missing"
-    assert "no_such_simulator" in finding.detail and "'.[sim]'" in finding.detail and "json" not in finding.detail
+    result = check.packages("sim", ("json", "no_such_simulator"))
+    assert result.status == "missing"
+    assert "no_such_simulator" in result.detail and "'.[sim]'" in result.detail and "json" not in result.detail
 
 
 @pytest.mark.parametrize(("free_mib", "status"), [(1024, "ok"), (64, "missing")])
@@ -34,8 +34,8 @@ def test_docker_default_shared_memory_is_too_small(
 
 
 def test_attempt_reports_the_last_line_of_the_error() -> None:
-    finding = check.attempt("driver", "raise OSError('no EGL display')", "install it")
-    assert finding == check.Finding("missing", "driver", "OSError: no EGL display; install it")
+    result = check.attempt("driver", "raise OSError('no EGL display')", "install it")
+    assert result == check.CheckResult("missing", "driver", "OSError: no EGL display; install it")
 
 
 def test_attempt_survives_a_process_that_is_killed() -> None:
@@ -45,9 +45,9 @@ def test_attempt_survives_a_process_that_is_killed() -> None:
 def test_exit_status_says_whether_something_needed_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = [check.Finding("ok", "a", "here"), check.Finding("note", "b", "slow")]
-    monkeypatch.setattr(check, "findings", lambda: iter(found))
+    found = [check.CheckResult("ok", "a", "here"), check.CheckResult("note", "b", "slow")]
+    monkeypatch.setattr(check, "results", lambda: iter(found))
     assert check.run(argparse.Namespace()) == 0
-    found.append(check.Finding("missing", "c", "install c"))
+    found.append(check.CheckResult("missing", "c", "install c"))
     assert check.run(argparse.Namespace()) == 1
     assert "install c" in capsys.readouterr().out

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subcommands of ``vla`` that start processes or look at the machine; each has ``add_arguments`` and ``run``."""
+"""Subcommands of ``vla``; each module has ``add_arguments`` and ``run``."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that this machine has what vla_ros needs, and say how to get what is missing.
+"""Check that this machine has what vla_ros needs, and how to install what is missing.
 
-Looks for the Python packages of each extra, a working rclpy, the middleware's shared memory, off-screen rendering for
-the simulated cameras, a GPU and the shipped checkpoint. Changes nothing. Exit status 1 when something needed is
-missing; lines marked "note" are choices or losses of speed, not errors.
+Checks the Python packages of each extra, rclpy, the middleware's shared memory, off-screen rendering for the simulated
+cameras, the GPU and the shipped checkpoint. Changes nothing. Exit status 1 if something required is missing; lines
+marked "note" are optional.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PACKAGES = {
     "train": ("tensorboard",),
 }
 OPTIONAL = {
-    "launch_ros": "without it `vla demo` starts the processes that the launch files describe",
-    "rosbag2_py": "without it the recorder node writes the same bags itself",
-    "simplejpeg": "without it JPEGs take 1.6 times as long to decode, to the same pixels: pip install 'vla_ros[jpeg]'",
-    "tf2_msgs": "needed where a robot's file takes ee_pose from /tf (config/robots/ur_servo.yaml)",
+    "launch_ros": "`vla demo` starts the processes of the launch files itself",
+    "rosbag2_py": "the recorder node writes the same bags itself",
+    "simplejpeg": "decoding JPEGs takes 1.6 times as long, with the same pixels: pip install 'vla_ros[jpeg]'",
+    "tf2_msgs": "only needed if the robot file takes ee_pose from /tf (config/robots/ur_servo.yaml)",
 }
-# Two cameras of 640x480 with the segment size of config/fastdds.xml, for the processes of one demonstration.
+# For the processes of one demonstration: two 640x480 cameras with the segment size in config/fastdds.xml.
 SHARED_MEMORY_BYTES = 256 * 2**20
 
 _RENDER = "from vla_ros.sim.env import TabletopEnv; env = TabletopEnv(); env.reset(seed=0); env.close()"
@@ -43,8 +43,8 @@ _START_ROS = "import rclpy; rclpy.init(); rclpy.create_node('vla_check').destroy
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report: what was looked for, how it is, and what to do about it."""
+class CheckResult:
+    """One line of output: what was checked, its status, and details or the remedy."""
 
     status: Literal["ok", "missing", "note"]
     subject: str
@@ -56,85 +56,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a line a finding; return 1 when something needed is missing."""
+    """Print one line per check; return 1 if something required is missing."""
     missing = 0
-    for finding in findings():
-        print(f"{finding.status:8}{finding.subject:22}{finding.detail}", flush=True)
-        missing += finding.status == "missing"
+    for result in results():
+        print(f"{result.status:8}{result.subject:22}{result.detail}", flush=True)
+        missing += result.status == "missing"
     if missing:
         print(f"\n{missing} missing")
     return 1 if missing else 0
 
 
-def findings() -> Iterator[Finding]:
-    """Look for everything, the quick things first."""
-    yield Finding("ok", "python", f"{sys.version.split()[0]} in {sys.prefix}")
+def results() -> Iterator[CheckResult]:
+    """Run all checks, quick ones first."""
+    yield CheckResult("ok", "python", f"{sys.version.split()[0]} in {sys.prefix}")
     for extra, modules in PACKAGES.items():
         yield packages(extra, modules)
-    for module, otherwise in OPTIONAL.items():
+    for module, consequence in OPTIONAL.items():
         found = importlib.util.find_spec(module) is not None
-        yield Finding("ok" if found else "note", module, "installed" if found else f"not installed: {otherwise}")
+        yield CheckResult("ok" if found else "note", module, "installed" if found else f"not installed: {consequence}")
     yield shared_memory(Path("/dev/shm"))
     yield gpu()
     yield checkpoint()
-    yield attempt("start of a ROS node", _START_ROS, "see the error; a ROS distribution and the PyPI wheels do not mix")
+    yield attempt("ROS node", _START_ROS, "a ROS distribution and the PyPI wheels of rclpy do not mix")
     yield attempt(
         "off-screen rendering", _RENDER, "on Debian and Ubuntu: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
     )
 
 
-def packages(extra: str, modules: tuple[str, ...]) -> Finding:
-    """Look for the packages of one extra of setup.py, without importing them."""
+def packages(extra: str, modules: tuple[str, ...]) -> CheckResult:
+    """Check the packages of an extra of setup.py, without importing them."""
     subject = f"packages{f' [{extra}]' if extra else ''}"
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     if not absent:
-        return Finding("ok", subject, ", ".join(modules))
+        return CheckResult("ok", subject, ", ".join(modules))
     source = "source a ROS 2 distribution's setup.bash, or " if extra == "ros" else ""
     option = f"'.[{extra}]'" if extra else "."
-    return Finding("missing", subject, f"{', '.join(absent)}: {source}pip install -e {option} in a checkout")
+    return CheckResult("missing", subject, f"{', '.join(absent)}: {source}pip install -e {option} in a checkout")
 
 
-def shared_memory(directory: Path) -> Finding:
-    """Look at the shared memory through which large images travel between processes."""
+def shared_memory(directory: Path) -> CheckResult:
+    """Check the shared memory that carries large images between processes."""
     subject = "shared memory"
     if not directory.is_dir():
-        return Finding("missing", subject, f"no {directory}: images above 500 kB are lost between processes")
+        return CheckResult("missing", subject, f"no {directory}; images above 500 kB cannot be sent between processes")
     free = shutil.disk_usage(directory).free
     detail = f"{free / 2**20:.0f} MiB free in {directory}"
     if free < SHARED_MEMORY_BYTES:
-        needed = f"{SHARED_MEMORY_BYTES >> 20} are needed (docker run --shm-size=1g)"
-        return Finding("missing", subject, f"{detail}; {needed}")
-    return Finding("ok", subject, detail)
+        needed = f"{SHARED_MEMORY_BYTES >> 20} MiB are required (docker run --shm-size=1g)"
+        return CheckResult("missing", subject, f"{detail}; {needed}")
+    return CheckResult("ok", subject, detail)
 
 
-def gpu() -> Finding:
-    """Say on what the policy would run."""
+def gpu() -> CheckResult:
+    """Show the device that a policy would run on."""
     if importlib.util.find_spec("torch") is None:
-        return Finding("note", "gpu", "unknown without torch")
+        return CheckResult("note", "gpu", "cannot be determined without torch")
     import torch
 
     version = f"torch {importlib.metadata.version('torch')}"
     if torch.cuda.is_available():
-        return Finding("ok", "gpu", f"{torch.cuda.get_device_name()}, {version}")
-    return Finding("note", "gpu", f"none that torch can use ({version}, {os.cpu_count()} CPU cores)")
+        return CheckResult("ok", "gpu", f"{torch.cuda.get_device_name()}, {version}")
+    return CheckResult("note", "gpu", f"none usable by torch ({version}, {os.cpu_count()} CPU cores)")
 
 
-def checkpoint() -> Finding:
-    """Look for the checkpoint that `vla demo` runs."""
+def checkpoint() -> CheckResult:
+    """Check the checkpoint that `vla demo` runs."""
     try:
         folder = resources.path(bringup.CHECKPOINT)
     except UserError as error:
-        return Finding("missing", "shipped checkpoint", str(error))
-    return Finding("ok", "shipped checkpoint", str(folder))
+        return CheckResult("missing", "shipped checkpoint", str(error))
+    return CheckResult("ok", "shipped checkpoint", str(folder))
 
 
-def attempt(subject: str, code: str, remedy: str) -> Finding:
-    """Try something in a process of its own: a broken driver or middleware may end the process that touches it."""
+def attempt(subject: str, code: str, remedy: str) -> CheckResult:
+    """Run code in a separate process, since a broken driver or middleware may crash it."""
     try:
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
-        return Finding("missing", subject, f"hangs; {remedy}")
+        return CheckResult("missing", subject, f"timed out; {remedy}")
     if result.returncode == 0:
-        return Finding("ok", subject, "works")
+        return CheckResult("ok", subject, "works")
     last = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
-    return Finding("missing", subject, f"{last}; {remedy}")
+    return CheckResult("missing", subject, f"{last}; {remedy}")
