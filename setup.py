@@ -11,7 +11,7 @@ NODES = {
     "policy_node": "policy.node",
     "simulator_node": "simulator.node",
     "recorder_node": "recorder.node",
-    "demonstrator_node": "simulator.demonstrator_node",
+    "demonstrator_node": "simulator.demonstrator",
 }
 
 SIM = ["mujoco>=3.3.7,<4", "gymnasium>=1.0"]

@@ -22,7 +22,7 @@ NODES = {
     "policy_node": "vla_ros.nodes.policy.node",
     "simulator_node": "vla_ros.nodes.simulator.node",
     "recorder_node": "vla_ros.nodes.recorder.node",
-    "demonstrator_node": "vla_ros.nodes.simulator.demonstrator_node",
+    "demonstrator_node": "vla_ros.nodes.simulator.demonstrator",
 }
 DEMONSTRATION_HZ = 10.0
 CHECKPOINT = "config/checkpoints/tabletop"

@@ -172,7 +172,7 @@ def test_its_clock_counts_steps_and_pictures_are_stamped_on_it(arm):
 
 
 def test_an_unknown_task_is_refused_with_the_names(arm):
-    with pytest.raises(ServiceError, match=r"'juggle'; allowed: .*open_drawer"):
+    with pytest.raises(ServiceError, match=r"must be one of .*open_drawer.*; got 'juggle'"):
         arm.simulator.reset("juggle", 0)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated robot's state as ROS messages."""
+"""The state of the simulated robot as ROS messages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ JPEG_QUALITY = 95
 
 
 def time_message(time_ns: int) -> Time:
-    """Integer nanoseconds as builtin_interfaces/Time."""
+    """Convert integer nanoseconds to builtin_interfaces/Time."""
     return Time(sec=time_ns // 1_000_000_000, nanosec=time_ns % 1_000_000_000)
 
 
 def pose_message(state: SceneState, stamp: Time) -> PoseStamped:
-    """The tool's pose in base_link."""
+    """Return the tool's pose in base_link."""
     message = PoseStamped()
     message.header.stamp, message.header.frame_id = stamp, BASE_FRAME
     position, orientation = message.pose.position, message.pose.orientation
@@ -37,14 +37,14 @@ def pose_message(state: SceneState, stamp: Time) -> PoseStamped:
 
 
 def joint_message(names: tuple[str, ...], positions: NDArray[np.float64], stamp: Time) -> JointState:
-    """Positions of the arm's joints [rad] and of both fingers [m]."""
+    """Return the positions of the arm joints [rad] and of both fingers [m]."""
     message = JointState(name=list(names), position=array.array("d", positions))
     message.header.stamp = stamp
     return message
 
 
 def image_message(rgb: NDArray[np.uint8], camera: str, stamp: Time) -> Image:
-    """(H, W, 3) uint8 RGB as an rgb8 image. `array.array` is the one type that rclpy takes without a slow check."""
+    """Return an RGB image (H, W, 3) as rgb8. rclpy checks any type other than `array.array` slowly."""
     message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding="rgb8", step=3 * rgb.shape[1])
     message.header.stamp, message.header.frame_id = stamp, f"{camera}_optical_frame"
     message.data = array.array("B", rgb.tobytes())
@@ -52,7 +52,7 @@ def image_message(rgb: NDArray[np.uint8], camera: str, stamp: Time) -> Image:
 
 
 def compressed_message(rgb: NDArray[np.uint8], camera: str, stamp: Time) -> CompressedImage:
-    """(H, W, 3) uint8 RGB as JPEG."""
+    """Return an RGB image (H, W, 3) as JPEG."""
     message = CompressedImage(format="jpeg")
     message.header.stamp, message.header.frame_id = stamp, f"{camera}_optical_frame"
     message.data = array.array("B", images.encode_jpeg(rgb, JPEG_QUALITY))
@@ -60,7 +60,7 @@ def compressed_message(rgb: NDArray[np.uint8], camera: str, stamp: Time) -> Comp
 
 
 def state_message(state: SceneState, time_ns: int) -> Float64MultiArray:
-    """The whole scene: the instant [s] as the one padding element that `data_offset` announces, then its vector."""
+    """Return the scene: the time [s] as one padding element, as declared by `data_offset`, then the state vector."""
     vector = state.to_vector()
     message = Float64MultiArray(data=array.array("d", [time_ns / 1e9, *vector]))
     message.layout.data_offset = 1
@@ -69,10 +69,10 @@ def state_message(state: SceneState, time_ns: int) -> Float64MultiArray:
 
 
 def state_time_ns(message: Float64MultiArray) -> int:
-    """The instant of a `state_message`, to within a microsecond."""
-    return round(message.data[0] * 1e6) * 1000
+    """Return the time of a `state_message`, to within a microsecond."""
+    return round(float(message.data[0]) * 1e6) * 1000
 
 
 def parse_state(message: Float64MultiArray) -> SceneState:
-    """The scene of a `state_message`."""
+    """Return the scene of a `state_message`."""
     return SceneState.from_vector(np.array(message.data[message.layout.data_offset :]))

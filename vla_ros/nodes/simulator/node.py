@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated table-top arm as a robot on ROS 2: two cameras, a tool that follows twists, a gripper, language tasks.
+"""The simulated table-top arm as a ROS 2 robot: two cameras, an arm that follows twists, a gripper, language tasks.
 
 Subscribes  twist_command (geometry_msgs/TwistStamped in base_link; the arm stops 0.2 s after the last one)
             gripper_command (std_msgs/Float64MultiArray: width between the fingers, 0 closed ... 0.08 m open)
+            recorded_until (builtin_interfaces/Time, from the recorder), with lockstep_hz: the clock waits at each tick
+            of that rate until its twist has arrived and it is recorded, so that a busy machine spoils no demonstration
 Publishes   camera/{static,wrist}/image_raw and .../compressed, ee_pose, joint_states, ~/state (the whole scene),
             task/success (std_msgs/Bool, latched), /diagnostics; /clock with publish_clock
-With lockstep_hz  recorded_until (builtin_interfaces/Time, from the recorder): the clock stands still at each instant of
-            that rate until its twist has come and it is recorded, so that a busy machine doesn't spoil demonstrations
-Services    ~/reset (std_srvs/Trigger): a new scene for the parameters task and seed; answers JSON
+Services    ~/reset (std_srvs/Trigger): a new scene for the parameters task and seed; answers in JSON
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import queue
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -35,8 +36,7 @@ from vla_ros.errors import UserError
 from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS, STATE_QOS
 from vla_ros.nodes.simulator import messages as outgoing
-from vla_ros.nodes.simulator.pacing import STEP_NS, OwnPace, WallPace
-from vla_ros.nodes.simulator.robot import SimulatedRobot
+from vla_ros.nodes.simulator.robot import STEP_NS, RealTimePace, SimulatedPace, SimulatedRobot
 from vla_ros.observations import messages
 from vla_ros.sim.cameras import CAMERAS
 from vla_ros.sim.physics import JOINT_NAMES
@@ -48,21 +48,21 @@ LOCKSTEP_TIMEOUT_S = 2.0
 
 
 class SimulatorNode(Node):
-    """ROS callbacks only leave commands in a mailbox; one thread owns physics and renderer, and publishes."""
+    """ROS callbacks put commands into a mailbox; one thread owns physics and renderer, and publishes."""
 
     def __init__(self) -> None:
         super().__init__("simulator")
         self.exit_status = 0
         self._declare_parameters()
         self._make_publishers()
-        self._mailbox: queue.SimpleQueue = queue.SimpleQueue()
+        self._mailbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.create_subscription(TwistStamped, "twist_command", self._on_twist, COMMAND_QOS)
         self.create_subscription(Float64MultiArray, "gripper_command", self._on_gripper, COMMAND_QOS)
         if self._lockstep_ns is not None:
             self.create_subscription(Time, topics.RECORDED_UNTIL, self._on_recorded, STATE_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._twist_stamp_ns = 0
-        self._recorded_ns: int | None = None  # None: nobody records in lockstep
+        self._recorded_ns: int | None = None  # None: not recording in lockstep
         self._success: bool | None = None
         self._lost_ns = 0
         self._steps = 0
@@ -74,32 +74,32 @@ class SimulatorNode(Node):
     def _declare_parameters(self) -> None:
         tasks = ", ".join(TASKS)
         declare = startup.declare
-        declare(self, "task", "pick_up_red", f"Task of the next reset; one of {tasks}", fixed=False)
+        declare(self, "task", "pick_up_red", f"Task of the next reset: one of {tasks}", fixed=False)
         declare(self, "seed", 0, "Seed of the next reset's scene", low=0, high=2**31 - 1, fixed=False)
-        self._height = declare(self, "image_height", 128, "Height of the pictures [pixels]", low=16, high=480)
-        self._width = declare(self, "image_width", 128, "Width of the pictures [pixels]", low=16, high=640)
-        camera_hz = declare(self, "camera_rate_hz", 20.0, "Pictures a second [Hz]", low=1.0, high=50.0)
-        state_hz = declare(self, "state_rate_hz", 50.0, "Poses, joints and state [Hz]", low=1.0, high=50.0)
-        self._raw = declare(self, "publish_raw", True, "Publish image_raw while somebody subscribes")
-        self._compressed = declare(self, "publish_compressed", True, "Publish JPEG pictures while somebody subscribes")
-        self._own_clock = declare(self, "publish_clock", False, "Run on a clock of its own and publish it on /clock")
-        description = "Speed of that clock; 1.0 unless publish_clock"
+        self._height = declare(self, "image_height", 128, "Image height [pixels]", low=16, high=480)
+        self._width = declare(self, "image_width", 128, "Image width [pixels]", low=16, high=640)
+        camera_hz = declare(self, "camera_rate_hz", 20.0, "Rate of the images [Hz]", low=1.0, high=50.0)
+        state_hz = declare(self, "state_rate_hz", 50.0, "Rate of pose, joints and state [Hz]", low=1.0, high=50.0)
+        self._raw = declare(self, "publish_raw", True, "Publish image_raw while there are subscribers")
+        self._compressed = declare(self, "publish_compressed", True, "Publish JPEG images while there are subscribers")
+        self._publish_clock = declare(self, "publish_clock", False, "Run on a simulated clock and publish it on /clock")
+        description = "Speed of the simulated clock; must be 1.0 without publish_clock"
         self._factor = declare(self, "real_time_factor", 1.0, description, low=0.1, high=100.0)
-        if self._factor != 1.0 and not self._own_clock:
+        if self._factor != 1.0 and not self._publish_clock:
             raise UserError(
-                f"real_time_factor is {self._factor}, but without a published clock the simulation runs in real time; "
-                "set publish_clock:=true and use_sim_time:=true on the other nodes, or leave real_time_factor at 1.0"
+                f"real_time_factor must be 1.0 without publish_clock; got {self._factor}. To change the speed, set "
+                "publish_clock:=true here and use_sim_time:=true on the other nodes"
             )
-        description = "With publish_clock: rate of the instants that wait for the recorder [Hz]; 0: none"
+        description = "With publish_clock: rate of the ticks that wait for the recorder [Hz]; 0: none"
         lockstep_hz = declare(self, "lockstep_hz", 0.0, description, low=0.0, high=50.0)
-        self._lockstep_ns = round(1e9 / lockstep_hz) if lockstep_hz and self._own_clock else None
+        self._lockstep_ns = round(1e9 / lockstep_hz) if lockstep_hz and self._publish_clock else None
         self._camera_ns, self._state_ns = round(1e9 / camera_hz), round(1e9 / state_hz)
         self.add_on_set_parameters_callback(self._check_parameters)
 
-    def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+    def _check_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         for parameter in parameters:
             if parameter.name == "task" and parameter.value not in TASKS:
-                reason = f"task is {parameter.value!r}; allowed: {', '.join(TASKS)}"
+                reason = f"task must be one of {', '.join(TASKS)}; got {parameter.value!r}"
                 return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
@@ -109,7 +109,7 @@ class SimulatorNode(Node):
         self._scene = self.create_publisher(Float64MultiArray, "~/state", STATE_QOS)
         self._task_success = self.create_publisher(Bool, topics.TASK_SUCCESS, LATCHED_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._clock_publisher = self.create_publisher(Clock, "/clock", SENSOR_QOS) if self._own_clock else None
+        self._clock_publisher = self.create_publisher(Clock, "/clock", SENSOR_QOS) if self._publish_clock else None
         self._image_publishers = {
             camera: (
                 self.create_publisher(Image, f"camera/{camera}/image_raw", SENSOR_QOS) if self._raw else None,
@@ -122,28 +122,28 @@ class SimulatorNode(Node):
 
     def _on_twist(self, message: TwistStamped) -> None:
         if message.header.frame_id != outgoing.BASE_FRAME:
-            self._refuse(f"twist_command in frame {message.header.frame_id!r} refused; publish it in 'base_link'")
+            self._warn(f"ignoring twist_command in frame {message.header.frame_id!r}; it must be in 'base_link'")
             return
         twist = messages.twist(message)
         if not np.isfinite(twist).all():
-            self._refuse(f"twist_command {twist.tolist()} refused: not finite")
+            self._warn(f"ignoring twist_command {twist.tolist()}, which is not finite")
             return
         self._mailbox.put(("twist", (twist, messages.stamp_ns(message))))
 
     def _on_gripper(self, message: Float64MultiArray) -> None:
         if len(message.data) != 1 or not np.isfinite(message.data[0]):
-            self._refuse(f"gripper_command {list(message.data)} refused; publish one finite width, 0 ... 0.08 m")
+            self._warn(f"ignoring gripper_command {list(message.data)}; it must be one finite width, 0 ... 0.08 m")
             return
         self._mailbox.put(("gripper", message.data[0] / GRIPPER_WIDTH_M))
 
     def _on_recorded(self, message: Time) -> None:
         self._mailbox.put(("recorded", message.sec * 1_000_000_000 + message.nanosec))
 
-    def _refuse(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         self.get_logger().warning(text, throttle_duration_sec=2.0)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        answer: queue.SimpleQueue = queue.SimpleQueue()
+        answer: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
         self._mailbox.put(("reset", (self.get_parameter("task").value, self.get_parameter("seed").value, answer)))
         try:
             response.message = json.dumps(answer.get(timeout=RESET_TIMEOUT_S))
@@ -152,7 +152,7 @@ class SimulatorNode(Node):
             response.message = f"the simulation did not reset within {RESET_TIMEOUT_S:.0f} s"
         return response
 
-    # --- below: the simulation's own thread ---
+    # The simulation thread.
 
     def _simulate(self) -> None:
         robot = None
@@ -163,7 +163,7 @@ class SimulatorNode(Node):
             self.get_logger().info(f"ready: {robot.command!r} on task {self.get_parameter('task').value}")
             while not self._stop.is_set():
                 self._step(robot, pace)
-        except Exception as error:  # nothing else may end the thread silently
+        except Exception as error:  # or the thread would end silently
             if not self._stop.is_set() and self.context.ok():
                 self.get_logger().fatal(f"the simulation failed: {type(error).__name__}: {error}")
                 self.exit_status = 1
@@ -172,25 +172,24 @@ class SimulatorNode(Node):
             if robot is not None:
                 robot.close()
 
-    def _make_pace(self) -> OwnPace | WallPace:
-        now_ns = self.get_clock().now().nanoseconds
-        if self._own_clock:
-            return OwnPace(now_ns, self._factor)
-        return WallPace(lambda: self.get_clock().now().nanoseconds)
+    def _make_pace(self) -> SimulatedPace | RealTimePace:
+        if self._publish_clock:
+            return SimulatedPace(self.get_clock().now().nanoseconds, self._factor)
+        return RealTimePace(lambda: int(self.get_clock().now().nanoseconds))
 
-    def _step(self, robot: SimulatedRobot, pace: OwnPace | WallPace) -> None:
-        """Wait for the next instant, then carry out what has been commanded until now, and publish."""
+    def _step(self, robot: SimulatedRobot, pace: SimulatedPace | RealTimePace) -> None:
+        """Wait for the next step, then apply the commands received so far, and publish."""
         before_ns = pace.time_ns
         step = pace.wait()
         was_reset = self._read_mailbox(robot, before_ns)
         robot.advance(step.steps * STEP_NS / 1e9, step.time_ns)
         self._publish(robot, before_ns, step.time_ns)
         self._steps += 1
-        self._lost_ns += 0 if self._was_reset else step.lost_ns  # a reset takes its time, and nobody moves
+        self._lost_ns += 0 if self._was_reset else step.lost_ns  # time spent in a reset does not count
         self._was_reset = was_reset
 
     def _read_mailbox(self, robot: SimulatedRobot, time_ns: int) -> bool:
-        """Carry out what the callbacks left, at `time_ns`; True when it was a reset."""
+        """Apply the commands in the mailbox at `time_ns`; returns whether there was a reset."""
         was_reset = False
         while True:
             waits = self._must_wait(time_ns)
@@ -199,7 +198,7 @@ class SimulatorNode(Node):
             except queue.Empty:
                 if waits:
                     self._recorded_ns = None
-                    self.get_logger().warning("lockstep given up: the recorder or the demonstrator is too slow")
+                    self.get_logger().warning("giving up lockstep: the recorder or the demonstrator is too slow")
                 return was_reset
             if kind == "twist":
                 twist, self._twist_stamp_ns = value
@@ -214,7 +213,7 @@ class SimulatorNode(Node):
                 was_reset = True
 
     def _must_wait(self, time_ns: int) -> bool:
-        """Whether the world must stay at `time_ns`: a demonstration is under way, and this instant is not in it yet."""
+        """Return whether the clock must wait at `time_ns` because a demonstration does not include this tick yet."""
         if self._lockstep_ns is None or self._recorded_ns is None or time_ns % self._lockstep_ns:
             return False
         return min(self._recorded_ns, self._twist_stamp_ns) < time_ns
@@ -226,7 +225,7 @@ class SimulatorNode(Node):
         return {"task": task, "seed": seed, "command": command, "time_ns": time_ns}
 
     def _publish(self, robot: SimulatedRobot, before_ns: int, time_ns: int) -> None:
-        """Publish what is due at `time_ns`. The clock goes first: nobody gets a message from the future."""
+        """Publish what is due at `time_ns`, the clock first: no message may come from the future."""
         if self._clock_publisher is not None:
             self._clock_publisher.publish(Clock(clock=outgoing.time_message(time_ns)))
         stamp = outgoing.time_message(time_ns)
@@ -236,7 +235,7 @@ class SimulatorNode(Node):
             self._joints.publish(outgoing.joint_message(JOINT_NAMES, robot.joint_positions(), stamp))
         self._publish_success(robot)
         if time_ns // self._camera_ns != before_ns // self._camera_ns:
-            self._publish_pictures(robot, stamp)
+            self._publish_images(robot, stamp)
         if time_ns // 1_000_000_000 != before_ns // 1_000_000_000:
             self._publish_diagnostics(stamp)
 
@@ -245,30 +244,30 @@ class SimulatorNode(Node):
             self._success = success
             self._task_success.publish(Bool(data=success))
 
-    def _publish_pictures(self, robot: SimulatedRobot, stamp: outgoing.Time) -> None:
-        """Render only when somebody looks, encode only for who wants it."""
+    def _publish_images(self, robot: SimulatedRobot, stamp: Time) -> None:
+        """Render only if there are subscribers, and encode only the formats they want."""
         wanted = {
             camera: tuple(bool(publisher and publisher.get_subscription_count()) for publisher in publishers)
             for camera, publishers in self._image_publishers.items()
         }
         if not any(map(any, wanted.values())):
             return
-        for camera, rgb in robot.pictures().items():
+        for camera, rgb in robot.images().items():
             raw, compressed = self._image_publishers[camera]
             if raw and wanted[camera][0]:
                 raw.publish(outgoing.image_message(rgb, camera, stamp))
             if compressed and wanted[camera][1]:
                 compressed.publish(outgoing.compressed_message(rgb, camera, stamp))
 
-    def _publish_diagnostics(self, stamp: outgoing.Time) -> None:
+    def _publish_diagnostics(self, stamp: Time) -> None:
         lost_s, steps = self._lost_ns / 1e9, self._steps
         self._lost_ns = self._steps = 0
-        # With its own clock the simulation may well be asked for more speed than there is; only real time is a promise.
-        late = lost_s > 0.02 and not self._own_clock
+        # Only real time is a promise: a simulated clock may be asked to run faster than the machine can.
+        late = lost_s > 0.02 and not self._publish_clock
         status = DiagnosticStatus(
             name="simulator",
             level=DiagnosticStatus.WARN if late else DiagnosticStatus.OK,
-            message=f"overrun: the arm stood still for {lost_s:.2f} s of the last second" if late else "running",
+            message=f"overrun: the arm stood still for {lost_s:.2f} s in the last second" if late else "running",
             values=[KeyValue(key="steps", value=str(steps)), KeyValue(key="lost_s", value=f"{lost_s:.3f}")],
         )
         message = DiagnosticArray(status=[status])
@@ -278,7 +277,7 @@ class SimulatorNode(Node):
             self.get_logger().warning(status.message, throttle_duration_sec=5.0)
 
     def close(self) -> None:
-        """Stop the simulation and free the renderer in its own thread."""
+        """Stop the simulation; its thread frees the renderer."""
         self._stop.set()
         self._thread.join(timeout=5.0)
 

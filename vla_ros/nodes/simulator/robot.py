@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated robot as one object that lives in one thread: physics, renderer, task and command watchdog."""
+"""The simulated robot as an object of one thread, and the clocks that pace it."""
 
 from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +14,19 @@ from vla_ros.sim.cameras import Cameras
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.state import SceneState
 
-# As a real driver: an arm whose commander has gone quiet stands still.
+# As on a real driver, the arm stops when commands cease.
 COMMAND_TIMEOUT_NS = 200_000_000
+# One step of the simulation. Everything is captured at absolute multiples of it, so that each tick of the control grid
+# (a multiple of it) has an image of exactly that time.
+STEP_NS = 20_000_000
 
 
 class SimulatedRobot:
-    """The table-top scene, commanded by twists that expire. Create, use and close it in one thread (the renderer's)."""
+    """Scene, renderer, task and command watchdog. Create, use and close it in one thread (the renderer's)."""
 
     def __init__(self, height: int, width: int) -> None:
-        # Without the environment's own cameras: pictures are taken when somebody wants them. Scenes are those of
-        # TabletopEnv, so that a seed means the same here and in an evaluation without ROS.
+        # TabletopEnv gives a seed the same scene as in an evaluation without ROS. Its own cameras are off: images are
+        # only rendered for subscribers.
         self._env = TabletopEnv(render=False)
         self._cameras = Cameras(self._env.sim, height, width)
         self._twist = np.zeros(6)
@@ -35,10 +42,10 @@ class SimulatedRobot:
         self._env.close()
 
     def reset(self, task: str, seed: int) -> str:
-        """Start an episode: a new scene, the arm at rest, the gripper open. Returns the command that fits the task.
+        """Start an episode in a new scene with the gripper open; returns a command for the task.
 
         Raises:
-            ValueError: an unknown task.
+            ValueError: unknown task.
         """
         self._env.reset(seed=seed, options={"task": task})
         self._twist_ns, self._opening = None, 1.0
@@ -47,28 +54,89 @@ class SimulatedRobot:
         return self.command
 
     def set_twist(self, twist: NDArray[np.float64], time_ns: int) -> None:
-        """Command a twist (6,) [m/s, rad/s] in base_link; it holds until the next one, at most 0.2 s."""
+        """Set the twist (6,) [m/s, rad/s] in base_link until the next one, for at most 0.2 s."""
         self._twist, self._twist_ns = twist, time_ns
 
     def set_opening(self, opening: float) -> None:
-        """Command the gripper's opening, 0 closed ... 1 open; it holds until the next one."""
+        """Set the gripper's opening, 0 closed ... 1 open, until the next one."""
         self._opening = opening
 
     def advance(self, duration_s: float, time_ns: int) -> None:
-        """Run the physics for `duration_s`, which ends at `time_ns`."""
+        """Run the physics for `duration_s`, up to `time_ns`."""
         moving = self._twist_ns is not None and time_ns - self._twist_ns <= COMMAND_TIMEOUT_NS
         self._env.sim.set_command(self._twist if moving else np.zeros(6), self._opening)
         self._env.sim.advance(duration_s)
         self.state = self._env.state()
 
     def succeeded(self) -> bool:
-        """Whether the task is done, read from the physics."""
+        """Return whether the task is done, judged by the physics."""
         return self._env.task.success(self._start, self.state)
 
     def joint_positions(self) -> NDArray[np.float64]:
-        """(9,) arm joints [rad] and fingers [m], in the order of `vla_ros.sim.physics.JOINT_NAMES`."""
+        """Return the arm joints [rad] and fingers [m] (9,), in the order of `vla_ros.sim.physics.JOINT_NAMES`."""
         return self._env.sim.joint_positions()
 
-    def pictures(self) -> dict[str, NDArray[np.uint8]]:
-        """One (height, width, 3) RGB picture for each camera."""
+    def images(self) -> dict[str, NDArray[np.uint8]]:
+        """Render one RGB image (height, width, 3) per camera."""
         return self._cameras.capture()
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The time to advance to, the physics steps to get there, and the time lost."""
+
+    time_ns: int
+    steps: int
+    lost_ns: int
+
+
+class RealTimePace:
+    """Follows a real-time clock. After a delay longer than `patience_s`, the robot has stood still in the meantime: it
+    does not catch up with a burst of motion, which no real robot would show."""
+
+    def __init__(
+        self, now_ns: Callable[[], int], sleep_s: Callable[[float], None] = time.sleep, *, patience_s: float = 0.1
+    ) -> None:
+        self._now_ns = now_ns
+        self._sleep_s = sleep_s
+        self._patience_ns = int(patience_s * 1e9)
+        self.time_ns = now_ns() // STEP_NS * STEP_NS
+
+    def wait(self) -> Step:
+        """Sleep until the next step is due."""
+        due_ns = self.time_ns + STEP_NS
+        while (now_ns := self._now_ns()) < due_ns:
+            self._sleep_s((due_ns - now_ns) / 1e9)
+        reached_ns = now_ns // STEP_NS * STEP_NS
+        elapsed_ns, self.time_ns = reached_ns - self.time_ns, reached_ns
+        if elapsed_ns > self._patience_ns:
+            return Step(reached_ns, 1, elapsed_ns - STEP_NS)
+        return Step(reached_ns, elapsed_ns // STEP_NS, 0)
+
+
+class SimulatedPace:
+    """A simulated clock at `factor` times real time, or slower if the machine cannot keep up; it never jumps."""
+
+    def __init__(
+        self,
+        start_ns: int,
+        factor: float,
+        steady_s: Callable[[], float] = time.monotonic,
+        sleep_s: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._period_s = STEP_NS / 1e9 / factor
+        self._steady_s = steady_s
+        self._sleep_s = sleep_s
+        self._due_s = steady_s()
+        self.time_ns = start_ns // STEP_NS * STEP_NS
+
+    def wait(self) -> Step:
+        """Sleep until the next step is due."""
+        self._due_s += self._period_s
+        late_s = self._steady_s() - self._due_s
+        if late_s < 0:
+            self._sleep_s(-late_s)
+        else:
+            self._due_s += late_s
+        self.time_ns += STEP_NS
+        return Step(self.time_ns, 1, int(max(late_s, 0.0) * 1e9))

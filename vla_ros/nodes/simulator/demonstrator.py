@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scripted teleoperator: drives the simulated arm by twists and has the recorder keep its demonstrations.
+"""A scripted teleoperator: drives the simulated arm by twists and lets the recorder record its demonstrations.
 
 Subscribes  simulator/state
-Publishes   demonstrated_twist (what it meant), twist_command (what the arm executes: perturbed), gripper_command,
-            language_command
-Calls       ~/reset of the simulator, ~/start, ~/success, ~/failure of the recorder, and parameters of both
+Publishes   demonstrated_twist (intended), twist_command (executed: with noise), gripper_command, language_command
+Calls       ~/reset of the simulator, ~/start, ~/success, ~/failure of the recorder, and sets parameters of both
 
-Ends by itself, with a summary, after `episodes` demonstrations of each task; prints one JSON line for each episode.
+Records `episodes` demonstrations of each task, prints one JSON line per episode and a summary, and exits.
 """
 
 from __future__ import annotations
@@ -35,37 +34,35 @@ from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS
 from vla_ros.nodes.simulator.demonstration import TIME_LIMIT_S, Demonstration
 from vla_ros.nodes.simulator.messages import BASE_FRAME, parse_state, state_time_ns, time_message
 from vla_ros.robot import load_robot
-from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
+from vla_ros.sim.tasks import TASKS, task_names
 
-# From the recorder's start to the first twist: both cameras have delivered into the bag by then (at >= 10 Hz).
+# From the start of recording to the first twist; the bag has images of both cameras by then (at 10 Hz or more).
 LEAD_NS = 100_000_000
 START_TIMEOUT_S = 20.0
 COMMAND_ARRIVES_S = 0.01
 STALLED_S = 60.0
-# The first action comes at the very start of a control period, so that its frame has a label for the whole period.
+# The first action starts right at a control period, so that its frame has a label for the whole period.
 ON_GRID_NS = 1_000_000
 
 
 class DemonstratorNode(Node):
-    """The state callback drives; `run` (in another thread) leads from episode to episode."""
+    """The state callback drives the arm; `demonstrate`, in another thread, runs the episodes."""
 
     def __init__(self) -> None:
         super().__init__("demonstrator")
         declare = startup.declare
-        names = list(declare(self, "tasks", ["all"], "Tasks to demonstrate: names, or all (the trained ones)"))
-        self._tasks = list(TRAINED_TASKS) if names == ["all"] else names
-        for name in self._tasks:
-            if name not in TASKS:
-                raise UserError(f"tasks holds {name!r}; allowed: all, or any of {', '.join(TASKS)}")
-        self._episodes = declare(self, "episodes", 60, "Demonstrations of each task", low=1, high=100_000)
+        self._tasks = task_names(
+            declare(self, "tasks", ["all"], "Tasks to demonstrate: names, or all (the trained ones)")
+        )
+        self._episodes = declare(self, "episodes", 60, "Demonstrations per task", low=1, high=100_000)
         self._first_seed = declare(self, "first_seed", 0, "Seed of each task's first scene", low=0, high=2**31 - 1)
-        description = "Noise on the executed twist (DART); 0: none, 0.5: much"
+        description = "Noise on the executed twist (DART); 0: none, 0.5: strong"
         self._perturbation = declare(self, "perturbation", 0.5, description, low=0.0, high=2.0)
-        description = "Twists a second, on the absolute grid of the ROS clock"
+        description = "Rate of the twists, on the absolute grid of the ROS clock [Hz]"
         self._control_hz = declare(self, "control_hz", 10.0, description, low=1.0, high=50.0)
         self._robot = load_robot(declare(self, "robot", "tabletop", "Robot file: a path, or a name in config/robots"))
         self._period_ns = round(1e9 / self._control_hz)
-        self._meant = self.create_publisher(TwistStamped, self._robot.demonstrated_twist.topic, COMMAND_QOS)
+        self._intended = self.create_publisher(TwistStamped, self._robot.demonstrated_twist.topic, COMMAND_QOS)
         self._executed = self.create_publisher(TwistStamped, self._robot.twist_command.topic, COMMAND_QOS)
         self._gripper = self.create_publisher(Float64MultiArray, self._robot.gripper_command.topic, COMMAND_QOS)
         self._language = self.create_publisher(String, self._robot.language.topic, LATCHED_QOS)
@@ -78,13 +75,13 @@ class DemonstratorNode(Node):
         self._done = threading.Event()
         self.create_subscription(Float64MultiArray, topics.SIMULATOR_STATE, self._on_state, STATE_QOS)
 
-    def demonstrate(self) -> Counter:
-        """All episodes of all tasks, one after the other; returns how many had each outcome.
+    def demonstrate(self) -> Counter[str]:
+        """Record all episodes of all tasks; returns the count of each outcome.
 
         Raises:
-            ServiceError: simulator or recorder do not answer, or the recorder refuses to start.
+            ServiceError: the simulator or the recorder does not respond, or the recorder refuses to start.
         """
-        outcomes: Counter = Counter()
+        outcomes: Counter[str] = Counter()
         for task in self._tasks:
             self._recorder.set_parameters(task=task)
             for seed in range(self._first_seed, self._first_seed + self._episodes):
@@ -97,7 +94,7 @@ class DemonstratorNode(Node):
 
     def _episode(self, task: str, seed: int) -> tuple[str, int]:
         reset = self._simulator.reset(task, seed)
-        self._move_gripper(1.0)  # as the reset has left it, so that the bag's first gripper command is true
+        self._move_gripper(1.0)  # as after the reset, so that the first gripper command in the bag is true
         self._language.publish(String(data=reset["command"]))
         time.sleep(COMMAND_ARRIVES_S)
         self._start_recording(reset["command"])
@@ -106,16 +103,16 @@ class DemonstratorNode(Node):
         with self._lock:
             self._not_before_ns = max(self._state_ns, reset["time_ns"]) + LEAD_NS
             self._demonstration = demonstration
-            # A simulator in lockstep stands at this state until it has a twist for it.
+            # A simulator in lockstep waits at this state for its twist.
             self._executed.publish(_twist_message(np.zeros(6), self._state_ns))
         if not self._done.wait(STALLED_S + TIME_LIMIT_S):
-            raise ServiceError(f"{task} (seed {seed}) has not come to an end: {topics.SIMULATOR_STATE} is silent")
+            raise ServiceError(f"{task} (seed {seed}) timed out: no messages on {topics.SIMULATOR_STATE}")
         assert self._outcome is not None
         self._recorder.trigger(self._outcome)
         return self._outcome, demonstration.ticks
 
     def _start_recording(self, command: str) -> None:
-        """Start an episode, waiting for cameras that are only starting up; it must carry this very command."""
+        """Start an episode with this command, waiting for cameras that are still starting up."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
@@ -127,11 +124,11 @@ class DemonstratorNode(Node):
                 continue
             if marker["command"] == command:
                 return
-            self._recorder.trigger("discard")  # the command was still on its way
+            self._recorder.trigger("discard")  # the command has not arrived yet
             time.sleep(0.1)
 
     def _on_state(self, message: Float64MultiArray) -> None:
-        """Act upon the first state of each control period; stand still until the recorder has its first pictures."""
+        """Act on the first state of each control period; stand still until the recorder has its first images."""
         self._state_ns = time_ns = state_time_ns(message)
         tick = time_ns // self._period_ns
         with self._lock:
@@ -143,19 +140,19 @@ class DemonstratorNode(Node):
                 self._executed.publish(_twist_message(np.zeros(6), time_ns))
                 return
             self._last_tick = tick
-            act = demonstration.act(parse_state(message))
-            self._publish(act.meant, act.executed, time_ns)
-            if act.outcome is not None:
-                self._demonstration, self._outcome = None, act.outcome
+            step = demonstration.step(parse_state(message))
+            self._publish(step.intended, step.executed, time_ns)
+            if step.outcome is not None:
+                self._demonstration, self._outcome = None, step.outcome
                 self._done.set()
 
-    def _publish(self, meant: NDArray[np.float64], executed: NDArray[np.float64], time_ns: int) -> None:
-        """The twist goes last: a simulator in lockstep goes on as soon as it has it."""
-        # Under simulated time our own clock may lag behind the state that we answer to.
+    def _publish(self, intended: NDArray[np.float64], executed: NDArray[np.float64], time_ns: int) -> None:
+        """Publish a step, the executed twist last: a simulator in lockstep continues as soon as it arrives."""
+        # With simulated time, our clock may lag behind the state we respond to.
         stamp_ns = max(self.get_clock().now().nanoseconds, time_ns)
-        if meant[6] != self._opening:
-            self._move_gripper(float(meant[6]))
-        self._meant.publish(_twist_message(meant, stamp_ns))
+        if intended[6] != self._opening:
+            self._move_gripper(float(intended[6]))
+        self._intended.publish(_twist_message(intended, stamp_ns))
         self._executed.publish(_twist_message(executed, stamp_ns))
 
     def _move_gripper(self, opening: float) -> None:
@@ -174,7 +171,7 @@ def _twist_message(action: NDArray[np.float64], stamp_ns: int) -> TwistStamped:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Demonstrate, then end."""
+    """Record the demonstrations, then exit."""
     startup.answer_help("demonstrator_node", __doc__, args)
     rclpy.init(args=list(args) if args is not None else None)
     executor = SingleThreadedExecutor()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the simulator steps: fake clocks only."""
+"""When the simulator steps, with fake clocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the package vla_ros.nodes needs rclpy")
 
-from vla_ros.nodes.simulator.pacing import STEP_NS, OwnPace, WallPace
+from vla_ros.nodes.simulator.robot import STEP_NS, RealTimePace, SimulatedPace
 
 
 class FakeTime:
@@ -21,18 +21,18 @@ class FakeTime:
         return self.now_ns / 1e9
 
 
-def test_wall_pace_stands_on_absolute_multiples_of_the_step():
+def test_real_time_steps_are_absolute_multiples_of_the_step():
     fake = FakeTime()
-    pace = WallPace(lambda: fake.now_ns, fake.sleep)
+    pace = RealTimePace(lambda: fake.now_ns, fake.sleep)
     for _ in range(5):
         step = pace.wait()
         assert (step.time_ns % STEP_NS, step.steps, step.lost_ns) == (0, 1, 0)
         assert 0 <= fake.now_ns - step.time_ns < 1000
 
 
-def test_wall_pace_catches_up_a_short_delay_and_lets_a_long_one_go():
+def test_real_time_catches_up_on_a_short_delay_and_skips_a_long_one():
     fake = FakeTime()
-    pace = WallPace(lambda: fake.now_ns, fake.sleep, patience_s=0.1)
+    pace = RealTimePace(lambda: fake.now_ns, fake.sleep, patience_s=0.1)
     pace.wait()
     fake.now_ns += 3 * STEP_NS
     assert pace.wait().steps == 3
@@ -42,9 +42,9 @@ def test_wall_pace_catches_up_a_short_delay_and_lets_a_long_one_go():
     assert step.time_ns == fake.now_ns // STEP_NS * STEP_NS
 
 
-def test_own_pace_runs_at_its_factor_and_never_jumps():
+def test_simulated_time_runs_at_its_factor_and_never_jumps():
     fake = FakeTime()
-    pace = OwnPace(0, 5.0, fake.steady_s, fake.sleep)
+    pace = SimulatedPace(0, 5.0, fake.steady_s, fake.sleep)
     start_ns = fake.now_ns
     times_ns = [pace.wait().time_ns for _ in range(50)]
     assert times_ns == [STEP_NS * (index + 1) for index in range(50)]
