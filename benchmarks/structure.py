@@ -4,9 +4,10 @@
     python benchmarks/structure.py [--json FILE] [--static]
 
 Files are counted by running the real code under `sys.setprofile`: every file of the package in which a function runs.
-From image to twist: five seconds of the armed policy node with the shipped checkpoint on the simulated arm, in steady
-state. From bag row to loss: the data path of the shipped recipe on one recorded bag, from the recipe's `data.bags` to
-the loss of one training step.
+From image to twist: a camera's callback, the engine's planning of one tick, and the control tick until the twist is
+published, of the armed policy node with the shipped checkpoint on the simulated arm, in steady state. From bag row to
+loss: the data path of the shipped recipe on one recorded bag, from the recipe's `data.bags` to the loss of one training
+step.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -34,25 +37,44 @@ WARM_UP_S, TRACED_S = 15.0, 5.0
 
 
 class FilesEntered:
-    """Collects the package's files in which a function runs, in any thread, while `on` is set."""
+    """Collects the package's files in which a function runs while one of the `counted` functions does.
 
-    def __init__(self) -> None:
-        self.on = False
+    Args:
+        own_thread: count only in the thread that runs the counted function, since others serve something else.
+    """
+
+    def __init__(self, *, own_thread: bool) -> None:
+        self.on = True
         self.files: set[str] = set()
+        self._inside: Any = threading.local() if own_thread else SimpleNamespace()
 
-    def __call__(self, frame, event: str, _) -> None:
-        if self.on and event == "call" and not frame.f_code.co_name.startswith("<module"):
-            name = frame.f_code.co_filename
-            if name.startswith(str(ROOT)) and "/.venv/" not in name:
-                self.files.add(os.path.relpath(os.path.realpath(name), ROOT))
+    def counted(self, owner: Any, name: str) -> None:
+        """Count what the function `owner.name` enters from now on."""
+        inner = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before, self._inside.value = getattr(self._inside, "value", False), True
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                self._inside.value = before
+
+        setattr(owner, name, call)
+
+    def __call__(self, frame: Any, event: str, _: Any) -> None:
+        if not self.on or event != "call" or not getattr(self._inside, "value", False):
+            return
+        name = frame.f_code.co_filename
+        if not frame.f_code.co_name.startswith("<module") and name.startswith(str(ROOT)) and "/.venv/" not in name:
+            self.files.add(os.path.relpath(os.path.realpath(name), ROOT))
 
     def package_files(self) -> list[str]:
         return sorted(name for name in self.files if name.startswith(("vla_ros/", "train/")))
 
 
 @contextlib.contextmanager
-def traced() -> Iterator[FilesEntered]:
-    entered = FilesEntered()
+def traced(*, own_thread: bool) -> Iterator[FilesEntered]:
+    entered = FilesEntered(own_thread=own_thread)
     threading.setprofile(entered)
     sys.setprofile(entered)
     try:
@@ -73,7 +95,7 @@ def bag_row_to_loss(folder: Path) -> list[str]:
     overrides = [f"data.bags={json.dumps([str(bag)])}", f"data.robot={ROBOT}", f"output={folder / 'runs'}"]
     overrides += ["trainer.max_steps=1", "data.workers=1", "data.validation_fraction=0", "trainer.batch_windows=2"]
     config = load_config(ROOT / "config" / "train" / "tabletop.json", overrides)
-    with traced() as entered:
+    with traced(own_thread=False) as entered:
         _trace_only_the_data_path(entered)
         fit(config)
     return entered.package_files()
@@ -84,22 +106,10 @@ def _trace_only_the_data_path(entered: FilesEntered) -> None:
     from vla_ros.policy.module import VLAModule
     from vla_ros.train import data, fit
 
-    def counted(owner, name: str) -> None:
-        inner = getattr(owner, name)
-
-        def call(*args, **kwargs):
-            entered.on = True
-            try:
-                return inner(*args, **kwargs)
-            finally:
-                entered.on = False
-
-        setattr(owner, name, call)
-
-    counted(fit, "read_demonstrations")
-    counted(data.WindowDataset, "__init__")
-    counted(data.WindowDataset, "__getitems__")
-    counted(VLAModule, "training_step")
+    entered.counted(fit, "read_demonstrations")
+    entered.counted(data.WindowDataset, "__init__")
+    entered.counted(data.WindowDataset, "__getitems__")
+    entered.counted(VLAModule, "training_step")
 
 
 def picture_to_twist() -> list[str]:
@@ -107,6 +117,9 @@ def picture_to_twist() -> list[str]:
     from vla_ros import bringup, transport
     from vla_ros.commands.ros.isolation import isolate
     from vla_ros.nodes.policy import node as policy_node
+    from vla_ros.nodes.policy.observation_streams import ObservationStreams
+    from vla_ros.nodes.policy.session import PolicySession
+    from vla_ros.runtime.planning.engine import Engine
 
     isolate()
     os.environ.update(transport.environment())
@@ -125,7 +138,11 @@ def picture_to_twist() -> list[str]:
 
     threading.Thread(target=drive, daemon=True).start()
     try:
-        with traced() as entered:
+        with traced(own_thread=True) as entered:
+            entered.on = False
+            entered.counted(ObservationStreams, "receive")
+            entered.counted(Engine, "_tick")
+            entered.counted(PolicySession, "_act")
             policy_node.main(arguments)
     finally:
         arm.terminate()

@@ -29,9 +29,8 @@ from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
-from vla_ros.observations.observation import Observation, ObservationBuffer
+from vla_ros.observations.observation import Observation, ObservationBuffer, ObservationQueue
 from vla_ros.robot import load_robot
-from vla_ros.runtime.planning.sample_queue import ObservationIntake
 
 # Slow enough that a busy test machine does not decide what arrives before a tick's settle time is over.
 SPEED = 0.4
@@ -50,10 +49,8 @@ class LiveNode:
 
     def __init__(self, node) -> None:
         self._node = node
-        self._intake = ObservationIntake(ObservationBuffer(SPEC, ROBOT.observation))
-        self._streams = ObservationStreams(
-            node, ROBOT, SPEC, self._intake, lambda _: None, lambda text: self._streams.follow(text), TIMING.period_ns
-        )
+        self._observations = ObservationQueue(ObservationBuffer(SPEC, ROBOT.observation))
+        self._streams = ObservationStreams(node, ROBOT, SPEC, self._observations, self._follow, TIMING.period_ns)
         self._streams.start()
         self.seen: dict[int, object] = {}
         self._stop = threading.Event()
@@ -66,7 +63,10 @@ class LiveNode:
             newest = (self._node.get_clock().now().nanoseconds - TIMING.settle_ns) // TIMING.period_ns
             if newest != tick:
                 tick = newest
-                self.seen[tick] = self._intake.snapshot(tick * TIMING.period_ns)
+                self.seen[tick] = self._observations.snapshot(tick * TIMING.period_ns)
+
+    def _follow(self, text: str) -> None:
+        self._observations.push("language", self._node.get_clock().now().nanoseconds, text)
 
     def close(self) -> None:
         self._stop.set()

@@ -40,8 +40,8 @@ from vla_ros.runtime.playback import Playback
 
 contract = with_state(PolicyContract.load(pathlib.Path(sys.argv[1], "contract.json")), load_robot("tabletop"))
 playback = Playback(contract, np.zeros((1, 7)), "x", 1.0)
-parameters, settings = {"robot": "tabletop"}, {"namespace": "", "arm": False, "patience_s": 60.0}
-replay(playback, parameters=parameters, check_start=print, tell=print, **settings)
+parameters, settings = {"robot": "tabletop"}, {"namespace": "", "arm": False, "timeout_s": 60.0}
+replay(playback, parameters=parameters, check_start=print, report=print, **settings)
 """
 
 Granted = dict[str, set[str]]

@@ -7,12 +7,11 @@ import pytest
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
 from vla_ros.evaluation.closed_loop.evaluation import delay_in_ticks
 from vla_ros.observations.observation import Observation
-from vla_ros.runtime.execution.control import ControlLoop
+from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
-from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.commitment import ExecutorError
 from vla_ros.runtime.planning.engine import Engine
+from vla_ros.runtime.planning.planner import ExecutorError
 from vla_ros.runtime.rollout import UNLIMITED, EpisodeConfig, EpisodeResult, run_episode
 from vla_ros.runtime.safety.governor import SafetyGovernor
 
@@ -200,6 +199,15 @@ class AnsweringPolicy(CountingPolicy):
         return chunk
 
 
+class Observing:
+    """Observations without images, under the command "go"."""
+
+    def push(self, stream: str, stamp_ns: int, value: str) -> None: ...
+
+    def snapshot(self, time_ns: int) -> Observation:
+        return Observation(time_ns, {}, {}, None, "go")
+
+
 @pytest.mark.parametrize("executor", ["full_chunk", "receding_horizon", "first_action"])
 @pytest.mark.parametrize("computing_ms", [0, 50, 100, 200, 400])
 def test_the_arm_answers_the_observations_that_it_would_answer_with_the_engine_s_thread(executor, computing_ms):
@@ -215,7 +223,7 @@ def test_the_arm_answers_the_observations_that_it_would_answer_with_the_engine_s
     governor = SafetyGovernor(UNLIMITED, period_s=PERIOD_S, armed=True)
     control = ControlLoop(timeline, governor, GripperSwitch(), period_ns=PERIOD_NS)
     policy = AnsweringPolicy(lambda: clock.sleep_until_ns(clock.now_ns() + computing_ms * 1_000_000))
-    engine = Engine(lambda: policy, lambda time_ns: Observation(time_ns, {}, {}, None, "go"), timeline, clock)
+    engine = Engine(lambda: policy, Observing(), timeline, clock)
     engine.set_command("go")
     engine.start(10.0)
     engine._thread.join(30.0)

@@ -4,8 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.execution.control import ControlLoop
-from vla_ros.runtime.execution.gripper import GripperSwitch
+from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.run_summary import run_summary
 from vla_ros.runtime.safety.governor import SafetyGovernor

@@ -198,11 +198,11 @@ def _publish_no_more(robot: FakeRobot) -> None:
 
 def _listen_latched(robot: FakeRobot) -> None:
     """A receiver that asks commands for what they do not offer; the node counts it."""
-    before = int(robot.diagnosed("sinks", "receivers with incompatible QoS") or 0)
+    before = int(robot.diagnosed("outputs", "subscribers with incompatible QoS") or 0)
     deaf = robot.node.create_subscription(robot.kind("twist"), "twist_command", lambda _: None, _qos("LATCHED_QOS"))
 
     def counted() -> bool:
-        return int(robot.diagnosed("sinks", "receivers with incompatible QoS") or 0) > before
+        return int(robot.diagnosed("outputs", "subscribers with incompatible QoS") or 0) > before
 
     robot.wait(counted, "a count of it")
     robot.node.destroy_subscription(deaf)

@@ -12,6 +12,8 @@ import bisect
 import dataclasses
 import functools
 import math
+import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -233,3 +235,44 @@ def proprioception(names: tuple[str, ...], ee_pose: Any, opening: float | None) 
 def _indices(names: tuple[str, ...]) -> list[int]:
     """Return the positions of `names` among all possible proprioception values."""
     return [_PROPRIOCEPTION.index(name) for name in names]
+
+
+class ObservationQueue:
+    """A thread-safe front of an `ObservationBuffer`.
+
+    Any thread calls `push` and `clear`, which never wait long; one thread calls `snapshot`, which decodes. While that
+    one is busy, each sensor keeps as much as the buffer would; language commands are never dropped.
+    """
+
+    def __init__(self, buffer: ObservationBuffer) -> None:
+        self._buffer = buffer
+        self._lock = threading.Lock()
+        self._waiting: dict[str, deque[tuple[int, Any]]] = {}  # stamp, value
+        self._cleared = False
+
+    def push(self, stream: str, stamp_ns: int, value: Any) -> None:
+        """See `ObservationBuffer.push`."""
+        with self._lock:
+            waiting = self._waiting.setdefault(stream, deque(maxlen=None if stream == "language" else KEPT_SAMPLES))
+            waiting.append((stamp_ns, value))
+            if stream != "language":
+                # The newest sample from before the buffer's memory still counts, hence the second.
+                while len(waiting) > 1 and waiting[1][0] <= stamp_ns - KEPT_NS:
+                    waiting.popleft()
+
+    def clear(self) -> None:
+        """Forget what was pushed until now."""
+        with self._lock:
+            self._waiting, self._cleared = {}, True
+
+    def snapshot(self, time_ns: int) -> Observation | Refusal:
+        """See `ObservationBuffer.snapshot`."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+            cleared, self._cleared = self._cleared, False
+        if cleared:
+            self._buffer.clear()
+        for stream, samples in waiting.items():
+            for stamp_ns, value in samples:
+                self._buffer.push(stream, stamp_ns, value)
+        return self._buffer.snapshot(time_ns)

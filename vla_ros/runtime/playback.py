@@ -15,7 +15,7 @@ from vla_ros.observations.observation import Observation
 
 LEAD_S = 0.5  # it stands still before the first action: a chunk needs a tick to arrive, and none may be lost on the way
 REST_S = 0.5  # and after the last one, until the arm has come to rest
-_GRIPPER_STAYS = 0.5  # between the thresholds of `runtime.gripper.GripperSwitch`
+_GRIPPER_STAYS = 0.5  # between the thresholds of `runtime.execution.control.GripperSwitch`
 
 
 @dataclasses.dataclass(frozen=True)

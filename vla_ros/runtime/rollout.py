@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 from vla_ros.contract import PolicyContract
 from vla_ros.observations.observation import ObservationBuffer
 from vla_ros.robot import Limits, ObservationLimits
-from vla_ros.runtime.execution.control import ControlLoop
+from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
 from vla_ros.runtime.execution.executors import Executor
-from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.commitment import Commitment
 from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner
 from vla_ros.runtime.safety.governor import SafetyGovernor
 
@@ -158,9 +156,8 @@ class _EmulatedEngine:
                 f"busy_ticks is {config.busy_ticks} with delay_ticks = {config.delay_ticks}; must be {shortest} or "
                 f"{longest}, since the engine computes one chunk at a time"
             )
-        self._commitment = Commitment(timeline, policy.max_delay_steps)
-        self._commitment.expect(config.delay_ticks)
-        self._planner = Planner(policy, buffer.snapshot, self._commitment)
+        self._planner = Planner(policy, buffer.snapshot, timeline)
+        self._planner.prefix.expect(config.delay_ticks)
         self._period_ns = policy.contract.timing.period_ns
         self._timeline = timeline
         self._delay_ticks = config.delay_ticks
@@ -208,7 +205,7 @@ class _EmulatedEngine:
             self._timeline.clear()
         else:
             self._timeline.post(first_tick, plan.actions)
-            self._commitment.arrived(first_tick)
+            self._planner.prefix.arrived(first_tick)
 
 
 @dataclasses.dataclass(frozen=True)

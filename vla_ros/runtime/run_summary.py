@@ -25,7 +25,7 @@ def run_summary(
         [
             f"active for {active_s:.1f} s, under the policy's control for {total * control.period_ns / 1e9:.1f} s",
             f"ticks: {total}, missed {control.ticks_missed}{share}, limited {governor.ticks_limited}",
-            f"chunks: {timeline.posted}, too late {timeline.late}; ticks overrun by inference: {overruns}",
+            f"chunks: {timeline.posted}, expired {timeline.expired}; ticks overrun by inference: {overruns}",
             f"inference: {_milliseconds(inference_ms)}",
             f"plan's age at the twist: {_milliseconds(control.plan_age_ms.summary())}",
             f"camera's stamp to the twist: {_milliseconds(camera_to_twist_ms)}",

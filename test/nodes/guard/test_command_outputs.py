@@ -12,7 +12,7 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 from vla_ros.nodes.guard import command_outputs
-from vla_ros.nodes.guard.command_outputs import SUCCEEDED, GripperSink
+from vla_ros.nodes.guard.command_outputs import SUCCEEDED, GripperOutput
 from vla_ros.robot import GripperAction, GripperCommand
 
 ABORTED = 6
@@ -41,7 +41,7 @@ class Client:
 
 
 @pytest.fixture
-def sink(monkeypatch) -> GripperSink:
+def sink(monkeypatch) -> GripperOutput:
     goal = SimpleNamespace(Goal=lambda: SimpleNamespace(command=SimpleNamespace()))
     monkeypatch.setattr(command_outputs, "message_class", lambda name: goal)
     monkeypatch.setattr(command_outputs, "ActionClient", Client)
@@ -51,7 +51,7 @@ def sink(monkeypatch) -> GripperSink:
     )
     action = GripperAction("gripper", "control_msgs/action/GripperCommand", 20.0)
     command = GripperCommand("gripper_command", "std_msgs/msg/Float64MultiArray", 0.0, 0.08, action=action)
-    return GripperSink(node, command, command.topic, action)
+    return GripperOutput(node, command, command.topic, action)
 
 
 def test_a_goal_that_failed_is_a_warning_until_one_succeeds(sink):
@@ -60,7 +60,7 @@ def test_a_goal_that_failed_is_a_warning_until_one_succeeds(sink):
         sink.send(1.0)
         warnings.append(sink.warning)
     assert warnings == [
-        None, "gripper action 'gripper' refused the goal",
+        None, "gripper action 'gripper' rejected the goal",
         None, "gripper action 'gripper' did not reach the goal (status 6)", None,
     ]  # fmt: skip
     assert sink.goals_failed == 2

@@ -66,5 +66,5 @@ def position(goal) -> float:
 
 def failed(robot: FakeRobot) -> str | None:
     newest = robot.diagnostics[-1].status if robot.diagnostics else []
-    found = [status for status in newest if status.name.endswith("sinks")]
+    found = [status for status in newest if status.name.endswith("outputs")]
     return {pair.key: pair.value for pair in found[0].values}.get("gripper goals failed") if found else None

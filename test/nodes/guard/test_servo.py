@@ -52,9 +52,9 @@ def wait_speed(robot: FakeRobot, servo: FakeServo, speed: float) -> None:
     robot.wait_value(lambda: servo.linear_x == pytest.approx(speed), f"the arm at {speed} m/s")
 
 
-def sinks(robot: FakeRobot) -> dict[str, str]:
+def outputs(robot: FakeRobot) -> dict[str, str]:
     newest = robot.diagnostics[-1].status if robot.diagnostics else []
-    found = [status for status in newest if status.name.endswith("sinks")]
+    found = [status for status in newest if status.name.endswith("outputs")]
     return {pair.key: pair.value for pair in found[0].values} if found else {}
 
 
@@ -107,13 +107,13 @@ def test_what_servo_says_is_reported(robot, make_servo):
     servo = make_servo()
     servo.status = (ServoStatus.DECELERATE_FOR_COLLISION, "close to the table")
     wait_speed(robot, servo, 0.05)
-    robot.wait(lambda: sinks(robot).get("servo status") == "4: close to the table", "the status")
-    newest = next(status for status in robot.diagnostics[-1].status if status.name.endswith("sinks"))
+    robot.wait(lambda: outputs(robot).get("servo status") == "4: close to the table", "the status")
+    newest = next(status for status in robot.diagnostics[-1].status if status.name.endswith("outputs"))
     assert (newest.level, newest.message) == (b"\1", "servo says 4: close to the table")
 
 
 def test_a_frame_that_servo_does_not_know_moves_nothing_and_is_reported(robot, make_servo, monkeypatch):
     monkeypatch.setattr(fake_servo, "FRAMES", ("world",))
     servo = make_servo()
-    robot.wait(lambda: sinks(robot).get("servo status") == f"{ServoStatus.INVALID}: invalid command", "the status")
+    robot.wait(lambda: outputs(robot).get("servo status") == f"{ServoStatus.INVALID}: invalid command", "the status")
     assert servo.moved_s == []

@@ -13,11 +13,10 @@ pytest.importorskip("diagnostic_msgs")
 from vla_ros import transport  # noqa: E402
 from vla_ros.nodes.policy import diagnostics  # noqa: E402
 from vla_ros.robot import Limits  # noqa: E402
-from vla_ros.runtime.execution.control import ControlLoop  # noqa: E402
-from vla_ros.runtime.execution.gripper import GripperSwitch  # noqa: E402
+from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch  # noqa: E402
 from vla_ros.runtime.execution.timeline import ActionTimeline  # noqa: E402
-from vla_ros.runtime.planning.commitment import Delay  # noqa: E402
 from vla_ros.runtime.planning.engine import EngineStatus  # noqa: E402
+from vla_ros.runtime.planning.planner import ChunkDelay  # noqa: E402
 from vla_ros.runtime.safety.governor import SafetyGovernor  # noqa: E402
 from vla_ros.runtime.stats import StreamRate, Summary  # noqa: E402
 
@@ -57,11 +56,11 @@ def test_a_stop_is_counted_by_its_reason_and_shown_as_badly_as_it_is(control, re
 
 
 def test_chunks_that_take_longer_than_the_policy_can_be_told_of_are_a_warning_with_the_way_out(control):
-    delay = Delay(ticks=5, told=2, allowed=2, overdue=7)
+    delay = ChunkDelay(ticks=5, prefix_length=2, max_prefix=2, late_chunks=7)
     status = diagnostics.policy_status(control, dataclasses.replace(RUNNING, delay=delay))
     assert status.level == WARN and "up to 5 ticks" in status.message and "max_delay_steps" in status.message
-    assert values(status)["ticks a chunk takes"] == "5" and values(status)["chunks later than told"] == "7"
-    enough = dataclasses.replace(RUNNING, delay=dataclasses.replace(delay, allowed=5))
+    assert values(status)["ticks per chunk"] == "5" and values(status)["late chunks"] == "7"
+    enough = dataclasses.replace(RUNNING, delay=dataclasses.replace(delay, max_prefix=5))
     assert diagnostics.policy_status(control, enough).level == OK
 
 
@@ -76,13 +75,16 @@ def test_a_stream_that_is_silent_or_was_never_heard_is_an_error():
 
 def test_a_publisher_with_another_qos_is_counted_and_named_when_nothing_arrives():
     found = diagnostics.stream_status("wrist", StreamRate(), 10**9, 0.2, incompatible_qos=1)
-    assert "QoS is incompatible" in found.message and values(found)["incompatible QoS"] == "1"
+    assert "QoS mismatch" in found.message and values(found)["incompatible QoS"] == "1"
 
 
 def test_an_input_of_the_operator_that_cannot_be_heard_is_an_error_that_says_what_to_do():
     assert diagnostics.inputs_status([]).level == OK
     unheard = diagnostics.inputs_status(["emergency_stop", "enable"])
-    assert (unheard.level, unheard.message) == (ERROR, "unheard, publish reliably: emergency_stop, enable")
+    assert (unheard.level, unheard.message) == (
+        ERROR,
+        "QoS mismatch on emergency_stop, enable: the publisher must be RELIABLE",
+    )
 
 
 def test_cameras_that_drift_apart_are_an_error():

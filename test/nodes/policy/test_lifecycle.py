@@ -27,13 +27,11 @@ from vla_ros.nodes.policy import lifecycle
 from vla_ros.nodes.policy import session as policy_session
 from vla_ros.nodes.policy.session import PolicySession
 from vla_ros.robot import load_robot
-from vla_ros.runtime.execution.control import ControlLoop
-from vla_ros.runtime.execution.gripper import GripperSwitch
+from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.planning.engine import EngineStatus
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
-from vla_ros.runtime.safety.interlocks import Interlocks
-from vla_ros.runtime.safety.watchdog import Watchdog
+from vla_ros.runtime.safety.interlocks import Interlocks, Watchdog
 from vla_ros.runtime.stats import RecentValues
 
 PERIOD_NS = 20_000_000
@@ -90,17 +88,22 @@ class Session(PolicySession):
         self._on_change = lambda: None
         self._watchdog = Watchdog(0.02)
         status = EngineStatus("", None, "", None, 0)
-        self.engine = SimpleNamespace(set_command=lambda _: None, status=lambda: status)
+        self.engine = SimpleNamespace(
+            set_command=lambda _: None, status=lambda: status, forget_observations=lambda: self.called.append("engine")
+        )
         self._started_s = 0.0
         self.camera_to_twist_ms = RecentValues()
-        self.streams = SimpleNamespace(stop=lambda: None, restart=lambda: self.called.append("restart"))
+        self.streams = SimpleNamespace(stop=lambda: None, start=lambda: self.called.append("streams"))
         self.called: list[str] = []
         self.turn = threading.RLock()
         self._control_thread = SimpleNamespace(stop=lambda: None, check=lambda: None)
-        self._twists = SimpleNamespace(flush=lambda patience_s: None)
+        self._period_s = PERIOD_NS / 1e9
+        self.outputs = SimpleNamespace(flush=lambda timeout_s: None, send=self.sent.append)
         self.interlocks = Interlocks(require_enable=False)
         self.hear = lambda: None
-        self.inputs = SimpleNamespace(mark=lambda taken_over: None, hear_emergency_stop=lambda: self.hear())
+        self.inputs = SimpleNamespace(
+            mark_intervention=lambda taken_over: None, take_emergency_stops=lambda: self.hear()
+        )
         log = SimpleNamespace(info=lambda _: None, warning=lambda _: None)
         self._ros_clock = SimpleNamespace(ros_time_is_active=True)
         self._node = SimpleNamespace(get_logger=lambda: log)
@@ -109,9 +112,6 @@ class Session(PolicySession):
 
     def _now_ns(self) -> int:
         return self.clock_ns
-
-    def _send(self, command) -> None:
-        self.sent.append(command)
 
 
 def test_a_slow_clock_is_no_stopped_clock(monkeypatch):
@@ -136,7 +136,7 @@ def test_a_system_clock_that_is_set_back_stops_the_arm_and_finds_its_grid_again(
     session.clock_ns -= 10**11
     session._on_watchdog()
     assert session.control.governor.stops == {"clock_set_back": 1}
-    assert session.called == ["restart"]
+    assert session.called == ["engine", "streams"]
 
 
 def test_what_a_control_tick_raised_is_raised_in_the_thread_that_can_end_the_node():
@@ -192,7 +192,7 @@ def test_every_pulse_of_the_emergency_stop_is_heard_even_while_the_executor_is_k
     def hear_until(condition) -> None:
         deadline_s = time.monotonic() + 10.0
         while not condition() and time.monotonic() < deadline_s:  # nobody spins
-            inputs.hear_emergency_stop()
+            inputs.take_emergency_stops()
         assert condition()
 
     assert wait_until(lambda: button.get_subscription_count() >= 1)
@@ -212,12 +212,12 @@ def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and
     interlocks = Interlocks(require_enable=False)
     inputs = operator_inputs(ros_context_node, interlocks)
     inputs._on_takeover_gripper(Float64MultiArray(data=[0.04]))
-    assert inputs.by_hand() is None
-    inputs._on_takeover(TwistStamped())
-    assert inputs.by_hand().opening is None  # what was said before is forgotten
+    assert interlocks.manual_command(time.monotonic()) is None
+    inputs._on_takeover_twist(TwistStamped())
+    assert interlocks.manual_command(time.monotonic()).opening is None  # what was said before is forgotten
     for value, opening in ((0.04, 0.5), (9.0, 1.0), (-1.0, 0.0), (float("nan"), None)):
         inputs._on_takeover_gripper(Float64MultiArray(data=[value]))
-        assert [inputs.by_hand().opening, inputs.by_hand().opening] == [opening, None]
+        assert [interlocks.manual_command(time.monotonic()).opening for _ in range(2)] == [opening, None]
 
 
 def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros_context_node):
@@ -228,11 +228,11 @@ def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros
     node.create_publisher(Bool, "enable", QoSProfile(depth=1))
     lossy = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     button = node.create_publisher(Bool, "emergency_stop", lossy)
-    assert wait_until(lambda: inputs.unheard() == ["emergency_stop"])
-    assert inputs.unheard("emergency_stop") == ["emergency_stop"]
+    assert wait_until(lambda: inputs.qos_mismatches() == ["emergency_stop"])
+    assert inputs.qos_mismatches("emergency_stop") == ["emergency_stop"]
     assert inputs.unheard_stop() == "emergency_stop_unheard"
     node.destroy_publisher(button)
-    assert wait_until(lambda: inputs.unheard() == [])
+    assert wait_until(lambda: inputs.qos_mismatches() == [])
 
 
 @pytest.mark.parametrize(

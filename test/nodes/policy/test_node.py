@@ -171,7 +171,7 @@ def test_inference_slower_than_the_chunk_stops_the_arm_is_counted_and_moves_it_a
     robot.wait_state("waiting", "starved")
     assert values(robot)[-STOP_TICKS:] == [0.0] * STOP_TICKS
     robot.wait(lambda: robot.states[-1]["ticks"]["missed"] > missed, "a missed tick")
-    robot.wait(lambda: int(policy_values(robot).get("chunks too late", 0)) > 0, "a late chunk in the diagnostics")
+    robot.wait(lambda: int(policy_values(robot).get("chunks expired", 0)) > 0, "a late chunk in the diagnostics")
     stopped = len(robot.twists)
     robot.say("move 0.08")
     robot.wait_moving(0.08)
@@ -207,7 +207,7 @@ def test_speed_scale_may_change_while_running_and_the_checkpoint_may_not(robot):
     assert not robot.set_parameter("speed_scale", 1.5).successful
     assert robot.set_parameter("speed_scale", 1.0).successful
     refused = robot.set_parameter("checkpoint", "another")
-    assert not refused.successful and "clean the node up first" in refused.reason
+    assert not refused.successful and "run the cleanup transition first" in refused.reason
 
 
 def test_whatever_changes_safety_is_read_only_while_the_node_is_armed(robot):
@@ -219,7 +219,7 @@ def test_whatever_changes_safety_is_read_only_while_the_node_is_armed(robot):
     robot.wait_moving(0.05)
     for name, value in {**fixed, "use_sim_time": True}.items():
         refused = robot.set_parameter(name, value)
-        assert not refused.successful and "clean the node up first" in refused.reason, name
+        assert not refused.successful and "run the cleanup transition first" in refused.reason, name
     robot.twists.clear()
     robot.wait_moving(0.05)
 
@@ -273,7 +273,7 @@ def test_diagnostics_name_every_stream_with_its_rate_and_the_policy_s_latency(ro
     assert set(statuses) == {
         f"/policy: {name}"
         for name in (
-            "transport", "policy", "sinks", "operator inputs", "camera skew", *(f"stream {each}" for each in STREAMS)
+            "transport", "policy", "outputs", "operator inputs", "camera skew", *(f"stream {each}" for each in STREAMS)
         )
     }  # fmt: skip
     camera = {pair.key: pair.value for pair in statuses["/policy: stream wrist"].values}
@@ -424,7 +424,7 @@ def test_a_misspelt_parameter_ends_the_node_with_a_line_that_names_it(ros_enviro
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     with policy_node(*files, ros_environment, require_enabel=True) as process:
         assert process.wait(TIMEOUT_S) == 1
-    assert "policy has no parameter require_enabel; it has: " in process.output
+    assert "policy has no parameter require_enabel; its parameters are " in process.output
     assert "require_enable," in process.output and "Traceback" not in process.output
 
 
@@ -439,7 +439,7 @@ def test_a_policy_that_was_trained_for_it_is_told_what_the_arm_does_while_it_com
         robot.wait(lambda: len(robot.twists) >= 40, "40 twists")
         assert values(robot)[0] == 0.01  # nothing was to be told while the arm stood still
         assert set(values(robot)[20:]) <= {0.03, 0.04}
-        robot.wait(lambda: policy_values(robot).get("actions told") in ("2", "3"), "diagnostics")
+        robot.wait(lambda: policy_values(robot).get("prefix length") in ("2", "3"), "diagnostics")
         assert robot.states[-1]["state"] == "running"
 
 
@@ -458,7 +458,10 @@ def test_telling_a_policy_that_was_not_trained_for_it_ends_the_node_with_what_to
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     with policy_node(*files, ros_environment, executor="delay_aware") as process:
         assert process.wait(TIMEOUT_S) == 1
-    assert "executor is 'delay_aware'" in process.output and "policy.max_delay_steps" in process.output
+    assert (
+        "executor 'delay_aware' needs a policy trained with delays" in process.output
+        and "policy.max_delay_steps" in process.output
+    )
     assert "Traceback" not in process.output
 
 

@@ -16,9 +16,8 @@ from geometry_msgs.msg import PoseStamped
 from vla_ros.contract import Camera, ObservationSpec
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
 from vla_ros.nodes.simulator.messages import time_message
-from vla_ros.observations.observation import ObservationBuffer
+from vla_ros.observations.observation import ObservationBuffer, ObservationQueue
 from vla_ros.robot import load_robot
-from vla_ros.runtime.planning.sample_queue import ObservationIntake
 
 MS, START_NS = 1_000_000, 10**12
 ROBOT = load_robot("tabletop")  # max_age_s: 0.3
@@ -37,8 +36,8 @@ class Bench:
             get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=self.now_ns)),
             create_subscription=lambda kind, topic, callback, *_, **__: self._on_message.update({topic: callback}),
         )
-        intake = ObservationIntake(ObservationBuffer(SPEC, ROBOT.observation))
-        self.streams = ObservationStreams(node, ROBOT, SPEC, intake, lambda _: None, lambda _: None, 100 * MS)
+        observations = ObservationQueue(ObservationBuffer(SPEC, ROBOT.observation))
+        self.streams = ObservationStreams(node, ROBOT, SPEC, observations, lambda _: None, 100 * MS)
         self.streams.start()
 
     def pose(self, x: float, stamp_ms: float) -> None:
@@ -78,7 +77,7 @@ def test_a_pose_of_the_far_future_is_dropped_and_the_log_says_what_to_do(bench):
     bench.pose(0.5, -10)
     bench.pose(0.9, 1000)
     assert bench.x == 0.5 and bench.streams.rates["ee_pose"].received == 1
-    assert "'ee_pose': dropped: stamped 1.00 s in the future; synchronise the clocks" in bench.errors[0]
+    assert "'ee_pose': message dropped: stamped 1.00 s in the future; synchronise the clocks" in bench.errors[0]
     bench.pose(0.6, 0)
     assert bench.x == 0.6
 

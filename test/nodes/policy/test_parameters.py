@@ -7,7 +7,7 @@ import yaml
 
 from vla_ros import resources
 from vla_ros.nodes.policy.parameters import PARAMETERS
-from vla_ros.runtime.execution.gripper import GripperSwitch
+from vla_ros.runtime.execution.control import GripperSwitch
 
 DEFAULTS = {spec.name: spec.default for spec in PARAMETERS}
 

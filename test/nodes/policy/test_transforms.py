@@ -34,9 +34,8 @@ from vla_ros.nodes.policy.observation_streams import ObservationStreams
 from vla_ros.nodes.recorder import node as recorder_node
 from vla_ros.nodes.simulator.messages import time_message
 from vla_ros.observations import messages
-from vla_ros.observations.observation import ObservationBuffer
+from vla_ros.observations.observation import ObservationBuffer, ObservationQueue
 from vla_ros.robot import TRANSFORMS, PoseStream, RobotError, load_robot
-from vla_ros.runtime.planning.sample_queue import ObservationIntake
 
 MS, START_NS = 1_000_000, 10**12
 TF = {"topic": "/tf", "type": TRANSFORMS, "stamp": "header", "ee_frame": "tcp"}
@@ -83,8 +82,8 @@ class Bench:
             get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=self.now_ns)),
             create_subscription=self._subscribe,
         )
-        intake = ObservationIntake(ObservationBuffer(SPEC, ROBOT.observation))
-        self.streams = ObservationStreams(node, ROBOT, SPEC, intake, lambda _: None, lambda _: None, 100 * MS)
+        observations = ObservationQueue(ObservationBuffer(SPEC, ROBOT.observation))
+        self.streams = ObservationStreams(node, ROBOT, SPEC, observations, lambda _: None, 100 * MS)
 
     def _subscribe(self, kind: Any, topic: str, callback: Callable, qos: QoSProfile, **_: Any) -> None:
         self._on_message[topic], self.qos[topic] = callback, qos
@@ -127,7 +126,7 @@ def test_after_the_clock_was_set_back_poses_come_again(bench: Bench):
     bench.hear("/tf_static", "hand", "tcp", 0.1)
     bench.hear("/tf", "base_link", "hand", 0.4)
     bench.now_ns += 100 * MS
-    bench.streams.restart()
+    bench.streams.start()
     bench.now_ns -= 100 * MS
     assert bench.x is None
     bench.hear("/tf", "base_link", "hand", 0.3)  # at the very stamp of before
@@ -186,8 +185,8 @@ def test_over_dds_a_late_node_hears_what_is_latched(message_of: Callable[..., An
         child = "tcp" if number == 11 else f"part{number}"
         publisher.publish(wrap(transform("hand" if child == "tcp" else "base_link", child, 0.1, 0)))
     moving = node.create_publisher(type_, "/tf", QoSProfile(depth=100))
-    intake = ObservationIntake(ObservationBuffer(SPEC, ROBOT.observation))
-    streams = ObservationStreams(node, ROBOT, SPEC, intake, lambda _: None, lambda _: None, 100 * MS)
+    observations = ObservationQueue(ObservationBuffer(SPEC, ROBOT.observation))
+    streams = ObservationStreams(node, ROBOT, SPEC, observations, lambda _: None, 100 * MS)
     streams.start()
 
     def pose() -> Any:

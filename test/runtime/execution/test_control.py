@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.execution.control import SILENCE, ByHand, ControlLoop
+from vla_ros.runtime.execution.control import SILENCE, ControlLoop, GripperSwitch, ManualCommand
 from vla_ros.runtime.execution.executors import RecedingHorizon
-from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
 
@@ -108,10 +107,10 @@ def test_a_clock_that_is_set_back_starts_a_new_grid():
 
 
 def test_whoever_takes_over_moves_the_arm_and_handing_back_is_a_stop_and_a_new_plan():
-    tested, hand = loop(stop_ticks=2), ByHand(np.array([0.0, 0.3, 0, 0, 0, 0]))
+    tested, hand = loop(stop_ticks=2), ManualCommand(np.array([0.0, 0.3, 0, 0, 0, 0]))
     tested.timeline.post(5, chunk(20))
     assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE)) == pytest.approx(0.1)
-    taken = tested.tick(6 * PERIOD_NS, None, CENTRE, by_hand=hand)
+    taken = tested.tick(6 * PERIOD_NS, None, CENTRE, manual=hand)
     assert taken.twist.tolist() == hand.twist.tolist() and taken.opening is None and tested.taken_over
     tested.timeline.post(6, chunk(20))
     assert [vx(tested.tick(tick * PERIOD_NS, None, CENTRE)) for tick in (7, 8, 9)] == [0.0, 0.0, None]
@@ -122,17 +121,17 @@ def test_whoever_takes_over_moves_the_arm_and_handing_back_is_a_stop_and_a_new_p
 
 def test_who_takes_over_is_stopped_by_what_stops_everybody_and_limited_like_the_policy():
     tested = loop(stop_ticks=1)
-    hand = ByHand(np.array([9.0, 0, 0, 0, 0, 0]))
-    assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE, by_hand=hand)) == pytest.approx(1.0)
-    assert vx(tested.tick(6 * PERIOD_NS, "emergency_stop", CENTRE, by_hand=ByHand(np.ones(6)))) == 0.0
+    hand = ManualCommand(np.array([9.0, 0, 0, 0, 0, 0]))
+    assert vx(tested.tick(5 * PERIOD_NS, None, CENTRE, manual=hand)) == pytest.approx(1.0)
+    assert vx(tested.tick(6 * PERIOD_NS, "emergency_stop", CENTRE, manual=ManualCommand(np.ones(6)))) == 0.0
     assert tested.governor.stops == {"emergency_stop": 1}
-    assert tested.tick(7 * PERIOD_NS, None, CENTRE, by_hand=ByHand(np.ones(6))).twist is None
+    assert tested.tick(7 * PERIOD_NS, None, CENTRE, manual=ManualCommand(np.ones(6))).twist is None
 
 
 def test_who_takes_over_moves_the_gripper_only_while_the_arm_may_move():
-    tested, hand = loop(stop_ticks=1), ByHand(np.zeros(6), opening=0.25)
+    tested, hand = loop(stop_ticks=1), ManualCommand(np.zeros(6), opening=0.25)
     assert tested.tick(5 * PERIOD_NS, None, CENTRE, hand).opening == 0.25
-    assert tested.tick(6 * PERIOD_NS, None, CENTRE, ByHand(np.zeros(6))).opening is None
+    assert tested.tick(6 * PERIOD_NS, None, CENTRE, ManualCommand(np.zeros(6))).opening is None
     assert tested.tick(7 * PERIOD_NS, "disabled", CENTRE, hand).opening is None
     tested.tick(8 * PERIOD_NS, "disabled", CENTRE, hand)
     assert tested.tick(9 * PERIOD_NS, None, CENTRE, hand).opening == 0.25

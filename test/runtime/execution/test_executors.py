@@ -102,7 +102,7 @@ def test_the_first_chunk_of_a_new_command_replaces_what_was_planned_for_the_old_
     for tick in range(3):
         tested.post(tick, chunk(tick))
         tested.pop(tick)
-    tested.post(2, np.full((LENGTH, 7), -1.0), anew=True)
+    tested.post(2, np.full((LENGTH, 7), -1.0), replace_all=True)
     assert tested.pop(3)[1] == -1.0
 
 
@@ -119,7 +119,9 @@ def test_what_an_action_answers_is_the_oldest_observation_that_has_a_say_in_it()
 
 
 def test_an_unknown_executor_is_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match="executor is 'rtc'; allowed: full_chunk, first_action, receding_horizon"):
+    with pytest.raises(
+        ValueError, match=r"executor must be one of full_chunk, first_action, receding_horizon.*got 'rtc'"
+    ):
         make_executor("rtc", horizon=1, decay=0.0)
-    with pytest.raises(ValueError, match="horizon is 0"):
+    with pytest.raises(ValueError, match="horizon must be at least 1; got 0"):
         make_executor("receding_horizon", horizon=0, decay=0.0)

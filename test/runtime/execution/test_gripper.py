@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from vla_ros.runtime.execution.gripper import GripperSwitch
+from vla_ros.runtime.execution.control import GripperSwitch
 
 
 def commands(switch: GripperSwitch, *openings: float) -> list[float | None]:

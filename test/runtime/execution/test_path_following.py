@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.runtime.execution.executors import make_executor
-from vla_ros.runtime.execution.path_following import CATCH_UP_TICKS, follow_path
+from vla_ros.runtime.execution.executors import CORRECTION_TICKS, make_executor, rejoin_path
 from vla_ros.runtime.execution.timeline import ActionTimeline
 
 LENGTH = 8
@@ -46,7 +45,7 @@ def slow_with_a_fast_end(seed: int, length: int = LENGTH) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, LENGTH - CATCH_UP_TICKS - 1), st.integers(0, 1000))
+@given(st.integers(0, LENGTH - CORRECTION_TICKS - 1), st.integers(0, 1000))
 def test_a_chunk_that_comes_late_leads_to_where_it_would_have_led_in_time(late: int, seed: int) -> None:
     tested, chunk = timeline(), slow_with_a_fast_end(seed)
     tested.post(0, slow_with_a_fast_end(seed + 1, 2 * LENGTH))
@@ -54,7 +53,7 @@ def test_a_chunk_that_comes_late_leads_to_where_it_would_have_led_in_time(late: 
     done = [moves(tested, tick) for tick in range(1, 1 + late)]
     tested.post(1, chunk)
     done = np.array([*done, *(moves(tested, tick) for tick in range(1 + late, 1 + LENGTH))])
-    back = late + CATCH_UP_TICKS
+    back = late + CORRECTION_TICKS
     np.testing.assert_allclose(done[:back, :6].sum(axis=0), chunk[:back, :6].sum(axis=0))
     np.testing.assert_array_equal(done[back:], chunk[back:])
     np.testing.assert_array_equal(done[late:, 6], chunk[late:, 6])  # openings are no motion
@@ -62,24 +61,24 @@ def test_a_chunk_that_comes_late_leads_to_where_it_would_have_led_in_time(late: 
 
 def test_a_chunk_that_says_what_was_done_is_left_as_it_is() -> None:
     chunk = slow_with_a_fast_end(0)
-    np.testing.assert_array_equal(follow_path(chunk, chunk[:3, :6]), chunk)
-    np.testing.assert_array_equal(follow_path(chunk, chunk[:0, :6]), chunk)
+    np.testing.assert_array_equal(rejoin_path(chunk, chunk[:3, :6]), chunk)
+    np.testing.assert_array_equal(rejoin_path(chunk, chunk[:0, :6]), chunk)
 
 
 def test_what_a_policy_gave_is_not_changed_in_place() -> None:
     chunk = slow_with_a_fast_end(0)
     before = chunk.copy()
-    follow_path(chunk, np.zeros((3, 6)))
+    rejoin_path(chunk, np.zeros((3, 6)))
     np.testing.assert_array_equal(chunk, before)
 
 
 def test_the_arm_gets_no_faster_than_the_chunk_or_the_arm_itself() -> None:
     chunk = chunk_at(-0.1)
-    assert follow_path(chunk, np.tile(chunk_at(0.1)[0, :6], (3, 1)))[3:, 0].tolist() == pytest.approx([-0.1] * 5)
+    assert rejoin_path(chunk, np.tile(chunk_at(0.1)[0, :6], (3, 1)))[3:, 0].tolist() == pytest.approx([-0.1] * 5)
     chunk[-1, 0] = -0.25
-    assert follow_path(chunk, np.tile(chunk_at(0.1)[0, :6], (3, 1)))[3:, 0].min() == pytest.approx(-0.25)
+    assert rejoin_path(chunk, np.tile(chunk_at(0.1)[0, :6], (3, 1)))[3:, 0].min() == pytest.approx(-0.25)
     chunk[:, 4] = 0.3  # its turning has a limit of its own
-    followed = follow_path(chunk, np.zeros((3, 6)))
+    followed = rejoin_path(chunk, np.zeros((3, 6)))
     assert followed[3:5, 4].tolist() == pytest.approx([0.3, 0.3]) and followed[3, 0] == pytest.approx(-0.25)
 
 
@@ -106,7 +105,7 @@ def play(
 def test_catching_up_dies_away_where_the_policy_does_not_answer_to_it(delay: int, busy: int) -> None:
     given = play(lambda tick: 0.1 if tick < 20 else -0.1, 90, delay, busy)
     assert np.abs(given).max() <= 0.1 + 1e-9
-    assert given[20 + delay + busy + CATCH_UP_TICKS] < 0
+    assert given[20 + delay + busy + CORRECTION_TICKS] < 0
     assert given[60:] == pytest.approx([-0.1] * 30, abs=1e-3)
 
 

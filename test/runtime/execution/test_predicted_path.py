@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla_ros.runtime.execution.predicted_path import predicted_path
+from vla_ros.runtime.execution.timeline import predicted_path
 
 HERE = np.array([0.4, 0.1, 0.2, 0.0, 0.0, 0.0, 1.0])
 

@@ -46,7 +46,7 @@ def test_a_chunk_that_is_over_is_refused_and_leaves_the_plan_alone():
     timeline.pop(20)
     assert not timeline.post(10, chunk(7, 7, 7))
     assert popped(timeline, 21) == 2
-    assert timeline.statistics().late == 1
+    assert timeline.statistics().expired == 1
 
 
 def test_a_plan_from_before_a_stop_is_dropped_and_refused():
@@ -91,11 +91,11 @@ def test_ticks_come_again_only_after_a_restart():
 
 def test_the_newest_plan_is_what_its_chunk_says_of_the_ticks_to_come():
     timeline = ActionTimeline()
-    assert timeline.newest_plan(0) is None
+    assert timeline.plan(0) is None
     timeline.post(10, chunk(1, 2, 3))
-    assert [timeline.newest_plan(tick)[:, 0].tolist() for tick in (9, 10, 12, 13)] == [[1, 2, 3], [1, 2, 3], [3], []]
+    assert [timeline.plan(tick)[:, 0].tolist() for tick in (9, 10, 12, 13)] == [[1, 2, 3], [1, 2, 3], [3], []]
     timeline.clear()
-    assert timeline.newest_plan(10) is None
+    assert timeline.plan(10) is None
 
 
 def test_a_chunk_of_another_shape_is_refused():

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from vla_ros.runtime.planning.command_queue import WAITING_AT_MOST, CommandQueue, is_stop
+from vla_ros.runtime.planning.command_queue import MAX_WAITING, CommandQueue, is_stop
 
 STOP_WORDS = ("stop", "halt")
 
@@ -77,9 +77,9 @@ def test_a_stop_is_never_queued_and_forgets_what_waits(when):
 
 def test_a_flood_is_refused_and_an_unknown_policy_too():
     queue = CommandQueue("after_success", STOP_WORDS)
-    for number in range(WAITING_AT_MOST + 1):
+    for number in range(MAX_WAITING + 1):
         queue.offer(f"task {number}", None)
-    with pytest.raises(OverflowError, match="say stop"):
+    with pytest.raises(OverflowError, match="stop command"):
         queue.offer("one more", None)
-    with pytest.raises(ValueError, match="on_new_command is 'later'; allowed: replace"):
+    with pytest.raises(ValueError, match=r"on_new_command must be one of replace, .*got 'later'"):
         CommandQueue("later", ())

@@ -9,8 +9,8 @@ import pytest
 from vla_ros.observations.observation import Observation, Refusal
 from vla_ros.runtime.execution.executors import FullChunk, TemporalEnsemble
 from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.commitment import ExecutorError
 from vla_ros.runtime.planning.engine import Engine
+from vla_ros.runtime.planning.planner import ExecutorError
 
 MS = 1_000_000
 PERIOD_NS = 100 * MS
@@ -21,9 +21,15 @@ class World:
     """What the engine observes; tests change it."""
 
     def __init__(self) -> None:
-        self.command = "go"
+        self.command = ""
         self.refusal: Refusal | None = None
         self.snapshots = 0
+
+    def push(self, stream: str, stamp_ns: int, value: str) -> None:
+        assert stream == "language"
+        self.command = value
+
+    def clear(self) -> None: ...
 
     def snapshot(self, time_ns: int):
         self.snapshots += 1
@@ -41,7 +47,7 @@ def world():
 
 @pytest.fixture
 def engine(policy, clock, world):
-    engine = Engine(lambda: policy, world.snapshot, ActionTimeline(), clock)
+    engine = Engine(lambda: policy, world, ActionTimeline(), clock)
     engine.start(10.0)
     yield engine
     assert engine.stop(10.0)
@@ -75,13 +81,14 @@ def test_it_observes_once_a_tick_after_the_settle_time_and_plans_from_that_tick(
 def test_it_looks_while_pictures_settle_so_that_what_is_there_is_decoded_when_the_observation_is_due(clock, policy):
     looks = []
 
-    def snapshot(time_ns: int):
-        looks.append((clock.now_ns(), time_ns // PERIOD_NS))
-        if at(2) < clock.now_ns() < at(3):
-            raise MemoryError("said when it is due, if it still holds then")
-        return Observation(time_ns, {}, {}, None, "go")
+    class Observing(World):
+        def snapshot(self, time_ns: int):
+            looks.append((clock.now_ns(), time_ns // PERIOD_NS))
+            if at(2) < clock.now_ns() < at(3):
+                raise MemoryError("reported when it is due, if it still holds then")
+            return Observation(time_ns, {}, {}, None, "go")
 
-    engine = Engine(lambda: policy, snapshot, ActionTimeline(), clock)
+    engine = Engine(lambda: policy, Observing(), ActionTimeline(), clock)
     engine.start(10.0)
     engine.set_command("go")
     run_ticks(engine, clock, 2)
@@ -100,7 +107,7 @@ def test_the_policy_is_built_warmed_and_used_in_one_thread(clock, policy, world)
         made_in.append(threading.get_ident())
         return policy
 
-    engine = Engine(make, world.snapshot, ActionTimeline(), clock)
+    engine = Engine(make, world, ActionTimeline(), clock)
     engine.start(10.0)
     assert policy.calls == [("warm_up",)]
     engine.set_command("go")
@@ -131,7 +138,6 @@ def test_a_new_command_reaches_the_policy_and_the_old_chunk_in_flight_is_discard
 
     def change(observation):
         policy.before_step = lambda observation: None
-        world.command = "stop here"
         engine.set_command("stop here")
 
     policy.before_step = change
@@ -144,20 +150,20 @@ def test_a_new_command_reaches_the_policy_and_the_old_chunk_in_flight_is_discard
 
 
 def test_the_first_plan_of_a_new_command_is_not_averaged_with_those_of_the_old_one(policy, clock, world):
-    engine = Engine(lambda: policy, world.snapshot, ActionTimeline(TemporalEnsemble()), clock)
+    engine = Engine(lambda: policy, world, ActionTimeline(TemporalEnsemble()), clock)
     engine.start(10.0)
     engine.set_command("go")
     run_ticks(engine, clock, 1, 2)
     policy.spoil = lambda chunk: np.full_like(chunk, -1.0)
-    world.command = "turn back"
     engine.set_command("turn back")
     run_ticks(engine, clock, 3)
     assert timeline(engine).pop(4)[0] == -1.0
     assert engine.stop(10.0)
 
 
-def test_an_observation_from_before_the_command_does_not_plan_for_it(engine, clock, policy, world):
-    engine.set_command("something newer than what was observed")
+def test_an_observation_from_before_the_command_does_not_plan_for_it(engine, clock, policy):
+    clock.turn_to_ns(at(1) - 1)
+    engine.set_command("newer than tick 1, whose observation is taken later")
     run_ticks(engine, clock, 1)
     assert timeline(engine).statistics().posted == 0
     assert engine.reason == "planning"
@@ -175,9 +181,7 @@ def test_the_same_command_again_after_a_pause_starts_from_an_empty_history(engin
     engine.set_command("go")
     run_ticks(engine, clock, 1)
     engine.set_command("")
-    world.command = ""
     run_ticks(engine, clock, 2)
-    world.command = "go"
     engine.set_command("go")
     run_ticks(engine, clock, 3)
     assert policy.calls[-2:] == [("clear_history",), ("step", 3)]
@@ -253,7 +257,7 @@ def test_a_chunk_of_another_shape_is_a_fault_that_names_it(engine, clock, policy
     policy.spoil = lambda chunk: np.zeros(shape)
     run_ticks(engine, clock, 1)
     status = engine.status()
-    assert status.reason == "policy_error" and f"shape {shape}" in status.detail
+    assert status.reason == "policy_error" and f"got {shape}" in status.detail
 
 
 def test_a_thread_that_crashes_says_so_and_no_reset_hides_it(engine, clock, policy, monkeypatch):
@@ -271,26 +275,26 @@ def test_a_thread_that_crashes_says_so_and_no_reset_hides_it(engine, clock, poli
 
 def test_a_policy_that_is_told_what_the_arm_does_starts_with_the_delay_of_its_warm_up(clock, policy, world):
     policy.max_delay_steps, policy.warm_up_s = 3, 0.15
-    plan = ActionTimeline(FullChunk(tells_policy=True))
-    engine = Engine(lambda: policy, world.snapshot, plan, clock)
+    plan = ActionTimeline(FullChunk(uses_prefix=True))
+    engine = Engine(lambda: policy, world, plan, clock)
     engine.start(10.0)
     assert engine.status().delay.ticks == 2, "settle and warm-up: 0.17 s"
     engine.set_command("go")
     run_ticks(engine, clock, 1)
-    assert len(policy.committed[-1]) == 0, "the arm stands still"
+    assert len(policy.prefixes[-1]) == 0, "the arm stands still"
     given = [plan.pop(2)]
     plan.acted(True)
     run_ticks(engine, clock, 2)
     given.append(plan.pop(3))
-    assert policy.committed[-1][:, 0] == pytest.approx([0.002, 0.003])
+    assert policy.prefixes[-1][:, 0] == pytest.approx([0.002, 0.003])
     assert [action[0] for action in given] == pytest.approx([0.002, 0.003])
-    assert engine.status().delay.told == 2
+    assert engine.status().delay.prefix_length == 2
     assert engine.stop(10.0)
 
 
 def test_a_policy_that_cannot_be_told_is_refused_before_its_warm_up(clock, policy, world):
     with pytest.raises(ExecutorError, match="max_delay_steps is 0"):
-        Engine(lambda: policy, world.snapshot, ActionTimeline(FullChunk(tells_policy=True)), clock).start(10.0)
+        Engine(lambda: policy, world, ActionTimeline(FullChunk(uses_prefix=True)), clock).start(10.0)
     assert policy.calls == []
 
 
@@ -299,7 +303,7 @@ def test_a_policy_that_cannot_be_built_says_why_in_start(clock, world):
         raise ValueError("model.safetensors is missing")
 
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
-        Engine(make, world.snapshot, ActionTimeline(), clock).start(10.0)
+        Engine(make, world, ActionTimeline(), clock).start(10.0)
 
 
 def test_a_clock_that_is_set_back_continues_on_the_new_grid(engine, clock, policy):

@@ -10,8 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.safety.governor import FAULTS, SafetyGovernor, State
-from vla_ros.runtime.safety.shaping import limit_norm, limit_to_box
+from vla_ros.runtime.safety.governor import FAULTS, SafetyGovernor, State, limit_norm, limit_to_box
 
 CENTRE = (0.5, 0.0, 0.3)
 
@@ -291,9 +290,9 @@ def test_nothing_but_finite_twists_get_out_whatever_the_settings():
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ValueError, match="stop_ticks is 0"):
+    with pytest.raises(ValueError, match="stop_ticks must be at least 1; got 0"):
         governor(stop_ticks=0)
-    with pytest.raises(ValueError, match=r"speed_scale is 1\.5"):
+    with pytest.raises(ValueError, match=r"speed_scale must be in \[0, 1\]; got 1\.5"):
         governor(speed_scale=1.5)
-    with pytest.raises(ValueError, match=r"first_run_scale is -1"):
+    with pytest.raises(ValueError, match=r"first_run_scale must be in \[0, 1\]; got -1"):
         SafetyGovernor(limits(), period_s=0.1, first_run_scale=-1)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from vla_ros.runtime.safety.interlocks import ENABLE_MAX_AGE_S, TAKEOVER_MAX_AGE_S, Interlocks
@@ -42,20 +43,33 @@ def test_a_second_publisher_on_the_command_topic_stops_the_arm_while_it_is_there
 
 
 def test_an_emergency_stop_that_cannot_be_heard_is_a_reason_not_to_move(tested):
-    tested.unheard = "emergency_stop_unheard"
+    tested.input_reason = "emergency_stop_unheard"
     assert tested.reason(0.0) == "emergency_stop_unheard"
     tested.emergency_stop(True)
     assert tested.reason(0.0) == "emergency_stop"
 
 
 def test_the_gravest_reason_is_named(tested):
-    tested.sink, tested.publishers = "servo_not_ready", 2
+    tested.output_reason, tested.publishers = "servo_not_ready", 2
     assert tested.reason(0.0) == "second_publisher"
     tested.emergency_stop(True)
     assert tested.reason(0.0) == "emergency_stop"
 
 
 def test_a_takeover_ends_when_nobody_moves_the_arm_any_more(tested):
-    assert not tested.taken_over(0.0)
-    tested.takeover(5.0)
-    assert tested.taken_over(5.0 + TAKEOVER_MAX_AGE_S) and not tested.taken_over(5.01 + TAKEOVER_MAX_AGE_S)
+    assert tested.manual_command(0.0) is None
+    tested.takeover(np.full(6, 0.5), 5.0)
+    assert tested.manual_command(5.0 + TAKEOVER_MAX_AGE_S).twist.tolist() == [0.5] * 6
+    assert tested.manual_command(5.01 + TAKEOVER_MAX_AGE_S) is None
+
+
+def test_an_opening_of_a_takeover_is_commanded_once_and_soon(tested):
+    tested.takeover_gripper(0.25, 5.0)
+    assert tested.manual_command(5.0) is None, "the gripper alone is no takeover"
+    tested.takeover(np.zeros(6), 5.0)
+    assert tested.manual_command(5.0).opening is None, "it was forgotten"
+    tested.takeover_gripper(0.25, 5.0)
+    assert [tested.manual_command(5.1).opening for _ in range(2)] == [0.25, None]
+    tested.takeover_gripper(0.75, 5.1)
+    tested.takeover(np.zeros(6), 5.6)
+    assert tested.manual_command(5.6).opening is None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.runtime.safety.shaping import approach, limit_to_braking, rate_to_cover
+from vla_ros.runtime.safety.governor import approach, limit_to_braking, rate_to_cover
 
 DT_S = 0.05
 BOX = np.array([0.0, -0.3, 0.0]), np.array([0.5, 0.3, 0.6])

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from vla_ros.runtime.safety.watchdog import Watchdog
+from vla_ros.runtime.safety.interlocks import Watchdog
 
 PERIOD_S = 0.05
 PERIOD_NS = 50_000_000
@@ -23,7 +23,7 @@ def looks(watchdog: Watchdog, count: int, *, step_ns: int, ticks: bool, simulate
         steady_s = 100.0 + number * PERIOD_S
         if ticks:
             watchdog.ticked(steady_s)
-        said.append(watchdog.look(10**12 + number * step_ns, steady_s, simulated=simulated))
+        said.append(watchdog.check(10**12 + number * step_ns, steady_s, simulated=simulated))
     return said
 
 
@@ -39,9 +39,9 @@ def test_a_clock_that_stands_still_is_seen_after_two_and_a_half_periods(tested, 
 
 def test_a_clock_that_was_set_back_is_seen_at_the_next_look_although_it_moves(tested):
     tested.ticked(100.05)
-    assert tested.look(10**12 - 10**11, 100.05, simulated=False) == "clock_set_back"
+    assert tested.check(10**12 - 10**11, 100.05, simulated=False) == "clock_set_back"
     tested.ticked(100.10)
-    assert tested.look(10**12 - 10**11 + PERIOD_NS, 100.10, simulated=False) is None
+    assert tested.check(10**12 - 10**11 + PERIOD_NS, 100.10, simulated=False) is None
 
 
 def test_ticks_that_do_not_come_although_the_clock_moves_are_missed(tested):
@@ -53,4 +53,4 @@ def test_slow_simulated_time_has_rare_ticks_and_nothing_wrong(tested):
 
 
 def test_a_process_that_was_held_up_is_not_taken_for_a_clock_gone_wrong(tested):
-    assert tested.look(10**12 + 10**10, 110.0, simulated=False) is None
+    assert tested.check(10**12 + 10**10, 110.0, simulated=False) is None

@@ -95,9 +95,9 @@ def run(args: argparse.Namespace) -> int:
         },
         namespace=args.namespace,
         arm=args.arm,
-        patience_s=args.patience,
+        timeout_s=args.patience,
         check_start=check_start,
-        tell=lambda text: print(text, flush=True),
+        report=lambda text: print(text, flush=True),
     )
     figures: dict[str, Any] = {
         "episode": episode.source,

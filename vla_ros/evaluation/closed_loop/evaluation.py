@@ -30,7 +30,7 @@ from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.evaluation.protocols.result_log import ResultLog
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
-from vla_ros.runtime.planning.commitment import check_trained_for_delays
+from vla_ros.runtime.planning.planner import check_trained_with_delays
 
 VIDEOS = "videos"
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any] | None:
     policy = load_checkpoint(config.checkpoint)
     check_contract(policy.contract, config)
     if "delay_aware" in config.executors:
-        check_trained_for_delays(policy.config.max_delay_steps)
+        check_trained_with_delays(policy.config.max_delay_steps)
     started_s = time.monotonic()
     if config.chains:
         results = _evaluate_chains(config)

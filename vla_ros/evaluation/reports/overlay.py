@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vla_ros.evaluation.replay.open_loop import Replayed
 from vla_ros.geometry.rigid import rotation_from_6d
-from vla_ros.runtime.execution.predicted_path import predicted_path
+from vla_ros.runtime.execution.timeline import predicted_path
 
 Array = NDArray[np.float64]
 POSE = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)))

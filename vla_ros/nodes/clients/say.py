@@ -45,7 +45,7 @@ def say(text: str, topic: str, patience_s: float) -> int:
         rclpy.try_shutdown()
 
 
-def _wait_for_listener(publisher: Publisher, patience_s: float) -> None:
+def _wait_for_listener(publisher: Publisher[String], patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     while not publisher.get_subscription_count():
         if time.monotonic() > deadline:
@@ -56,7 +56,7 @@ def _wait_for_listener(publisher: Publisher, patience_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def _wait_until_settled(publisher: Publisher) -> None:
+def _wait_until_settled(publisher: Publisher[String]) -> None:
     """Until the number of subscriptions has stayed the same for `SETTLED_S`."""
     count, since_s = publisher.get_subscription_count(), time.monotonic()
     while time.monotonic() - since_s < SETTLED_S:

@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ROS clock, simulated or not, as the runtime's clock; and a thread that ticks on the grid of a clock."""
+"""The ROS clock, simulated or not, as the runtime's clock, and a thread that ticks on a clock's grid."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
 import rclpy.clock
 from rclpy.duration import Duration
 
-from vla_ros.runtime.planning.clock import Clock
+from vla_ros.runtime.planning.engine import Clock
 
 _EVERY_JUMP = rclpy.clock.JumpThreshold(
     min_forward=Duration(nanoseconds=1), min_backward=Duration(nanoseconds=-1), on_clock_change=True
 )
 
 
-class RosClock:
-    """See `vla_ros.runtime.planning.clock.Clock`.
+def steady_clock() -> rclpy.clock.Clock:
+    """Return a clock that neither stops nor jumps, whatever ROS time does."""
+    return rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)  # type: ignore[attr-defined]  # Humble
 
-    With simulated time a sleeper is woken by the messages on /clock, so something has to spin the node.
+
+class RosClock:
+    """A `vla_ros.runtime.planning.engine.Clock`.
+
+    With simulated time, messages on /clock wake sleepers, so the node must be spun.
 
     Args:
         clock: the node's.
-        on_set_back: called, from the thread that spins, when simulated time goes back or the source of time changes.
+        on_set_back: called in the spinning thread when simulated time goes back or the source of time changes.
     """
 
     def __init__(self, clock: rclpy.clock.ROSClock, on_set_back: Callable[[], None] | None = None) -> None:
@@ -45,7 +51,7 @@ class RosClock:
                 remaining_ns = time_ns - now_ns
                 if remaining_ns <= 0:
                     return True
-                if now_ns < before_ns:  # the system's clock: no jump tells of it
+                if now_ns < before_ns:  # the system clock causes no jump callback
                     return False
                 before_ns = now_ns
                 self._changed.wait(None if self._clock.ros_time_is_active else remaining_ns / 1e9)
@@ -68,16 +74,15 @@ class RosClock:
 
 
 class GridThread:
-    """Calls back at every multiple of `period_ns` of a clock, in a thread of its own.
+    """Calls back at every multiple of `period_ns` of a clock, in its own thread, also after the clock has jumped.
 
-    It finds the grid again after the clock has jumped.
-
-    A timer of the executor would wait for whatever callback is at work, and for the executor to look at every
-    subscription before it: milliseconds, with cameras.
+    An executor's timer would wait for the callback being executed, and for the executor to poll every subscription
+    before it: milliseconds, with cameras.
 
     Args:
         clock: of the grid; `stop` closes it.
-        callback: what it raises ends the thread, and is raised again by `check`.
+        period_ns: of the grid.
+        callback: an exception ends the thread, and `check` raises it again.
         on_start: called first, in the thread.
     """
 
@@ -96,14 +101,14 @@ class GridThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; returns when the callback that was at work, if any, has ended. Not from the callback."""
+        """End the thread after the callback being executed, if any. Do not call it from the callback."""
         self._stopping = True
         self._clock.close()
         if self._thread.is_alive():
             self._thread.join()
 
     def check(self) -> None:
-        """Raise what the callback has raised, in the thread that asks."""
+        """Raise what the callback has raised, in the calling thread."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -117,3 +122,27 @@ class GridThread:
                     self._callback()
         except BaseException as error:
             self._error = error
+
+
+def take_real_time_priority(priority: int) -> str | None:
+    """Give the calling thread precedence over all that are not real-time (Linux's SCHED_FIFO, see sched(7)).
+
+    ros2_control does the same for its control loop.
+
+    Args:
+        priority: 1 to 99; 0 changes nothing.
+
+    Returns:
+        Why it was refused, for people; None on success.
+    """
+    if priority == 0:
+        return None
+    if not hasattr(os, "sched_setscheduler"):
+        return "this system has no SCHED_FIFO"
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except PermissionError:
+        return f"permission denied; add the line `@realtime - rtprio {priority}` to /etc/security/limits.conf"
+    except OSError as error:
+        return str(error)
+    return None

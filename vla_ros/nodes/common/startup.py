@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mains of the nodes share: `--help`, parameters that describe themselves, and an orderly end."""
+"""What all nodes' mains share: `--help`, self-describing parameters, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -18,15 +18,28 @@ from vla_ros.errors import UserError
 
 
 def answer_help(executable: str, description: str | None, args: Sequence[str] | None) -> None:
-    """Print help and exit when asked to; refuse what is no ROS argument."""
+    """Print help and exit if requested; refuse arguments that are not ROS arguments."""
     given = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
         prog=executable,
         description=description,
-        epilog=f"Parameters are set the ROS way: {executable} --ros-args -p NAME:=VALUE, or --params-file FILE.",
+        epilog=f"Set parameters with: {executable} --ros-args -p NAME:=VALUE, or --params-file FILE.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(given[: given.index("--ros-args")] if "--ros-args" in given else given)
+
+
+def describe(
+    default: Any, description: str, low: float | None, high: float | None, *, read_only: bool = False
+) -> ParameterDescriptor:
+    """Return a parameter's descriptor; `low` and `high`, if given, are its range."""
+    descriptor = ParameterDescriptor(description=description, read_only=read_only)
+    if low is not None and high is not None:
+        if isinstance(default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+    return descriptor
 
 
 def declare(
@@ -39,32 +52,38 @@ def declare(
     high: float | None = None,
     fixed: bool = True,
 ) -> Any:
-    """Declare a parameter with its description and range, and return its value. `fixed`: only settable at the start."""
-    descriptor = ParameterDescriptor(description=description, read_only=fixed)
-    if low is not None and high is not None:
-        if isinstance(default, int):
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
-        else:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+    """Declare a parameter with its description and range, and return its value; `fixed`: read-only."""
+    descriptor = describe(default, description, low, high, read_only=fixed)
     return node.declare_parameter(name, default, descriptor).value
 
 
 def refuse_unknown_parameters(node: Node) -> None:
-    """Refuse parameters that the node does not have: a misspelt `require_enable` must not pass for a set one.
+    """Refuse given parameters that the node does not have: a misspelt `require_enable` must not count as set.
 
     Raises:
-        UserError: which names them, and those that there are.
+        UserError: unknown parameters.
     """
-    unknown = sorted(name for name in node._parameter_overrides if not node.has_parameter(name))
+    # rclpy lists a node's given parameters only by declaring them all, hence a second node for an instant.
+    probe = Node(
+        node.get_name(),
+        namespace=node.get_namespace(),
+        enable_rosout=False,
+        start_parameter_services=False,
+        automatically_declare_parameters_from_overrides=True,
+    )
+    given = probe.get_parameters_by_prefix("")
+    probe.destroy_node()
+    unknown = sorted(name for name in given if not node.has_parameter(name))
     if unknown:
-        there_are = ", ".join(sorted(node.get_parameters_by_prefix("")))
-        raise UserError(f"{node.get_name()} has no parameter {', '.join(unknown)}; it has: {there_are}")
+        known = ", ".join(sorted(node.get_parameters_by_prefix("")))
+        raise UserError(f"{node.get_name()} has no parameter {', '.join(unknown)}; its parameters are {known}")
 
 
 def run(make_node: Callable[[], Any], args: Sequence[str] | None) -> int:
     """Start ROS, make the node, spin it until Ctrl-C, SIGTERM or shutdown, and `close()` it.
 
-    Returns the exit status: the node's `exit_status`, 2 after a UserError (printed as one line), 1 after another error.
+    Returns:
+        The exit status: the node's `exit_status`, 2 after a UserError (printed as one line), 1 after another error.
     """
     node: Any = None
     rclpy.init(args=list(args) if args is not None else None)

@@ -1,28 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where commands go: the twist's topic, the gripper's topic, and the gripper's action server where it has one."""
+"""Command outputs: the twist's topic, the gripper's topic and action server, and MoveIt Servo if the robot has it."""
 
 from __future__ import annotations
 
 import array
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rclpy.action import ActionClient
+from rclpy.action.client import ActionClient
 from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
 from vla_ros import actions
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, PublisherEventCallbacks, message_class
-from vla_ros.robot import TWIST_STAMPED, GripperAction, GripperCommand
+from vla_ros.nodes.guard.servo_link import ServoLink
+from vla_ros.robot import TWIST_STAMPED, GripperAction, GripperCommand, Robot
+from vla_ros.runtime.execution.control import Command
 
 # action_msgs/GoalStatus
 SUCCEEDED, CANCELED = 4, 5
 
 
-class TwistSink:
+class TwistOutput:
     """Publishes twists as TwistStamped or Twist.
+
+    Attributes:
+        incompatible_subscribers: receive nothing, because they request a QoS that commands do not offer.
 
     Raises:
         RobotError: the message type is not installed.
@@ -33,16 +39,15 @@ class TwistSink:
         self._kind = message_class(type_name)
         self._stamped = type_name == TWIST_STAMPED
         self._frame = frame
-        # Receivers that have asked for what commands do not offer (latched ones, for instance), and hear nothing.
-        self.deaf_receivers = 0
+        self.incompatible_subscribers = 0
         events = PublisherEventCallbacks(incompatible_qos=self._on_incompatible_qos)
         self._publisher = node.create_publisher(self._kind, topic, COMMAND_QOS, event_callbacks=events)
 
     def send(self, twist: NDArray[np.float64]) -> None:
-        """Publish `twist` (6,) [m/s, rad/s] in the frame given."""
+        """Publish `twist` (6,) [m/s, rad/s] in the given frame."""
         message = self._kind()
         if self._stamped:
-            # The receiver judges a command's age by this stamp, so it is the time of publishing.
+            # Receivers judge a command's age by its stamp, so it is the time of publishing.
             message.header.stamp = self._node.get_clock().now().to_msg()
             message.header.frame_id = self._frame
         body = message.twist if self._stamped else message
@@ -51,27 +56,33 @@ class TwistSink:
         self._publisher.publish(message)
 
     def _on_incompatible_qos(self, event: Any) -> None:
-        self.deaf_receivers = event.total_count
-        text = f"a subscriber asks for a QoS that commands lack (policy {event.last_policy_kind}), and hears nothing"
-        self._node.get_logger().warning(f"{self._publisher.topic_name}: {text}")
+        self.incompatible_subscribers = event.total_count
+        self._node.get_logger().warning(
+            f"{self._publisher.topic_name}: QoS mismatch (policy {event.last_policy_kind}): a subscriber receives no "
+            "commands, which are RELIABLE and VOLATILE"
+        )
 
     def publishers(self) -> int:
-        """How many publish on this topic, this one included."""
+        """Return how many publish on this topic, this node included."""
         return self._node.count_publishers(self._publisher.topic_name)
 
-    def flush(self, patience_s: float) -> None:
-        """Wait until everything has arrived where it goes, but no longer than `patience_s`."""
-        self._publisher.wait_for_all_acked(Duration(seconds=patience_s))
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything is acknowledged, at most `timeout_s`."""
+        self._publisher.wait_for_all_acked(Duration(seconds=timeout_s))
 
-    def destroy(self) -> None:
+    def close(self) -> None:
         self._node.destroy_publisher(self._publisher)
 
 
-class GripperSink:
-    """Publishes the gripper's value, and sends it as a goal where there is an action server. It never waits.
+class GripperOutput:
+    """Publishes the gripper's value, and sends it as a goal if there is an action server. It never waits.
 
-    A goal that is refused or fails is reported and not repeated: a gripper that holds something has not failed
-    (`stalled`), and for one that has, the arm's motion goes on as the policy sees it.
+    A goal that is rejected or fails is reported but not repeated: a gripper that holds an object has not failed
+    (`stalled`), and after a failure the arm continues as the policy sees it.
+
+    Attributes:
+        goals_failed: number of failed goals.
+        warning: why the last goal failed; None if it did not.
 
     Raises:
         RobotError: the action type is not installed.
@@ -82,9 +93,8 @@ class GripperSink:
         self._gripper = gripper
         self._action = action
         self.goals_failed = 0
-        # Why the last goal failed; None when it did not.
         self.warning: str | None = None
-        # Latched: a gripper driver that starts late may ask for what was wanted last; who subscribes volatile does not.
+        # Latched, for a gripper driver that starts late; volatile subscribers receive new commands only.
         self._publisher = node.create_publisher(Float64MultiArray, topic, LATCHED_QOS)
         self._client: Any = None
         if action is not None:
@@ -100,11 +110,11 @@ class GripperSink:
 
     @property
     def reason(self) -> str | None:
-        """gripper_not_ready, where the action server is not there."""
+        """gripper_not_ready while the action server is missing."""
         ready = self._client is None or self._client.server_is_ready()
         return None if ready else "gripper_not_ready"
 
-    def destroy(self) -> None:
+    def close(self) -> None:
         self._node.destroy_publisher(self._publisher)
         if self._client is not None:
             self._client.destroy()
@@ -123,13 +133,13 @@ class GripperSink:
     def _on_answer(self, future: Any) -> None:
         handle = future.result()
         if not handle.accepted:
-            self._failed("refused the goal")
+            self._failed("rejected the goal")
             return
         handle.get_result_async().add_done_callback(self._on_result)
 
     def _on_result(self, future: Any) -> None:
         answer = future.result()
-        # Another goal cancels the one before: that is no failure.
+        # A newer goal cancels the previous one: that is not a failure.
         done = answer.status in (SUCCEEDED, CANCELED) or answer.result.stalled or answer.result.reached_goal
         if done:
             self.warning = None
@@ -141,3 +151,92 @@ class GripperSink:
         self.goals_failed += 1
         self.warning = f"gripper action {self._action.name!r} {what}"
         self._node.get_logger().error(self.warning, throttle_duration_sec=1.0)
+
+
+class CommandOutputs:
+    """All outputs of one robot. A dry run does not even have publishers on the robot's topics.
+
+    Args:
+        node: publishes under its name.
+        robot: its topics, types and frames.
+        period_s: between two twists.
+        dry_run: publish on ~/preview and ~/preview_gripper only.
+
+    Raises:
+        RobotError: a message type is not installed.
+    """
+
+    def __init__(self, node: Node, robot: Robot, period_s: float, *, dry_run: bool) -> None:
+        twist, demonstrated, gripper = robot.twist_command, robot.demonstrated_twist, robot.gripper_command
+        frame = robot.base_frame
+        self._servo: ServoLink | None = None
+        self._corrections: TwistOutput | None = None
+        with ExitStack() as undo:
+            keep = undo.enter_context
+            if dry_run:
+                self._twists = keep(closing(TwistOutput(node, "~/preview", TWIST_STAMPED, frame)))
+                self._grippers = keep(closing(GripperOutput(node, gripper, "~/preview_gripper", None)))
+            else:
+                self._twists = keep(closing(TwistOutput(node, twist.topic, twist.type, frame)))
+                self._grippers = undo.enter_context(
+                    closing(GripperOutput(node, gripper, gripper.topic, gripper.action))
+                )
+                if demonstrated.topic != twist.topic:
+                    self._corrections = undo.enter_context(
+                        closing(TwistOutput(node, demonstrated.topic, demonstrated.type, frame))
+                    )
+                if robot.servo is not None:
+                    self._servo = keep(closing(ServoLink(node, robot.servo, period_s)))
+            self._undo = undo.pop_all()
+
+    def start(self) -> None:
+        """Prepare whatever executes the commands."""
+        if self._servo is not None:
+            self._servo.start()
+
+    def send(self, command: Command) -> None:
+        """Publish `command`, unless it is silence."""
+        if command.twist is not None:
+            self._twists.send(command.twist)
+        if command.opening is not None:
+            self._grippers.send(command.opening)
+
+    def send_correction(self, twist: NDArray[np.float64]) -> None:
+        """Publish the twist (6,) of a takeover as a demonstrated one, for training."""
+        if self._corrections is not None:
+            self._corrections.send(twist)
+
+    def publishers(self) -> int:
+        """Return how many publish on the twist's topic, this node included."""
+        return self._twists.publishers()
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all twists are acknowledged, at most `timeout_s`."""
+        self._twists.flush(timeout_s)
+
+    @property
+    def reason(self) -> str | None:
+        """Why commands would not be executed; None if they are."""
+        return (None if self._servo is None else self._servo.reason) or self._grippers.reason
+
+    def detail(self, reason: str | None) -> str:
+        """Explain a `reason` of these outputs in a sentence; empty for others."""
+        return self._servo.detail if self._servo is not None and reason == self._servo.reason else ""
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong although commands are executed."""
+        return (None if self._servo is None else self._servo.warning) or self._grippers.warning
+
+    def status(self) -> dict[str, str]:
+        """Return figures for diagnostics."""
+        servo = {} if self._servo is None else {"servo status": self._servo.status, "servo detail": self._servo.detail}
+        return {
+            **servo,
+            "publishers of the command": str(self.publishers()),
+            "subscribers with incompatible QoS": str(self._twists.incompatible_subscribers),
+            "gripper goals failed": str(self._grippers.goals_failed),
+        }
+
+    def close(self) -> None:
+        self._undo.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of the runtime that are made of the policy node's parameters: control loop, and queue of commands."""
+"""Build the control loop and the command queue from the policy node's parameters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 from vla_ros.contract import PolicyContract
 from vla_ros.errors import UserError
 from vla_ros.robot import Robot
-from vla_ros.runtime.execution.control import ControlLoop
+from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
-from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.planning.command_queue import CommandQueue
 from vla_ros.runtime.safety.governor import SafetyGovernor
@@ -20,13 +19,10 @@ Value = Callable[[str], Any]
 
 
 def make_control(value: Value, robot: Robot, contract: PolicyContract) -> ControlLoop:
-    """Make the control loop, disarmed.
-
-    Args:
-        value: of a parameter by its name.
+    """Return a control loop, disarmed; `value` returns a parameter by name.
 
     Raises:
-        UserError: a parameter is wrong.
+        UserError: a parameter is invalid.
     """
     try:
         gripper = GripperSwitch(
@@ -35,9 +31,7 @@ def make_control(value: Value, robot: Robot, contract: PolicyContract) -> Contro
     except ValueError as error:
         raise UserError(f"parameters gripper_*: {error}") from None
     try:
-        executor = make_executor(
-            value("executor"), horizon=value("executor_horizon"), decay=value("ensemble_decay")
-        )  # fmt: skip
+        executor = make_executor(value("executor"), horizon=value("executor_horizon"), decay=value("ensemble_decay"))
     except ValueError as error:
         raise UserError(f"parameter {error}") from None
     period_ns = contract.timing.period_ns
@@ -52,10 +46,10 @@ def make_control(value: Value, robot: Robot, contract: PolicyContract) -> Contro
 
 
 def make_commands(value: Value) -> CommandQueue:
-    """Make the queue of commands.
+    """Return a command queue; `value` returns a parameter by name.
 
     Raises:
-        UserError: a parameter is wrong.
+        UserError: a parameter is invalid.
     """
     try:
         return CommandQueue(value("on_new_command"), value("stop_words"))

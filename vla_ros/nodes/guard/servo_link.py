@@ -14,10 +14,10 @@ from typing import Any
 
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import GetParameters
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_srvs.srv import SetBool
 
+from vla_ros.nodes.common.clock import steady_clock
 from vla_ros.nodes.common.qos import message_class
 from vla_ros.robot import Servo
 
@@ -57,7 +57,7 @@ class ServoLink:
             "pause_servo": node.create_client(SetBool, f"{servo.node}/pause_servo"),
         }
         self._subscription = node.create_subscription(status, f"{servo.node}/status", self._on_status, 1)
-        self._timer = node.create_timer(STEP_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer = node.create_timer(STEP_S, self._on_timer, clock=steady_clock())
         self._heard_s = 0.0
         self._switched: frozenset[bytes] = frozenset()
         self._asked_until_s = 0.0
@@ -69,7 +69,7 @@ class ServoLink:
         """Do the handshake anew and end a pause: whoever activates the policy means to move the arm."""
         self._begin(unpause=True)
 
-    def destroy(self) -> None:
+    def close(self) -> None:
         self._node.destroy_timer(self._timer)
         self._node.destroy_subscription(self._subscription)
         for client in self._clients.values():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the policy node tells about itself: /diagnostics for monitors, and the JSON of ~/state for programs."""
+"""What the policy node reports: /diagnostics for monitors, and the JSON of ~/state for programs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from vla_ros.runtime.execution.control import ControlLoop
-from vla_ros.runtime.planning.commitment import Delay
 from vla_ros.runtime.planning.engine import EngineStatus
+from vla_ros.runtime.planning.planner import ChunkDelay
 from vla_ros.runtime.safety.governor import State
 from vla_ros.runtime.stats import StreamRate, Summary
 
-# Reasons for not moving that are no trouble: somebody has to say something first.
-AT_EASE = frozenset({"no_command", "planning", "disarmed", "disabled"})
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+# Reasons not to move that are no problem: the arm waits for an operator.
+EXPECTED_REASONS = frozenset({"no_command", "planning", "disarmed", "disabled"})
 
 
 def state_text(
     control: ControlLoop, engine: EngineStatus, detail: str = "", waiting: Sequence[str] = (), dry_run: bool = False
 ) -> str:
-    """The JSON text of ~/state."""
+    """Return the JSON text of ~/state."""
     inference = engine.inference_ms
     state = {
         "state": control.governor.state.value,
@@ -37,16 +38,14 @@ def state_text(
         "stops": dict(sorted(control.governor.stops.items())),
         "ticks": {"total": control.ticks_total, "missed": control.ticks_missed},
         "inference_ms": {
-            "p50": round(inference.p50, 3) if inference else None,
-            "p95": round(inference.p95, 3) if inference else None,
-            "p99": round(inference.p99, 3) if inference else None,
+            name: round(getattr(inference, name), 3) if inference else None for name in ("p50", "p95", "p99")
         },
     }
     return json.dumps(state)
 
 
 def idle_state_text(state: str, error: str) -> str:
-    """The JSON text of ~/state while there is no policy running; `error`: why the last transition failed, or empty."""
+    """Return the JSON text of ~/state while no policy runs; `error`: why the last transition failed, or empty."""
     latency, ticks = {"p50": None, "p95": None, "p99": None}, {"total": 0, "missed": 0}
     reason = "error" if error else None
     idle = {"state": state, "reason": reason, "detail": error, "command": "", "ticks": ticks, "inference_ms": latency}
@@ -56,26 +55,22 @@ def idle_state_text(state: str, error: str) -> str:
 def policy_status(
     control: ControlLoop, engine: EngineStatus, camera_to_twist_ms: Summary | None = None
 ) -> DiagnosticStatus:
-    """State, latencies and counts; `camera_to_twist_ms`: from a camera's stamp to the twist that answers it."""
-    governor, timeline, inference = control.governor, control.timeline.statistics(), engine.inference_ms
-    level, reason, age = DiagnosticStatus.OK, governor.reason, control.plan_age_ms.summary()
+    """Report state, latencies and counts; `camera_to_twist_ms`: from a camera's stamp to the twist that answers it."""
+    governor, timeline, reason = control.governor, control.timeline.statistics(), control.governor.reason
+    slow = _slow_chunks(engine.delay)
+    level = OK
     if governor.state is State.FAULT:
-        level = DiagnosticStatus.ERROR
-    elif (reason is not None and reason not in AT_EASE) or _clamped(engine.delay):
-        level = DiagnosticStatus.WARN
+        level = ERROR
+    elif (reason is not None and reason not in EXPECTED_REASONS) or slow:
+        level = WARN
     values: dict[str, Any] = {
         "state": governor.state.value,
         "reason": reason or "",
         "detail": engine.detail,
         "command": engine.command,
-        "inference p50 ms": f"{inference.p50:.2f}" if inference else "",
-        "inference p95 ms": f"{inference.p95:.2f}" if inference else "",
-        "inference p99 ms": f"{inference.p99:.2f}" if inference else "",
-        "plan age p50 ms": f"{age.p50:.1f}" if age else "",
-        "plan age p99 ms": f"{age.p99:.1f}" if age else "",
-        "camera to twist p50 ms": f"{camera_to_twist_ms.p50:.1f}" if camera_to_twist_ms else "",
-        "camera to twist p95 ms": f"{camera_to_twist_ms.p95:.1f}" if camera_to_twist_ms else "",
-        "camera to twist p99 ms": f"{camera_to_twist_ms.p99:.1f}" if camera_to_twist_ms else "",
+        **_percentiles("inference", engine.inference_ms, ("p50", "p95", "p99"), digits=2),
+        **_percentiles("plan age", control.plan_age_ms.summary(), ("p50", "p99")),
+        **_percentiles("camera to twist", camera_to_twist_ms, ("p50", "p95", "p99")),
         "ticks total": control.ticks_total,
         "ticks missed": control.ticks_missed,
         "ticks starved": timeline.starved,
@@ -84,33 +79,37 @@ def policy_status(
         "ticks limited": governor.ticks_limited,
         "speed scale": governor.scale,
         "chunks posted": timeline.posted,
-        "chunks too late": timeline.late,
+        "chunks expired": timeline.expired,
         "memory MB": f"{memory_mb():.0f}",
         **{f"stops: {name}": count for name, count in sorted(governor.stops.items())},
     }
     message = governor.state.value if reason is None else f"{governor.state.value}: {reason}"
-    return status("policy", level, message + _clamped(engine.delay), values)
+    return status("policy", level, message + slow, values)
 
 
-def _clamped(delay: Delay | None) -> str:
-    """What to say where chunks take longer than the policy can be told of."""
-    if delay is None or not delay.clamped:
+def _percentiles(name: str, summary: Summary | None, which: Sequence[str], digits: int = 1) -> dict[str, str]:
+    return {f"{name} {each} ms": f"{getattr(summary, each):.{digits}f}" if summary else "" for each in which}
+
+
+def _slow_chunks(delay: ChunkDelay | None) -> str:
+    """Return a warning if chunks take longer than the policy's longest prefix, else an empty text."""
+    if delay is None or not delay.exceeds_prefix:
         return ""
     return (
-        f"; chunks take up to {delay.ticks} ticks, the policy can be told of {delay.allowed} (max_delay_steps): it may "
-        "jerk at a new chunk; train with more, or make inference faster"
+        f"; chunks take up to {delay.ticks} ticks, but the policy was trained with max_delay_steps = "
+        f"{delay.max_prefix}: the arm may jerk at a new chunk; train with more delay steps, or make inference faster"
     )
 
 
-def _delay_values(delay: Delay | None) -> dict[str, Any]:
+def _delay_values(delay: ChunkDelay | None) -> dict[str, Any]:
     if delay is None:
         return {}
-    told = {"actions told": delay.told, "chunks later than told": delay.overdue} if delay.allowed else {}
-    return {"ticks a chunk takes": delay.ticks, **told}
+    prefix = {"prefix length": delay.prefix_length, "late chunks": delay.late_chunks} if delay.max_prefix else {}
+    return {"ticks per chunk": delay.ticks, **prefix}
 
 
 def memory_mb() -> float:
-    """The memory that this process occupies (Linux), in 10^6 bytes."""
+    """Return the resident memory of this process (Linux) in 10^6 bytes."""
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[1])
     return pages * resource.getpagesize() / 1e6
@@ -119,15 +118,15 @@ def memory_mb() -> float:
 def stream_status(
     name: str, rate: StreamRate, now_ns: int, max_age_s: float, incompatible_qos: int = 0
 ) -> DiagnosticStatus:
-    """Rate, age and losses of one stream, by its stamps; publishers whose QoS keeps their messages from arriving."""
+    """Report rate, age and losses of a stream by its stamps; `incompatible_qos`: publishers that cannot reach us."""
     age_s = None if rate.newest_ns is None else (now_ns - rate.newest_ns) / 1e9
-    level, message = DiagnosticStatus.OK, "arriving"
+    level, message = OK, "receiving"
     if age_s is None:
-        level, message = DiagnosticStatus.ERROR, "nothing has arrived"
+        level, message = ERROR, "nothing received"
     elif age_s > max_age_s:
-        level, message = DiagnosticStatus.ERROR, f"silent for {age_s:.2f} s"
-    if incompatible_qos and level != DiagnosticStatus.OK:
-        message += "; a publisher's QoS is incompatible"
+        level, message = ERROR, f"silent for {age_s:.2f} s"
+    if incompatible_qos and level != OK:
+        message += "; QoS mismatch with a publisher"
     values = {
         "rate Hz": f"{rate.rate_hz:.1f}" if rate.rate_hz else "",
         "age s": "" if age_s is None else f"{age_s:.3f}",
@@ -139,35 +138,34 @@ def stream_status(
 
 
 def skew_status(rates: Mapping[str, StreamRate], cameras: Iterable[str], max_skew_s: float) -> DiagnosticStatus:
-    """How far the cameras' newest pictures are apart."""
+    """Report how far apart the cameras' newest images are."""
     stamps_ns = [stamp_ns for camera in cameras if (stamp_ns := rates[camera].newest_ns) is not None]
     skew_s = (max(stamps_ns) - min(stamps_ns)) / 1e9 if stamps_ns else 0.0
     values = {"skew s": f"{skew_s:.3f}", "max_skew_s": max_skew_s}
     if skew_s > max_skew_s:
-        return status("camera skew", DiagnosticStatus.ERROR, f"the cameras are {skew_s:.3f} s apart", values)
-    return status("camera skew", DiagnosticStatus.OK, "together", values)
+        return status("camera skew", ERROR, f"the cameras are {skew_s:.3f} s apart", values)
+    return status("camera skew", OK, "in sync", values)
 
 
-def sinks_status(sinks: Mapping[str, str], reason: str | None) -> DiagnosticStatus:
-    """What carries the commands out, and the `reason` why it does not, or not as it was told."""
-    level = DiagnosticStatus.OK if reason is None else DiagnosticStatus.WARN
-    return status("sinks", level, reason or "ready", sinks)
+def outputs_status(values: Mapping[str, str], problem: str | None) -> DiagnosticStatus:
+    """Report on what executes the commands; `problem`: why it does not, or not as commanded."""
+    return status("outputs", OK if problem is None else WARN, problem or "ready", values)
 
 
-def inputs_status(unheard: Sequence[str]) -> DiagnosticStatus:
-    """Whether what people say can be heard; `unheard`: the topics that have a publisher whose QoS does not arrive."""
-    if not unheard:
-        return status("operator inputs", DiagnosticStatus.OK, "heard", {})
-    message = f"unheard, publish reliably: {', '.join(unheard)}"
-    return status("operator inputs", DiagnosticStatus.ERROR, message, {})
+def inputs_status(mismatches: Sequence[str]) -> DiagnosticStatus:
+    """Report operator inputs; `mismatches`: topics with a publisher whose messages cannot arrive."""
+    if not mismatches:
+        return status("operator inputs", OK, "no QoS mismatch", {})
+    message = f"QoS mismatch on {', '.join(mismatches)}: the publisher must be RELIABLE"
+    return status("operator inputs", ERROR, message, {})
 
 
 def transport_status(missing: Sequence[str]) -> DiagnosticStatus:
-    """Whether this process was started with the settings that large images need: those of `transport.missing`."""
+    """Report whether this process was started with the settings for large images; `missing`: see `transport`."""
     if not missing:
-        return status("transport", DiagnosticStatus.OK, "settings for images are in place", {})
-    message = "raw images may be lost: start this and the camera's process with the settings below"
-    return status("transport", DiagnosticStatus.WARN, message, {f"set {n}": line for n, line in enumerate(missing, 1)})
+        return status("transport", OK, "settings for images are in place", {})
+    message = "raw images may get lost: start this process and the camera's with the settings below"
+    return status("transport", WARN, message, {f"set {n}": line for n, line in enumerate(missing, 1)})
 
 
 def status(name: str, level: bytes, message: str, values: Mapping[str, Any]) -> DiagnosticStatus:

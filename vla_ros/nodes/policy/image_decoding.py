@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the node decodes raw images: by cv_bridge where a ROS distribution brings it, as long as training would agree."""
+"""Decode raw images with cv_bridge if it is installed and agrees with training's decoder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from vla_ros.observations import messages
 
 
 def raw_decoder(warn: Callable[[str], object]) -> messages.Decoder:
-    """The decoder of this machine: sensor_msgs/Image to (H, W, 3) uint8 RGB, ValueError for what is no image.
+    """Return a decoder from sensor_msgs/Image to (H, W, 3) uint8 RGB; it raises ValueError for invalid images.
 
-    Training reads bags without ROS, by `images.decode_raw`. So the first picture of each encoding is decoded both
-    ways; where cv_bridge gives other pixels (it scales 16 bits down in its own way), the node does without it, and
-    says so by `warn`.
+    Training reads bags without ROS, with `images.decode_raw`. So the first image of each encoding is decoded both
+    ways; if cv_bridge's pixels differ (it scales 16 bits down differently), it is not used, and `warn` is told.
     """
     try:
         from cv_bridge import CvBridge, CvBridgeError
@@ -27,20 +26,20 @@ def raw_decoder(warn: Callable[[str], object]) -> messages.Decoder:
     bridge = CvBridge()
     agrees: dict[str, bool] = {}
 
-    def by_bridge(message: Any) -> NDArray[np.uint8]:
+    def decode_with_bridge(message: Any) -> NDArray[np.uint8]:
         try:
             return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "rgb8"))
         except (CvBridgeError, TypeError) as error:
-            raise ValueError(f"an Image of encoding {message.encoding!r} is not an RGB image: {error}") from None
+            raise ValueError(f"an Image with encoding {message.encoding!r} is not an RGB image: {error}") from None
 
     def decode(message: Any) -> NDArray[np.uint8]:
         if message.encoding not in agrees:
             ours = images.decode_raw(message)
-            agrees[message.encoding] = _same(by_bridge, message, ours)
+            agrees[message.encoding] = _same(decode_with_bridge, message, ours)
             if not agrees[message.encoding]:
-                warn(f"cv_bridge decodes {message.encoding!r} in another way than training does; it is not used for it")
+                warn(f"cv_bridge decodes {message.encoding!r} differently from training; using our own decoder instead")
             return ours
-        return by_bridge(message) if agrees[message.encoding] else images.decode_raw(message)
+        return decode_with_bridge(message) if agrees[message.encoding] else images.decode_raw(message)
 
     return decode
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy node's lifecycle, services and reports. What it does while configured is in policy_session.py."""
+"""The policy node's lifecycle, services and reports; `session.PolicySession` is what it does while configured."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -23,9 +23,10 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from vla_ros import transport
+from vla_ros import topics, transport
 from vla_ros.errors import UserError
 from vla_ros.nodes.common import startup
+from vla_ros.nodes.common.clock import steady_clock
 from vla_ros.nodes.common.qos import LATCHED_QOS
 from vla_ros.nodes.policy import diagnostics, loading
 from vla_ros.nodes.policy import parameters as policy_parameters
@@ -34,22 +35,22 @@ from vla_ros.nodes.policy.session import PolicySession
 from vla_ros.runtime.safety.governor import FAULTS, State
 
 DIAGNOSTICS_PERIOD_S = 1.0
-# A command may be of any length; a line of the log may not.
+# A command may have any length, a log line may not.
 LOGGED_CHARACTERS = 200
-# A control tick that finds Python's lock taken by inference waits for at most about this long; Python's own 5 ms are a
-# quarter of a period at 50 Hz.
+# The longest that a control tick waits for Python's lock if inference holds it; the default of 5 ms is a quarter of a
+# period at 50 Hz.
 SWITCH_INTERVAL_S = 2e-4
 
 Transition = Callable[["PolicyNode", LifecycleState], None]
 
 
 def transition(method: Transition) -> Callable[[PolicyNode, LifecycleState], TransitionCallbackReturn]:
-    """Turn exceptions into the transition's failure, and say what happened: rclpy drops them without a word."""
+    """Turn exceptions into a failed transition, and log them: rclpy drops them silently."""
 
     @functools.wraps(method)
     def wrapped(self: PolicyNode, state: LifecycleState) -> TransitionCallbackReturn:
         result = TransitionCallbackReturn.SUCCESS
-        if method.__name__ != "on_error":  # which only clears up after another one: that one's reason stays
+        if method.__name__ != "on_error":  # which only cleans up: the error's reason stays
             self.last_error = ""
         try:
             method(self, state)
@@ -66,7 +67,7 @@ def transition(method: Transition) -> Callable[[PolicyNode, LifecycleState], Tra
 
 
 class PolicyNode(LifecycleNode):
-    """See policy_node.py for its topics and services."""
+    """The node; `policy_node --help` lists its topics, services and parameters."""
 
     def __init__(self, name: str = "policy", find_policy: FindPolicy = loading.from_parameters) -> None:
         super().__init__(name)
@@ -74,19 +75,19 @@ class PolicyNode(LifecycleNode):
         policy_parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.session: PolicySession | None = None
-        self.configuring = False  # which takes as long as the model takes to load
+        self.configuring = False  # takes as long as loading the model
         self.last_error = ""
-        self._reported: tuple | None = None
+        self._reported: tuple[State, str | None, str, bool] | None = None
         self._publishing_state = threading.Lock()
-        # Looked at once, as the middleware does. At each report, pathlib would intern the names in paths: a table of
-        # Python's keeps a place for each of them until it grows, by megabytes, after half an hour.
+        # Once, as the middleware reads them. At each report, pathlib would intern names in paths, and Python's table of
+        # interned strings would grow by megabytes after half an hour.
         self._missing_settings = transport.missing()
         self._state_publisher = self.create_publisher(String, "~/state", LATCHED_QOS)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetBool, "~/arm", self._on_arm)
         self.create_service(Trigger, "~/reset", self._on_reset)
-        # On the steady clock: that simulated time stands still is something to report.
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        # On the steady clock, to report simulated time that stands still.
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady_clock())
         self.publish_state()
 
     @transition
@@ -120,16 +121,16 @@ class PolicyNode(LifecycleNode):
         self.release()
 
     def release(self) -> None:
-        """Stop the arm and give the session back; harmless when there is none."""
+        """Stop the arm and close the session, if there is one."""
         try:
             if self.session is not None:
-                self.session.close()  # until it returns, ticks go on and report changes
+                self.session.close()  # until it returns, ticks continue and report changes
         finally:
             self.session = None
 
     def publish_state(self) -> None:
         """Publish ~/state."""
-        with self._publishing_state:  # of two threads that report, the later one has the last word
+        with self._publishing_state:  # the later of two threads has the last word
             session = self.session
             if session is not None and session.active:
                 engine = session.engine.status()
@@ -142,7 +143,7 @@ class PolicyNode(LifecycleNode):
             self._state_publisher.publish(String(data=text))
 
     def _report_changes(self) -> None:
-        """Publish and log the state if it is another one."""
+        """Publish and log the state if it has changed."""
         assert self.session is not None
         control, engine = self.session.control, self.session.engine
         governor = control.governor
@@ -152,13 +153,13 @@ class PolicyNode(LifecycleNode):
         self._reported = now
         self.publish_state()
         text = f"{governor.state.value}: " + (governor.reason or repr(engine.command[:LOGGED_CHARACTERS]))
-        text += " (taken over by hand)" if control.taken_over else ""
+        text += " (taken over)" if control.taken_over else ""
         detail = self.session.detail(engine.status())
         text += f": {detail}" if detail else ""
         log = self.get_logger()
         if governor.reason in FAULTS:
             log.error(text)
-        elif governor.state is State.STOPPING and governor.reason not in diagnostics.AT_EASE:
+        elif governor.state is State.STOPPING and governor.reason not in diagnostics.EXPECTED_REASONS:
             log.warning(text)
         else:
             log.info(text)
@@ -170,13 +171,14 @@ class PolicyNode(LifecycleNode):
         session = self.session
         if session is not None and session.active:
             limits, rates = session.robot.observation, session.streams.rates
-            reason = session.interlocks.sink or session.sinks_warning()
-            engine = session.engine.status()
-            traced = session.camera_to_twist_ms.summary()
-            message.status.append(diagnostics.policy_status(session.control, engine, traced))
-            message.status.append(diagnostics.sinks_status(session.sinks(), reason))
-            message.status.append(diagnostics.inputs_status(session.inputs.unheard()))
-            message.status.append(diagnostics.skew_status(rates, session.robot.cameras, limits.max_skew_s))
+            problem = session.interlocks.output_reason or session.outputs.warning
+            engine, latency = session.engine.status(), session.camera_to_twist_ms.summary()
+            message.status += [
+                diagnostics.policy_status(session.control, engine, latency),
+                diagnostics.outputs_status(session.outputs.status(), problem),
+                diagnostics.inputs_status(session.inputs.qos_mismatches()),
+                diagnostics.skew_status(rates, session.robot.cameras, limits.max_skew_s),
+            ]
             for name, rate in rates.items():
                 qos = session.streams.incompatible_qos[name]
                 message.status.append(diagnostics.stream_status(name, rate, now.nanoseconds, limits.max_age_s, qos))
@@ -199,19 +201,19 @@ class PolicyNode(LifecycleNode):
             response.message = "the node is not configured"
             return response
         response.success = self.session.reset()
-        response.message = "plan, history and fault are forgotten"
+        response.message = "plan, history and fault cleared"
         if not response.success:
-            response.message = "the emergency stop is still pressed; publish false on emergency_stop, then reset again"
+            response.message = f"still pressed: publish false on {topics.EMERGENCY_STOP}, then reset again"
         return response
 
-    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+    def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         for parameter in parameters:
-            fixed = policy_parameters.fixed_names() | {"use_sim_time"}  # another clock is another grid
+            fixed = policy_parameters.fixed_names() | {"use_sim_time"}  # another clock has another grid
             if self.session is not None and parameter.name in fixed:
-                reason = f"{parameter.name} is read when the node is configured; clean the node up first"
+                reason = f"{parameter.name} is read at configure; run the cleanup transition first"
                 return SetParametersResult(successful=False, reason=reason)
-            if parameter.name == "speed_scale" and not 0.0 <= parameter.value <= 1.0:  # a range lets NaN pass
-                reason = f"speed_scale is {parameter.value}; allowed: 0 to 1"
+            if parameter.name == "speed_scale" and not 0.0 <= parameter.value <= 1.0:  # the range does not exclude NaN
+                reason = f"speed_scale must be in [0, 1]; got {parameter.value}"
                 return SetParametersResult(successful=False, reason=reason)
         for parameter in parameters:
             if self.session is not None and parameter.name == "speed_scale":
@@ -223,13 +225,15 @@ class PolicyNode(LifecycleNode):
 def in_this_process(
     args: Sequence[str], make_node: Callable[[], PolicyNode], on_signal: Callable[[], None]
 ) -> Iterator[tuple[PolicyNode, SingleThreadedExecutor]]:
-    """A node and what spins it; in the end the arm is stopped while ROS is still there.
+    """Yield a node and its executor; at the end, stop the arm while ROS is still running.
 
     Args:
-        on_signal: called when somebody wants to end this program (SIGINT, SIGTERM).
+        args: ROS arguments.
+        make_node: creates the node.
+        on_signal: called on SIGINT and SIGTERM.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # rclpy's own handlers end the context at once; then no zero twist could be sent any more.
+    # rclpy's own handlers shut the context down at once, before zero twists could be sent.
     rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
     before = {number: signal.signal(number, lambda *_: on_signal()) for number in (signal.SIGINT, signal.SIGTERM)}
     executor, node = SingleThreadedExecutor(), None
@@ -248,14 +252,14 @@ def in_this_process(
 
 
 def run(args: Sequence[str]) -> int:
-    """Spin the node until a signal or an error, stop the arm, and return the exit status."""
+    """Spin the node until a signal or an error, then stop the arm; return the exit status."""
     stopping = False
     nodes: list[PolicyNode] = []
 
     def stop() -> None:
         nonlocal stopping
         stopping = True
-        if nodes and nodes[0].configuring:  # nothing moves yet, and whoever stops us does not wait for the model
+        if nodes and nodes[0].configuring:  # nothing moves yet: do not wait for the model
             raise KeyboardInterrupt
 
     try:
@@ -269,7 +273,7 @@ def run(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         pass
     except (ParameterException, UserError) as error:
-        print(f"error: {error}; `policy_node --help` explains the parameters", file=sys.stderr)
+        print(f"error: {error}; see `policy_node --help` for the parameters", file=sys.stderr)
         return 1
     except Exception:
         traceback.print_exc()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold before a checkpoint may run on a robot. Everything is refused by name, before weights are loaded."""
+"""Check that a checkpoint fits the robot before its weights are loaded, and load it in the engine's thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ FindPolicy = Callable[[Value, Robot], tuple[PolicyContract, Callable[[], ChunkPo
 
 
 def from_parameters(value: Value, robot: Robot) -> tuple[PolicyContract, Callable[[], ChunkPolicy]]:
-    """The contract of the checkpoint that the parameters name, checked, and what loads its weights.
+    """Return the contract of the checkpoint given by the parameters, checked, and a function that loads its weights.
+
+    Args:
+        value: returns a parameter by name.
+        robot: to run on.
 
     Raises:
         ContractError, RobotError: see `load_contract`.
@@ -36,38 +40,38 @@ def load_contract(checkpoint: str, robot: Robot) -> PolicyContract:
     """Read the checkpoint's contract and check it against the robot.
 
     Raises:
-        ContractError: there is no checkpoint, or it does not fit the robot.
+        ContractError: no such checkpoint, or it does not fit the robot.
         RobotError: the robot's file lacks a stream that the policy or the governor needs.
     """
     if not checkpoint:
-        raise ContractError("the parameter checkpoint is empty; give the folder of a checkpoint")
+        raise ContractError("parameter checkpoint is empty; set it to the folder of a checkpoint")
     folder = Path(checkpoint).expanduser()
     if not folder.is_dir():
-        raise ContractError(f"the parameter checkpoint is {checkpoint!r}, and there is no such folder")
+        raise ContractError(f"parameter checkpoint: no such folder: {checkpoint!r}")
     contract = PolicyContract.load(folder / "contract.json")
     check(contract, robot)
     return contract
 
 
 def check(contract: PolicyContract, robot: Robot) -> None:
-    """Raise ContractError or RobotError when a policy with this contract must not run on this robot."""
+    """Raise ContractError or RobotError if a policy with this contract must not run on this robot."""
     if set(contract.camera_names) != set(robot.cameras):
         raise ContractError(
-            f"the checkpoint sees the cameras {', '.join(sorted(contract.camera_names))}, robot {robot.name!r} has "
-            f"{', '.join(sorted(robot.cameras))}; they must be the same: take another checkpoint or robot file"
+            f"the checkpoint's cameras are {', '.join(sorted(contract.camera_names))}, those of robot {robot.name!r} "
+            f"are {', '.join(sorted(robot.cameras))}; they must match: use another checkpoint or robot file"
         )
-    # The governor's workspace needs the tool's position, whether the policy looks at it or not.
+    # The governor needs the tool's position for the workspace, even if the policy does not.
     for stream in (*contract.observation_spec.streams, "ee_pose"):
         robot.stream(stream)
     if contract.action.frame != "base":
         raise ContractError(
-            f"the checkpoint's actions are in the {contract.action.frame} frame, the node publishes twists in "
+            f"the checkpoint's actions are in the {contract.action.frame} frame, but the node publishes twists in "
             f"{robot.base_frame!r}; train with actions in the base frame"
         )
-    given = robot.gripper_command.type  # bags may hold other ones
+    given = robot.gripper_command.type  # other types are for bags
     if given != GRIPPER_TYPE:
         raise ContractError(
-            f"robot {robot.name!r}: gripper_command has the type {given!r}; allowed for the node: {GRIPPER_TYPE}"
+            f"robot {robot.name!r}: gripper_command must have the type {GRIPPER_TYPE} for the node; got {given!r}"
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions to the streams of an observation, and what is known about them."""
+"""Subscriptions to the streams of an observation: feed the observation queue, and keep track of rates and ages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from rclpy.node import Node
 
@@ -23,25 +24,31 @@ from vla_ros.nodes.common.qos import (
 from vla_ros.nodes.policy.image_decoding import raw_decoder
 from vla_ros.observations import messages
 from vla_ros.observations.messages import Samples, StreamReader
+from vla_ros.observations.observation import ObservationQueue
 from vla_ros.robot import TRANSFORMS, Robot
-from vla_ros.runtime.planning.sample_queue import ObservationIntake
 from vla_ros.runtime.stats import StreamRate
 
-# Transforms come from several publishers; until all have been heard, it is no mistake that some are missing.
+# Transforms come from several publishers; until all have been received, gaps are normal.
 TRANSFORMS_GRACE_NS = 1_000_000_000
 
 
 class ObservationStreams:
-    """Feeds the intake from the robot's topics, while `feeding`.
+    """Feeds the queue from the robot's topics, between `start` and `stop`.
 
-    Messages arrive in the executor's thread. What the control thread asks for (`ee_pose`, `stale`, `camera_ns`) never
-    waits for that; the others (`start`, `restart`, `stop`, `follow`) are for one thread at a time.
+    Messages arrive in the executor's thread. `ee_pose`, `stale` and `camera_ns` are for the control thread, which never
+    waits for that.
 
     Args:
-        node: that subscribes, under relative names.
-        on_command: called with the language command that is followed from now on; empty means stop.
-        on_text: called with every text that arrives on the language topic; it says `follow` or does not.
+        node: subscribes under its (relative) names.
+        robot: topics, types and age limits.
+        spec: what an observation needs.
+        observations: receives every stream but the language.
+        on_text: called with each new text on the language topic.
         period_ns: of the control grid.
+
+    Attributes:
+        rates: of each stream needed but the language.
+        incompatible_qos: by stream, number of publishers whose messages cannot arrive.
 
     Raises:
         RobotError: the robot's file lacks a stream that the observation needs, or its message type is not installed.
@@ -52,31 +59,26 @@ class ObservationStreams:
         node: Node,
         robot: Robot,
         spec: ObservationSpec,
-        intake: ObservationIntake,
-        on_command: Callable[[str], None],
+        observations: ObservationQueue,
         on_text: Callable[[str], None],
         period_ns: int,
     ) -> None:
-        self.feeding = False
-        self.command = ""
         self.rates = {name: StreamRate() for name in spec.streams if name != "language"}
         self.incompatible_qos: Counter[str] = Counter()
+        self._feeding = False
         self._node = node
-        self._robot = robot
-        self._intake = intake
-        self._on_command = on_command
+        self._observations = observations
         self._on_text = on_text
-        self._heard: str | None = None
-        self._needed = spec.streams
+        self._last_text: str | None = None
         self._cameras = tuple(camera.name for camera in spec.cameras)
-        self._command_ns = 0
-        self._max_age_ns = round(robot.observation.max_age_s * 1e9) + period_ns
-        # Stamp, time of receipt, and value of the newest pose.
-        self._pose: tuple[int, int, NDArray] | None = None
+        self._max_age_ns = round(robot.observation.max_age_s * 1e9)
+        self._period_ns = period_ns
+        # The newest pose: stamp, time of receipt, value.
+        self._pose: tuple[int, int, NDArray[np.float64]] | None = None
         self._faults: list[str] = []  # of transforms
-        self._without_pose_ns: int | None = None  # since when transforms have come that lead to no pose
+        self._without_pose_ns: int | None = None  # since when transforms arrive but yield no pose
         decode = raw_decoder(node.get_logger().warning)
-        # The governor needs the tool's position whether or not the policy looks at it.
+        # The governor needs the tool's position even if the policy does not.
         names = dict.fromkeys((*spec.streams, "ee_pose"))
         self._readers = [StreamReader(robot, name, decode) for name in names]
         kinds = {reader.name: message_class(reader.stream.type) for reader in self._readers}
@@ -87,146 +89,121 @@ class ObservationStreams:
     def _subscribe(self, reader: StreamReader, kind: Any) -> None:
         node, topic = self._node, reader.stream.topic
         if reader.name == "language":
-            self._subscriptions += subscribe_latched(node, kind, topic, self._receive_command)
+            self._subscriptions += subscribe_latched(node, kind, topic, self._receive_text)
             return
-        wanted = [(topic, TRANSFORMS_QOS if reader.stream.type == TRANSFORMS else SENSOR_QOS, self._receiver(reader))]
+        qos = TRANSFORMS_QOS if reader.stream.type == TRANSFORMS else SENSOR_QOS
+        wanted = [(topic, qos, functools.partial(self.receive, reader))]
         if reader.static_topic is not None:
-            wanted.append((reader.static_topic, STATIC_TRANSFORMS_QOS, self._static_receiver(reader)))
+            receive_static = functools.partial(self._receive_static, reader)
+            wanted.append((reader.static_topic, STATIC_TRANSFORMS_QOS, receive_static))
         events = SubscriptionEventCallbacks(incompatible_qos=functools.partial(self._on_incompatible_qos, reader.name))
         for name, qos, on_message in wanted:
             subscription = node.create_subscription(kind, name, on_message, qos, event_callbacks=events)
             self._subscriptions.append(subscription)
 
     def start(self) -> None:
-        """Feed the intake from now on, beginning with the newest command."""
-        self._intake.clear()
-        self._forget_stamps()
-        self.feeding = True
-        self._intake.push("language", self._command_ns, self.command)
-        self._on_command(self.command)
-
-    def restart(self) -> None:
-        """The clock was set back: stamps from before mean nothing now, the command still holds."""
-        self._command_ns = self._now_ns()
-        if self.feeding:
-            self.start()
-
-    def stop(self) -> None:
-        self.feeding = False
-
-    def destroy(self) -> None:
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions = []
-
-    def ee_pose(self, now_ns: int) -> NDArray | None:
-        """The tool's pose (7,) in the base frame [m, xyzw], or None: none has come within the robot's `max_age_s`."""
-        newest = self._pose
-        if newest is None:
-            return None
-        stamp_ns, received_ns, pose = newest
-        # A clock that is ahead makes nothing fresher than its receipt.
-        too_old = now_ns - min(stamp_ns, received_ns) > self._robot.observation.max_age_s * 1e9
-        return None if too_old else pose
-
-    def camera_ns(self, time_ns: int) -> int | None:
-        """The oldest of the cameras' stamps in the observation of `time_ns`, or None: not known any more."""
-        stamps_ns = [self.rates[camera].newest_at(time_ns) for camera in self._cameras]
-        return None if None in stamps_ns else min(stamp_ns for stamp_ns in stamps_ns if stamp_ns is not None)
-
-    def stale(self, now_ns: int) -> str | None:
-        """The stream that has been silent for longer than the robot's `max_age_s` and a tick of grace, or None.
-
-        The engine looks closer, but not while the model computes.
-        """
-        for name, rate in self.rates.items():
-            newest_ns = rate.newest_ns
-            if newest_ns is not None and now_ns - newest_ns > self._max_age_ns:
-                return name
-        return None
-
-    def _on_incompatible_qos(self, stream: str, event: Any) -> None:
-        self.incompatible_qos[stream] = event.total_count
-        text = f"a publisher offers another QoS than sensor data needs (policy {event.last_policy_kind})"
-        self._node.get_logger().warning(f"stream {stream!r}: {text}")
-
-    def _now_ns(self) -> int:
-        return int(self._node.get_clock().now().nanoseconds)
-
-    def _forget_stamps(self) -> None:
+        """Forget all stamps (the clock may have been set back), and feed the queue from now on."""
         self._pose = self._without_pose_ns = None
         for reader in self._readers:
             reader.clear()
         for rate in self.rates.values():
             rate.clear()
+        self._feeding = True
 
-    def _receiver(self, reader: StreamReader) -> Callable[[Any], None]:
-        def receive(message: Any) -> None:
-            if not self.feeding:
-                return
-            now_ns = self._now_ns()
-            try:
-                samples = reader.read(message, now_ns)
-            except (ValueError, IndexError) as error:
-                self._node.get_logger().error(f"stream {reader.name!r}: dropped: {error}", throttle_duration_sec=5.0)
-                return
-            self._receive(reader.name, now_ns, samples)
-            if reader.static_topic is not None:
-                self._report_transforms(reader, now_ns)
+    def stop(self) -> None:
+        self._feeding = False
 
-        return receive
+    def close(self) -> None:
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
 
-    def _static_receiver(self, reader: StreamReader) -> Callable[[Any], None]:
-        def receive(message: Any) -> None:  # latched: it comes once, before anything is fed
-            samples = reader.read_static(message)
-            if self.feeding:
-                self._receive(reader.name, self._now_ns(), samples)
+    def ee_pose(self, now_ns: int) -> NDArray[np.float64] | None:
+        """Return the tool's pose (7,) in the base frame [m, xyzw]; None if it is older than the robot's `max_age_s`."""
+        newest = self._pose
+        if newest is None:
+            return None
+        stamp_ns, received_ns, pose = newest
+        # A sender's clock that is ahead must not make its pose fresher than its receipt.
+        return pose if now_ns - min(stamp_ns, received_ns) <= self._max_age_ns else None
 
-        return receive
+    def camera_ns(self, time_ns: int) -> int | None:
+        """Return the oldest camera stamp in the observation of `time_ns`; None if already forgotten."""
+        stamps_ns = [self.rates[camera].newest_at(time_ns) for camera in self._cameras]
+        return None if None in stamps_ns else min(stamp_ns for stamp_ns in stamps_ns if stamp_ns is not None)
+
+    def stale(self, now_ns: int) -> str | None:
+        """Return a stream that has been silent for longer than the robot's `max_age_s` and a tick, if there is one.
+
+        The engine checks more closely, but not while the model computes.
+        """
+        for name, rate in self.rates.items():
+            newest_ns = rate.newest_ns
+            if newest_ns is not None and now_ns - newest_ns > self._max_age_ns + self._period_ns:
+                return name
+        return None
+
+    def receive(self, reader: StreamReader, message: Any) -> None:
+        """Handle a message of a stream."""
+        if not self._feeding:
+            return
+        now_ns = self._now_ns()
+        try:
+            samples = reader.read(message, now_ns)
+        except (ValueError, IndexError) as error:
+            self._error(reader.name, f"message dropped: {error}")
+            return
+        self._push(reader.name, now_ns, samples)
+        if reader.static_topic is not None:
+            self._report_transforms(reader, now_ns)
+
+    def _receive_static(self, reader: StreamReader, message: Any) -> None:
+        samples = reader.read_static(message)  # also before `start`: latched messages come once
+        if self._feeding:
+            self._push(reader.name, self._now_ns(), samples)
+
+    def _receive_text(self, message: Any) -> None:
+        text = messages.text(message)
+        if text != self._last_text:  # latched ones arrive twice
+            self._last_text = text
+            self._on_text(text)
+
+    def _push(self, name: str, now_ns: int, samples: Samples) -> None:
+        for time_ns, value in samples:
+            if time_ns - now_ns > self._max_age_ns:  # would count as fresh long after it came
+                ahead_s = (time_ns - now_ns) / 1e9
+                self._error(
+                    name,
+                    f"message dropped: stamped {ahead_s:.2f} s in the future; synchronise the clocks, or correct stamp "
+                    "and latency_s in the robot's file",
+                )
+                continue
+            if name == "ee_pose" and (self._pose is None or time_ns >= self._pose[0]):
+                self._pose = (time_ns, now_ns, value)
+            if name in self.rates:
+                self._observations.push(name, time_ns, value)
+                self.rates[name].add(time_ns)
 
     def _report_transforms(self, reader: StreamReader, now_ns: int) -> None:
-        """Say what is missing or wrong, where transforms arrive and make no pose."""
-        log = self._node.get_logger()
-        problem = reader.problem
-        if problem is None:
+        """Log what is missing or wrong if transforms arrive but yield no pose."""
+        if reader.problem is None:
             self._without_pose_ns = None
         elif self._without_pose_ns is None:
             self._without_pose_ns = now_ns
         elif now_ns - self._without_pose_ns > TRANSFORMS_GRACE_NS:
-            log.error(f"stream {reader.name!r}: {problem}", throttle_duration_sec=5.0)
+            self._error(reader.name, reader.problem)
         if (faults := reader.faults) != self._faults:
             self._faults = faults
-            log.warning(f"stream {reader.name!r}: {'; '.join(faults)}", throttle_duration_sec=5.0)
+            text = f"stream {reader.name!r}: {'; '.join(faults)}"
+            self._node.get_logger().warning(text, throttle_duration_sec=5.0)
 
-    def _too_far_ahead(self, name: str, ahead_ns: int) -> bool:
-        """Whether a stamp is so far in the future that the message would count as fresh long after it came."""
-        if ahead_ns <= self._robot.observation.max_age_s * 1e9:
-            return False
-        text = f"stamped {ahead_ns / 1e9:.2f} s in the future; synchronise the clocks, or correct stamp and latency_s"
-        self._node.get_logger().error(f"stream {name!r}: dropped: {text}", throttle_duration_sec=5.0)
-        return True
+    def _on_incompatible_qos(self, stream: str, event: Any) -> None:
+        self.incompatible_qos[stream] = event.total_count
+        text = f"QoS mismatch (policy {event.last_policy_kind}): a publisher's messages cannot arrive"
+        self._node.get_logger().warning(f"stream {stream!r}: {text}")
 
-    def _receive(self, name: str, now_ns: int, samples: Samples) -> None:
-        for time_ns, value in samples:
-            if self._too_far_ahead(name, time_ns - now_ns):
-                continue
-            if name == "ee_pose" and ((newest := self._pose) is None or time_ns >= newest[0]):
-                self._pose = (time_ns, now_ns, value)
-            if name in self._needed:
-                self._intake.push(name, time_ns, value)
-                self.rates[name].add(time_ns)
+    def _error(self, stream: str, text: str) -> None:
+        self._node.get_logger().error(f"stream {stream!r}: {text}", throttle_duration_sec=5.0)
 
-    def follow(self, command: str) -> None:
-        """The command of the observations from now on; empty means stop."""
-        if command == self.command:
-            return
-        self.command, self._command_ns = command, self._now_ns()
-        if self.feeding:
-            self._intake.push("language", self._command_ns, command)
-            self._on_command(command)
-
-    def _receive_command(self, message: Any) -> None:
-        text = messages.text(message)
-        if text != self._heard:  # what is latched arrives twice
-            self._heard = text
-            self._on_text(text)
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)

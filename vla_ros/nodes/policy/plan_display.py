@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the plan leads, for people who look at the robot in RViz or Foxglove."""
+"""The predicted path, for RViz and Foxglove."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from geometry_msgs.msg import Point, Pose, PoseArray
 from numpy.typing import NDArray
 from rclpy.node import Node
 
-from vla_ros.runtime.execution.predicted_path import predicted_path
+from vla_ros.runtime.execution.timeline import predicted_path
 
 NO_PATH = np.zeros((0, 7))
 
 
 class PlanDisplay:
-    """Publishes the poses of the tool along the plan on ~/plan, while somebody looks.
+    """Publishes the tool's predicted poses on ~/plan while there are subscribers.
 
     Args:
+        node: publishes under its name.
         frame: of the poses, the robot's base frame.
-        period_s: for which each action of a plan holds.
+        period_s: duration of each action of a plan.
     """
 
     def __init__(self, node: Node, frame: str, period_s: float) -> None:
@@ -28,7 +29,7 @@ class PlanDisplay:
         self._publisher = node.create_publisher(PoseArray, "~/plan", 1)
 
     def show(self, pose: NDArray[np.float64] | None, plan: NDArray[np.float64] | None) -> None:
-        """Show where `plan` (N, 7) leads from `pose` (7,); where one of them is not known, that there is no path."""
+        """Publish where `plan` (N, 7) leads from `pose` (7,); an empty path if one of them is unknown."""
         if self._publisher.get_subscription_count() == 0:
             return
         if pose is None or plan is None or not np.isfinite(pose).all() or not pose[3:].any():
@@ -47,5 +48,5 @@ class PlanDisplay:
             message.poses.append(pose)
         self._publisher.publish(message)
 
-    def destroy(self) -> None:
+    def close(self) -> None:
         self._node.destroy_publisher(self._publisher)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Play a recording back onto a robot: the policy node's session, governor and sinks, with a playback for the policy.
+"""Replay a recording on a robot: the policy node's session, governor and outputs, with a `Playback` as its policy.
 
-The node is called `replay`, and is otherwise the policy node (policy_node.py): the same topics, `~/arm`, `~/reset` and
-`~/state`, deadman, emergency stop and takeover. Whatever stops the arm ends the replay: half a way proves nothing, and
-nobody waits for an arm that goes on by itself.
+Apart from its name, `replay`, the node is the policy node: the same topics, `~/arm`, `~/reset` and `~/state`, deadman,
+emergency stop and takeover. Whatever stops the arm ends the replay: half a path proves nothing, and nobody expects an
+arm to resume by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -28,21 +29,28 @@ from vla_ros.runtime.planning.planner import ChunkPolicy
 from vla_ros.runtime.playback import Playback
 from vla_ros.runtime.safety.governor import State
 
+RobotState = NDArray[np.float64]
+
 NAME = "replay"
-# Others are found, and what is latched arrives: until then, nobody knows who else commands the arm.
-SETTLED_S = 3.0
-OBSERVED_S = 10.0
+# Discovery, and latched messages: before, other publishers of commands may be unknown.
+DISCOVERY_S = 3.0
+OBSERVATION_S = 10.0
 RUNNING_S = 5.0
 
 
 class ReplayRefused(UserError):
-    """The arm was not moved, for the reason that the message gives."""
+    """The arm was not moved; the message says why."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a replay ended: at its end (`reason` is None) or before, by name and in words; the ticks that the robot's
-    limits made another twist of, of all ticks."""
+class ReplayResult:
+    """How a replay ended.
+
+    Attributes:
+        reason: what ended it early, `detail` in words; None if it was complete.
+        ticks_limited: ticks whose twist was changed by the robot's limits.
+        ticks: all ticks.
+    """
 
     reason: str | None
     detail: str
@@ -56,17 +64,20 @@ def replay(
     parameters: Mapping[str, Any],
     namespace: str,
     arm: bool,
-    patience_s: float,
-    check_start: Callable[[NDArray], None],
-    tell: Callable[[str], None],
-) -> Ended:
-    """Wait until the robot is there and armed, play, and stop the arm; `playback.seen` is the way then.
+    timeout_s: float,
+    check_start: Callable[[RobotState], None],
+    report: Callable[[str], None],
+) -> ReplayResult:
+    """Wait until the robot is ready and armed, play, and stop the arm; `playback.seen` then holds the measured path.
 
     Args:
+        playback: what to play.
         parameters: of the policy node.
-        arm: arm it here; otherwise somebody has to call `~/arm` within `patience_s`.
-        check_start: gets the robot's state (P,) before it is armed, and again before it moves; raises to refuse.
-        tell: gets what a person should know.
+        namespace: of the node.
+        arm: arm it here; otherwise somebody must call `~/arm` within `timeout_s`.
+        timeout_s: for arming.
+        check_start: given the robot's state (P,) before it is armed, and again before it moves; raises to refuse.
+        report: given progress, for people.
 
     Raises:
         UserError: nothing was moved; the message says why.
@@ -81,13 +92,11 @@ def replay(
 
     arguments = ["--ros-args", *remap, *assignments]
     with in_this_process(arguments, lambda: PolicyNode(NAME, _playing(playback)), interrupt) as (node, executor):
-        return _Replay(node, executor, playback, lambda: interrupted).run(arm, patience_s, check_start, tell)
+        return _Replay(node, executor, playback, lambda: interrupted).run(arm, timeout_s, check_start, report)
 
 
 def _playing(playback: Playback) -> loading.FindPolicy:
-    def find(
-        value: Callable[[str], Any], robot: Robot
-    ) -> tuple[PolicyContract, Callable[[], ChunkPolicy]]:  # fmt: skip
+    def find(value: Callable[[str], Any], robot: Robot) -> tuple[PolicyContract, Callable[[], ChunkPolicy]]:
         loading.check(playback.contract, robot)
         return playback.contract, lambda: playback
 
@@ -95,7 +104,7 @@ def _playing(playback: Playback) -> loading.FindPolicy:
 
 
 class _Replay:
-    """One replay, from configure to the stop. `interrupted`: whether somebody wants to end this program."""
+    """One replay, from configure to the stop; `interrupted` returns whether a signal has arrived."""
 
     def __init__(
         self, node: PolicyNode, executor: SingleThreadedExecutor, playback: Playback, interrupted: Callable[[], bool]
@@ -104,25 +113,25 @@ class _Replay:
         self._interrupted = interrupted
 
     def run(
-        self, arm: bool, patience_s: float, check_start: Callable[[NDArray], None], tell: Callable[[str], None]
-    ) -> Ended:
+        self, arm: bool, timeout_s: float, check_start: Callable[[RobotState], None], report: Callable[[str], None]
+    ) -> ReplayResult:
         session = self._activate()
-        self._spin(SETTLED_S, lambda: False)
+        self._spin(DISCOVERY_S, lambda: False)
         if (reason := session.interlocks.reason(time.monotonic())) == "second_publisher":
             raise ReplayRefused(
-                f"somebody else publishes {session.robot.twist_command.topic}: end the policy node, or whatever it is"
+                f"another node publishes on {session.robot.twist_command.topic}; stop the other publisher first"
             )
         session.hear(self._playback.command)
-        if not self._spin(OBSERVED_S, lambda: bool(self._playback.seen)):
+        if not self._spin(OBSERVATION_S, lambda: bool(self._playback.seen)):
             engine = session.engine.status()
-            raise ReplayRefused(f"there is no observation: {engine.reason} {engine.detail}".rstrip())
+            raise ReplayRefused(f"no observation within {OBSERVATION_S:g} s: {engine.reason} {engine.detail}".rstrip())
         check_start(self._playback.seen[-1].proprioception)
-        self._wait_until_armed(session, arm, patience_s, tell)
+        self._wait_until_armed(session, arm, timeout_s, report)
         governor = session.control.governor
         if not self._spin(RUNNING_S, lambda: governor.state is State.RUNNING):
             reason = governor.reason or session.engine.reason
             detail = session.detail(session.engine.status())
-            raise ReplayRefused(f"it is armed and may not move: {reason} {detail}".rstrip())
+            raise ReplayRefused(f"armed, but not allowed to move: {reason} {detail}".rstrip())
         check_start(self._playback.seen[-1].proprioception)
         limited, ticks = governor.ticks_limited, session.control.ticks_total
         self._playback.begin()
@@ -130,7 +139,7 @@ class _Replay:
         ended = self._stopped(session) if not self._playback.over else None
         session.stop("replay_over")
         reason, detail = ended or (None, "")
-        return Ended(reason, detail, governor.ticks_limited - limited, session.control.ticks_total - ticks)
+        return ReplayResult(reason, detail, governor.ticks_limited - limited, session.control.ticks_total - ticks)
 
     def _activate(self) -> PolicySession:
         node, success = self._node, TransitionCallbackReturn.SUCCESS
@@ -140,7 +149,7 @@ class _Replay:
         return node.session
 
     def _wait_until_armed(
-        self, session: PolicySession, arm: bool, patience_s: float, tell: Callable[[str], None]
+        self, session: PolicySession, arm: bool, timeout_s: float, report: Callable[[str], None]
     ) -> None:
         governor = session.control.governor
         if arm:
@@ -148,30 +157,30 @@ class _Replay:
             return
         service = f"{self._node.get_fully_qualified_name()}/arm"
         call = f'ros2 service call {service} std_srvs/srv/SetBool "{{data: true}}"'
-        tell(f"ready, and disarmed; it moves once somebody has armed it: {call}")
-        if not self._spin(patience_s, lambda: governor.armed):
+        report(f"ready and disarmed; arm it to start: {call}")
+        if not self._spin(timeout_s, lambda: governor.armed):
             raise ReplayRefused(
-                f"nobody has armed it within {patience_s:g} s, so nothing was moved; call {service}, or say --arm"
+                f"not armed within {timeout_s:g} s, so nothing was moved; call {service}, or pass --arm"
             )
 
     def _stopped(self, session: PolicySession) -> tuple[str, str] | None:
-        """Why it does not go on, or None."""
+        """Return why the replay cannot continue, if so: reason and detail."""
         governor = session.control.governor
         if self._playback.interrupted is not None:
-            return "another_command", f"somebody said {self._playback.interrupted!r}"
+            return "another_command", f"a new command arrived: {self._playback.interrupted!r}"
         if session.control.taken_over:
-            return "taken_over", "somebody moved the arm by hand"
+            return "taken_over", "a person took over"
         if governor.state is not State.RUNNING:
             return str(governor.reason), session.detail(session.engine.status())
         return None
 
-    def _spin(self, patience_s: float | None, reached: Callable[[], bool]) -> bool:
-        """Spin until `reached`, or as long as is left; returns whether it was reached.
+    def _spin(self, timeout_s: float | None, reached: Callable[[], bool]) -> bool:
+        """Spin until `reached`, at most `timeout_s`; return whether it was reached.
 
         Raises:
-            KeyboardInterrupt: somebody ended this program.
+            KeyboardInterrupt: a signal has arrived.
         """
-        deadline_s = None if patience_s is None else time.monotonic() + patience_s
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not reached():
             if self._interrupted():
                 raise KeyboardInterrupt

@@ -1,59 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One policy on one robot, from configure to cleanup: what arrives feeds the engine, a thread sends what is due."""
+"""One policy on one robot, from configure to cleanup: what arrives feeds the engine, the control thread acts.
+
+A language command travels one path: its topic -> `CommandQueue` -> `Engine.set_command` -> observations.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any, cast
 
-from rclpy.clock import Clock, ClockType, ROSClock
+from rclpy.clock import ROSClock
 from rclpy.node import Node
 from std_msgs.msg import Bool
 
 from vla_ros import topics
-from vla_ros.nodes.common.clock import GridThread, RosClock
+from vla_ros.nodes.common.clock import GridThread, RosClock, steady_clock, take_real_time_priority
 from vla_ros.nodes.common.qos import COMMAND_QOS
-from vla_ros.nodes.guard.command_outputs import GripperSink, TwistSink
+from vla_ros.nodes.guard.command_outputs import CommandOutputs
 from vla_ros.nodes.guard.operator_inputs import OperatorInputs
 from vla_ros.nodes.guard.runtime_factory import make_commands, make_control
-from vla_ros.nodes.guard.servo_link import ServoLink
 from vla_ros.nodes.policy import loading
 from vla_ros.nodes.policy.loading import FindPolicy
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
 from vla_ros.nodes.policy.plan_display import PlanDisplay
-from vla_ros.observations.observation import ObservationBuffer
-from vla_ros.robot import TWIST_STAMPED, Robot, load_robot
+from vla_ros.observations.observation import ObservationBuffer, ObservationQueue
+from vla_ros.robot import Robot, load_robot
 from vla_ros.runtime.execution.control import Command
 from vla_ros.runtime.planning.command_queue import AFTER_SUCCESS
 from vla_ros.runtime.planning.engine import Engine, EngineStatus
-from vla_ros.runtime.planning.priority import take_real_time_priority
-from vla_ros.runtime.planning.sample_queue import ObservationIntake
 from vla_ros.runtime.run_summary import run_summary
 from vla_ros.runtime.safety.governor import State
-from vla_ros.runtime.safety.interlocks import Interlocks
-from vla_ros.runtime.safety.watchdog import CLOCK_SET_BACK, Watchdog
+from vla_ros.runtime.safety.interlocks import CLOCK_SET_BACK, Interlocks, Watchdog
 from vla_ros.runtime.stats import RecentValues
 
-SINKS_PERIOD_S = 0.1
+OUTPUTS_PERIOD_S = 0.1
 
 
 class PolicySession:
     """Three threads: the executor's receives, the engine's owns the policy, and the control thread ticks on the grid.
 
-    Control loop, interlocks, commands and sinks belong to whoever holds `turn`: the control thread for a tick, the
-    executor's for what people, the watchdog and the clock have to say in between. Nobody waits while holding it.
+    Control loop, interlocks, commands and outputs belong to the holder of `turn`: the control thread during a tick, the
+    executor's for operators, watchdog and clock in between. Nobody waits while holding it.
 
     Args:
-        node: whose parameters are read, and under whose name all of it runs.
+        node: reads parameters from it, and runs under its name.
         on_change: called after each tick that may have changed the state.
-        find_policy: (value of a parameter by name, robot) -> its contract, and what makes it.
+        find_policy: see `loading.from_parameters`.
 
     Raises:
-        UserError: a parameter, the checkpoint or the robot's file is wrong, or they do not fit together.
+        UserError: a parameter, the checkpoint or the robot's file is invalid, or they do not fit together.
     """
 
     def __init__(
@@ -70,25 +69,25 @@ class PolicySession:
         contract, make_policy = find_policy(self._value, self.robot)
         self.control = make_control(self._value, self.robot, contract)
         self.commands = make_commands(self._value)
-        self._watchdog = Watchdog(self.control.period_ns / 1e9)
+        self._period_s = self.control.period_ns / 1e9
+        self._watchdog = Watchdog(self._period_s)
         self._chunk_ticks, self._succeeded = contract.timing.chunk, False
-        intake = ObservationIntake(ObservationBuffer(contract.observation_spec, self.robot.observation))
+        spec = contract.observation_spec
+        observations = ObservationQueue(ObservationBuffer(spec, self.robot.observation))
         self._ros_clock = cast(ROSClock, node.get_clock())
         clock = RosClock(self._ros_clock, on_set_back=self._on_clock_set_back)
-        self.engine = Engine(make_policy, intake.snapshot, self.control.timeline, clock)
-        with contextlib.ExitStack() as undo:
+        self.engine = Engine(make_policy, observations, self.control.timeline, clock)
+        with ExitStack() as undo:
             undo.callback(self._end_engine)
             self.engine.start()
-            spec, on_command = contract.observation_spec, self.engine.set_command
-            self.streams = ObservationStreams(
-                node, self.robot, spec, intake, on_command, self.hear, self.control.period_ns
-            )
-            undo.callback(self.streams.destroy)
+            streams = ObservationStreams(node, self.robot, spec, observations, self.hear, self.control.period_ns)
+            self.streams = undo.enter_context(closing(streams))
             self._make_entities(undo)
-            self._set_aside_what_lasts(undo)
+            self._freeze_garbage_collection(undo)
             self._undo = undo.pop_all()
-        what = self._value("checkpoint")
-        node.get_logger().info(f"ready: {what} at {contract.timing.control_hz:g} Hz on robot {self.robot.name!r}")
+        checkpoint = self._value("checkpoint")
+        log = node.get_logger()
+        log.info(f"ready: {checkpoint} at {contract.timing.control_hz:g} Hz on robot {self.robot.name!r}")
 
     @property
     def active(self) -> bool:
@@ -97,24 +96,25 @@ class PolicySession:
 
     @property
     def moving(self) -> bool:
-        """Whether the arm's last command came from here and may still be one to move."""
+        """Whether the arm's last command came from here and may still move it."""
         return self.control.governor.state in (State.RUNNING, State.STOPPING)
 
     def start(self, *, armed: bool) -> None:
-        """Begin to observe, to plan and, if armed, to move."""
+        """Start to observe, to plan and, if armed, to move."""
         self.control.governor.arm(armed)
-        if self.servo is not None:
-            self.servo.start()
-        self._check_sinks()
+        self.outputs.start()
+        self._check_outputs()
         self._started_s = time.monotonic()
         self._watchdog.start(self._now_ns(), self._started_s)
+        self.engine.forget_observations()
+        self.engine.set_command(self.commands.following)
         self.streams.start()
         clock = RosClock(self._ros_clock)
         self._control_thread = GridThread(clock, self.control.period_ns, self._on_tick, self._take_priority)
         self._control_thread.start()
 
     def stop(self, reason: str) -> None:
-        """Zero twists last, if the arm was being moved, and then nothing."""
+        """Stop the arm if it was moving, zero twists last, then go silent."""
         if self._control_thread is None:
             return
         self._control_thread.stop()
@@ -123,32 +123,31 @@ class PolicySession:
         self.engine.set_command("")
         moving = self.moving
         while self.moving:
-            self.inputs.hear_emergency_stop()  # nobody else does until this returns
+            self.inputs.take_emergency_stops()  # the executor is busy here until this returns
             command = self.control.halt("emergency_stop" if self.interlocks.emergency else reason)
-            self._send(command)
+            self.outputs.send(command)
             if command.twist is not None and command.twist.any():
-                time.sleep(self.control.period_ns / 1e9)  # the arm has to follow while it slows down
-        self.inputs.mark(False)
+                time.sleep(self._period_s)  # the arm has to follow while it slows down
+        self.inputs.mark_intervention(False)
         self.control.governor.arm(False)
         self.control.halt("disarmed")
-        engine = self.engine.status()
-        active_s = time.monotonic() - self._started_s
-        traced = self.camera_to_twist_ms.summary()
-        summary = run_summary(self.control, engine.inference_ms, engine.overruns, active_s, traced)
+        engine, active_s = self.engine.status(), time.monotonic() - self._started_s
+        latency = self.camera_to_twist_ms.summary()
+        summary = run_summary(self.control, engine.inference_ms, engine.overruns, active_s, latency)
         self._node.get_logger().info(f"run summary:\n{summary}")
         if moving:
-            self._twists.flush(patience_s=0.5)
-            self._node.get_logger().info(f"the arm was stopped: {reason}")
+            self.outputs.flush(timeout_s=0.5)
+            self._node.get_logger().info(f"arm stopped: {reason}")
 
     def close(self) -> None:
-        """Stop, end the engine's thread and give everything back."""
+        """Stop, end the engine's thread and release everything."""
         self.stop("shutdown")
         self._undo.close()
 
-    def _set_aside_what_lasts(self, undo: contextlib.ExitStack) -> None:
-        """Keep what there is now (torch, the weights, the entities) out of garbage collection until this is closed.
+    def _freeze_garbage_collection(self, undo: ExitStack) -> None:
+        """Exclude what exists now (torch, weights, entities) from garbage collection until this is closed.
 
-        A full collection of it holds all threads for about 100 ms, several ticks, at a moment that nobody chooses.
+        A full collection of it would hold all threads for about 100 ms, several ticks, at an unpredictable moment.
         """
         gc.collect()
         gc.freeze()
@@ -158,54 +157,29 @@ class PolicySession:
         if not self.engine.stop():
             self._node.get_logger().warning("the policy is still computing; its thread ends when that is done")
 
-    def _make_entities(self, undo: contextlib.ExitStack) -> None:
+    def _make_entities(self, undo: ExitStack) -> None:
         node = self._node
-        self._make_sinks(undo)
-        self.inputs = OperatorInputs(node, self.interlocks, self.robot, self._on_emergency_stop, self.turn)
-        undo.callback(self.inputs.destroy)
-        self._check_sinks()
+        outputs = CommandOutputs(node, self.robot, self._period_s, dry_run=self.dry_run)
+        self.outputs = undo.enter_context(closing(outputs))
+        self._display = undo.enter_context(closing(PlanDisplay(node, self.robot.base_frame, self._period_s)))
+        inputs = OperatorInputs(node, self.interlocks, self.robot, self._on_emergency_stop, self.turn)
+        self.inputs = undo.enter_context(closing(inputs))
+        self._check_outputs()
         if self._value("on_new_command") == AFTER_SUCCESS:
             success = node.create_subscription(Bool, topics.TASK_SUCCESS, self._on_success, COMMAND_QOS)
             undo.callback(node.destroy_subscription, success)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        for period_s, callback in (
-            (self.control.period_ns / 1e9, self._on_watchdog),
-            (SINKS_PERIOD_S, self._check_sinks),
-        ):
-            undo.callback(node.destroy_timer, node.create_timer(period_s, callback, clock=steady))
+        clock = steady_clock()
+        for period_s, callback in ((self._period_s, self._on_watchdog), (OUTPUTS_PERIOD_S, self._check_outputs)):
+            undo.callback(node.destroy_timer, node.create_timer(period_s, callback, clock=clock))
 
-    def _make_sinks(self, undo: contextlib.ExitStack) -> None:
-        """Where commands go. A dry run does not even have publishers on the robot's topics."""
-        node, robot, frame = self._node, self.robot, self.robot.base_frame
-        twist, meant, gripper = robot.twist_command, robot.demonstrated_twist, robot.gripper_command
-        self.servo: ServoLink | None = None
-        self._corrections: TwistSink | None = None
-        if self.dry_run:
-            self._twists = TwistSink(node, "~/preview", TWIST_STAMPED, frame)
-            self._grippers = GripperSink(node, gripper, "~/preview_gripper", None)
-        else:
-            self._twists = TwistSink(node, twist.topic, twist.type, frame)
-            self._grippers = GripperSink(node, gripper, gripper.topic, gripper.action)
-            if meant.topic != twist.topic:
-                self._corrections = TwistSink(node, meant.topic, meant.type, frame)
-                undo.callback(self._corrections.destroy)
-            if robot.servo is not None:
-                self.servo = ServoLink(node, robot.servo, self.control.period_ns / 1e9)
-                undo.callback(self.servo.destroy)
-        self._display = PlanDisplay(node, frame, self.control.period_ns / 1e9)
-        undo.callback(self._display.destroy)
-        undo.callback(self._twists.destroy)
-        undo.callback(self._grippers.destroy)
-
-    def _check_sinks(self) -> None:
-        """Whether what carries the commands out is there, and nobody else commands it."""
-        self.interlocks.publishers = 1 if self._value("allow_other_publishers") else self._twists.publishers()
-        self.interlocks.unheard = self.inputs.unheard_stop()
-        servo_reason = None if self.servo is None else self.servo.reason
-        self.interlocks.sink = servo_reason or self._grippers.reason
+    def _check_outputs(self) -> None:
+        """Tell the interlocks whether commands are executed, and whether somebody else commands the arm."""
+        self.interlocks.publishers = 1 if self._value("allow_other_publishers") else self.outputs.publishers()
+        self.interlocks.input_reason = self.inputs.unheard_stop()
+        self.interlocks.output_reason = self.outputs.reason
 
     def hear(self, text: str) -> None:
-        """Take a text as one that has come on the language topic."""
+        """Handle a text as if it had arrived on the language topic."""
         try:
             with self.turn:
                 self._follow(self.commands.offer(text, self._planned_ticks()))
@@ -213,8 +187,8 @@ class PolicySession:
             self._node.get_logger().error(f"command {text[:80]!r} dropped: {error}", throttle_duration_sec=1.0)
 
     def _planned_ticks(self) -> range | None:
-        observed_tick = self.control.timeline.newest_tick
-        return None if observed_tick is None else range(observed_tick, observed_tick + self._chunk_ticks)
+        plan_tick = self.control.timeline.plan_tick
+        return None if plan_tick is None else range(plan_tick, plan_tick + self._chunk_ticks)
 
     def _on_success(self, message: Bool) -> None:
         if message.data and not self._succeeded:
@@ -223,38 +197,42 @@ class PolicySession:
         self._succeeded = message.data
 
     def _follow(self, command: str | None) -> None:
-        if command is not None:
-            self.streams.follow(command)
+        if command is not None and self.active:
+            self.engine.set_command(command)
 
     def _take_priority(self) -> None:
         refused = take_real_time_priority(self._value("control_priority"))
         if refused is not None:
-            self._node.get_logger().info(f"control ticks have no real-time priority: {refused}")
+            self._node.get_logger().info(f"control ticks run without real-time priority: {refused}")
 
     def _on_tick(self) -> None:
         with self.turn:
-            self._tick()
+            now_ns = self._now_ns()
+            command = self._act(now_ns)
+            self._measure_latency()
+            plan = self.control.timeline.plan(now_ns // self.control.period_ns)
+            self._display.show(self.streams.ee_pose(now_ns), plan)
+            self.inputs.mark_intervention(self.control.taken_over)
+            if self.control.taken_over and command.twist is not None:
+                self.outputs.send_correction(command.twist)
+            self._on_change()
 
-    def _tick(self) -> None:
-        now_ns = self._now_ns()
-        self._watchdog.ticked(time.monotonic())
+    def _act(self, now_ns: int) -> Command:
+        """Decide on this tick's command and publish it."""
+        now_s = time.monotonic()
+        self._watchdog.ticked(now_s)
         self._follow(self.commands.tick(now_ns // self.control.period_ns, self._planned_ticks()))
-        by_hand = self.inputs.by_hand()
-        reason = self.interlocks.reason(time.monotonic())
-        if by_hand is None:
+        manual = self.interlocks.manual_command(now_s)
+        reason = self.interlocks.reason(now_s)
+        if manual is None:
             reason = reason or self.engine.reason or ("stale" if self.streams.stale(now_ns) else None)
         pose = self.streams.ee_pose(now_ns)
-        command = self.control.tick(now_ns, reason, None if pose is None else pose[:3], by_hand)
-        self._send(command)
-        self._trace()
-        self._display.show(pose, self.control.timeline.newest_plan(now_ns // self.control.period_ns))
-        self.inputs.mark(self.control.taken_over)
-        if self.control.taken_over and self._corrections is not None and command.twist is not None:
-            self._corrections.send(command.twist)  # what training takes for what was meant
-        self._on_change()
+        command = self.control.tick(now_ns, reason, None if pose is None else pose[:3], manual)
+        self.outputs.send(command)
+        return command
 
-    def _trace(self) -> None:
-        """How long it took from the cameras to the twist that has just been published."""
+    def _measure_latency(self) -> None:
+        """Measure from the cameras' stamps to the twist that has just been published."""
         tick = self.control.timeline.answered_tick
         if self.control.governor.state is not State.RUNNING or self.control.taken_over or tick is None:
             return
@@ -263,40 +241,41 @@ class PolicySession:
             self.camera_to_twist_ms.add((self._now_ns() - camera_ns) / 1e6)
 
     def _on_watchdog(self) -> None:
-        """Bring the arm to a stop on the steady clock when the ROS clock's ticks do not come as they should."""
+        """Stop the arm on the steady clock if the ROS clock's ticks do not come as they should."""
         if self._control_thread is None:
             return
         self._control_thread.check()
         simulated = self._ros_clock.ros_time_is_active
         with self.turn:
-            reason = self._watchdog.look(self._now_ns(), time.monotonic(), simulated=simulated)
+            reason = self._watchdog.check(self._now_ns(), time.monotonic(), simulated=simulated)
             if reason is not None and self.moving:
                 self._halt(reason)
-        if reason == CLOCK_SET_BACK and not simulated:  # of which nobody else tells, as RosClock does of simulated time
+        if reason == CLOCK_SET_BACK and not simulated:  # simulated time is reported by RosClock
             self._on_clock_set_back()
 
     def _on_clock_set_back(self) -> None:
         if self.active:
-            self._node.get_logger().warning("the ROS clock was set back: plan and observations are dropped")
+            self._node.get_logger().warning("the ROS clock was set back: dropping plan and observations")
             with self.turn:
-                self.streams.restart()
+                self.engine.forget_observations()
+                self.streams.start()
 
     def _on_emergency_stop(self) -> None:
-        """At once, and not with the next tick."""
+        """Stop at once instead of with the next tick."""
         if self.active and self.moving:
             self._halt("emergency_stop")
 
     def _halt(self, reason: str) -> None:
-        self._send(self.control.halt(reason))
+        self.outputs.send(self.control.halt(reason))
         self._on_change()
 
     def arm(self, armed: bool) -> None:
-        """Arm or disarm, with the next tick."""
+        """Arm or disarm, from the next tick on."""
         with self.turn:
             self.control.governor.arm(armed)
 
     def reset(self) -> bool:
-        """Forget plan, history and fault; False: the emergency stop is still pressed."""
+        """Forget plan, history and fault; return False if the emergency stop is still pressed."""
         with self.turn:
             self.engine.reset()
             released = self.interlocks.reset()
@@ -305,30 +284,9 @@ class PolicySession:
             return released
 
     def detail(self, engine: EngineStatus) -> str:
-        """A sentence about the reason why nothing moves, where there is one."""
+        """Explain in a sentence why nothing moves, if there is more to say than the reason."""
         reason = self.control.governor.reason
-        if self.servo is not None and reason == self.servo.reason:
-            return self.servo.detail
-        return engine.detail if reason == engine.reason else ""
-
-    def sinks_warning(self) -> str | None:
-        """What is wrong with what carries the commands out, where it carries them out all the same."""
-        return (None if self.servo is None else self.servo.warning) or self._grippers.warning
-
-    def sinks(self) -> dict[str, str]:
-        """What is to be reported of what carries the commands out."""
-        servo = {} if self.servo is None else {"servo status": self.servo.status, "servo detail": self.servo.detail}
-        others = {
-            "publishers of the command": str(self._twists.publishers()),
-            "receivers with incompatible QoS": str(self._twists.deaf_receivers),
-        }
-        return {**servo, **others, "gripper goals failed": str(self._grippers.goals_failed)}
-
-    def _send(self, command: Command) -> None:
-        if command.twist is not None:
-            self._twists.send(command.twist)
-        if command.opening is not None:
-            self._grippers.send(command.opening)
+        return self.outputs.detail(reason) or (engine.detail if reason == engine.reason else "")
 
     def _now_ns(self) -> int:
         return int(self._ros_clock.now().nanoseconds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One control tick: the action that is due, past the governor and the gripper switch, as a command."""
+"""One control tick: the action that is due, through governor and gripper switch, becomes a command."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety.governor import Position, SafetyGovernor, State
+from vla_ros.runtime.safety.interlocks import ManualCommand
 from vla_ros.runtime.stats import RecentValues
+
+CLOSE_BELOW, OPEN_ABOVE = 0.4, 0.6
+# More would cost ticks in which the arm already moves on, and leaves before the gripper holds.
+DEBOUNCE_TICKS = 1
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to publish now: `twist` (6,) or None for silence, `opening` in [0, 1] or None when the gripper stays."""
+    """What to publish now: `twist` (6,), None for silence; `opening` in [0, 1], None to leave the gripper alone."""
 
     twist: NDArray[np.float64] | None
     opening: float | None
@@ -25,19 +29,58 @@ class Command:
 SILENCE = Command(None, None)
 
 
-@dataclass(frozen=True)
-class ByHand:
-    """What somebody who has taken over commands: `twist` (6,) [m/s, rad/s], `opening` in [0, 1] or None: it stays."""
+class GripperSwitch:
+    """Turns predicted openings into open/close commands, with hysteresis and debouncing.
 
-    twist: NDArray[np.float64]
-    opening: float | None = None
+    Opens after `debounce_ticks` openings in a row above `open_above`, closes after as many below `close_below`, and
+    otherwise stays. The first decision after `reset` is always a command.
+    """
+
+    def __init__(
+        self, close_below: float = CLOSE_BELOW, open_above: float = OPEN_ABOVE, debounce_ticks: int = DEBOUNCE_TICKS
+    ) -> None:
+        if not 0 <= close_below <= open_above <= 1:
+            raise ValueError(
+                f"gripper thresholds must satisfy 0 <= close_below <= open_above <= 1; got close_below = {close_below} "
+                f"and open_above = {open_above}"
+            )
+        if debounce_ticks < 1:
+            raise ValueError(f"debounce_ticks must be at least 1; got {debounce_ticks}")
+        self._close_below = close_below
+        self._open_above = open_above
+        self._debounce_ticks = debounce_ticks
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last command: somebody else may have moved the gripper since."""
+        self._commanded: bool | None = None
+        self._wanted: bool | None = None
+        self._wanted_ticks = 0
+
+    def update(self, opening: float) -> float | None:
+        """Take one tick's `opening` in [0 closed, 1 open]; return 0.0 or 1.0 if the gripper must change."""
+        wanted = self._commanded
+        if opening > self._open_above:
+            wanted = True
+        elif opening < self._close_below:
+            wanted = False
+        self._wanted_ticks = self._wanted_ticks + 1 if wanted == self._wanted else 1
+        self._wanted = wanted
+        if wanted is None or wanted == self._commanded or self._wanted_ticks < self._debounce_ticks:
+            return None
+        self._commanded = wanted
+        return float(wanted)
 
 
 class ControlLoop:
-    """Turns ticks of the control grid (tick k is at k * period_ns) into commands. Call it from one thread at a time.
+    """Turns ticks of the control grid (tick k at k * period_ns) into commands. Call it from one thread at a time.
 
-    It counts `ticks_total`, the ticks while the arm was under the policy's control, and among them `ticks_missed`:
-    those without an action, and those that the timer skipped or came to more than half a period late.
+    Attributes:
+        ticks_total: ticks under the policy's control.
+        ticks_missed: those of them without an action, and those that the timer skipped or served more than half a
+            period late.
+        taken_over: a person moves the arm.
+        plan_age_ms: from the tick of the oldest contributing observation to the twist.
     """
 
     def __init__(
@@ -46,37 +89,36 @@ class ControlLoop:
         self.timeline = timeline
         self.governor = governor
         self.gripper = gripper
+        self.period_ns = period_ns
         self.ticks_total = 0
         self.ticks_missed = 0
-        self.period_ns = period_ns
         self.taken_over = False
-        # From the tick of the (oldest) observation that a twist answers to that twist.
         self.plan_age_ms = RecentValues()
         self._last_tick: int | None = None
 
     def tick(
-        self, now_ns: int, reason: str | None, ee_position: Position | None, by_hand: ByHand | None = None
+        self, now_ns: int, reason: str | None, ee_position: Position | None, manual: ManualCommand | None = None
     ) -> Command:
         """Act for the grid tick nearest to `now_ns`.
 
         Args:
-            reason: what speaks against moving, by name, or None.
-            ee_position: (3,) the tool in the base frame [m], or None when it is not known.
-            by_hand: of somebody who has taken over; the policy's action is dropped then. The limits hold for both, and
-                so does what stops them, the gripper included. When it is handed back the arm stops before the policy
-                moves it again.
+            now_ns: time on the grid's clock.
+            reason: why the arm must not move, if it must not.
+            ee_position: (3,) of the tool in the base frame [m], None if unknown.
+            manual: command of a person who has taken over; replaces the policy's. Limits and stops apply to both, to
+                the gripper as well. After hand-back the arm stops before the policy moves it again.
         """
         tick = (now_ns + self.period_ns // 2) // self.period_ns
         if self._last_tick is not None and tick <= self._last_tick:
             if tick >= self._last_tick - 1:
-                return SILENCE  # this tick was acted for already: the timer came early
+                return SILENCE  # served already: the timer was early
             self.restart()
         skipped = 0 if self._last_tick is None else tick - self._last_tick - 1
         self._last_tick = tick
         was_running = self.governor.state is State.RUNNING and not self.taken_over
         action = self.timeline.pop(tick)
-        if by_hand is not None:
-            return self._tick_by_hand(by_hand, reason, ee_position)
+        if manual is not None:
+            return self._tick_manually(manual, reason, ee_position)
         if self.taken_over:
             self.taken_over = False
             self.timeline.clear(observed_from=tick)
@@ -88,7 +130,7 @@ class ControlLoop:
         if running and (answered_tick := self.timeline.answered_tick) is not None:
             self.plan_age_ms.add((now_ns - answered_tick * self.period_ns) / 1e6)
         if was_running and not running:
-            # What was planned from before the stop must not move the arm after it.
+            # A plan from before the stop must not move the arm after it.
             self.timeline.clear(observed_from=tick)
         if was_running:
             starved = action is None and reason is None
@@ -96,19 +138,18 @@ class ControlLoop:
             self.ticks_missed += skipped + starved
         elif running:
             self.ticks_total += 1
-            # Somebody else may have moved the gripper while the policy did not run.
-            self.gripper.reset()
+            self.gripper.reset()  # somebody else may have moved it meanwhile
         return Command(twist, self.gripper.update(float(action[6])) if running and action is not None else None)
 
-    def _tick_by_hand(self, by_hand: ByHand, reason: str | None, ee_position: Position | None) -> Command:
+    def _tick_manually(self, manual: ManualCommand, reason: str | None, ee_position: Position | None) -> Command:
         self.taken_over = True
         self.timeline.acted(False)
-        unused_opening = 0.5  # the governor looks at the twist
-        twist = self.governor.tick(np.append(by_hand.twist, unused_opening), reason, ee_position)
-        return Command(twist, by_hand.opening if self.governor.state is State.RUNNING else None)
+        unused_opening = 0.5  # the governor looks at the twist only
+        twist = self.governor.tick(np.append(manual.twist, unused_opening), reason, ee_position)
+        return Command(twist, manual.opening if self.governor.state is State.RUNNING else None)
 
     def halt(self, reason: str) -> Command:
-        """One tick of stopping without a tick of the grid: the clock stands still, or the node is going down."""
+        """Do one step of a stop outside the grid: the clock stands still, or the node is shutting down."""
         was_running = self.governor.state is State.RUNNING
         twist = self.governor.tick(None, reason, None)
         self.timeline.acted(False)

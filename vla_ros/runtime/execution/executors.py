@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the planned actions is the one for a tick. Chunks are laid out by absolute ticks; no time, no threads.
+"""Executors: which planned action to execute at a control tick, given overlapping chunks keyed by absolute ticks.
 
-Twists are velocities for one tick each, so chunks that were planned at different times may replace each other, or be
-averaged, tick by tick; that would not hold for poses relative to where a chunk began.
+Actions are velocities that hold for one tick, so chunks planned at different times can replace one another, or be
+averaged, tick by tick. Poses relative to the start of a chunk could not.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -15,36 +16,47 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+DEFAULT_EXECUTOR = "full_chunk"
+DEFAULT_HORIZON = 4  # ticks, of receding_horizon
+DEFAULT_DECAY = 0.01  # of temporal_ensemble, as in ACT
+
+# `PathFollower`: the correction is spread over this many ticks. One is as accurate but jerkier, three are too slow.
+CORRECTION_TICKS = 2
+# Share of a correction that counts as motion off the next chunk's path.
+CORRECTION_SHARE = 0.5
+# How far back executed actions are remembered: longer than any chunk is late.
+REMEMBERED_TICKS = 64
+
 
 class Planned(NamedTuple):
-    """An `action` (7,), and the tick of the oldest observation that has a say in it."""
+    """An `action` (7,), and the tick of the oldest observation that contributed to it."""
 
     action: Array
     observed_tick: int
 
 
 class Executor(Protocol):
-    """Keeps chunks and says what to do at a tick; ticks are asked for in rising order.
+    """Keeps chunks and chooses the action for each tick; ticks are requested in ascending order.
 
-    What it keeps is replaced and never changed in place by `take`, so that a shallow copy can look ahead.
+    `take` replaces what it keeps and never changes it in place, so a shallow copy can look ahead.
+
+    Attributes:
+        uses_prefix: the policy is given the actions that will be executed while it computes (`planning.action_prefix`).
+        follows_path: late chunks are corrected to rejoin their own path (`PathFollower`).
     """
 
     @property
-    def tells_policy(self) -> bool:
-        """Whether the policy is told what will be carried out while it computes (`runtime.commitment`)."""
-        ...
+    def uses_prefix(self) -> bool: ...
 
     @property
-    def follows_path(self) -> bool:
-        """Whether chunks are made to lead back to where they were going (`runtime.path_following`)."""
-        ...
+    def follows_path(self) -> bool: ...
 
     def offer(self, first_tick: int, chunk: Array) -> None:
-        """Take `chunk` (N, 7), whose row i is for `first_tick` + i; it has a row for a tick that is still to come."""
+        """Add `chunk` (N, 7), whose row i is for tick `first_tick` + i; at least one of its ticks is still to come."""
         ...
 
     def take(self, tick: int) -> Planned | None:
-        """What is planned for `tick`, or None."""
+        """Return the planned action for `tick`, if any."""
         ...
 
     def clear(self) -> None:
@@ -53,14 +65,14 @@ class Executor(Protocol):
 
 
 class FullChunk:
-    """Always the newest chunk, to its end: the next one replaces the whole future as soon as it is there.
+    """Execute the newest chunk to its end; a new chunk replaces the whole future on arrival.
 
-    Where the policy is told what is carried out meanwhile, the next one goes on from there, and where its path is
-    followed it leads on from there to where it was going; else the arm may jerk, and ends up beside the path.
+    The arm may jerk when a chunk arrives, and end up beside its path. `uses_prefix` makes the policy continue what is
+    being executed; `follows_path` leads the arm back to the path.
     """
 
-    def __init__(self, *, tells_policy: bool = False, follows_path: bool = False) -> None:
-        self.tells_policy = tells_policy
+    def __init__(self, *, uses_prefix: bool = False, follows_path: bool = False) -> None:
+        self.uses_prefix = uses_prefix
         self.follows_path = follows_path
         self.clear()
 
@@ -75,17 +87,17 @@ class FullChunk:
 
 
 class RecedingHorizon:
-    """At most `horizon` actions of a chunk, from the tick at which it is taken up; then the newest one that is there.
+    """Execute at most `horizon` actions of a chunk, then switch to the newest one.
 
-    With a horizon of 1, only ever the first action that is still to come. Actions beyond the horizon are not trusted:
-    where no newer chunk has come in time, there is no action.
+    With a horizon of 1, only ever the first action that is still due. Actions beyond the horizon are not trusted: if no
+    newer chunk has arrived in time, there is no action.
     """
 
-    tells_policy = follows_path = False
+    uses_prefix = follows_path = False
 
     def __init__(self, horizon: int) -> None:
         if horizon < 1:
-            raise ValueError(f"horizon is {horizon}; expected at least 1")
+            raise ValueError(f"horizon must be at least 1; got {horizon}")
         self._horizon = horizon
         self._current: tuple[int, Array] | None = None
         self._newest: tuple[int, Array] | None = None
@@ -109,15 +121,15 @@ class RecedingHorizon:
 
 
 class TemporalEnsemble:
-    """The average of what all chunks say about a tick, the i-th oldest weighted by exp(-decay i) (ACT, 2304.13705).
+    """Average all chunks' actions for a tick, weighting the i-th oldest by exp(-decay i) (ACT, arXiv:2304.13705).
 
-    It damps what changes from chunk to chunk, and averages across what is not meant to be averaged: two ways round an
-    obstacle make one way through it.
+    It smooths what changes from chunk to chunk, but also averages distinct modes: two ways around an obstacle become
+    one through it.
     """
 
-    tells_policy = follows_path = False
+    uses_prefix = follows_path = False
 
-    def __init__(self, decay: float = 0.01) -> None:
+    def __init__(self, decay: float = DEFAULT_DECAY) -> None:
         self._decay = decay
         self._chunks: list[tuple[int, Array]] = []
 
@@ -142,23 +154,112 @@ def _row(first_tick: int, chunk: Array, tick: int) -> Planned | None:
     return Planned(chunk[index], first_tick) if 0 <= index < len(chunk) else None
 
 
-# Made with the horizon of receding_horizon and the decay of temporal_ensemble.
-EXECUTORS: dict[str, Callable[[int, float], Executor]] = {
+EXECUTORS: dict[str, Callable[[int, float], Executor]] = {  # by horizon and decay
     "full_chunk": lambda horizon, decay: FullChunk(),
     "first_action": lambda horizon, decay: RecedingHorizon(1),
     "receding_horizon": lambda horizon, decay: RecedingHorizon(horizon),
     "temporal_ensemble": lambda horizon, decay: TemporalEnsemble(decay),
     "path_following": lambda horizon, decay: FullChunk(follows_path=True),
-    "delay_aware": lambda horizon, decay: FullChunk(tells_policy=True),
+    "delay_aware": lambda horizon, decay: FullChunk(uses_prefix=True),
 }
 
 
-def make_executor(name: str, *, horizon: int, decay: float) -> Executor:
-    """The executor called `name`; `horizon` is of receding_horizon, `decay` of temporal_ensemble.
+def make_executor(
+    name: str = DEFAULT_EXECUTOR, *, horizon: int = DEFAULT_HORIZON, decay: float = DEFAULT_DECAY
+) -> Executor:
+    """Return a new executor; only receding_horizon uses `horizon` [ticks], only temporal_ensemble `decay`.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: unknown name.
     """
     if name not in EXECUTORS:
-        raise ValueError(f"executor is {name!r}; allowed: {', '.join(EXECUTORS)}")
+        raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}; got {name!r}")
     return EXECUTORS[name](horizon, decay)
+
+
+class PathFollower:
+    """Remembers what the arm executed, and corrects late chunks so that they rejoin their own path.
+
+    The first rows of a late chunk are over when it arrives, and the rest would start from wherever the previous chunk
+    has meanwhile taken the arm. Position chunks do not drift like this, which is why position policies tolerate delays
+    of several ticks (Diffusion Policy, arXiv:2303.04137). Summed velocities are positions, so a velocity chunk can be
+    read as a path as well: its rows for past ticks say where the arm should be by now.
+
+    A path starts where the arm was observed, so a correction towards one chunk's path is an overshoot to the next chunk
+    if that was observed before the correction. A policy that reacts to the observed position must be told about it; one
+    that does not would undo the correction, then undo that, and so on. Counting half of each correction
+    (`CORRECTION_SHARE`) makes this die out: at most half carries over to the next chunk.
+    """
+
+    def __init__(self) -> None:
+        self._executed: deque[tuple[int, Array]] = deque(maxlen=REMEMBERED_TICKS)
+        self._corrections: dict[int, Array] = {}  # tick -> twist added to the chunk's
+
+    def executed(self, tick: int, twist: Array) -> None:
+        """Record the twist (6,) [m/s, rad/s] executed at `tick`, before the speed scale."""
+        self._executed.append((tick, twist))
+
+    def forget(self) -> None:
+        """Forget the past: the arm is at rest, or moved by a person."""
+        self._executed.clear()
+        self._corrections.clear()
+
+    def follow(self, first_tick: int, next_tick: int, chunk: Array) -> Array:
+        """Correct `chunk` (N, 7), planned from the observation of `first_tick`.
+
+        A chunk observed at rest starts with the arm's first motion: until then, nothing changes.
+
+        Args:
+            first_tick: tick of the observation.
+            next_tick: first tick that is not over.
+
+        Returns:
+            Actions (M, 7) from `first_tick` on, M >= N.
+        """
+        executed = dict(self._executed)
+        over = range(first_tick, next_tick)
+        if min(executed, default=first_tick) >= first_tick:  # it was at rest before
+            at_rest = next((row for row, tick in enumerate(over) if tick in executed), len(over))
+            chunk = delay_start(chunk, at_rest)
+        done = [  # for ticks without a record, assume the chunk's own
+            executed[tick] - (1 - CORRECTION_SHARE) * self._corrections.get(tick, 0.0) if tick in executed else row[:6]
+            for tick, row in zip(over, chunk)
+        ]
+        followed = rejoin_path(chunk, np.array(done).reshape(-1, 6))
+        self._corrections = {tick: added for tick, added in self._corrections.items() if tick in executed}
+        for row in range(len(over), min(len(over) + CORRECTION_TICKS, len(chunk))):
+            self._corrections[first_tick + row] = followed[row, :6] - chunk[row, :6]
+        return followed
+
+
+def rejoin_path(chunk: Array, executed: Array) -> Array:
+    """Change the rows of `chunk` that are still due so that they lead back to its path.
+
+    The motion missing from the first D ticks is added in equal parts to the next `CORRECTION_TICKS` rows. No row gets
+    faster than the fastest of the chunk and of `executed`; if that, or the end of the chunk, cuts the correction short,
+    the arm stays behind. Rotation vectors are summed, which is accurate for rotations over a few ticks. The gripper's
+    opening is unchanged.
+
+    Args:
+        chunk: (N, 7), twists [m/s, rad/s] and opening.
+        executed: (D, 6), twists executed at the chunk's first D ticks, D < N.
+
+    Returns:
+        A corrected copy (N, 7).
+    """
+    over = len(executed)
+    followed = chunk.copy()
+    rows = followed[over : over + CORRECTION_TICKS]
+    rows[:, :6] += (chunk[:over, :6] - executed).sum(axis=0) / CORRECTION_TICKS
+    for part in (slice(0, 3), slice(3, 6)):
+        fastest = max(np.linalg.norm(twists[:, part], axis=1).max(initial=0.0) for twists in (chunk, executed))
+        speeds = np.linalg.norm(rows[:, part], axis=1)
+        rows[:, part] *= np.where(speeds > fastest, fastest / np.maximum(speeds, np.finfo(float).tiny), 1.0)[:, None]
+    return followed
+
+
+def delay_start(chunk: Array, ticks: int) -> Array:
+    """Return `chunk` (N, 7) after `ticks` rows at rest, with the opening of its first row."""
+    at_rest = np.zeros((ticks, 7))
+    at_rest[:, 6] = chunk[0, 6]
+    return np.concatenate([at_rest, chunk])

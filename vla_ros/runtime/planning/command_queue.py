@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a new language command takes the place of the one that is followed. Pure: no ROS, no time but control ticks."""
+"""The queue of language commands: decides which one is followed, and when a new one takes over.
+
+Pure: no ROS, no time but control ticks.
+"""
 
 from __future__ import annotations
 
@@ -8,71 +11,77 @@ from collections import deque
 from collections.abc import Collection
 
 REPLACE, AFTER_CHUNK, AFTER_SUCCESS = "replace", "after_chunk", "after_success"
-WAITING_AT_MOST = 100
+MAX_WAITING = 100
 
 
 def is_stop(text: str, stop_words: Collection[str]) -> bool:
-    """Whether `text` says to stop: nothing at all, or one of `stop_words` alone, in whatever case and punctuation."""
-    said = " ".join(re.sub(r"[^\w\s]", " ", text).casefold().split())
-    return not said or said in {word.casefold() for word in stop_words}
+    """Return whether `text` is empty or one of `stop_words` alone, ignoring case and punctuation."""
+    words = " ".join(re.sub(r"[^\w\s]", " ", text).casefold().split())
+    return not words or words in {word.casefold() for word in stop_words}
 
 
 class CommandQueue:
-    """Commands in the order in which they are to be followed; to stop is never queued.
+    """Commands in the order in which they will be followed; a stop is never queued.
 
     Args:
-        when: a new command is followed at once (replace), when the plan that is being carried out has come to its end
-            (after_chunk), or when the task of the command before has succeeded (after_success).
-        stop_words: commands that mean stop, beside the empty one.
+        when: a new command is followed at once (replace), at the end of the plan being executed (after_chunk), or once
+            the current task has succeeded (after_success).
+        stop_words: commands that mean stop, besides the empty one.
+
+    Attributes:
+        following: the command being followed; empty for none.
 
     Raises:
-        ValueError: there is no such `when`.
+        ValueError: unknown `when`.
     """
 
     def __init__(self, when: str, stop_words: Collection[str]) -> None:
         if when not in (REPLACE, AFTER_CHUNK, AFTER_SUCCESS):
             allowed = ", ".join((REPLACE, AFTER_CHUNK, AFTER_SUCCESS))
-            raise ValueError(f"on_new_command is {when!r}; allowed: {allowed}")
+            raise ValueError(f"on_new_command must be one of {allowed}; got {when!r}")
         self._when = when
         self._stop_words = tuple(stop_words)
         self._waiting: deque[str] = deque()
-        # Since when `following` is followed, where a command before it was; and the tick with which its plan ends.
+        # When `following` took over from another command, and the tick at which its plan ends.
         self._since_tick: int | None = None
         self._ends_tick: int | None = None
         self.following = ""
 
     @property
     def waiting(self) -> tuple[str, ...]:
-        """The commands that are still to come."""
+        """The commands to follow next."""
         return tuple(self._waiting)
 
     def offer(self, text: str, plan: range | None) -> str | None:
-        """Take a command; returns what to follow from now on, or None: nothing changes yet.
+        """Add a command.
 
         Args:
-            plan: the ticks that the newest plan has actions for, from the one whose observation it answers; None
-                without a plan.
+            text: the command.
+            plan: ticks covered by the newest plan, from that of its observation; None without a plan.
+
+        Returns:
+            The command to follow from now on; None for no change.
 
         Raises:
-            OverflowError: `WAITING_AT_MOST` commands wait already.
+            OverflowError: `MAX_WAITING` commands are waiting already.
         """
         if is_stop(text, self._stop_words):
             return self._follow("", forget=True)
         if self._when == REPLACE or not self.following:
             return self._follow(text, forget=True)
-        if len(self._waiting) >= WAITING_AT_MOST:
-            raise OverflowError(f"{WAITING_AT_MOST} commands are waiting; say stop, which forgets them")
+        if len(self._waiting) >= MAX_WAITING:
+            raise OverflowError(f"{MAX_WAITING} commands are waiting already; a stop command clears the queue")
         if not self._waiting and self._since_tick is None:
             self._ends_tick = None if plan is None else plan.stop
         self._waiting.append(text)
         return None
 
     def tick(self, tick: int, plan: range | None) -> str | None:
-        """What to follow from this control tick on, or None: nothing changes. `plan`: as for `offer`."""
+        """Return the command to follow from this control tick on; None for no change. `plan`: as for `offer`."""
         if self._when != AFTER_CHUNK:
             return None
         if self._since_tick is not None:
-            # The observation of the tick in which a command is taken up may still hold the one before.
+            # The observation of the tick at which a command takes over may still hold the previous one.
             if plan is None or plan.start <= self._since_tick:
                 return None
             self._since_tick, self._ends_tick = None, plan.stop
@@ -83,7 +92,7 @@ class CommandQueue:
         return following
 
     def succeeded(self) -> str | None:
-        """The task has succeeded; returns what to follow from now on, or None: nothing changes."""
+        """Report that the task has succeeded; return the command to follow from now on, None for no change."""
         return self._next() if self._when == AFTER_SUCCESS and self._waiting else None
 
     def _next(self) -> str:

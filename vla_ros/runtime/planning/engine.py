@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that owns the policy: it observes on the control grid, plans, and posts chunks to the timeline."""
+"""The engine: the thread that owns the policy. On each tick of the control grid it observes, and posts a chunk."""
 
 from __future__ import annotations
 
@@ -8,22 +8,40 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from vla_ros.contract import Timing
-from vla_ros.observations.observation import Observation, Refusal
+from vla_ros.observations.observation import ObservationQueue
 from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.clock import Clock
-from vla_ros.runtime.planning.commitment import Commitment, Delay
-from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner
+from vla_ros.runtime.planning.planner import ChunkDelay, ChunkPolicy, Plan, Planner
 from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import RecentValues, Summary
 
 
+class Clock(Protocol):
+    """Time in integer nanoseconds; any thread may read it, sleep on it and close it. Tests need not wait."""
+
+    def now_ns(self) -> int: ...
+
+    def sleep_until_ns(self, time_ns: int) -> bool:
+        """Sleep until `time_ns`; return False if the clock was closed or set back before."""
+        ...
+
+    def close(self) -> None:
+        """Wake all sleepers; later sleeps return False at once."""
+        ...
+
+
 @dataclass(frozen=True)
 class EngineStatus:
-    """`reason` and `detail`: why nothing is planned now, or None. `overruns`: ticks passed over by slow inference.
+    """What the engine does now.
 
-    `delay`: how many ticks chunks take; None until the policy is ready.
+    Attributes:
+        command: being followed; empty for none.
+        reason: why there is no plan; None if there is one. `detail` says more.
+        inference_ms: of recent ticks.
+        overruns: ticks skipped because inference was slow.
+        delay: how long chunks take; None until the policy is ready.
     """
 
     command: str
@@ -31,57 +49,57 @@ class EngineStatus:
     detail: str
     inference_ms: Summary | None
     overruns: int
-    delay: Delay | None = None
+    delay: ChunkDelay | None = None
 
 
 class Engine:
-    """One thread, from the construction of the policy to its end.
+    """Owns the policy, and the language command, from construction to `stop`.
 
-    CUDA graphs and compiled models are bound to the thread that built them, and a policy has state; so nobody else ever
-    touches it. For tick k the observation is taken when the clock has reached k * period + settle, as the bag reader
-    does it. Slow inference skips ticks; there is never a second chunk for one observation.
+    CUDA graphs and compiled models are bound to the thread that built them, and a policy has state, so no other thread
+    ever touches it. The observation of tick k is taken at k * period + settle, as by the bag reader. Slow inference
+    skips ticks; an observation never gets a second chunk.
 
     Args:
-        make_policy: builds the policy; called in the thread.
-        snapshot: the observation at a time [ns], or why there is none; called in the thread.
-        timeline: receives the chunks, and is cleared when a plan must not go on.
+        make_policy: builds the policy; called in the engine's thread.
+        observations: filled by others; the engine adds the language command.
+        timeline: receives chunks, and is cleared when a plan must not continue.
         clock: of the control grid; `stop` closes it.
     """
 
     def __init__(
         self,
         make_policy: Callable[[], ChunkPolicy],
-        snapshot: Callable[[int], Observation | Refusal],
+        observations: ObservationQueue,
         timeline: ActionTimeline,
         clock: Clock,
     ) -> None:
         self._make_policy = make_policy
-        self._snapshot = snapshot
+        self._observations = observations
         self._timeline = timeline
         self._clock = clock
         self._thread = threading.Thread(target=self._run, name="vla_engine", daemon=True)
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._startup_error: BaseException | None = None
-        # Guards what follows, and makes "is this chunk still wanted? then post it" one step.
+        # The lock guards what follows, and makes "is this chunk still wanted? then post it" atomic.
         self._lock = threading.Lock()
         self._command = ""
-        self._epoch = 0
+        self._command_ns = 0  # stamp
+        self._epoch = 0  # changes with each command and reset
         self._posted_epoch = 0
         self._reason: str | None = "no_command"
         self._detail = ""
         self._overruns = 0
         self._crashed = False
         self._inference_ms = RecentValues()
-        self._commitment: Commitment | None = None
-        # Of the engine's thread alone: the epoch of the last tick.
-        self._planned_epoch: int | None = None
+        self._planner: Planner | None = None
+        self._planned_epoch: int | None = None  # of the last tick; used by the engine's thread only
 
     def start(self, timeout_s: float | None = None) -> None:
-        """Start the thread and wait until the policy is built and warm.
+        """Start the thread and wait until the policy is built and warmed up.
 
         Raises:
-            TimeoutError: that took longer than `timeout_s`.
+            TimeoutError: it took longer than `timeout_s`.
             Exception: whatever building the policy raised.
         """
         self._thread.start()
@@ -91,10 +109,10 @@ class Engine:
             raise self._startup_error
 
     def set_command(self, text: str) -> None:
-        """Follow `text` from now on; empty: plan nothing and drop the plan.
+        """Follow `text` from now on; empty: drop the plan and stop planning.
 
-        Until the first chunk of the new command arrives the arm goes on with the old plan; chunks of the old command
-        that are still being computed are discarded.
+        Until its first chunk arrives the arm continues the old plan; chunks of the old command that are still being
+        computed are discarded.
         """
         with self._lock:
             if text == self._command:
@@ -103,16 +121,28 @@ class Engine:
                 if not text:
                     self._reason, self._detail = "no_command", ""
                 elif not self._command:
-                    self._reason, self._detail = "planning", "the first chunk for this command is not there yet"
+                    self._reason, self._detail = "planning", "waiting for the first chunk of this command"
             if not text:
                 self._timeline.clear()
             self._command = text
             self._epoch += 1
+            self._stamp_command()
+
+    def forget_observations(self) -> None:
+        """Forget what was observed: the clock was set back, or observation starts anew. The command stays."""
+        with self._lock:
+            self._observations.clear()
+            self._stamp_command()
+
+    def _stamp_command(self) -> None:
+        """Make the command part of observations from now on; the bag reader stamps it when it was received, too."""
+        self._command_ns = self._clock.now_ns()
+        self._observations.push("language", self._command_ns, self._command)
 
     def reset(self) -> None:
-        """Drop the plan and what is being planned, and leave a fault; the command stays.
+        """Drop the plan and the one being computed, and clear a fault; the command stays.
 
-        A thread that has crashed stays in its fault: only configuring anew makes another one.
+        A crashed thread stays in its fault until the node is configured again.
         """
         with self._lock:
             self._timeline.clear()
@@ -123,23 +153,23 @@ class Engine:
 
     def status(self) -> EngineStatus:
         with self._lock:
-            delay = None if self._commitment is None else self._commitment.delay
+            delay = None if self._planner is None else self._planner.prefix.delay
             return EngineStatus(
                 self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns, delay
             )
 
     @property
     def command(self) -> str:
-        """The command that is followed; empty: none."""
+        """The command being followed; empty for none."""
         return self._command
 
     @property
     def reason(self) -> str | None:
-        """Why nothing is planned now, by name."""
+        """Why there is no plan; None if there is one."""
         return self._reason
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """End the thread. False: it still computes after `timeout_s`, and will end by itself or with the process."""
+        """End the thread; return False if it still computes after `timeout_s`, and will end later."""
         self._stopping.set()
         self._clock.close()
         if self._thread.is_alive():
@@ -150,53 +180,47 @@ class Engine:
     def _run(self) -> None:
         try:
             policy = self._make_policy()
-            commitment = Commitment(self._timeline, policy.max_delay_steps)
-            commitment.expect(_ticks_of(policy.warm_up(), policy.contract.timing))
+            planner = Planner(policy, self._observations.snapshot, self._timeline)
+            timing, inference_ns = policy.contract.timing, round(policy.warm_up() * 1e9)
+            planner.prefix.expect(1 + (timing.settle_ns + inference_ns) // timing.period_ns)
         except BaseException as error:
             self._startup_error = error
             self._ready.set()
             return
-        self._commitment = commitment
+        self._planner = planner
         self._ready.set()
         try:
-            self._work(policy, commitment)
-        except Exception:  # nobody plans any more, and nobody else would say so
+            self._work(planner, timing)
+        except Exception:  # report it: nothing else would notice that planning has ended
             with self._lock:
                 self._timeline.clear()
                 self._crashed = True
                 self._reason, self._detail = "policy_error", traceback.format_exc()
 
-    def _work(self, policy: ChunkPolicy, commitment: Commitment) -> None:
-        planner = Planner(policy, self._snapshot, commitment)
-        timing = policy.contract.timing
+    def _work(self, planner: Planner, timing: Timing) -> None:
         last_tick: int | None = None
         while not self._stopping.is_set():
             tick = self._coming_tick(last_tick, timing)
             due_ns = tick * timing.period_ns + timing.settle_ns
             if not self._clock.sleep_until_ns(due_ns - timing.settle_ns // 2):
                 continue
-            self._look_ahead(tick * timing.period_ns, due_ns)
+            if self._clock.now_ns() < due_ns:
+                with contextlib.suppress(Exception):  # will be raised again, and reported, when it is due
+                    self._observations.snapshot(tick * timing.period_ns)  # decodes images while there is time
             if not self._clock.sleep_until_ns(due_ns):
                 continue
             tick = max(tick, self._reached_tick(timing))
             self._tick(planner, tick, last_tick, timing.period_ns)
             last_tick = tick
 
-    def _look_ahead(self, time_ns: int, due_ns: int) -> None:
-        """Have the pictures that are there already decoded while there is time: the buffer keeps them."""
-        if self._clock.now_ns() < due_ns:
-            with contextlib.suppress(Exception):  # what is wrong will be found again, and said, when it is due
-                self._snapshot(time_ns)
-
     def _reached_tick(self, timing: Timing) -> int:
-        """The newest tick whose observation is due."""
+        """Return the newest tick whose observation is due."""
         return (self._clock.now_ns() - timing.settle_ns) // timing.period_ns
 
     def _coming_tick(self, last_tick: int | None, timing: Timing) -> int:
-        """The tick to act for after `last_tick`: the next one; where that is over, the newest one; and where the clock
-        was set back, the coming one."""
+        """Return the tick to plan for next: the one after `last_tick`, or the newest if that is over."""
         reached = self._reached_tick(timing)
-        if last_tick is None or last_tick > reached + 1:
+        if last_tick is None or last_tick > reached + 1:  # at the start, or after the clock was set back
             return reached + 1
         return max(reached, last_tick + 1)
 
@@ -210,32 +234,26 @@ class Engine:
                 planner.interrupt()
             self._planned_epoch = epoch
             if faulted:
-                self._snapshot(tick * period_ns)  # observations go on arriving: somebody has to take them
+                self._observations.snapshot(tick * period_ns)  # empties the queue
                 return
             plan = planner.plan(tick * period_ns)
         except Exception:
-            plan = Plan(None, reason="policy_error", detail=traceback.format_exc())
+            plan = Plan(None, "policy_error", traceback.format_exc())
         if plan.inference_ms is not None:
             self._inference_ms.add(plan.inference_ms)
-        self._settle(tick, epoch, plan)
+        self._settle(planner, tick, tick * period_ns, epoch, plan)
 
-    def _settle(self, tick: int, epoch: int, plan: Plan) -> None:
-        """Post the plan, or drop what is planned, unless the command has changed meanwhile."""
+    def _settle(self, planner: Planner, tick: int, time_ns: int, epoch: int, plan: Plan) -> None:
+        """Post the plan or drop the current one, unless the command is newer than the observation."""
         with self._lock:
-            stale = epoch != self._epoch or (plan.command is not None and plan.command != self._command)
-            if stale and plan.reason not in FAULTS:
+            is_for_old_command = plan.inference_ms is not None and time_ns < self._command_ns
+            if (epoch != self._epoch or is_for_old_command) and plan.reason not in FAULTS:
                 return
-            if plan.actions is not None:
-                if self._timeline.post(tick, plan.actions, anew=epoch != self._posted_epoch):
-                    self._posted_epoch = epoch
-                if self._commitment is not None:
-                    self._commitment.arrived(tick)
-                self._reason, self._detail = None, ""
-            else:
+            if plan.actions is None:
                 self._timeline.clear()
                 self._reason, self._detail = plan.reason, plan.detail
-
-
-def _ticks_of(inference_s: float, timing: Timing) -> int:
-    """How many ticks are over when a chunk is there whose observation was complete in time."""
-    return 1 + (timing.settle_ns + round(inference_s * 1e9)) // timing.period_ns
+                return
+            if self._timeline.post(tick, plan.actions, replace_all=epoch != self._posted_epoch):
+                self._posted_epoch = epoch
+            planner.prefix.arrived(tick)
+            self._reason, self._detail = None, ""

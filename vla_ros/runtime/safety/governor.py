@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last word on every command: a state machine that lets a twist through, shaped by the robot's limits, or stops."""
+"""The safety governor: a state machine that has the last word on every twist, and shapes it to the robot's limits.
+
+Limits apply to norms, so a limited motion keeps its direction.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
@@ -11,17 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.runtime.safety.shaping import approach, limit_norm, limit_to_box, limit_to_braking
-
 if TYPE_CHECKING:
     from vla_ros.robot import Limits
 
 Array = NDArray[np.float64]
 Position = Sequence[float] | NDArray[np.float64]
 
-# Reasons that do not go away by themselves: somebody has to look, and reset.
+# Reasons that latch: a person must look, and reset.
 FAULTS = frozenset({"policy_error", "non_finite", "emergency_stop"})
-# Reasons for which the arm is not slowed down within its limits but told to stand still at once.
+# Reasons for which the arm is commanded to stand still at once instead of slowing down within its limits.
 AT_ONCE = frozenset({"emergency_stop"})
 
 
@@ -36,19 +38,23 @@ class State(str, Enum):
 
 
 class SafetyGovernor:
-    """Lets one twist a tick through, limited, as long as nothing speaks against it.
+    """Passes one limited twist per tick while there is no reason to stop.
 
-    A stop slows down as fast as acceleration and jerk allow (`Limits.stopping_time_s` at most; at once for an emergency
-    stop), sends `stop_ticks` zero twists, and then is silent; the consumer's own command timeout is the second line.
-    What a tick does depends only on what came before and on what that tick was given: no clock, no threads.
+    A stop slows down as fast as acceleration and jerk allow (at most `Limits.stopping_time_s`; an emergency stop does
+    not slow down), sends `stop_ticks` zero twists and goes silent; the consumer's own command timeout is the second
+    line of defence. A tick depends only on earlier ticks and its arguments: no clock, no threads.
 
     Args:
-        limits: of the robot; see `vla_ros.robot.Limits`.
+        limits: the robot's.
         period_s: between two ticks.
-        stop_ticks: how many zero twists make a stop, at least 1.
-        speed_scale: factor in [0, 1] on every twist; may be changed while running.
-        first_run_scale: a further factor in [0, 1] until the arm is disarmed for the first time after it has moved.
-        armed: whether it starts WAITING instead of DISARMED.
+        stop_ticks: zero twists that end a stop, at least 1.
+        speed_scale: factor on every twist, in [0, 1]; may change while running.
+        first_run_scale: additional factor in [0, 1] until the first time the arm is disarmed after moving.
+        armed: start WAITING instead of DISARMED.
+
+    Attributes:
+        stops: number of stops by reason.
+        ticks_limited: ticks whose twist was changed by the limits.
     """
 
     def __init__(
@@ -62,10 +68,10 @@ class SafetyGovernor:
         armed: bool = False,
     ) -> None:
         if stop_ticks < 1:
-            raise ValueError(f"stop_ticks is {stop_ticks}; expected at least 1")
+            raise ValueError(f"stop_ticks must be at least 1; got {stop_ticks}")
         for name, value in (("speed_scale", speed_scale), ("first_run_scale", first_run_scale)):
             if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} is {value}; expected 0 to 1")
+                raise ValueError(f"{name} must be in [0, 1]; got {value}")
         self.limits = limits
         self.speed_scale = speed_scale
         self.stops: Counter[str] = Counter()
@@ -81,8 +87,7 @@ class SafetyGovernor:
         self._zeros_left = 0
         self._last_twist = np.zeros(6)
         self._last_acceleration = np.zeros(6)
-        # Where the tool is; without news, where the twists since have led it.
-        self._position: Array | None = None
+        self._position: Array | None = None  # of the tool, integrated between measurements
         self._box = np.array(limits.workspace_min_m), np.array(limits.workspace_max_m)
 
     @property
@@ -100,26 +105,26 @@ class SafetyGovernor:
 
     @property
     def scale(self) -> float:
-        """The factor on every twist now."""
+        """The factor currently applied to every twist."""
         return self.speed_scale * self._first_run_scale
 
     def arm(self, armed: bool) -> None:
-        """Arm or disarm; both take effect with the next tick, disarming as a stop."""
+        """Arm or disarm from the next tick on; disarming is a stop."""
         if self._armed and not armed and self._has_moved:
             self._first_run_scale = 1.0
         self._armed = armed
 
     def reset(self) -> None:
-        """Forget a fault; whoever calls this has looked."""
+        """Clear a fault, on behalf of a person who has looked."""
         self._fault = None
 
     def tick(self, action: Array | None, reason: str | None, ee_position: Position | None) -> Array | None:
         """Decide on one tick.
 
         Args:
-            action: (7,) twist [m/s, rad/s] in the base frame and opening, or None when there is none for this tick.
-            reason: what speaks against moving, by name, or None.
-            ee_position: (3,) the tool in the base frame [m]; without it, nothing is known to be in the workspace.
+            action: (7,) twist [m/s, rad/s] in the base frame and opening, None if there is none for this tick.
+            reason: why the arm must not move, if it must not.
+            ee_position: (3,) of the tool in the base frame [m]; the arm does not move while it is unknown.
 
         Returns:
             The twist (6,) to publish, or None for silence.
@@ -153,14 +158,14 @@ class SafetyGovernor:
         return None
 
     def _sent(self, twist: Array, acceleration: Array) -> Array:
-        """Remember `twist` as the one that is sent now; returns a copy for the caller."""
+        """Remember `twist` as the one sent now; return a copy for the caller."""
         self._last_twist, self._last_acceleration = twist, acceleration
         if self._position is not None:
             self._position = self._position + twist[:3] * self._period_s
         return twist.copy()
 
     def _against(self, action: Array | None, reason: str | None, position_is_known: bool) -> str | None:
-        if reason in AT_ONCE:  # before a fault or a disarming, which would only slow the arm down
+        if reason in AT_ONCE:  # outranks a fault or disarming, which would only slow the arm down
             return reason
         if self._fault is not None:
             return self._fault
@@ -177,34 +182,36 @@ class SafetyGovernor:
         return None
 
     def _resting_state(self) -> State:
-        # Whoever enters FAULT or starts anew is at rest.
         self._last_twist, self._last_acceleration = np.zeros(6), np.zeros(6)
         if self._fault is not None:
             return State.FAULT
         return State.WAITING if self._armed else State.DISARMED
 
     def _limited(self, wanted: Array) -> tuple[Array, Array]:
-        """The twist that is nearest to the one `wanted`, within all limits, and its acceleration.
+        """Return the twist nearest to `wanted` within all limits, and its acceleration.
 
-        The way to a wall is slow enough that a stop ends before it.
+        Walls of the workspace are approached slowly enough for a stop to end before them.
         """
         limits = self.limits
         assert self._position is not None
-        linear = limit_norm(wanted[:3], limits.linear_mps)
         linear = limit_to_braking(
-            linear, self._position, *self._box,
-            deceleration=limits.linear_mps2, jerk=limits.linear_mps3, dt_s=self._period_s,
-        )  # fmt: skip
+            limit_norm(wanted[:3], limits.linear_mps),
+            self._position,
+            *self._box,
+            deceleration=limits.linear_mps2,
+            jerk=limits.linear_mps3,
+            dt_s=self._period_s,
+        )
         angular = limit_norm(wanted[3:], limits.angular_radps)
         twist, acceleration = self._within_box(self._approach(np.concatenate([linear, angular])))
         self.ticks_limited += not np.array_equal(twist, wanted)
         return twist, acceleration
 
     def _within_box(self, twist: Array) -> tuple[Array, Array]:
-        """`twist` without what would leave the workspace, and its acceleration.
+        """Cut what would leave the workspace from `twist`; return the rest and its acceleration.
 
-        The wall is the one limit that may demand more than the acceleration, when the arm comes upon it in another way.
-        What it demands is not remembered as an acceleration to go on with: the arm would bounce off.
+        The wall is the one limit that may demand more than the acceleration limit, if the arm reaches it unexpectedly.
+        That deceleration is not carried on: the arm would bounce off.
         """
         cut = twist
         if self._position is not None:
@@ -215,14 +222,86 @@ class SafetyGovernor:
         return cut, acceleration
 
     def _approach(self, target: Array) -> Array:
-        """One period towards the twist `target`, within acceleration and jerk, and never beyond the speed limits."""
-        limits, dt_s, last, rate = self.limits, self._period_s, self._last_twist, self._last_acceleration
-        linear = approach(
-            last[:3], rate[:3], target[:3],
-            maximum_acceleration=limits.linear_mps2, jerk=limits.linear_mps3, dt_s=dt_s,
-        )  # fmt: skip
-        angular = approach(
-            last[3:], rate[3:], target[3:],
-            maximum_acceleration=limits.angular_radps2, jerk=limits.angular_radps3, dt_s=dt_s,
-        )  # fmt: skip
+        """Return the twist one period towards `target`, within speed, acceleration and jerk limits."""
+        limits, last, rate = self.limits, self._last_twist, self._last_acceleration
+        linear = approach(last[:3], rate[:3], target[:3], limits.linear_mps2, limits.linear_mps3, self._period_s)
+        angular = approach(last[3:], rate[3:], target[3:], limits.angular_radps2, limits.angular_radps3, self._period_s)
         return np.concatenate([limit_norm(linear, limits.linear_mps), limit_norm(angular, limits.angular_radps)])
+
+
+def limit_norm(vector: Array, maximum: float) -> Array:
+    """Shorten `vector` to the length `maximum` if it is longer, keeping its direction."""
+    length = math.sqrt(float(vector @ vector))
+    return vector if length <= maximum else vector * (maximum / length)
+
+
+def rate_to_cover(distance: float, rate_step: float, dt_s: float, lag_s: float = 0.0) -> float:
+    """Return the largest rate that still comes to rest within `distance` if each period lowers it by `rate_step`.
+
+    The rates r, r - rate_step, r - 2 rate_step, ... last `dt_s` each and cover `distance` in total. With metres, m/s
+    and the speed lost per period of braking, this is the speed at which a wall may be approached; with m/s, m/s^2 and
+    the change that jerk allows, it is the acceleration that does not overshoot a speed.
+
+    Args:
+        distance: to cover.
+        rate_step: decrease per period.
+        dt_s: period.
+        lag_s: how long r lasts before it falls.
+    """
+    lag = lag_s / dt_s
+    periods = distance / dt_s / rate_step if math.isfinite(rate_step) else 0.0
+    count = max(1, math.ceil(math.sqrt((0.5 + lag) ** 2 + 2.0 * periods) - 0.5 - lag - 1e-9))
+    falling = rate_step * count * (count - 1) / 2.0 if count > 1 else 0.0
+    return (distance / dt_s + falling) / (count + lag)
+
+
+def approach(
+    velocity: Array, acceleration: Array, target: Array, maximum_acceleration: float, jerk: float, dt_s: float
+) -> Array:
+    """Return the velocity (3,) one period after `velocity` on the way to `target`.
+
+    A target within reach is returned unchanged. A straight change of speed does not overshoot; if the acceleration
+    must first reverse, the velocity keeps changing the old way for that long.
+
+    Args:
+        velocity: (3,) current.
+        acceleration: (3,) of the period before.
+        target: (3,) velocity to reach.
+        maximum_acceleration: norm, never exceeded.
+        jerk: norm of the change of acceleration per second, never exceeded.
+        dt_s: period.
+    """
+    change = target - velocity
+    distance = math.sqrt(float(change @ change))
+    allowed = min(maximum_acceleration, rate_to_cover(distance, jerk * dt_s, dt_s))
+    wanted = change * (allowed / distance) if distance > 0 else np.zeros_like(change)
+    step = limit_norm(wanted - acceleration, jerk * dt_s)
+    reached = velocity + (acceleration + step) * dt_s
+    return target if np.abs(reached - target).max() <= 1e-12 else reached
+
+
+def limit_to_box(velocity: Array, position: Array, low: Array, high: Array, dt_s: float) -> Array:
+    """Cut the components of `velocity` (3,) [m/s] that would leave the box within `dt_s`.
+
+    Outside the box, moving back in is unrestricted and nothing is pushed: components shrink, at most to zero.
+    """
+    forward = np.maximum(0.0, (high - position) / dt_s)
+    backward = np.minimum(0.0, (low - position) / dt_s)
+    return np.minimum(np.maximum(velocity, backward), forward)
+
+
+def limit_to_braking(
+    velocity: Array, position: Array, low: Array, high: Array, *, deceleration: float, jerk: float, dt_s: float
+) -> Array:
+    """Cut the components of `velocity` (3,) from which the arm could not stop before the walls of the box.
+
+    It stops with `deceleration` [m/s^2], which builds up with `jerk` [m/s^3].
+    """
+    lost = deceleration * dt_s
+    # An arm that speeds up keeps doing so until its acceleration is reversed; one period of that is in every stop.
+    building_periods = 2.0 * deceleration / jerk / dt_s if math.isfinite(deceleration) else 0.0
+    lag_s = max(0.0, math.ceil(building_periods - 1e-9) - 1.0) * dt_s
+    forward = np.array([rate_to_cover(ahead, lost, dt_s, lag_s) for ahead in np.maximum(0.0, high - position)])
+    backward = np.array([-rate_to_cover(behind, lost, dt_s, lag_s) for behind in np.maximum(0.0, position - low)])
+    limited: Array = np.minimum(np.maximum(velocity, backward), forward)
+    return limited

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import Camera, ObservationSpec
-from vla_ros.observations.observation import ObservationBuffer, Refusal
+from vla_ros.observations.observation import ObservationBuffer, ObservationQueue, Refusal
 from vla_ros.robot import ObservationLimits
-from vla_ros.runtime.planning.sample_queue import ObservationIntake
 from vla_ros.runtime.stats import RecentValues, StreamRate
 
 
@@ -55,7 +54,7 @@ class Picture:
 
 def test_samples_reach_the_buffer_in_order_and_a_clear_forgets_those_before_it():
     limits = ObservationLimits(max_age_s=1.0, max_skew_s=1.0, frozen_s=None)
-    intake = ObservationIntake(ObservationBuffer(ObservationSpec((Camera("static", 4, 4),)), limits))
+    intake = ObservationQueue(ObservationBuffer(ObservationSpec((Camera("static", 4, 4),)), limits))
     intake.push("static", 100, Picture())
     intake.push("language", 100, "old")
     intake.clear()

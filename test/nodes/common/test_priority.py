@@ -5,9 +5,14 @@ import os
 
 import pytest
 
-from vla_ros.runtime.planning.priority import take_real_time_priority
+pytest.importorskip("rclpy", reason="needs rclpy")
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="this system has no SCHED_FIFO")
+from vla_ros.nodes.common.clock import take_real_time_priority
+
+pytestmark = [
+    pytest.mark.ros,
+    pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="this system has no SCHED_FIFO"),
+]
 
 
 def test_the_calling_thread_asks_for_fifo_with_the_priority_given(monkeypatch):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import Camera, ObservationSpec
-from vla_ros.observations.observation import KEPT_SAMPLES, Observation, ObservationBuffer
+from vla_ros.observations.observation import KEPT_SAMPLES, Observation, ObservationBuffer, ObservationQueue
 from vla_ros.robot import ObservationLimits
-from vla_ros.runtime.planning.sample_queue import ObservationIntake
 
 MS = 1_000_000
 SPEC = ObservationSpec((Camera("static", 4, 4),), ("gripper_opening",))
@@ -25,7 +24,7 @@ class Picture:
 
 @pytest.fixture
 def intake():
-    return ObservationIntake(ObservationBuffer(SPEC, ObservationLimits(0.3, 0.1, None)))
+    return ObservationQueue(ObservationBuffer(SPEC, ObservationLimits(0.3, 0.1, None)))
 
 
 def test_a_command_survives_any_number_of_samples_after_it(intake):

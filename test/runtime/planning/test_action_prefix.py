@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.execution.control import ByHand, ControlLoop
+from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch, ManualCommand
 from vla_ros.runtime.execution.executors import EXECUTORS, make_executor
-from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.commitment import RECENT_CHUNKS, Commitment, ExecutorError
+from vla_ros.runtime.planning.planner import RECENT_CHUNKS, ActionPrefix, ChunkDelay, ExecutorError
 from vla_ros.runtime.safety.governor import SafetyGovernor
 
 PERIOD_NS = 10**8
@@ -47,20 +46,20 @@ class Run:
 
     def __init__(self, executor: str = "delay_aware", max_delay_steps: int = MAX_DELAY_STEPS) -> None:
         self.control = ControlLoop(timeline(executor), unlimited(), GripperSwitch(), period_ns=PERIOD_NS)
-        self.commitment = Commitment(self.control.timeline, max_delay_steps)
+        self.prefix = ActionPrefix(self.control.timeline, max_delay_steps)
         self.random = np.random.default_rng(0)
         self.tick = -1
-        self.told: list[tuple[int, np.ndarray]] = []
+        self.prefixes: list[tuple[int, np.ndarray]] = []
         self.observed: list[int] = []
         self.done: dict[int, np.ndarray] = {}
         self.seams: list[int] = []
         self.stops: list[int] = []
 
-    def pass_tick(self, reason: str | None = None, by_hand: ByHand | None = None) -> None:
+    def pass_tick(self, reason: str | None = None, manual: ManualCommand | None = None) -> None:
         self.tick += 1
         was_running = self.control.governor.state.value == "running"
-        twist = self.control.tick(self.tick * PERIOD_NS, reason, (0.0, 0.0, 0.0), by_hand).twist
-        if self.control.governor.state.value == "running" and by_hand is None:
+        twist = self.control.tick(self.tick * PERIOD_NS, reason, (0.0, 0.0, 0.0), manual).twist
+        if self.control.governor.state.value == "running" and manual is None:
             assert twist is not None
             self.done[self.tick] = twist
         elif was_running:
@@ -69,8 +68,8 @@ class Run:
     def plan(self) -> np.ndarray:
         """A chunk for the newest tick that goes on from what the policy is told."""
         self.observed.append(self.tick)
-        told = self.commitment.actions(self.tick)
-        self.told.append((self.tick + self.control.timeline.stands_for, told))
+        told = self.prefix.actions(self.tick)
+        self.prefixes.append((self.tick + self.control.timeline.rest_ticks, told))
         chunk = np.zeros((CHUNK, 7))
         chunk[: len(told)] = told
         chunk[len(told) :, OBSERVED] = self.tick
@@ -79,14 +78,14 @@ class Run:
         chunk[len(told) :, VX] = speed + np.cumsum(steps)
         return chunk
 
-    def chunk(self, ticks: int, reasons: Sequence[str | None] = (), by_hand: ByHand | None = None) -> bool:
+    def chunk(self, ticks: int, reasons: Sequence[str | None] = (), manual: ManualCommand | None = None) -> bool:
         """Compute one for `ticks` ticks, the one of the observation among them; whether it was taken."""
         observed = self.tick
         chunk = self.plan()
         for _, reason in itertools.zip_longest(range(ticks - 1), reasons[: ticks - 1]):
-            self.pass_tick(reason, by_hand)
+            self.pass_tick(reason, manual)
         taken = self.control.timeline.post(observed, chunk)
-        self.commitment.arrived(observed)
+        self.prefix.arrived(observed)
         if taken:
             self.seams.append(self.tick + 1)
         if self.tick == observed:
@@ -105,24 +104,24 @@ class Run:
 @pytest.mark.parametrize("ticks", [1, 2, 4, 6])
 def test_a_policy_that_goes_on_from_what_it_is_told_never_makes_the_arm_jump(ticks):
     run = Run()
-    run.commitment.expect(ticks)
+    run.prefix.expect(ticks)
     run.pass_tick()
     for _ in range(12):
         run.chunk(ticks)
     at_the_start = run.seams[1] if ticks > 1 else 0  # begun while the arm stood still
     assert [tick for tick in run.jumps() if tick > at_the_start] == []
-    assert len(run.done) > 10 * ticks - 10 and run.commitment.delay.overdue == 0
+    assert len(run.done) > 10 * ticks - 10 and run.prefix.delay.late_chunks == 0
 
 
 @pytest.mark.parametrize("ticks", [2, 5])
 def test_a_chunk_that_begins_after_what_was_told_is_carried_out_to_its_end(ticks):
     """What a policy with a shifted state gives: the rows that it was told, and a whole chunk more."""
     run = Run()
-    run.commitment.expect(ticks)
+    run.prefix.expect(ticks)
     run.pass_tick()
     for _ in range(3):
         run.chunk(ticks)
-    observed, told = run.tick, run.commitment.actions(run.tick)
+    observed, told = run.tick, run.prefix.actions(run.tick)
     assert len(told) == ticks
     own = np.zeros((CHUNK, 7))
     own[:, VX] = told[-1, VX] + STEP_MPS * np.arange(1, CHUNK + 1)
@@ -142,21 +141,21 @@ def test_without_being_told_the_same_policy_does():
     run.pass_tick()
     for _ in range(12):
         run.chunk(3)
-    assert len(run.jumps()) > 5 and all(len(told) == 0 for _, told in run.told)
+    assert len(run.jumps()) > 5 and all(len(told) == 0 for _, told in run.prefixes)
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=3, max_size=30), st.integers(1, MAX_DELAY_STEPS), st.integers(1, 9))
 def test_whatever_chunks_take_what_was_told_is_what_is_done_and_only_late_chunks_may_jump(delays, allowed, expected):
     run = Run(max_delay_steps=allowed)
-    run.commitment.expect(expected)
+    run.prefix.expect(expected)
     run.pass_tick()
     for ticks in delays:
         run.chunk(ticks)
-    late = run.commitment.delay.overdue + sum(len(told) == 0 for _, told in run.told)
+    late = run.prefix.delay.late_chunks + sum(len(told) == 0 for _, told in run.prefixes)
     assert len(run.jumps()) <= late
     arrived = [*run.observed[1:], run.tick + 1]
-    for (first_tick, told), over in zip(run.told, arrived, strict=True):
+    for (first_tick, told), over in zip(run.prefixes, arrived, strict=True):
         assert len(told) <= min(allowed, max([expected, *delays]))
         for tick in range(first_tick, min(first_tick + len(told), over)):
             assert np.array_equal(run.done[tick], told[tick - first_tick, :6])
@@ -193,10 +192,10 @@ def test_what_is_foreseen_is_what_comes_under_every_executor_as_long_as_no_chunk
             popped[tick] = tested.pop(tick)
             tested.acted(popped[tick] is not None)
             tick += 1
-    assert popped[tick - 1] is not None or not len(tested.committed(tick - 1, count))
+    assert popped[tick - 1] is not None or not len(tested.prefix(tick - 1, count))
     hypothesis.assume(popped[tick - 1] is not None)  # an arm that has stopped commits to nothing
     first_tick = tick - ago
-    foreseen = tested.committed(first_tick, count)
+    foreseen = tested.prefix(first_tick, count)
     for later in range(tick, first_tick + count):
         popped[later] = tested.pop(later)
     expected = list(itertools.takewhile(lambda a: a is not None, (popped.get(first_tick + i) for i in range(count))))
@@ -238,55 +237,55 @@ def test_what_is_executed_is_of_the_newest_chunk_that_the_executor_s_rule_allows
 
 def test_an_arm_that_stands_still_commits_to_nothing():
     run = Run()
-    run.commitment.expect(3)
+    run.prefix.expect(3)
     run.pass_tick()
     run.chunk(1)
     run.pass_tick()
-    assert len(run.commitment.actions(run.tick)) == 3
+    assert len(run.prefix.actions(run.tick)) == 3
     run.pass_tick("stale")
-    assert len(run.commitment.actions(run.tick)) == 0
+    assert len(run.prefix.actions(run.tick)) == 0
     run.control.timeline.post(run.tick, np.ones((CHUNK, 7)))
     run.pass_tick("disarmed")
-    assert len(run.commitment.actions(run.tick)) == 0, "it was planned, but the arm did not do it"
+    assert len(run.prefix.actions(run.tick)) == 0, "it was planned, but the arm did not do it"
 
 
 def test_what_a_standing_arm_will_do_begins_with_its_first_motion():
     """What was seen of it holds until then: chunks lose no row to the ticks that it stood, nor are told of them."""
     run = Run()
-    run.commitment.expect(3)
+    run.prefix.expect(3)
     run.pass_tick()
     chunk = np.zeros((CHUNK, 7))
     chunk[:, VX] = 1 + np.arange(CHUNK)
-    assert len(run.commitment.actions(0)) == 0
+    assert len(run.prefix.actions(0)) == 0
     run.pass_tick()
     run.pass_tick()
     run.control.timeline.post(0, chunk)
-    run.commitment.arrived(0)
-    told = run.commitment.actions(2)  # it still stands at tick 2
-    assert told[:, VX].tolist() == [1, 2] and run.control.timeline.stands_for == 1
-    assert run.commitment.delay.told == 3
+    run.prefix.arrived(0)
+    told = run.prefix.actions(2)  # it still stands at tick 2
+    assert told[:, VX].tolist() == [1, 2] and run.control.timeline.rest_ticks == 1
+    assert run.prefix.delay.prefix_length == 3
     run.pass_tick()
     run.pass_tick()
     chunk = np.zeros((CHUNK, 7))
     chunk[:, VX] = [*told[:, VX], *(10 + np.arange(CHUNK - 2))]
     run.control.timeline.post(2, chunk)
-    run.commitment.arrived(2)
+    run.prefix.arrived(2)
     run.pass_tick()
     run.pass_tick()
     assert [run.done[tick][VX] for tick in range(3, 7)] == [1, 2, 10, 11]
-    assert run.commitment.delay.overdue == 0
-    told = run.commitment.actions(5)  # it moves: from the observation on
-    assert told[:, VX].tolist() == [10, 11, 12] and run.control.timeline.stands_for == 0
+    assert run.prefix.delay.late_chunks == 0
+    told = run.prefix.actions(5)  # it moves: from the observation on
+    assert told[:, VX].tolist() == [10, 11, 12] and run.control.timeline.rest_ticks == 0
 
 
 def test_a_policy_that_can_be_told_of_less_than_the_arm_stands_for_knows_from_when_it_moves():
     run = Run(max_delay_steps=1)
-    run.commitment.expect(3)
+    run.prefix.expect(3)
     run.pass_tick()
     run.control.timeline.post(0, np.ones((CHUNK, 7)))
     chunk = np.zeros((CHUNK, 7))
     chunk[:, VX] = 10 + np.arange(CHUNK)
-    assert len(run.commitment.actions(0)) == 0
+    assert len(run.prefix.actions(0)) == 0
     for _ in range(2):
         run.pass_tick()
     run.control.timeline.post(0, chunk)
@@ -296,12 +295,12 @@ def test_a_policy_that_can_be_told_of_less_than_the_arm_stands_for_knows_from_wh
 
 def test_a_chunk_of_an_arm_that_is_held_is_for_when_it_comes():
     run = Run()
-    run.commitment.expect(2)
+    run.prefix.expect(2)
     run.pass_tick("disarmed")
     for first in (0, 2):
         chunk = np.zeros((CHUNK, 7))
         chunk[:, VX] = 1 + np.arange(CHUNK)
-        assert len(run.commitment.actions(first)) == 0
+        assert len(run.prefix.actions(first)) == 0
         run.pass_tick("disarmed")
         run.control.timeline.post(first, chunk)
         run.pass_tick("disarmed" if first == 0 else None)
@@ -310,23 +309,23 @@ def test_a_chunk_of_an_arm_that_is_held_is_for_when_it_comes():
 
 def test_what_a_hand_does_is_no_plan_of_the_policy():
     run = Run()
-    run.commitment.expect(3)
+    run.prefix.expect(3)
     run.pass_tick()
     run.chunk(1)
-    hand = ByHand(np.array([HAND_MPS, 0, 0, 0, 0, 0]))
-    run.pass_tick(by_hand=hand)
-    run.chunk(4, by_hand=hand)
-    assert len(run.told[-1][1]) == 0
+    hand = ManualCommand(np.array([HAND_MPS, 0, 0, 0, 0, 0]))
+    run.pass_tick(manual=hand)
+    run.chunk(4, manual=hand)
+    assert len(run.prefixes[-1][1]) == 0
 
 
 def test_it_ends_where_the_plan_does():
     run = Run()
-    run.commitment.expect(6)
+    run.prefix.expect(6)
     run.pass_tick()
     run.control.timeline.post(0, np.ones((4, 7)))
     run.pass_tick()
     run.pass_tick()
-    assert len(run.commitment.actions(run.tick)) == 2
+    assert len(run.prefix.actions(run.tick)) == 2
 
 
 def test_what_was_done_before_the_clock_was_set_back_is_not_what_will_be_done():
@@ -339,16 +338,16 @@ def test_what_was_done_before_the_clock_was_set_back_is_not_what_will_be_done():
     tested.post(98, np.zeros((3, 7)))
     tested.pop(98)
     tested.acted(True)
-    assert tested.committed(98, 6).tolist() == [[0.0] * 7] * 3
+    assert tested.prefix(98, 6).tolist() == [[0.0] * 7] * 3
 
 
 def test_a_chunk_that_goes_on_from_a_plan_which_was_dropped_meanwhile_is_refused():
     run = Run()
-    run.commitment.expect(3)
+    run.prefix.expect(3)
     run.pass_tick()
     run.chunk(1)
     chunk = run.plan()
-    assert len(run.told[-1][1]) == 3
+    assert len(run.prefixes[-1][1]) == 3
     run.control.timeline.clear()
     assert not run.control.timeline.post(run.tick, chunk)
     run.pass_tick()
@@ -357,32 +356,32 @@ def test_a_chunk_that_goes_on_from_a_plan_which_was_dropped_meanwhile_is_refused
 
 def test_the_longest_of_the_recent_chunks_is_what_the_next_one_may_take_and_one_slow_one_is_forgotten():
     run = Run()
-    run.commitment.expect(9)  # the warm-up
+    run.prefix.expect(9)  # the warm-up
     run.pass_tick()
-    assert run.commitment.delay.ticks == 9
+    assert run.prefix.delay.ticks == 9
     for _ in range(RECENT_CHUNKS):
         run.chunk(2)
-    assert run.commitment.delay.ticks == 2
+    assert run.prefix.delay.ticks == 2
     run.chunk(4)
-    assert run.commitment.delay.ticks == 4
+    assert run.prefix.delay.ticks == 4
     run.chunk(2)
-    assert (run.commitment.delay.ticks, run.commitment.delay.told) == (4, 4)
+    assert (run.prefix.delay.ticks, run.prefix.delay.prefix_length) == (4, 4)
 
 
 def test_a_delay_that_is_longer_than_was_trained_is_clamped_and_said():
     run = Run(max_delay_steps=2)
-    run.commitment.expect(2)
+    run.prefix.expect(2)
     run.pass_tick()
     for _ in range(4):
         run.chunk(2)
-    assert not run.commitment.delay.clamped
+    assert not run.prefix.delay.exceeds_prefix
     for _ in range(3):
         run.chunk(5)
-    delay = run.commitment.delay
-    assert delay.clamped and (delay.ticks, delay.told, delay.allowed, delay.overdue) == (5, 2, 2, 3)
+    delay = run.prefix.delay
+    assert delay.exceeds_prefix and delay == ChunkDelay(ticks=5, prefix_length=2, max_prefix=2, late_chunks=3)
 
 
 def test_a_policy_that_was_not_trained_for_it_is_refused_with_the_ways_out():
     with pytest.raises(ExecutorError, match=r"'delay_aware'.*one of full_chunk, .* policy\.max_delay_steps"):
-        Commitment(timeline("delay_aware"), 0)
-    Commitment(timeline("full_chunk"), 0)
+        ActionPrefix(timeline("delay_aware"), 0)
+    ActionPrefix(timeline("full_chunk"), 0)
