@@ -2,8 +2,8 @@
 """Does `vla replay` diagnose injected mismatches, and none in healthy demonstrations?
 
 Demonstrations are made in process, in scenes that no recording and no evaluation contains, or come from bags. Each
-fault of `fault_injection.py` is injected on its own. Healthy rows are all tasks together, in scenes of two seeds, and
-single tasks.
+mismatch of test/support/injected_mismatches.py is injected on its own. Healthy rows are all tasks together, in scenes
+of two seeds, and single tasks.
 
     python benchmarks/replay_faults.py --json benchmarks/results/replay_faults.json
     python benchmarks/replay_faults.py --bags bags/tabletop --json runs/replay_faults.json
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.benchmarks.tabletop import demonstrate
 from vla_ros.evaluation.replay.diagnosis import Diagnosis, diagnose
-from vla_ros.evaluation.replay.fault_injection import FAULTS
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.tasks import TRAINED_TASKS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))
+
+from injected_mismatches import INJECTED
 
 FIRST_SEED = 80_000
 HEALTHY_TASKS = ("pick_up_blue", "push_left_green", "put_in_box_red", "open_drawer", "close_drawer")
@@ -98,12 +102,12 @@ def main() -> None:
 
     for what, episodes in healthy.items():
         note(what, "nothing", diagnose(PolicyRunner(policy), episodes, names))
-    for what, fault in FAULTS.items():
+    for what, injection in INJECTED.items():
         episodes = everything(by_task)
-        if fault.episode:
-            episodes = [fault.episode(episode, names, contract) for episode in episodes]
-        runner = stating(policy, fault.contract(contract) if fault.contract else contract)
-        note(what, fault.name, diagnose(runner, episodes, names))
+        if injection.episode:
+            episodes = [injection.episode(episode, names, contract) for episode in episodes]
+        runner = stating(policy, injection.contract(contract) if injection.contract else contract)
+        note(what, injection.name, diagnose(runner, episodes, names))
     right = sum(_found(diagnosis) == wanted for _, wanted, diagnosis in rows)
     print(f"{right} of {len(rows)} correct")
     if arguments.json:

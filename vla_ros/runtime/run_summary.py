@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run in a few lines, for the end of it."""
+"""The summary of a run that the node logs when it is deactivated."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ def run_summary(
     active_s: float,
     camera_to_twist_ms: Summary | None,
 ) -> str:
-    """What happened in the `active_s` seconds since activation, as text of several lines.
+    """Summarize the `active_s` seconds since activation in several lines.
 
-    camera_to_twist_ms: from the oldest camera's stamp in an observation to the twist that answers it.
+    Args:
+        overruns: Ticks overrun by inference.
+        camera_to_twist_ms: From the oldest camera stamp in an observation to the twist that responds to it.
     """
     governor, timeline, total = control.governor, control.timeline.statistics(), control.ticks_total
     share = f" ({100 * control.ticks_missed / total:.2f} %)" if total else ""
     stops = ", ".join(f"{reason} {count}" for reason, count in governor.stops.most_common()) or "none"
     return "\n".join(
         [
-            f"active for {active_s:.1f} s, under the policy's control for {total * control.period_ns / 1e9:.1f} s",
+            f"active for {active_s:.1f} s, controlled by the policy for {total * control.period_ns / 1e9:.1f} s",
             f"ticks: {total}, missed {control.ticks_missed}{share}, limited {governor.ticks_limited}",
             f"chunks: {timeline.posted}, expired {timeline.expired}; ticks overrun by inference: {overruns}",
             f"inference: {_milliseconds(inference_ms)}",
-            f"plan's age at the twist: {_milliseconds(control.plan_age_ms.summary())}",
-            f"camera's stamp to the twist: {_milliseconds(camera_to_twist_ms)}",
+            f"plan age at the twist: {_milliseconds(control.plan_age_ms.summary())}",
+            f"camera stamp to twist: {_milliseconds(camera_to_twist_ms)}",
             f"stops: {stops}",
         ]
     )

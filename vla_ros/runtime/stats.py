@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics that never grow."""
+"""Statistics in constant memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Summary:
-    """Of the last values: how many were taken in all, the median, the 95th and 99th percentile and the largest."""
+    """Percentiles and maximum of the recent values, and the `count` of all values so far."""
 
     count: int
     p50: float
@@ -23,7 +23,7 @@ class Summary:
 
 
 class RecentValues:
-    """The last `kept` values of a quantity; thread-safe."""
+    """The last `kept` values of a quantity. Thread-safe."""
 
     def __init__(self, kept: int = 1000) -> None:
         self._lock = threading.Lock()
@@ -36,7 +36,7 @@ class RecentValues:
             self._count += 1
 
     def summary(self) -> Summary | None:
-        """None before the first value."""
+        """Return None before the first value."""
         with self._lock:
             values, count = list(self._values), self._count
         if not values:
@@ -46,10 +46,9 @@ class RecentValues:
 
 
 class StreamRate:
-    """How often messages of one stream came lately, and how many the sender's stamps say are missing; thread-safe.
+    """The recent message rate of a stream, and the number of messages lost according to their stamps. Thread-safe.
 
-    A gap of more than 1.5 usual intervals between stamps counts as lost messages; the usual interval is the median of
-    the last ones.
+    A gap of more than 1.5 median intervals between stamps counts as lost messages.
     """
 
     def __init__(self, kept: int = 60) -> None:
@@ -71,18 +70,18 @@ class StreamRate:
             self.received += 1
 
     def newest_at(self, time_ns: int) -> int | None:
-        """The newest stamp at or before `time_ns`, which is what an observation of then holds; None: forgotten."""
+        """Return the newest stamp at or before `time_ns`, as an observation at that time uses; None if forgotten."""
         with self._lock:
             return next((stamp_ns for stamp_ns in reversed(self._stamps) if stamp_ns <= time_ns), None)
 
     def clear(self) -> None:
-        """Forget the stamps (the clock was set back, or the stream was paused on purpose); the counts stay."""
+        """Forget the stamps, for instance after the clock jumped back or an intended pause; keep the counts."""
         with self._lock:
             self._stamps.clear()
 
     @property
     def rate_hz(self) -> float | None:
-        """Messages a second by their stamps; None with fewer than two."""
+        """Messages per second by their stamps; None with fewer than two."""
         with self._lock:
             interval_ns = _interval_ns(self._stamps, minimum=1)
         return None if interval_ns is None else 1e9 / interval_ns
@@ -94,7 +93,7 @@ class StreamRate:
 
 
 def _interval_ns(stamps_ns: Collection[int], minimum: int) -> float | None:
-    """The usual interval; None: there are not more than `minimum` stamps."""
+    """Return the median interval, or None with `minimum` stamps or fewer."""
     if len(stamps_ns) <= minimum:
         return None
     return float(np.median(np.diff(np.array(stamps_ns, dtype=np.int64))))

@@ -15,30 +15,30 @@ import pytest
 from vla_ros import cli
 from vla_ros.commands.policy import replay
 from vla_ros.datasets.sources import Demonstrations
+from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.replay.diagnosis import Diagnosis
-from vla_ros.evaluation.replay.hypothesis import Finding
-from vla_ros.evaluation.replay.open_loop import Replayed, compare, demonstrated_chunks
+from vla_ros.evaluation.replay.mismatches import Finding
+from vla_ros.evaluation.replay.open_loop import ReplayedEpisode, demonstrated_chunks, open_loop_errors
 from vla_ros.evaluation.replay.open_loop import replay as replay_episode
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.train.build import new_policy
-from vla_ros.train.config import ConfigError
 
 NAMES = ("ee_x", "gripper_opening")
 
 
-def perfect(episode, offset: float = 0.0) -> Replayed:
+def perfect(episode, offset: float = 0.0) -> ReplayedEpisode:
     chunks, _ = demonstrated_chunks(episode.actions, 3)
     chunks = chunks.copy()
     chunks[..., 2] += offset
-    return Replayed(episode, chunks, np.full(len(episode), 5.0))
+    return ReplayedEpisode(episode, chunks, np.full(len(episode), 5.0))
 
 
 def test_errors_are_per_axis_in_physical_units(episodes) -> None:
     replayed = [perfect(episode, 0.03) for episode in episodes]
     for one in replayed:
         one.chunks[0, 0, 6] = 1 - one.chunks[0, 0, 6]
-    figures = compare(replayed)
+    figures = open_loop_errors(replayed)
     assert figures["axes"]["vz"]["error"] == pytest.approx(0.03)
     assert figures["axes"]["vx"]["error"] == 0
     assert figures["axes"]["vx"]["error_of_never_moving"] == pytest.approx(0.1, abs=0.01)
@@ -48,9 +48,9 @@ def test_errors_are_per_axis_in_physical_units(episodes) -> None:
 
 
 def test_errors_by_step_compare_with_what_was_done_that_much_later(episodes) -> None:
-    assert all(row["linear"] == 0 for row in compare([perfect(episode) for episode in episodes])["horizon"])
+    assert all(row["linear"] == 0 for row in open_loop_errors([perfect(episode) for episode in episodes])["horizon"])
     late = [dataclasses.replace(one, chunks=np.roll(one.chunks, 1, axis=1)) for one in map(perfect, episodes)]
-    assert all(row["linear"] > 0 for row in compare(late)["horizon"])
+    assert all(row["linear"] > 0 for row in open_loop_errors(late)["horizon"])
 
 
 def test_a_gripper_told_to_open_most_of_the_way_is_open(episodes) -> None:
@@ -58,7 +58,7 @@ def test_a_gripper_told_to_open_most_of_the_way_is_open(episodes) -> None:
     actions = episodes[0].actions.copy()
     actions[:, 6] = [0.875, 0, 0.875, 0, 0.875, 0]
     episode = dataclasses.replace(episodes[0], actions=actions)
-    assert compare([perfect(episode)])["gripper_accuracy"] == 1
+    assert open_loop_errors([perfect(episode)])["gripper_accuracy"] == 1
 
 
 def test_predictions_come_from_the_runner_frame_by_frame(config, episodes) -> None:
@@ -103,7 +103,7 @@ def without_bags(config, episodes, monkeypatch) -> list[Finding]:
     monkeypatch.setattr(replay, "find_bags", lambda _: [Path("bags/mine")])
     monkeypatch.setattr(replay, "recorded_spec", lambda *_: runner.contract.observation_spec)
     monkeypatch.setattr(replay, "load_source", lambda *_, **__: Demonstrations(episodes))
-    monkeypatch.setattr(replay, "declared_mismatches", lambda *_: [])
+    monkeypatch.setattr(replay, "check_metadata", lambda *_: [])
     monkeypatch.setattr(replay, "diagnose", lambda *_: Diagnosis(tuple(findings), 0.3, 0.3))
     assert spec is not None
     return findings
@@ -124,7 +124,7 @@ def test_exit_status_and_report_say_what_was_found(without_bags, tmp_path: Path,
 
 
 def test_no_episodes_are_refused(without_bags) -> None:
-    with pytest.raises(ConfigError, match="--episodes is 0; allowed: 1 or more"):
+    with pytest.raises(EvaluationError, match="--episodes is 0; must be at least 1"):
         _run(["ckpt", "bags/mine", "--episodes", "0"])
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import headless_chromium
 import pytest
 
+from vla_ros import html
 from vla_ros.commands.policy import report
+from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.replay.diagnosis import Diagnosis
-from vla_ros.evaluation.replay.open_loop import compare, shown_actions
+from vla_ros.evaluation.replay.open_loop import example_actions, open_loop_errors
 from vla_ros.evaluation.replay.open_loop import replay as replay_episode
-from vla_ros.evaluation.reports import page
-from vla_ros.evaluation.reports.replay_page import replay_parts
+from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.train.build import new_policy
@@ -37,9 +38,9 @@ def folder(config, episodes, tmp_path: Path) -> Path:
     (run / "evaluation" / "report.json").write_text(json.dumps(evaluation))
     names = policy.contract.observation_spec.proprioception
     replayed = [replay_episode(PolicyRunner(policy), episodes[0], names)]
-    figures = compare(replayed) | {
+    figures = open_loop_errors(replayed) | {
         "bags": ["bags/mine"], "control_hz": 10.0, "declared": [{"name": "resolution", "detail": "too small"}],
-        "diagnosis": Diagnosis((), 0.4, 0.4).to_dict(), "shown": shown_actions(replayed),
+        "diagnosis": Diagnosis((), 0.4, 0.4).to_dict(), "shown": example_actions(replayed),
     }  # fmt: skip
     (run / "replay.json").write_text(json.dumps(figures))
     return run
@@ -65,7 +66,7 @@ def test_the_page_has_all_of_the_run_and_fetches_nothing(folder: Path) -> None:
         "too small",
     ):
         assert wanted in text, wanted
-    sources = re.findall(r"src='([^']{0,30})", text)
+    sources = re.findall(r'src="([^"]{0,30})', text)
     assert len(sources) == 4  # curves, rates, errors by step, one episode
     assert all(source.startswith("data:image/") for source in sources)
     assert not re.search(r"https?://|href|url\(|<script|@import", text)
@@ -80,13 +81,13 @@ def test_what_is_not_there_is_left_out(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_no_run_and_damage_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(report.ReportError, match="there is no folder"):
+    with pytest.raises(EvaluationError, match="does not exist"):
         _report(str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(report.ReportError, match=r"holds no metrics.csv"):
+    with pytest.raises(EvaluationError, match=r"contains no metrics.csv"):
         _report(str(tmp_path / "empty"))
     (folder / "data.json").write_text("{")
-    with pytest.raises(report.ReportError, match=r"data.json is not JSON"):
+    with pytest.raises(EvaluationError, match=r"data.json is not JSON"):
         _report(str(folder))
 
 
@@ -101,7 +102,7 @@ def test_a_browser_shows_every_picture_of_the_page_and_asks_the_network_for_noth
     assert len(seen.widths) >= 4 and min(seen.widths) > 100  # curves, rates, and the plots of the replay
     assert seen.requests == []
     replayed = json.loads((folder / "replay.json").read_text())
-    page.write(tmp_path / "replay.html", page.page("Open loop", replay_parts(replayed)))
+    (tmp_path / "replay.html").write_text(html.page("Open loop", replay_blocks(replayed)))
     seen = headless_chromium.look_at(tmp_path / "replay.html", tmp_path)
     assert len(seen.widths) >= 2 and min(seen.widths) > 100 and seen.requests == []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bag says about its cameras against what a contract wants."""
+"""The cameras of a bag against a contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reading_policy import contract_of
 from vla_ros.commands.policy.replay import recorded_spec
 from vla_ros.contract import PolicyContract
 from vla_ros.datasets.errors import BagError
-from vla_ros.evaluation.replay.metadata_checks import declared_mismatches
+from vla_ros.evaluation.replay.metadata_checks import check_metadata
 from vla_ros.robot import Robot, load_robot
 
 DATA = Path(__file__).parents[2] / "data"
@@ -31,19 +31,19 @@ def at(contract: PolicyContract, control_hz: float, pixels: int) -> PolicyContra
 
 
 def test_cameras_that_are_large_and_fast_enough_are_not_mentioned(robot: Robot) -> None:
-    assert not declared_mismatches(BAG, robot, at(contract_of(), 10.0, 8))
+    assert not check_metadata(BAG, robot, at(contract_of(), 10.0, 8))
 
 
 def test_cameras_that_are_too_small_or_too_slow_are_named(robot: Robot) -> None:
-    found = declared_mismatches(BAG, robot, at(contract_of(), 50.0, 2000))
+    found = check_metadata(BAG, robot, at(contract_of(), 50.0, 2000))
     assert [one.name for one in found] == ["control rate", "resolution"] * 2
-    assert "camera static" in found[0].detail and "the policy acts at 50 Hz" in found[0].detail
+    assert "camera static" in found[0].detail and "but the policy at 50 Hz" in found[0].detail
     assert "the policy sees 2000 x 2000" in found[3].detail and "camera wrist" in found[3].detail
 
 
 def test_a_bag_that_is_not_there_is_said_so(robot: Robot, tmp_path: Path) -> None:
     with pytest.raises(BagError, match="none"):
-        declared_mismatches(tmp_path / "none", robot, contract_of())
+        check_metadata(tmp_path / "none", robot, contract_of())
 
 
 def test_the_pose_is_read_beside_what_the_policy_sees_where_bags_have_it(robot: Robot) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tool's way beside the recorded one: it fits, or what is wrong is named."""
+"""A tool's motion against the recorded one: it matches, or the mismatch is named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reading_policy import NAMES
 from scipy.spatial.transform import Rotation
 
 from vla_ros.evaluation.replay import motion
-from vla_ros.evaluation.replay.motion import apart, compare
+from vla_ros.evaluation.replay.motion import compare_motion, pose_distance
 from vla_ros.observations.observation import proprioception
 
 FRAMES = 40
@@ -57,7 +57,7 @@ def taken_for_tool(twist: Twists, rotation: Rotation) -> Twists:
 
 
 def test_the_recorded_way_fits_and_every_axis_has_made_all_of_it() -> None:
-    result = compare(NAMES, moved(), np.arange(FRAMES), moved())
+    result = compare_motion(NAMES, moved(), np.arange(FRAMES), moved())
     assert result.mismatches == ()
     assert result.position_error_m < 1e-6 and result.rotation_error_rad < 1e-6
     assert [axis.gain for axis in result.axes] == pytest.approx([1.0] * 6)
@@ -68,7 +68,7 @@ def test_a_slow_way_that_begins_elsewhere_and_lags_a_little_fits_too() -> None:
     recorded = moved()
     lagging = np.stack([np.interp(slow - 0.5, np.arange(FRAMES), column) for column in recorded.T], axis=1)
     lagging[:, :3] += np.array([0.1, -0.2, 0.05])
-    result = compare(NAMES, recorded, slow, lagging)
+    result = compare_motion(NAMES, recorded, slow, lagging)
     assert result.mismatches == () and result.position_error_m < 0.01
     assert all(axis.gain == pytest.approx(1, abs=0.1) for axis in result.axes)
 
@@ -76,21 +76,21 @@ def test_a_slow_way_that_begins_elsewhere_and_lags_a_little_fits_too() -> None:
 @pytest.mark.parametrize(
     ("driver", "name", "words"),
     [
-        (scaled(0.001, 1.0), "units", "position: a thousandth of the way"),
+        (scaled(0.001, 1.0), "units", "position: 1000 times too short"),
         (scaled(1000.0, 1.0), "units", "position: 1000 times too far"),
-        (scaled(1.0, np.pi / 180), "units", "rotation: a 57th of the way"),
+        (scaled(1.0, np.pi / 180), "units", "rotation: 57 times too short"),
         (scaled(0.5, 0.5), "control rate", "0.50 times as far"),
         (signs(1, -1, 1, 1, 1, 1), "axes", "position: y inverted"),
         (signs(1, 1, 1, 1, 1, -1), "axes", "rotation: z inverted"),
-        (lambda twist, _: twist[[1, 0, 2, 3, 4, 5]], "axes", "position: x, y, z get what is y, x, z"),
-        (taken_for_tool, "frame", "base frame are taken for the tool's"),
-        (turned_into_tool, "frame", "base frame are taken for the tool's"),
+        (lambda twist, _: twist[[1, 0, 2, 3, 4, 5]], "axes", "position: x, y, z are driven by y, x, z"),
+        (taken_for_tool, "frame", "base frame are taken for the tool frame's"),
+        (turned_into_tool, "frame", "base frame are taken for the tool frame's"),
         (scaled(0.0, 1.0), "does not move", "position: 0.0%"),
-        (lambda twist, _: twist + np.array([0.2, 0, 0, 0, 0, 0]), "another way", "position"),
+        (lambda twist, _: twist + np.array([0.2, 0, 0, 0, 0, 0]), "other motion", "position"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(driver: Driver, name: str, words: str) -> None:
-    mismatches = compare(NAMES, moved(), np.arange(FRAMES), moved(driver)).mismatches
+    mismatches = compare_motion(NAMES, moved(), np.arange(FRAMES), moved(driver)).mismatches
     assert {found for found, _ in mismatches} == {name}
     assert words in mismatches[0][1]
 
@@ -98,7 +98,7 @@ def test_what_is_wrong_is_named(driver: Driver, name: str, words: str) -> None:
 def test_an_axis_with_a_small_part_of_the_way_is_looked_at_too() -> None:
     recorded = moved(signs(0.2, 1, 1, 1, 1, 1))
     driven = moved(signs(-0.2, 1, 1, 1, 1, 1))
-    ((name, words),) = compare(NAMES, recorded, np.arange(FRAMES), driven).mismatches
+    ((name, words),) = compare_motion(NAMES, recorded, np.arange(FRAMES), driven).mismatches
     assert (name, words) == ("axes", "position: x inverted")
 
 
@@ -111,29 +111,29 @@ def test_a_gripper_that_opens_where_it_should_close_is_named() -> None:
 
     closing = moved(opening=closes)
     frames = np.arange(FRAMES)
-    assert compare(NAMES, closing, frames, closing).mismatches == ()
-    ((name, words),) = compare(NAMES, closing, frames, moved(opening=opens)).mismatches
-    assert (name, words) == ("gripper polarity", "the gripper opens where the recorded one closed")
-    ((name, words),) = compare(NAMES, closing, frames, moved()).mismatches
+    assert compare_motion(NAMES, closing, frames, closing).mismatches == ()
+    ((name, words),) = compare_motion(NAMES, closing, frames, moved(opening=opens)).mismatches
+    assert (name, words) == ("gripper polarity", "the gripper opens when the recorded one closed")
+    ((name, words),) = compare_motion(NAMES, closing, frames, moved()).mismatches
     assert name == "gripper polarity" and "does not move" in words
 
 
 def test_an_axis_that_hardly_moved_says_nothing_unless_it_moves_now() -> None:
     still = np.repeat(moved()[:1], FRAMES, axis=0)
     frames = np.arange(FRAMES)
-    assert [axis.gain for axis in compare(NAMES, still, frames, still).axes] == [None] * 6
-    assert [name for name, _ in compare(NAMES, still, frames, moved()).mismatches] == [motion.ANOTHER_WAY] * 2
+    assert [axis.gain for axis in compare_motion(NAMES, still, frames, still).axes] == [None] * 6
+    assert [name for name, _ in compare_motion(NAMES, still, frames, moved()).mismatches] == [motion.OTHER_MOTION] * 2
 
 
 def test_how_far_two_states_are_apart() -> None:
     pose = np.array([0.4, 0.0, 0.3, *DOWN.as_quat()])
     other = np.array([0.4, 0.03, 0.34, *(Rotation.from_rotvec([0, 0, 0.2]) * DOWN).as_quat()])
     one, two = (proprioception(NAMES, each, 1.0).astype(np.float64) for each in (pose, other))
-    assert apart(NAMES, one, two) == pytest.approx((0.05, 0.2), abs=1e-5)
+    assert pose_distance(NAMES, one, two) == pytest.approx((0.05, 0.2), abs=1e-5)
 
 
 def test_a_way_without_a_pose_or_without_a_frame_is_refused() -> None:
-    with pytest.raises(ValueError, match="the tool's pose is not among gripper_opening"):
-        compare(["gripper_opening"], np.zeros((3, 1)), np.arange(3), np.zeros((3, 1)))
+    with pytest.raises(ValueError, match="the tool's pose is missing; the states have gripper_opening"):
+        compare_motion(["gripper_opening"], np.zeros((3, 1)), np.arange(3), np.zeros((3, 1)))
     with pytest.raises(ValueError, match="nothing was measured"):
-        compare(NAMES, moved(), np.array([-3.0, -2.0]), moved()[:2])
+        compare_motion(NAMES, moved(), np.array([-3.0, -2.0]), moved()[:2])

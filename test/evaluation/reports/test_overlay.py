@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replayed episodes to be looked at: what was recorded, and what the policy planned there."""
+"""Exports of replayed episodes: what was recorded, and what the policy planned."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from vla_ros import resources
 from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.errors import UserError
-from vla_ros.evaluation.replay.open_loop import Replayed
-from vla_ros.evaluation.reports.overlay import POSE, overlay
-from vla_ros.evaluation.reports.overlay_bag import write_bag
-from vla_ros.evaluation.reports.overlay_rerun import write_rerun
+from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
+from vla_ros.evaluation.reports.overlay import POSE_NAMES, overlay, write_bag, write_rerun
 from vla_ros.geometry import rigid
 from vla_ros.robot import load_robot
 
@@ -26,7 +24,7 @@ QUATERNION = np.array([0.0, np.sin(0.3), 0.0, np.cos(0.3)])
 
 
 @pytest.fixture
-def replayed() -> Replayed:
+def replayed() -> ReplayedEpisode:
     """Three frames; the chunk of each moves along x for two periods, at 0.1 m/s, and turns about z."""
     pose = [0.4, 0.0, 0.2, *rigid.rotation_6d(*QUATERNION)]
     random = np.random.default_rng(0)
@@ -43,11 +41,11 @@ def replayed() -> Replayed:
     )
     chunks = np.zeros((3, 2, 7))
     chunks[..., 0], chunks[..., 5] = 0.1, 0.5
-    return Replayed(episode, chunks, np.ones(3))
+    return ReplayedEpisode(episode, chunks, np.ones(3))
 
 
 def test_the_path_begins_at_the_recorded_pose_and_goes_where_the_chunk_leads(replayed) -> None:
-    frames = list(overlay(replayed, POSE, PERIOD_NS))
+    frames = list(overlay(replayed, POSE_NAMES, PERIOD_NS))
     assert [frame.time_ns for frame in frames] == [5_000_000_000, 5_100_000_000, 5_200_000_000]
     np.testing.assert_allclose(frames[0].pose, [0.4, 0.0, 0.2, *QUATERNION], atol=1e-6)
     np.testing.assert_allclose(frames[0].path[:, :3], [[0.4, 0, 0.2], [0.41, 0, 0.2], [0.42, 0, 0.2]], atol=1e-6)
@@ -62,7 +60,8 @@ def test_without_the_recorded_pose_there_is_no_path(replayed) -> None:
 
 def test_a_bag_holds_what_the_shipped_view_shows(replayed, tmp_path) -> None:
     robot = load_robot("tabletop")
-    folder = write_bag(tmp_path / "looked_at", overlay(replayed, POSE, PERIOD_NS), "pick it up", robot)
+    folder = tmp_path / "replayed"
+    write_bag(folder, overlay(replayed, POSE_NAMES, PERIOD_NS), "pick it up", robot)
     view = json.loads((resources.path("config/views") / "foxglove.json").read_text())["configById"]
     shown = {panel["imageMode"]["imageTopic"] for panel in view.values() if "imageMode" in panel}
     shown |= {*view["3D!plan"]["topics"], "/twist_command"}
@@ -84,9 +83,10 @@ def test_a_bag_holds_what_the_shipped_view_shows(replayed, tmp_path) -> None:
 
 def test_a_rerun_recording_is_written_once_and_needs_its_package(replayed, tmp_path, monkeypatch) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed (the extra rerun)")
-    file = write_rerun(tmp_path / "new" / "episode_0.rrd", overlay(replayed, POSE, PERIOD_NS), "pick it up")
+    file = tmp_path / "new" / "episode_0.rrd"
+    write_rerun(file, overlay(replayed, POSE_NAMES, PERIOD_NS), "pick it up")
     assert file.read_bytes()[:4] in (b"RRF2", b"RRIO") and [path.name for path in file.parent.iterdir()] == [file.name]
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         write_rerun(file, [], "pick it up")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: nothing from elsewhere, what they are given is in them."""
+"""Reports of evaluations: self-contained, escaped, with videos."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from vla_ros.evaluation.reports import page
-from vla_ros.evaluation.reports.evaluation_page import evaluation_parts
+from vla_ros import html
+from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks
 from vla_ros.evaluation.reports.video import RolloutVideo
 
 REPORT = {
@@ -45,7 +45,7 @@ def test_a_page_holds_all_it_shows_and_escapes_what_it_is_given(tmp_path) -> Non
     for tick in range(3):
         video.on_frame(tick, {name: np.full((20, 30, 3), 60 * tick, np.uint8) for name in ("static", "wrist")})
     video.save(tmp_path / "open_drawer-7-failure.webp", 10.0)
-    text = page.page("a < b", evaluation_parts(REPORT, tmp_path))
+    text = html.page("a < b", evaluation_blocks(REPORT, tmp_path))
     sources = Sources(text).found
     assert len(sources) == 2 and all(source.startswith("data:image/") for source in sources)
     assert "default-src 'none'" in text and "url(" not in text
@@ -67,8 +67,3 @@ def test_a_video_has_every_frame_of_every_camera_and_stays_at_its_end(tmp_path) 
         written.seek(3)
         assert abs(np.asarray(written.convert("RGB"))[64, 64].astype(int) - 150).max() < 8
         assert written.info["duration"] >= 1000
-
-
-def test_a_page_is_written_as_a_whole(tmp_path) -> None:
-    page.write(tmp_path / "a" / "r.html", "x")
-    assert [file.name for file in (tmp_path / "a").iterdir()] == ["r.html"]

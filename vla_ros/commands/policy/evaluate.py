@@ -27,15 +27,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vla_ros import files
+from vla_ros import files, html
 from vla_ros.commands.ros import ros_evaluation
 from vla_ros.evaluation.benchmarks import libero
 from vla_ros.evaluation.closed_loop import evaluation
 from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, EvaluationConfig, configure, option
 from vla_ros.evaluation.closed_loop.rollouts import Outcome
 from vla_ros.evaluation.errors import EvaluationError
-from vla_ros.evaluation.reports import page
-from vla_ros.evaluation.reports.evaluation_page import evaluation_parts
+from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks, percent
 from vla_ros.runtime.execution.executors import EXECUTORS
 
 # Options that apply to a running simulator and policy.
@@ -114,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
         files.write_text(json_file, text)
     if config.output:
         files.write_text(config.output / "report.json", text)
-        parts = evaluation_parts(results, config.output / evaluation.VIDEOS)
-        files.write_text(config.output / "report.html", page.page(title, parts))
+        blocks = evaluation_blocks(results, config.output / evaluation.VIDEOS)
+        files.write_text(config.output / "report.html", html.page(title, blocks))
     return 0
 
 
@@ -175,7 +174,7 @@ def _print_rollouts(results: dict[str, Any]) -> None:
     for task, row in [*results["tasks"].items(), ("all", results["total"])]:
         mean = "-" if row["mean_time_s"] is None else f"{row['mean_time_s']:.1f}"
         successes, rate = f"{row['successes']}/{row['rollouts']}", f"{row['success_rate']:.0%}"
-        table.add_row(task, successes, rate, _interval(row["interval"]), mean, style="bold" if task == "all" else None)
+        table.add_row(task, successes, rate, percent(row["interval"]), mean, style="bold" if task == "all" else None)
     console.print(table)
     p50, p95 = ("-" if ms is None else f"{ms:.1f} ms" for ms in map(results["inference_ms"].get, ("p50", "p95")))
     console.print(f"inference p50 {p50}, p95 {p95}; {results['wall_s']:.0f} s")
@@ -192,11 +191,7 @@ def _print_chains(results: dict[str, Any]) -> None:
     console = _console()
     table = Table("subtasks in a row", "chains", "rate", "95 % interval")
     for k, row in results["success_at"].items():
-        table.add_row(k, f"{row['successes']}/{row['trials']}", f"{row['rate']:.1%}", _interval(row["interval"]))
+        table.add_row(k, f"{row['successes']}/{row['trials']}", f"{row['rate']:.1%}", percent(row["interval"]))
     console.print(table)
     average, (low, high) = results["average_length"], results["average_length_interval"]
     console.print(f"average length {average:.2f} ({low:.2f} to {high:.2f}); {results['wall_s']:.0f} s")
-
-
-def _interval(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.0%} to {interval[1]:.0%}"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a checkpoint folder of weights that were trained with RoboVLMs: KosMos-2 with its LSTM head.
+"""Convert weights trained with RoboVLMs (KosMos-2 with an LSTM head) to a checkpoint folder.
 
 vla import-robovlms cont.pt project.json --vlm kosmos-2-patch14-224 \
     --control-hz 32 --linear-mps 0.6 --angular-radps 1.5 --output checkpoints/kosmos
 
-The files of RoboVLMs do not say what an action of 1 means: for CALVIN it is 0.02 m and 0.05 rad a step of 1/30 s, hence
-0.6 m/s and 1.5 rad/s. Mind that its labels of CALVIN are increments of Euler angles, which the contract does not know:
+RoboVLMs does not record what an action of 1 means. For CALVIN it is 0.02 m and 0.05 rad per step of 1/30 s, that is
+0.6 m/s and 1.5 rad/s. Its CALVIN labels are increments of Euler angles, which the contract cannot express: see
 docs/policies.md.
 """
 
@@ -17,14 +17,16 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla import-robovlms``."""
-    parser.add_argument("weights", type=Path, help="checkpoint file (.pt, .ckpt); tensors only are read from it")
-    parser.add_argument("config", type=Path, help="its JSON config")
-    parser.add_argument("--vlm", required=True, help="folder or hub id of the KosMos-2 it was trained from")
+    parser.add_argument("weights", type=Path, help="checkpoint file (.pt, .ckpt); only tensors are read")
+    parser.add_argument("config", type=Path, help="RoboVLMs' JSON config")
+    parser.add_argument("--vlm", required=True, help="folder or hub ID of the KosMos-2 model it was trained from")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--control-hz", type=float, required=True, help="rate at which the policy is to run")
+    parser.add_argument("--control-hz", type=float, required=True, help="control rate of the policy")
     parser.add_argument("--linear-mps", type=float, required=True, help="m/s for a translation of 1")
     parser.add_argument("--angular-radps", type=float, required=True, help="rad/s for a rotation of 1")
-    parser.add_argument("--frame", choices=("base", "tool"), help="default: tool where the config has tcp_rel")
+    parser.add_argument(
+        "--frame", choices=("base", "tool"), help="frame of the twists (default: from tcp_rel in the config)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
     policy = import_policy(read_weights(args.weights), config, args.vlm, motion)
     save_checkpoint(args.output, policy)
     timing, cameras = policy.contract.timing, ", ".join(policy.contract.camera_names)
-    print(f"checkpoint: {args.output} (cameras {cameras}; {timing.history} frames, {timing.chunk} actions a chunk)")
+    print(f"checkpoint: {args.output} (cameras {cameras}; {timing.history} frames, chunks of {timing.chunk} actions)")
     return 0

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show a checkpoint recorded demonstrations, and say what does not fit between robot, recordings and checkpoint.
+"""Replay recorded demonstrations to a checkpoint, and diagnose mismatches between robot, recordings and checkpoint.
 
-vla replay CHECKPOINT bags/mine                       errors, gripper, latency, and mismatches by name
-vla replay CHECKPOINT bags/mine --html replay.html    with plots of predicted beside demonstrated actions
-vla replay CHECKPOINT bags/mine --bag looked_at       pictures, and where each chunk leads, for Foxglove and RViz
-vla replay CHECKPOINT bags/mine --onto-sim            also give the recorded commands to the simulated arm
+vla replay CHECKPOINT bags/mine                       errors, inference time and mismatches
+vla replay CHECKPOINT bags/mine --html replay.html    with plots of predicted against demonstrated actions
+vla replay CHECKPOINT bags/mine --bag replayed        images and the planned paths, for Foxglove and RViz
+vla replay CHECKPOINT bags/mine --onto-sim            also execute the recorded commands on the simulated arm
 
-Each recorded frame goes through the same reader, image path and runner as on the robot. Then every known mismatch
-(BGR, a flipped picture, exchanged cameras, an inverted gripper, another frame, Euler angles, units, rate, statistics)
-is undone in turn: the one that makes the policy agree with the demonstrations is there. A low error does not prove
-that the policy works (try `vla evaluate` or the robot).
+Each recorded frame passes through the same reader, preprocessing and policy runner as on the robot. Each known mismatch
+(BGR, flipped images, swapped cameras, an inverted gripper, another frame, Euler rates, units, control rate, statistics)
+is then undone in turn: if the policy agrees much better with the demonstrations, the mismatch is real. A low error does
+not prove that the policy works: try `vla evaluate` or the robot.
 
-Exit status: 0, or 1 when something does not fit.
+Exit status: 0, or 1 if there is a mismatch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
-import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,60 +28,52 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from vla_ros import files, html
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract
 from vla_ros.datasets.bags.finding import find_bags
 from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
+from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.replay.diagnosis import diagnose
-from vla_ros.evaluation.replay.metadata_checks import declared_mismatches
-from vla_ros.evaluation.replay.open_loop import Replayed, compare, replay, shown, shown_actions
-from vla_ros.evaluation.reports import page
-from vla_ros.evaluation.reports.overlay import overlay
-from vla_ros.evaluation.reports.overlay_bag import write_bag
-from vla_ros.evaluation.reports.overlay_rerun import write_rerun
-from vla_ros.evaluation.reports.replay_page import replay_parts
+from vla_ros.evaluation.replay.metadata_checks import check_metadata
+from vla_ros.evaluation.replay.open_loop import (
+    ReplayedEpisode,
+    example_actions,
+    open_loop_errors,
+    pick_examples,
+    replay,
+)
+from vla_ros.evaluation.reports.overlay import overlay, write_bag, write_rerun
+from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.runner import PolicyRunner
 from vla_ros.robot import Robot, load_robot, match_topic
-from vla_ros.train.config import ConfigError
-
-# How far the simulated arm's way may be from the recorded one: a drawer that is elsewhere, a pose that lags.
-ONTO_SIM_GAIN = (0.7, 1.3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla replay``."""
-    parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
-    parser.add_argument("bags", nargs="+", help="bag folders, or folders of them")
-    parser.add_argument("--robot", default="tabletop", help="robot file with the topics (default: %(default)s)")
-    parser.add_argument(
-        "--episodes",
-        type=int,
-        default=24,
-        metavar="N",
-        help="how many to look at, spread evenly (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--store", type=Path, metavar="FOLDER", help="where to keep decoded bags (default: .vla_store beside them)"
-    )
-    parser.add_argument("--device", default="cpu", help="where the policy runs (default: %(default)s)")
-    parser.add_argument("--onto-sim", action="store_true", help="also give the recorded commands to the simulated arm")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report with plots there")
-    parser.add_argument(
-        "--bag", type=Path, metavar="FOLDER", help="also write a few episodes there as bags, with what was planned"
-    )
-    parser.add_argument("--rerun", type=Path, metavar="FOLDER", help="the same for the Rerun viewer")
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="checkpoint folder")
+    add("bags", nargs="+", help="bags, or folders of bags")
+    add("--robot", default="tabletop", help="robot file with the topics (default: %(default)s)")
+    add("--episodes", type=int, default=24, metavar="N", help="how many, spread evenly (default: %(default)s)")
+    add("--store", type=Path, metavar="FOLDER", help="cache of decoded bags (default: .vla_store beside them)")
+    add("--device", default="cpu", help="compute device (default: %(default)s)")
+    add("--onto-sim", action="store_true", help="also execute the recorded commands on the simulated arm")
+    add("--json", type=Path, metavar="FILE", help="also write the results as JSON")
+    add("--html", type=Path, metavar="FILE", help="also write a report with plots")
+    add("--bag", type=Path, metavar="FOLDER", help="also export a few episodes as bags, with the planned actions")
+    add("--rerun", type=Path, metavar="FOLDER", help="the same for the Rerun viewer")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vla replay``."""
     if args.episodes < 1:
-        raise ConfigError(f"--episodes is {args.episodes}; allowed: 1 or more")
+        raise EvaluationError(f"--episodes is {args.episodes}; must be at least 1")
     for option, folder in (("--bag", args.bag), ("--rerun", args.rerun)):
         if folder is not None and folder.exists():
-            raise ConfigError(f"{option}: {folder} exists already and is not overwritten; name another folder")
+            raise EvaluationError(f"{option}: {folder} already exists; choose another folder")
     runner = PolicyRunner(load_checkpoint(args.checkpoint), args.device)
     contract, robot = runner.contract, load_robot(args.robot)
     bags = find_bags(args.bags)
@@ -91,51 +81,48 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_source(Source("the bags", "bags", args.bags, robot), spec, contract.timing, store=args.store)
     episodes = spread(loaded.episodes, args.episodes)
     print(loaded.summary())
-    declared = [one for bag in bags for one in declared_mismatches(bag, robot, contract)]
+    metadata = [one for bag in bags for one in check_metadata(bag, robot, contract)]
     runner.warm_up()
     replayed = [replay(runner, episode, spec.proprioception) for episode in episodes]
     diagnosis = diagnose(runner, episodes, spec.proprioception, _progress())
-    figures: dict[str, Any] = compare(replayed)
-    figures |= {
+    results = open_loop_errors(replayed) | {
         "checkpoint": str(args.checkpoint),
         "bags": list(map(str, bags)),
         "control_hz": contract.timing.control_hz,
-        "declared": list(map(dataclasses.asdict, declared)),
+        "declared": list(map(dataclasses.asdict, metadata)),
         "diagnosis": diagnosis.to_dict(),
-        "shown": shown_actions(replayed),
+        "shown": example_actions(replayed),
     }
     if args.onto_sim:
-        figures["onto_sim"] = onto_sim(args, robot, spec, contract)
-    _print(figures)
+        results["onto_sim"] = _onto_sim(args, robot, spec, contract)
+    _print(results)
     if args.json:
-        page.write(args.json, json.dumps(figures, indent=1) + "\n")
+        files.write_text(args.json, json.dumps(results, indent=1) + "\n")
     if args.html:
         title = f"{args.checkpoint.name} on {', '.join(bag.name for bag in bags)}"
-        page.write(args.html, page.page(title, replay_parts(figures)))
-    _write_overlays(args, shown(replayed), spec, contract, robot)
-    fits = not declared and not diagnosis.findings and not diagnosis.unexplained
-    return 0 if fits and figures.get("onto_sim", {}).get("fits", True) else 1
+        files.write_text(args.html, html.page(title, replay_blocks(results)))
+    _export(args, pick_examples(replayed), spec, contract, robot)
+    matches = not metadata and not diagnosis.findings and not diagnosis.unexplained
+    return 0 if matches and results.get("onto_sim", {}).get("fits", True) else 1
 
 
-def _write_overlays(
+def _export(
     args: argparse.Namespace,
-    replayed: Sequence[Replayed],
+    replayed: Sequence[ReplayedEpisode],
     spec: ObservationSpec,
     contract: PolicyContract,
     robot: Robot,
 ) -> None:
-    period_ns = contract.timing.period_ns
     for number, one in enumerate(replayed):
-        command = one.episode.command
+        frames = list(overlay(one, spec.proprioception, contract.timing.period_ns))
         if args.bag:
-            write_bag(args.bag / f"episode_{number}", overlay(one, spec.proprioception, period_ns), command, robot)
+            write_bag(args.bag / f"episode_{number}", frames, one.episode.command, robot)
         if args.rerun:
-            file = args.rerun / f"episode_{number}.rrd"
-            write_rerun(file, overlay(one, spec.proprioception, period_ns), command)
+            write_rerun(args.rerun / f"episode_{number}.rrd", frames, one.episode.command)
 
 
 def recorded_spec(contract: PolicyContract, robot: Robot, bags: Sequence[Path]) -> ObservationSpec:
-    """Return what to read: what the policy sees, and the tool's pose where every bag has it, to check frames with."""
+    """Return what the policy sees, plus the tool's pose, to check frames, if every bag has it."""
     names = contract.observation_spec.proprioception
     pose = tuple(name for name in PROPRIOCEPTION_UNITS if name.startswith("ee_") and name not in names)
     if robot.ee_pose is None or not pose:
@@ -148,84 +135,65 @@ def recorded_spec(contract: PolicyContract, robot: Robot, bags: Sequence[Path]) 
 
 
 def spread(episodes: Sequence[Episode], count: int) -> list[Episode]:
-    """Return ``count`` of the episodes, or all if there are fewer, spread evenly over the tasks and within each."""
+    """Return at most `count` of the episodes, spread evenly over the tasks and within each."""
     by_task = sorted(episodes, key=lambda episode: episode.task)
     chosen = np.unique(np.linspace(0, len(by_task) - 1, count).round().astype(int))
     return [by_task[index] for index in chosen]
 
 
-def onto_sim(
+def _onto_sim(
     args: argparse.Namespace, robot: Robot, spec: ObservationSpec, contract: PolicyContract
 ) -> dict[str, Any]:  # fmt: skip
-    """Give what was commanded to the simulated arm and return how it moved, beside how the recorded one did.
-
-    Raises:
-        UserError: the bags lack the commands, or nobody recorded where the tool was.
-    """
-    from vla_ros.evaluation.replay.onto_sim import drive
-    from vla_ros.sim.physics import TabletopSim
+    from vla_ros.evaluation.replay.onto_sim import drive_all
 
     if robot.ee_pose is None or "ee_x" not in spec.proprioception:
-        raise ConfigError("--onto-sim needs the tool's pose: name ee_pose in the robot's file, and record it")
-    # What moved the arm: a demonstrator may have meant something else, when noise was added on purpose.
-    moved = dataclasses.replace(robot, demonstrated_twist=robot.twist_command)
-    # No picture is looked at, but episodes have one.
+        raise EvaluationError("--onto-sim needs the tool's pose: define ee_pose in the robot file, and record it")
+    # The executed twists: with noise injected, a demonstrator meant others.
+    executed = dataclasses.replace(robot, demonstrated_twist=robot.twist_command)
+    # No image is used, but episodes need a camera.
     small = ObservationSpec((dataclasses.replace(contract.cameras[0], height=8, width=8),), spec.proprioception)
-    loaded = load_source(Source("the bags", "bags", args.bags, moved), small, contract.timing, store=args.store)
-    episodes = spread(loaded.episodes, args.episodes)
-    sim = TabletopSim()
+    loaded = load_source(Source("the bags", "bags", args.bags, executed), small, contract.timing, store=args.store)
     try:
-        driven = [drive(episode, spec.proprioception, contract.timing.control_hz, sim) for episode in episodes]
+        return drive_all(spread(loaded.episodes, args.episodes), spec.proprioception, contract.timing.control_hz)
     except ValueError as error:
-        raise ConfigError(f"--onto-sim: {error}") from None
-    figures: dict[str, Any] = {
-        key: _median([getattr(one, key) for one in driven])
-        for key in ("position_error_m", "rotation_error_rad", "linear_gain", "angular_gain")
-    }
-    low, high = ONTO_SIM_GAIN
-    gains = [figures["linear_gain"], figures["angular_gain"]]
-    return {**figures, "episodes": len(driven), "fits": all(gain is None or low < gain < high for gain in gains)}
+        raise EvaluationError(f"--onto-sim: {error}") from None
 
 
-def _median(values: Sequence[float]) -> float | None:
-    known = [value for value in values if math.isfinite(value)]
-    return statistics.median(known) if known else None
-
-
-def _progress() -> Any:
+def _progress() -> Callable[[str], None]:
     if not sys.stdout.isatty():
         return lambda _: None
     return lambda text: print(f"\rtrying {text:100.100}", end="\r", flush=True)
 
 
-def _print(figures: dict[str, Any]) -> None:
-    console = Console()
+def _print(results: dict[str, Any]) -> None:
     table = Table("axis", "mean absolute error", "of never moving")
-    for axis, row in figures["axes"].items():
+    for axis, row in results["axes"].items():
         table.add_row(axis, f"{row['error']:.4f} {row['unit']}", f"{row['error_of_never_moving']:.4f} {row['unit']}")
-    table.add_row("gripper", f"right in {figures['gripper_accuracy']:.1%} of {figures['frames']} frames", "")
-    console.print(table)
-    inference = figures["inference_ms"]
+    table.add_row("gripper", f"right in {results['gripper_accuracy']:.1%} of {results['frames']} frames", "")
+    Console().print(table)
+    inference = results["inference_ms"]
     print(f"inference p50 {inference['p50']:.1f} ms, p95 {inference['p95']:.1f} ms")
-    if "onto_sim" in figures:
-        sim = figures["onto_sim"]
-        gains = ", ".join(
-            f"{part} {'hardly moved' if sim[f'{part}_gain'] is None else format(sim[f'{part}_gain'], '.2f')}"
-            for part in ("linear", "angular")
-        )
-        print(
-            f"onto the simulator: {sim['episodes']} episodes, {1e3 * sim['position_error_m']:.1f} mm and "
-            f"{sim['rotation_error_rad']:.3f} rad from the recorded way; gain {gains} (1 when units and frame fit)"
-        )
-        if not sim["fits"]:
-            print("mismatch, onto the simulator: it does not move as the recorded arm did; see units, frame and rate")
-    diagnosis = figures["diagnosis"]
-    for row in [*figures["declared"], *diagnosis["findings"]]:
+    if "onto_sim" in results:
+        _print_onto_sim(results["onto_sim"])
+    diagnosis = results["diagnosis"]
+    mismatches = [*results["declared"], *diagnosis["findings"]]
+    for row in mismatches:
         print(f"mismatch, {row['name']}: {row['detail']}")
     if diagnosis["unexplained"]:
         print(
-            f"the policy does something else than was demonstrated (disagreement {diagnosis['cost_undone']:.2f}, where "
-            "1 is as bad as standing still): another task, robot or scene, or a mismatch not known here"
+            f"the policy disagrees with the demonstrations (disagreement {diagnosis['cost_undone']:.2f}; 1 is as bad "
+            "as standing still): another task, robot or scene, or an unknown mismatch"
         )
-    if not figures["declared"] and not diagnosis["findings"] and not diagnosis["unexplained"]:
-        print(f"no mismatch found (disagreement {diagnosis['cost']:.2f}: 0 perfect, 1 as bad as standing still)")
+    elif not mismatches:
+        print(f"no mismatch found (disagreement {diagnosis['cost']:.2f}: 0 is perfect, 1 as bad as standing still)")
+
+
+def _print_onto_sim(results: dict[str, Any]) -> None:
+    gains = [results["linear_gain"], results["angular_gain"]]
+    linear, angular = ("hardly moved" if gain is None else f"{gain:.2f}" for gain in gains)
+    print(
+        f"onto the simulator: {results['episodes']} episodes, error {1e3 * results['position_error_m']:.1f} mm and "
+        f"{results['rotation_error_rad']:.3f} rad; gain linear {linear}, angular {angular} (1 if units and frame match)"
+    )
+    if not results["fits"]:
+        print("mismatch, onto the simulator: it does not move as the recorded arm did; check units, frame and rate")

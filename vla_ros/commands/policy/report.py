@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put all that is known of a training run into one HTML file that opens offline.
+"""Write an HTML report of a training run: one file that opens offline.
 
 vla report runs/finetune                                writes runs/finetune/report.html
 vla report runs/finetune --output finetune.html
 
-It shows the curves, the demonstrations, the contract, and what lies in the run folder of evaluations and replays:
+The report shows the training curves, the demonstrations, the contract, and evaluations and replays in the run folder:
 
 vla evaluate runs/finetune/checkpoint --output runs/finetune/evaluation --videos
 vla replay runs/finetune/checkpoint bags/novel --json runs/finetune/replay.json
@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vla_ros import files, html
 from vla_ros.contract import PolicyContract
-from vla_ros.errors import UserError
 from vla_ros.evaluation.closed_loop.evaluation import VIDEOS
-from vla_ros.evaluation.reports import page
-from vla_ros.evaluation.reports.evaluation_page import evaluation_parts
-from vla_ros.evaluation.reports.replay_page import replay_parts
+from vla_ros.evaluation.errors import EvaluationError
+from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks
+from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.checkpoint import CONTRACT
 from vla_ros.train.callbacks import draw_curves
 from vla_ros.train.data_summary import DATA_SUMMARY
@@ -32,65 +32,64 @@ from vla_ros.train.data_summary import DATA_SUMMARY
 REPORT = "report.html"
 
 
-class ReportError(UserError):
-    """A folder that there is nothing to report of."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla report``."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run, as `vla fit` writes it")
-    parser.add_argument("--output", type=Path, metavar="FILE", help=f"where to write it (default: RUN/{REPORT})")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, as written by `vla fit`")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"the report (default: RUN/{REPORT})")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vla report``."""
     output = args.output or args.run / REPORT
-    page.write(output, report(args.run))
+    files.write_text(output, run_report(args.run))
     print(output)
     return 0
 
 
-def report(folder: Path) -> str:
-    """Return the page about a run folder; what the folder lacks is left out.
+def run_report(folder: Path) -> str:
+    """Return the page on a run folder, with whatever the folder contains.
 
     Raises:
-        ReportError: there is no such folder, nothing of a run is in it, or a file in it is damaged.
+        EvaluationError: The folder does not exist, has nothing to report, or contains a damaged file.
     """
     if not folder.is_dir():
-        raise ReportError(f"there is no folder {folder}; give the run folder that `vla fit` has written")
-    parts = [*_curves(folder), *_data(folder), *_contract(folder), *_evaluations(folder), *_replays(folder)]
-    if not parts:
-        raise ReportError(
-            f"{folder} holds no metrics.csv, {DATA_SUMMARY}, checkpoint, evaluation or replay; give the run folder "
-            "that `vla fit` has written"
+        raise EvaluationError(f"{folder} does not exist; must be a run folder written by `vla fit`")
+    blocks = [*_curves(folder), *_data(folder), *_contract(folder), *_evaluations(folder), *_replays(folder)]
+    if not blocks:
+        raise EvaluationError(
+            f"{folder} contains no metrics.csv, {DATA_SUMMARY}, checkpoint, evaluation or replay; must be a run folder "
+            "written by `vla fit`"
         )
-    return page.page(f"Training run {folder.resolve().name}", parts)
+    return html.page(f"Training run {folder.resolve().name}", blocks)
 
 
-def _curves(folder: Path) -> list[str]:
-    """The curves, drawn anew: a run that is still going on has no picture yet."""
-    with tempfile.TemporaryDirectory() as scratch:
-        picture = Path(scratch) / "curves.png"
-        draw_curves(folder, picture)
-        if not picture.is_file():
+def _curves(folder: Path) -> list[html.Block]:
+    with tempfile.TemporaryDirectory() as scratch:  # draw them now: an unfinished run has no image yet
+        image = Path(scratch) / "curves.png"
+        draw_curves(folder, image)
+        if not image.is_file():
             return []
-        return [page.heading("Training"), page.image(picture.read_bytes(), "png", "losses over the steps")]
+        return [html.heading("Training"), html.images([image.read_bytes()], "png", "losses over training steps")]
 
 
-def _data(folder: Path) -> list[str]:
+def _data(folder: Path) -> list[html.Block]:
     file = folder / DATA_SUMMARY
     if not file.is_file():
         return []
-    parts = [page.heading("Demonstrations")]
-    summary = _read(file)
+    splits = _read(file)
     counts = ("episodes", "frames", "commands")
-    parts.append(page.table(("", *counts), [(name, *(part[key] for key in counts)) for name, part in summary.items()]))
-    tasks = sorted({task for part in summary.values() for task in part["tasks"]})
-    rows = [(task, *(part["tasks"].get(task, 0) for part in summary.values())) for task in tasks]
-    return [*parts, page.table(("episodes by task", *summary), rows)]
+    tasks = sorted({task for split in splits.values() for task in split["tasks"]})
+    return [
+        html.heading("Demonstrations"),
+        html.table(("", *counts), [(name, *(split[key] for key in counts)) for name, split in splits.items()]),
+        html.table(
+            ("episodes by task", *splits),
+            [(task, *(split["tasks"].get(task, 0) for split in splits.values())) for task in tasks],
+        ),
+    ]
 
 
-def _contract(folder: Path) -> list[str]:
+def _contract(folder: Path) -> list[html.Block]:
     file = folder / "checkpoint" / CONTRACT
     if not file.is_file():
         return []
@@ -100,38 +99,38 @@ def _contract(folder: Path) -> list[str]:
     rows = [
         ("policy", f"{provenance.backbone}, {provenance.head}"),
         ("cameras", cameras),
-        ("state", ", ".join(contract.observation_spec.proprioception) or "none"),
-        ("timing", f"{timing.control_hz:g} Hz, {timing.history} frames seen, {timing.chunk} actions planned"),
+        ("proprioception", ", ".join(contract.observation_spec.proprioception) or "none"),
+        ("timing", f"{timing.control_hz:g} Hz, {timing.history} observed frames, chunks of {timing.chunk} actions"),
         ("data", provenance.data_digest),
         ("vla_ros", provenance.package_version),
     ]
-    return [page.heading("Checkpoint"), page.table(("", ""), rows)]
+    return [html.heading("Checkpoint"), html.table(("", ""), rows)]
 
 
-def _evaluations(folder: Path) -> list[str]:
-    parts = []
+def _evaluations(folder: Path) -> list[html.Block]:
+    blocks = []
     for file in sorted(folder.rglob("report.json")):
         content = _read(file)
         if "settings" in content:
-            parts += [page.heading(f"Evaluation: {file.parent.relative_to(folder)}")]
-            parts += evaluation_parts(content, file.parent / VIDEOS)
-    return parts
+            blocks += [html.heading(f"Evaluation: {file.parent.relative_to(folder)}")]
+            blocks += evaluation_blocks(content, file.parent / VIDEOS)
+    return blocks
 
 
-def _replays(folder: Path) -> list[str]:
-    parts = []
+def _replays(folder: Path) -> list[html.Block]:
+    blocks = []
     for file in sorted(folder.rglob("replay*.json")):
         content = _read(file)
         if "diagnosis" in content:
-            parts += [page.heading(f"Open loop: {', '.join(content['bags'])}"), *replay_parts(content)]
-    return parts
+            blocks += [html.heading(f"Open loop: {', '.join(content['bags'])}"), *replay_blocks(content)]
+    return blocks
 
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ReportError(f"{file} is not JSON ({error}); make it again, or remove it") from None
+        raise EvaluationError(f"{file} is not JSON ({error}); write it again, or delete it") from None
     if not isinstance(content, dict):
-        raise ReportError(f"{file} is no JSON object; make it again, or remove it")
+        raise EvaluationError(f"{file} is not a JSON object; write it again, or delete it")
     return content

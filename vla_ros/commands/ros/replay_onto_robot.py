@@ -32,7 +32,7 @@ from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContra
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
 from vla_ros.errors import UserError
-from vla_ros.evaluation.replay.motion import Motion, apart, compare
+from vla_ros.evaluation.replay.motion import Motion, compare_motion, pose_distance
 from vla_ros.files import write_json
 from vla_ros.robot import Robot, load_robot
 from vla_ros.runtime.playback import Playback
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     def check_start(state: NDArray[np.float64]) -> None:
-        distance_m, turn_rad = apart(names, recorded[0], state)
+        distance_m, turn_rad = pose_distance(names, recorded[0], state)
         if not args.anywhere and (distance_m > START_M or turn_rad > START_RAD):
             raise UserError(
                 f"the tool is {distance_m:.3f} m and {turn_rad:.2f} rad from where the episode begins, beyond "
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     seen = playback.seen
     frames = np.array([one.frame for one in seen])
     try:
-        motion = compare(names, recorded, frames, np.stack([one.proprioception for one in seen]))
+        motion = compare_motion(names, recorded, frames, np.stack([one.proprioception for one in seen]))
     except ValueError as error:
         raise UserError(f"the replay stopped ({ended.reason}) before the arm moved: {error}") from None
     figures |= dataclasses.asdict(motion)

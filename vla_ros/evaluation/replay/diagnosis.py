@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which mismatch explains why a policy does not do what demonstrations do: the policy itself is the instrument.
+"""Diagnose why a policy disagrees with demonstrations, using the policy itself as the instrument.
 
-Each known mismatch (`mismatches`) is undone in turn. If that makes the predicted actions agree much better with the
-demonstrated ones, it is there. It stays undone while the others are tried again, until none helps.
+Each known mismatch is undone in turn. If predicted and demonstrated actions then agree much better, the mismatch is
+real. It stays undone while the others are tried again, until none helps.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ import numpy as np
 
 from vla_ros.contract import ARM_AXES
 from vla_ros.datasets.episode import Episode
-from vla_ros.evaluation.replay import calibration, mismatches
-from vla_ros.evaluation.replay.agreement import surely_smaller
-from vla_ros.evaluation.replay.hypothesis import Finding, Trial
-from vla_ros.evaluation.replay.mismatches import Mismatch
-from vla_ros.evaluation.replay.weak_evidence import subtle_findings
+from vla_ros.evaluation.replay import mismatches
+from vla_ros.evaluation.replay.disagreement import certain_reduction, fit_actions
+from vla_ros.evaluation.replay.hypothesis import Hypothesis
+from vla_ros.evaluation.replay.mismatches import Finding, Mismatch
+from vla_ros.evaluation.replay.small_effects import find_small_effects
 from vla_ros.runtime.planning.planner import ChunkPolicy
 
-# What undoing a mismatch must surely save of the cost, and how good it must make the agreement, to be believed.
-SAVED, GOOD = 0.15, 0.65
-# Above this cost the policy does not do what was demonstrated, whatever the reason.
+# A mismatch counts if undoing it certainly reduces the cost by this share, to less than this cost.
+MIN_REDUCTION, GOOD = 0.15, 0.65
+# Above this cost the policy does not do what was demonstrated, for whatever reason.
 BAD = 0.75
-# Six gains and offsets explain everything a little; they must explain that much more than the best of the others.
+# Six gains and offsets explain everything a little; they must do better than any other mismatch by this share.
 _FIT_ADVANTAGE = 0.15
-_MOST_FINDINGS = 4
+_MAX_FINDINGS = 4
 _SCREENED_FRAMES, _SCREENED_KEPT = 150, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """findings: most telling first; cost (`agreement`): as recorded, cost_undone: with all of them undone."""
+    """What was found.
+
+    Attributes:
+        findings: The most telling one first.
+        cost: Disagreement as recorded.
+        cost_undone: Disagreement with all findings undone.
+    """
 
     findings: tuple[Finding, ...]
     cost: float
@@ -42,11 +48,11 @@ class Diagnosis:
 
     @property
     def unexplained(self) -> bool:
-        """Whether the policy does something else than the demonstrations for a reason that is not among these."""
+        """Whether the policy disagrees with the demonstrations for an unknown reason."""
         return self.cost_undone > BAD
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only."""
+        """Convert to plain types."""
         return {**dataclasses.asdict(self), "unexplained": self.unexplained}
 
 
@@ -56,74 +62,62 @@ def diagnose(
     names: Sequence[str],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Diagnosis:
-    """Find what is wrong between `policy` and `episodes`.
+    """Diagnose mismatches between `policy` and `episodes`.
 
     Args:
-        names: of the episodes' proprioceptive values; those of the policy's contract are among them.
-        progress: is told what is tried.
+        names: Of the episodes' proprioceptive values; must include those of the policy's contract.
+        progress: Called with each mismatch that is tried.
     """
-    trial = Trial.start(policy, episodes, names)
-    first = trial
+    first = current = Hypothesis.healthy(policy, episodes, names)
     findings: list[Finding] = []
-    while len(findings) < _MOST_FINDINGS:
-        best = min(_tried(trial, policy, names, progress), key=lambda one: one[1].agreement.cost)
-        refit = _refitted(trial)
-        least = best[1].agreement.cost
-        if refit is not None and refit.agreement.cost < least * (1 - _FIT_ADVANTAGE) and _helps(trial, refit):
-            fitted = calibration.fit(trial.predicted, trial.demonstrated)
-            findings.append(_of_statistics(fitted, trial.agreement.cost, refit.agreement.cost))
-            trial = refit
+    while len(findings) < _MAX_FINDINGS:
+        mismatch, best = min(_undo_each(current, policy, progress), key=lambda one: one[1].cost)
+        fit = fit_actions(current.predicted, current.actions)
+        if fit.plausible:
+            refit = current.rescale(fit)
+            if refit.cost < best.cost * (1 - _FIT_ADVANTAGE) and _helps(current, refit):
+                far = ", ".join(f"{ARM_AXES[axis]} by {1 / fit.gain[axis]:.2g}" for axis in fit.far_off)
+                detail = f"the contract's action bounds are those of other data: they scale {far}"
+                findings.append(Finding(mismatches.STATISTICS, detail, current.cost, refit.cost))
+                current = refit
+                break
+        if not _helps(current, best):
             break
-        if not _helps(trial, best[1]):
-            break
-        findings.append(Finding(best[0].name, best[0].where, trial.agreement.cost, best[1].agreement.cost))
-        trial = best[1]
-    findings += subtle_findings(trial)
-    return Diagnosis(tuple(findings), first.agreement.cost, trial.agreement.cost)
+        findings.append(Finding(mismatch.name, mismatch.where, current.cost, best.cost))
+        current = best
+    findings += find_small_effects(current)
+    return Diagnosis(tuple(findings), first.cost, current.cost)
 
 
-def _tried(
-    trial: Trial, policy: ChunkPolicy, names: Sequence[str], progress: Callable[[str], None]
-) -> list[tuple[Mismatch, Trial]]:
-    """Undo each candidate; where the policy has to run again, on some episodes first, and the best of these on all."""
-    few = trial.some(_SCREENED_FRAMES)
+def _undo_each(
+    current: Hypothesis, policy: ChunkPolicy, progress: Callable[[str], None]
+) -> list[tuple[Mismatch, Hypothesis]]:
+    """Undo each candidate; those that need another replay are screened on a few episodes, and the best kept."""
+    few = current.subset(_SCREENED_FRAMES)
     tried, screened = [], []
-    for candidate in _candidates(trial, policy, names):
+    for candidate in _candidates(current, policy):
         progress(str(candidate))
         if candidate.view is None:
-            tried.append((candidate, trial.undo(candidate, policy)))
+            tried.append((candidate, current.undo(candidate, policy)))
         else:
-            screened.append((few.undo(candidate, policy).agreement.cost, candidate))
+            screened.append((few.undo(candidate, policy).cost, candidate))
     for _, candidate in sorted(screened, key=lambda one: one[0])[:_SCREENED_KEPT]:
-        tried.append((candidate, trial.undo(candidate, policy)))
+        tried.append((candidate, current.undo(candidate, policy)))
     return tried
 
 
-def _candidates(trial: Trial, policy: ChunkPolicy, names: Sequence[str]) -> list[Mismatch]:
-    """List what may still be wrong: nothing of a kind that is undone already for the same thing."""
+def _candidates(current: Hypothesis, policy: ChunkPolicy) -> list[Mismatch]:
+    """List the mismatches whose subject has not been corrected yet."""
     contract = policy.contract
     wanted = contract.observation_spec.proprioception
     seen = None
     if wanted:
-        columns = [list(names).index(name) for name in wanted]
-        seen = np.concatenate([one.episode.proprioception[:, columns] for one in trial.replayed]).astype(np.float64)
-    every = mismatches.of_labels(trial.rotations is not None) + mismatches.of_observations(contract, seen)
-    taken = {thing for one in trial.undone for thing in one.things}
-    return [one for one in every if not taken & set(one.things)]
+        columns = [list(current.names).index(name) for name in wanted]
+        seen = np.concatenate([one.episode.proprioception[:, columns] for one in current.replayed]).astype(np.float64)
+    candidates = mismatches.of_actions(current.rotations is not None) + mismatches.of_observations(contract, seen)
+    corrected = {subject for one in current.undone for subject in one.subjects}
+    return [one for one in candidates if not corrected & set(one.subjects)]
 
 
-def _refitted(trial: Trial) -> Trial | None:
-    """Return the trial as other action statistics in the contract would make it; None if they can't be the reason."""
-    fitted = calibration.fit(trial.predicted, trial.demonstrated)
-    return trial.rescaled(fitted) if fitted.plausible else None
-
-
-def _helps(before: Trial, after: Trial) -> bool:
-    return after.agreement.cost < GOOD and surely_smaller(before.agreement, after.agreement) > SAVED
-
-
-def _of_statistics(fitted: calibration.Fit, cost: float, cost_undone: float) -> Finding:
-    far = ", ".join(f"{ARM_AXES[axis]} by {1 / fitted.gain[axis]:.2g}" for axis in fitted.far_off)
-    return Finding(
-        mismatches.STATISTICS, f"the contract's action bounds are of other data: they scale {far}", cost, cost_undone
-    )
+def _helps(before: Hypothesis, after: Hypothesis) -> bool:
+    return after.cost < GOOD and certain_reduction(before.disagreement, after.disagreement) > MIN_REDUCTION

@@ -1,77 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy's predictions beside demonstrated actions, with some mismatches undone."""
+"""A policy's predictions against the demonstrations, with some mismatches undone."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from vla_ros.datasets.episode import Episode
-from vla_ros.evaluation.replay.agreement import Agreement, measure
-from vla_ros.evaluation.replay.calibration import Fit
-from vla_ros.evaluation.replay.mismatches import Array, Mismatch, tool_rotations
-from vla_ros.evaluation.replay.open_loop import Replayed, replay
+from vla_ros.evaluation.replay.disagreement import ActionFit, Array, Disagreement, disagreement
+from vla_ros.evaluation.replay.mismatches import Mismatch, tool_rotations
+from vla_ros.evaluation.replay.open_loop import ReplayedEpisode, View, replay
 from vla_ros.observations.observation import Observation
 from vla_ros.runtime.planning.planner import ChunkPolicy
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """A mismatch by name, in words, and the cost (`agreement`) with it and without it."""
+class Hypothesis:
+    """Which mismatches there are, and what policy and demonstrations look like without them.
 
-    name: str
-    detail: str
-    cost: float
-    cost_undone: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """What the policy predicts (`replayed`) and what counts as done (`actions`, (T, 7) of each episode).
-
-    names: of the episodes' proprioceptive values; rotations: the tool's, of each episode, None where nobody knows.
+    Attributes:
+        replayed: The policy's predictions.
+        actions: Demonstrated actions (T, 7) of each episode.
+        names: Of the episodes' proprioceptive values.
+        rotations: Tool orientations of each episode; None if not recorded.
+        undone: The mismatches.
     """
 
-    replayed: Sequence[Replayed]
+    replayed: Sequence[ReplayedEpisode]
     actions: Sequence[Array]
     names: Sequence[str]
     rotations: Sequence[Rotation] | None
     undone: tuple[Mismatch, ...] = ()
 
     @classmethod
-    def start(cls, policy: ChunkPolicy, episodes: Sequence[Episode], names: Sequence[str]) -> Trial:
-        """Replay episodes as they are."""
+    def healthy(cls, policy: ChunkPolicy, episodes: Sequence[Episode], names: Sequence[str]) -> Hypothesis:
+        """Replay the episodes as they are."""
         rotations = [tool_rotations(names, episode.proprioception) for episode in episodes]
         known = [rotation for rotation in rotations if rotation is not None]
         return cls(
             [replay(policy, episode, names) for episode in episodes],
-            [episode.actions.copy() for episode in episodes],  # out of a store they can not be written to
+            [episode.actions.copy() for episode in episodes],  # those from a store are read-only
             names,
             known if len(known) == len(episodes) else None,
         )
 
-    def undo(self, mismatch: Mismatch, policy: ChunkPolicy) -> Trial:
-        """Return the trial without `mismatch`; the policy runs again where it sees something else then."""
+    def undo(self, mismatch: Mismatch, policy: ChunkPolicy) -> Hypothesis:
+        """Return the hypothesis that `mismatch` is there too; replays the policy if its observations change."""
         undone = (*self.undone, mismatch)
         if mismatch.view is not None:
-            view = _composed([one.view for one in undone if one.view is not None])
-            replayed: Sequence[Replayed] = [replay(policy, one.episode, self.names, view) for one in self.replayed]
+            view = _compose([one.view for one in undone if one.view is not None])
+            replayed = [replay(policy, one.episode, self.names, view) for one in self.replayed]
             return dataclasses.replace(self, replayed=replayed, undone=undone)
-        relabel = mismatch.relabel
-        assert relabel is not None
+        assert mismatch.relabel is not None
         rotations = self.rotations or [None] * len(self.actions)
-        actions = [relabel(one, rotation) for one, rotation in zip(self.actions, rotations, strict=True)]
+        actions = [mismatch.relabel(one, rotation) for one, rotation in zip(self.actions, rotations, strict=True)]
         return dataclasses.replace(self, actions=actions, undone=undone)
 
-    def some(self, frames: int) -> Trial:
-        """Return the trial of some episodes only, spread over all, with so many frames or a little more."""
+    def subset(self, frames: int) -> Hypothesis:
+        """Return the hypothesis for some episodes, spread over all, with at least `frames` frames."""
         lengths = np.array([len(actions) for actions in self.actions])
-        order = np.argsort(np.arange(len(lengths)) * 0.6180339887 % 1.0)  # any prefix is spread evenly
+        order = np.argsort(np.arange(len(lengths)) * 0.6180339887 % 1.0)  # every prefix is spread evenly
         count = int(np.searchsorted(np.cumsum(lengths[order]), frames)) + 1
         chosen = sorted(order[:count].tolist())
         return dataclasses.replace(
@@ -81,35 +73,31 @@ class Trial:
             rotations=None if self.rotations is None else [self.rotations[index] for index in chosen],
         )
 
-    def rescaled(self, fit: Fit) -> Trial:
-        """Return the trial with the predictions as `fit` has them."""
-        replayed = [
-            dataclasses.replace(one, chunks=chunks)
-            for one, chunks in zip(self.replayed, fit.apply([one.chunks for one in self.replayed]), strict=True)
-        ]
+    def rescale(self, fit: ActionFit) -> Hypothesis:
+        """Return the hypothesis with rescaled predictions."""
+        replayed = [dataclasses.replace(one, chunks=fit.apply(one.chunks)) for one in self.replayed]
         return dataclasses.replace(self, replayed=replayed)
 
     @property
     def predicted(self) -> list[Array]:
-        """The first actions (T, 1, 7) of each episode: later ones are harder to foresee and tell less."""
-        return [one.chunks[:, :1] for one in self.replayed]
-
-    @property
-    def demonstrated(self) -> list[Array]:
-        """The same, as demonstrated."""
-        return [actions[:, None] for actions in self.actions]
+        """First predicted actions (T, 7) of each episode: later ones are harder to predict and less telling."""
+        return [one.chunks[:, 0] for one in self.replayed]
 
     @functools.cached_property
-    def agreement(self) -> Agreement:
-        """How well they agree."""
-        known: list[NDArray[np.bool_]] = [np.ones((len(actions), 1), bool) for actions in self.actions]
-        return measure(self.predicted, self.demonstrated, known)
+    def disagreement(self) -> Disagreement:
+        """Between the first predicted actions and the demonstrated ones."""
+        return disagreement(self.predicted, self.actions)
+
+    @property
+    def cost(self) -> float:
+        """Cost of the disagreement."""
+        return self.disagreement.cost
 
 
-def _composed(views: Sequence[Callable[[Observation], Observation]]) -> Callable[[Observation], Observation]:
-    def view(seen: Observation) -> Observation:
+def _compose(views: Sequence[View]) -> View:
+    def view(observation: Observation) -> Observation:
         for one in views:
-            seen = one(seen)
-        return seen
+            observation = one(observation)
+        return observation
 
     return view

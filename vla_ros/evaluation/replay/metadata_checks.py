@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What recordings say about themselves against what a contract states: no policy is asked."""
+"""Compare the cameras of a recording with a contract; needs no policy."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from vla_ros.observations.messages import observation_value
 from vla_ros.robot import Robot, match_topic
 
 RESOLUTION, RATE = "resolution", "control rate"
-# A camera a little slower than the control rate skips a frame now and then; at two thirds every third is an old one.
-_SLOWEST = 0.75
+# A camera slightly slower than the control rate skips a frame now and then; at two thirds, every third frame is stale.
+_MIN_RATE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
-class Declared:
-    """A mismatch by name and in words."""
+class MetadataMismatch:
+    """What is wrong, by name and in words."""
 
     name: str
     detail: str
 
 
-def declared_mismatches(bag: Path, robot: Robot, contract: PolicyContract) -> list[Declared]:
-    """Compare the cameras of a bag with the contract: pictures too small, or too few a second.
+def check_metadata(bag: Path, robot: Robot, contract: PolicyContract) -> list[MetadataMismatch]:
+    """Return cameras of a bag whose images are too small or too infrequent for the contract.
 
-    A topic that the bag lacks is not told here; reading the bag says so.
+    Missing topics are reported when the bag is read, not here.
     """
     found = []
     with open_bag(bag) as recording:
@@ -41,26 +41,23 @@ def declared_mismatches(bag: Path, robot: Robot, contract: PolicyContract) -> li
             if topic is None or len(times_ns[topic]) < 2:
                 continue
             rate_hz = 1e9 / float(np.median(np.diff(times_ns[topic])))
-            if rate_hz < _SLOWEST * contract.timing.control_hz:
-                wanted = f"the policy acts at {contract.timing.control_hz:g} Hz"
-                found.append(
-                    Declared(RATE, f"{bag.name}: camera {camera.name} gives {rate_hz:.1f} pictures/s, {wanted}")
-                )
-            size = _size(recording, robot, camera.name, topic)
+            where = f"{bag.name}: camera {camera.name}"
+            if rate_hz < _MIN_RATE * contract.timing.control_hz:
+                detail = f"{where} runs at {rate_hz:.1f} Hz, but the policy at {contract.timing.control_hz:g} Hz"
+                found.append(MetadataMismatch(RATE, detail))
+            size = _image_size(recording, robot, camera.name, topic)
             if size is not None and (size[0] < camera.height or size[1] < camera.width):
-                wanted = f"the policy sees {camera.width} x {camera.height}"
-                found.append(
-                    Declared(RESOLUTION, f"{bag.name}: camera {camera.name} has {size[1]} x {size[0]} pixels, {wanted}")
-                )
+                detail = f"{where} has {size[1]} x {size[0]} pixels, the policy sees {camera.width} x {camera.height}"
+                found.append(MetadataMismatch(RESOLUTION, detail))
     return found
 
 
-def _size(recording: Recording, robot: Robot, camera: str, topic: str) -> tuple[int, int] | None:
-    """Height and width of the camera's first picture that can be decoded."""
+def _image_size(recording: Recording, robot: Robot, camera: str, topic: str) -> tuple[int, int] | None:
+    """Return height and width of the first image that can be decoded."""
     for _, _, message in recording.messages([topic]):
         try:
             height, width = observation_value(message, robot, camera).rgb().shape[:2]
-        except ValueError:  # told by whoever reads the episodes
+        except ValueError:  # reported when the bag is read
             continue
         return int(height), int(width)
     return None

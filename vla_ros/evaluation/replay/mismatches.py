@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways in which a robot, its recordings and a checkpoint can disagree, each as what would undo it.
+"""Mismatches between a robot, its recordings and a checkpoint, each with the correction that undoes it.
 
-A mismatch is undone in what the policy sees, in what the demonstration is said to have done, or in what the policy's
-output is said to mean. Which of them is there, `diagnosis` finds out by trying.
+A correction changes what the policy sees, or the demonstrated actions. `diagnosis` tries which ones help.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,45 +21,62 @@ from vla_ros.imaging import images
 from vla_ros.observations.observation import Observation
 
 Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
+View = Callable[[Observation], Observation]
+Relabel = Callable[[Array, Rotation | None], Array]
 
-# The names in which a finding is reported.
+# Names in reports.
 COLOUR_ORDER, FLIPPED, CAMERA_ORDER = "colour order", "flipped image", "camera order"
 GRIPPER, ROTATION, FRAME = "gripper polarity", "Euler angles", "frame"
 RATE, UNITS, STATISTICS = "control rate", "units", "statistics"
 
-_FLIPS = {"upside down": np.s_[::-1], "mirrored": np.s_[:, ::-1], "turned by 180 degrees": np.s_[::-1, ::-1]}
+_FLIPS: dict[str, slice | tuple[slice, slice]] = {
+    "upside down": np.s_[::-1],
+    "mirrored": np.s_[:, ::-1],
+    "turned by 180 degrees": np.s_[::-1, ::-1],
+}
 _SCALES = {"1000 times too large (mm for m?)": 1e-3, "1000 times too small": 1e3}
 _DEGREES = {"degrees for radians": np.pi / 180, "radians for degrees": 180 / np.pi}
 
 
 @dataclasses.dataclass(frozen=True)
-class Mismatch:
-    """What is wrong, by `name` and `where`, and what undoes it: one of the following.
+class Finding:
+    """A mismatch that was found, and the cost (see `disagreement`) with it and without it."""
 
-    view: what the policy should have seen; relabel: (actions (T, 7), tool's rotations (T,) or None) -> actions.
-    things: what it is about; two mismatches about the same thing are not looked for at once.
+    name: str
+    detail: str
+    cost: float
+    cost_undone: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """A possible mismatch and its correction, either `view` or `relabel`.
+
+    Attributes:
+        where: What is wrong, in words.
+        subjects: What it affects; of mismatches with a common subject, only one is undone.
+        view: Corrects the policy's observations.
+        relabel: (actions (T, 7), tool rotations (T,) or None) -> corrected actions.
     """
 
     name: str
     where: str
-    things: tuple[str, ...]
-    view: Callable[[Observation], Observation] | None = None
-    relabel: Callable[[Array, Rotation | None], Array] | None = None
+    subjects: tuple[str, ...]
+    view: View | None = None
+    relabel: Relabel | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.where}"
 
 
-def of_labels(rotation_known: bool) -> list[Mismatch]:
-    """List what may be wrong with the demonstrated actions."""
-    found = [
-        Mismatch(
-            GRIPPER, "the demonstrated openings are inverted (1 is closed there)", ("done gripper",), relabel=_inverted
-        )
-    ]
+def of_actions(rotation_known: bool) -> list[Mismatch]:
+    """List possible mismatches in the demonstrated actions."""
+    inverted = "the demonstrated openings are inverted (1 means closed)"
+    found = [Mismatch(GRIPPER, inverted, ("demonstrated gripper",), relabel=_inverted)]
     found += [
-        Mismatch(UNITS, f"the demonstrated {part} are {text}", ("done units",), relabel=_scaled(columns, factor))
-        for part, columns, scales in (
+        Mismatch(UNITS, f"the demonstrated {part} are {text}", ("demonstrated units",), relabel=_scaled(axes, factor))
+        for part, axes, scales in (
             ("velocities", np.s_[:6], _SCALES),
             ("linear velocities", np.s_[:3], _SCALES),
             ("angular velocities", np.s_[3:6], _DEGREES),
@@ -68,33 +84,33 @@ def of_labels(rotation_known: bool) -> list[Mismatch]:
         for text, factor in scales.items()
     ]
     if rotation_known:
-        frame = ("done frame",)
-        found += [
-            Mismatch(FRAME, "the demonstrated twists are in the tool's frame, not in the base's", frame, relabel=_base),
-            Mismatch(FRAME, "the demonstrated twists were turned into the base's frame twice", frame, relabel=_tool),
-        ]
+        subject = ("demonstrated frame",)
+        in_tool = "the demonstrated twists are in the tool frame, not in the base frame"
+        found.append(Mismatch(FRAME, in_tool, subject, relabel=_to_base))
+        twice = "the demonstrated twists were rotated into the base frame twice"
+        found.append(Mismatch(FRAME, twice, subject, relabel=_to_tool))
     return found
 
 
 def of_observations(contract: PolicyContract, seen: Array | None) -> list[Mismatch]:
-    """List what may be wrong with the observations.
+    """List possible mismatches in the observations.
 
     Args:
-        seen: the proprioception (frames, P) of the demonstrations, in the contract's order, or None.
+        seen: Proprioception (frames, P) of the demonstrations in the contract's order, or None.
     """
     cameras = contract.camera_names
     groups = [cameras, *((name,) for name in cameras)] if len(cameras) > 1 else [cameras]
     found = []
     for group in groups:
-        about = tuple(f"colours of {name}" for name in group)
-        found.append(Mismatch(COLOUR_ORDER, f"{_list(group)}: BGR for RGB", about, view=_bgr(group)))
-        about = tuple(f"sides of {name}" for name in group)
+        names = " and ".join(group)
+        subjects = tuple(f"colours of {name}" for name in group)
+        found.append(Mismatch(COLOUR_ORDER, f"{names}: BGR for RGB", subjects, view=_bgr(group)))
+        subjects = tuple(f"orientation of {name}" for name in group)
         found += [
-            Mismatch(FLIPPED, f"{_list(group)}: {text}", about, view=_flipped(group, how))
-            for text, how in _FLIPS.items()
+            Mismatch(FLIPPED, f"{names}: {text}", subjects, view=_flipped(group, how)) for text, how in _FLIPS.items()
         ]
     found += [
-        Mismatch(CAMERA_ORDER, f"{one} and {other} are exchanged", ("cameras",), view=_exchanged(contract, one, other))
+        Mismatch(CAMERA_ORDER, f"{one} and {other} are swapped", ("cameras",), view=_swapped(contract, one, other))
         for index, one in enumerate(cameras)
         for other in cameras[index + 1 :]
     ]
@@ -108,51 +124,32 @@ def _of_state(known: Proprioception, seen: Array) -> list[Mismatch]:
     opening = [index for index, name in enumerate(known.names) if name == "gripper_opening"]
     mean, std = np.array(known.mean), np.array(known.std)
     own_mean, own_std = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-9)
-    found = [
-        Mismatch(
-            UNITS, f"the tool's position is {text}", ("position",), view=_state(position, partial(operator.mul, factor))
-        )
-        for text, factor in _SCALES.items()
-        if position
-    ]
+    found = []
+    if position:
+        for text, factor in _SCALES.items():
+            rescaled = _state(position, partial(operator.mul, factor))
+            found.append(Mismatch(UNITS, f"the tool position is {text}", ("position",), view=rescaled))
     if opening:
         inverted = _state(opening, lambda x: 1 - x)
         found.append(Mismatch(GRIPPER, "the measured opening is inverted", ("opening",), view=inverted))
     restandardised = _state(list(range(len(mean))), lambda x: (x - own_mean) / own_std * std + mean)
-    where = "the contract's mean and std of the proprioception are of other data"
+    where = "the contract's proprioception mean and std are those of other data"
     return [*found, Mismatch(STATISTICS, where, ("position", "opening", "state"), view=restandardised)]
 
 
-def demonstrated_at_pace(actions: Array, chunk: int, pace: float) -> tuple[Array, NDArray[np.bool_]]:
-    """Return what was done `pace` * i periods after each frame, (T, N, 7), and which of it is known, (T, N)."""
-    wanted = np.arange(len(actions))[:, None] + pace * np.arange(chunk)
-    known = wanted <= len(actions) - 1
-    lower = np.minimum(wanted.astype(int), len(actions) - 1)
-    upper = np.minimum(lower + 1, len(actions) - 1)
-    part = np.where(known, wanted - lower, 0.0)[..., None]
-    return actions[lower] * (1 - part) + actions[upper] * part, known
-
-
-def tool_rotations(names: Sequence[str], proprioception: NDArray) -> Rotation | None:
-    """Return the tool's orientations in the base frame out of episodes' proprioception, None where it is not there."""
+def tool_rotations(names: Sequence[str], proprioception: NDArray[np.floating]) -> Rotation | None:
+    """Return the tool orientations in the base frame from proprioception (T, P), or None if they are not in it."""
     wanted = [f"ee_r{index}" for index in range(6)]
     if not set(wanted) <= set(names):
         return None
     return rotation_from_6d(proprioception[:, [list(names).index(name) for name in wanted]])
 
 
-def euler_rates_to_angular(rates: Array, orientation: Rotation) -> Array:
-    """Turn rates (T, 3) of fixed-axis xyz Euler angles [rad/s] into angular velocities in the base frame."""
-    return np.einsum("tij,tj->ti", _euler_jacobian(orientation), rates)
+def euler_jacobian(orientation: Rotation) -> Array:
+    """Return the matrices (T, 3, 3) from rates of fixed-axis xyz Euler angles to angular velocities, base frame.
 
-
-def angular_to_euler_rates(angular: Array, orientation: Rotation) -> Array:
-    """Turn angular velocities (T, 3) in the base frame into rates of fixed-axis xyz Euler angles [rad/s]."""
-    return np.asarray(np.linalg.solve(_euler_jacobian(orientation), angular[..., None])[..., 0], np.float64)
-
-
-def _euler_jacobian(orientation: Rotation) -> Array:
-    """(T, 3, 3): columns are the axes about which roll, pitch and yaw turn; R = Rz(yaw) Ry(pitch) Rx(roll)."""
+    Columns are the axes of roll, pitch and yaw; R = Rz(yaw) Ry(pitch) Rx(roll).
+    """
     _, pitch, yaw = orientation.as_euler("xyz").T
     zero = np.zeros_like(yaw)
     roll_axis = np.stack([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)], axis=-1)
@@ -164,40 +161,40 @@ def _inverted(actions: Array, _rotation: Rotation | None) -> Array:
     return np.concatenate([actions[:, :6], 1 - actions[:, 6:]], axis=1)
 
 
-def _scaled(columns: slice, factor: float) -> Callable[[Array, Rotation | None], Array]:
+def _scaled(axes: slice, factor: float) -> Relabel:
     def relabel(actions: Array, _rotation: Rotation | None) -> Array:
         result = actions.copy()
-        result[:, columns] *= factor
+        result[:, axes] *= factor
         return result
 
     return relabel
 
 
-def _base(actions: Array, rotation: Rotation | None) -> Array:
+def _to_base(actions: Array, rotation: Rotation | None) -> Array:
     assert rotation is not None
     return np.concatenate([rotation.apply(actions[:, :3]), rotation.apply(actions[:, 3:6]), actions[:, 6:]], axis=1)
 
 
-def _tool(actions: Array, rotation: Rotation | None) -> Array:
+def _to_tool(actions: Array, rotation: Rotation | None) -> Array:
     assert rotation is not None
-    return _base(actions, rotation.inv())
+    return _to_base(actions, rotation.inv())
 
 
-def _pictures(change: Callable[[dict[str, NDArray]], dict[str, NDArray]]) -> Callable[[Observation], Observation]:
+def _images(change: Callable[[Mapping[str, Image]], dict[str, Image]]) -> View:
     return lambda seen: dataclasses.replace(seen, images={**seen.images, **change(seen.images)})
 
 
-def _bgr(group: Sequence[str]) -> Callable[[Observation], Observation]:
-    return _pictures(lambda seen: {name: np.ascontiguousarray(seen[name][..., ::-1]) for name in group})
+def _bgr(group: Sequence[str]) -> View:
+    return _images(lambda seen: {name: np.ascontiguousarray(seen[name][..., ::-1]) for name in group})
 
 
-def _flipped(group: Sequence[str], how: object) -> Callable[[Observation], Observation]:
-    return _pictures(lambda seen: {name: np.ascontiguousarray(seen[name][how]) for name in group})  # type: ignore[call-overload]
+def _flipped(group: Sequence[str], how: slice | tuple[slice, slice]) -> View:
+    return _images(lambda seen: {name: np.ascontiguousarray(seen[name][how]) for name in group})
 
 
-def _exchanged(contract: PolicyContract, first: str, second: str) -> Callable[[Observation], Observation]:
+def _swapped(contract: PolicyContract, first: str, second: str) -> View:
     camera = {camera.name: camera for camera in contract.cameras}
-    return _pictures(
+    return _images(
         lambda seen: {
             first: images.resize(seen[second], camera[first]),
             second: images.resize(seen[first], camera[second]),
@@ -205,7 +202,7 @@ def _exchanged(contract: PolicyContract, first: str, second: str) -> Callable[[O
     )
 
 
-def _state(columns: Sequence[int], change: Callable[[Array], Array]) -> Callable[[Observation], Observation]:
+def _state(columns: Sequence[int], change: Callable[[Array], Array]) -> View:
     def view(seen: Observation) -> Observation:
         assert seen.proprioception is not None
         values = seen.proprioception.astype(np.float64)
@@ -213,7 +210,3 @@ def _state(columns: Sequence[int], change: Callable[[Array], Array]) -> Callable
         return dataclasses.replace(seen, proprioception=values.astype(np.float32))
 
     return view
-
-
-def _list(names: Sequence[str]) -> str:
-    return " and ".join(names)

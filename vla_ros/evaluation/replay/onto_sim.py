@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded twists given to the simulated arm: if units, frame and rate are right, it moves as the recorded one did."""
+"""Drive the simulated arm with recorded twists: if units, frame and rate are right, it moves as recorded."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -15,17 +18,20 @@ from vla_ros.sim.physics import TOOL_DOWN, TabletopSim
 from vla_ros.sim.scene import BLOCK_REST_Z_M
 from vla_ros.sim.state import COLORS
 
-# Out of the arm's way; the box and the cabinet stay, since drawer tasks are braced by them.
+GAIN = (0.7, 1.3)  # of a match: a drawer may be elsewhere, and poses may lag
+# Out of the arm's way; the box and the cabinet stay, since the arm braces against them in drawer tasks.
 _ASIDE_M = ((0.30, -0.38), (0.30, 0.38), (0.72, -0.38))
 
 
 @dataclasses.dataclass(frozen=True)
-class Driven:
-    """One episode on the simulator: how far its tool ended up from where the recorded one did, and how the two moved.
+class SimulatedMotion:
+    """How the simulated tool moved, compared with the recorded one.
 
-    position_error_m, rotation_error_rad: mean over the episode, both measured from the start pose.
-    linear_gain, angular_gain: motion of the simulated tool along that of the recorded one, 1 when units and frame fit;
-    NaN where the recorded tool hardly moved.
+    Attributes:
+        position_error_m: Mean over the episode, measured from the start pose.
+        rotation_error_rad: The same.
+        linear_gain: Simulated motion along the recorded one, 1 if units and frame are right; NaN if it hardly moved.
+        angular_gain: The same.
     """
 
     source: str
@@ -35,14 +41,32 @@ class Driven:
     angular_gain: float
 
 
-def drive(episode: Episode, names: Sequence[str], control_hz: float, sim: TabletopSim) -> Driven:
-    """Put the simulated tool where the episode starts, give it the episode's actions, and compare the ways.
+def drive_all(episodes: Sequence[Episode], names: Sequence[str], control_hz: float) -> dict[str, Any]:
+    """Drive the simulated arm with each episode, and return the medians as plain types; see `drive`."""
+    sim = TabletopSim()
+    driven = [drive(episode, names, control_hz, sim) for episode in episodes]
+    results: dict[str, Any] = {
+        key: _median([getattr(one, key) for one in driven])
+        for key in ("position_error_m", "rotation_error_rad", "linear_gain", "angular_gain")
+    }
+    low, high = GAIN
+    gains = [results["linear_gain"], results["angular_gain"]]
+    return {**results, "episodes": len(driven), "fits": all(gain is None or low < gain < high for gain in gains)}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return statistics.median(finite) if finite else None
+
+
+def drive(episode: Episode, names: Sequence[str], control_hz: float, sim: TabletopSim) -> SimulatedMotion:
+    """Execute the episode's actions from its start pose, and compare the motion with the recorded one.
 
     Args:
-        names: of the episode's proprioceptive values; the tool's pose is among them.
+        names: Of the episode's proprioceptive values; must include the tool's pose.
 
     Raises:
-        ValueError: the pose is not among them, or the simulated arm does not reach the start.
+        ValueError: The pose is missing, or the simulated arm cannot reach the start.
     """
     rotations = tool_rotations(names, episode.proprioception)
     if rotations is None or not {"ee_x", "ee_y", "ee_z"} <= set(names):
@@ -54,33 +78,31 @@ def drive(episode: Episode, names: Sequence[str], control_hz: float, sim: Tablet
         sim.place_block(color, np.array([x, y, BLOCK_REST_Z_M]), 0.0)
     yaw = (rotations[0] * Rotation.from_matrix(TOOL_DOWN).inv()).as_euler("xyz")[2]
     sim.place_tool(recorded[0], float(yaw))
-    positions, turned = [], []
+    positions, orientations = [], []
     for action in episode.actions:
         state = sim.state()
         positions.append(state.tcp_position)
-        turned.append(state.tcp_rotation)
+        orientations.append(state.tcp_rotation)
         sim.set_command(action[:6], action[6])
         sim.advance(1.0 / control_hz)
-    return _compare(episode.source, recorded, rotations, np.array(positions), Rotation.from_matrix(np.array(turned)))
+    return _compare(episode.source, recorded, rotations, np.array(positions), Rotation.from_matrix(orientations))
 
 
-def _compare(source: str, recorded: Array, rotations: Rotation, driven: Array, turned: Rotation) -> Driven:
-    apart = np.linalg.norm((driven - driven[0]) - (recorded - recorded[0]), axis=1)
-    since = [rotation * rotation[0].inv() for rotation in (rotations, turned)]
-    recorded_turns, driven_turns = (
-        (rotation[1:] * rotation[:-1].inv()).as_rotvec() for rotation in (rotations, turned)
-    )
-    return Driven(
+def _compare(source: str, recorded: Array, rotations: Rotation, now: Array, rotations_now: Rotation) -> SimulatedMotion:
+    error_m = np.linalg.norm((now - now[0]) - (recorded - recorded[0]), axis=1)
+    since_start, since_start_now = (each * each[0].inv() for each in (rotations, rotations_now))
+    turns, turns_now = ((each[1:] * each[:-1].inv()).as_rotvec() for each in (rotations, rotations_now))
+    return SimulatedMotion(
         source,
-        float(apart.mean()),
-        float((since[0] * since[1].inv()).magnitude().mean()),
-        _gain(np.diff(recorded, axis=0), np.diff(driven, axis=0), 1e-3),
-        _gain(recorded_turns, driven_turns, 5e-3),
+        float(error_m.mean()),
+        float((since_start * since_start_now.inv()).magnitude().mean()),
+        _gain(np.diff(recorded, axis=0), np.diff(now, axis=0), 1e-3),
+        _gain(turns, turns_now, 5e-3),
     )
 
 
-def _gain(recorded: Array, driven: Array, smallest: float) -> float:
-    """How much of the recorded steps (T, 3) the driven ones make, along them; NaN below `smallest` a step."""
+def _gain(recorded: Array, now: Array, smallest: float) -> float:
+    """Regress steps (T, 3) on the recorded ones; NaN if these are below `smallest`."""
     if len(recorded) == 0 or np.sqrt((recorded**2).sum(axis=1).mean()) < smallest:
         return float("nan")
-    return float((recorded * driven).sum() / (recorded**2).sum())
+    return float((recorded * now).sum() / (recorded**2).sum())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy shown a demonstration, frame by frame as on the robot, and what it would have done beside what was done."""
+"""Replay demonstrations to a policy frame by frame, as on the robot, and compare what it would have done."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from vla_ros.runtime.planning.planner import ChunkPolicy
 Array = NDArray[np.float64]
 View = Callable[[Observation], Observation]
 
-SHOWN_EPISODES = 8
+EXAMPLES = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Replayed:
-    """An episode of T frames, the chunks (T, N, 7) that the policy planned at each, in m/s, rad/s and opening
-    probability, and how long each took (T,) [ms]."""
+class ReplayedEpisode:
+    """An episode of T frames, and what the policy planned.
+
+    Attributes:
+        chunks: (T, N, 7) in m/s, rad/s and opening probability.
+        inference_ms: (T,).
+    """
 
     episode: Episode
     chunks: Array
@@ -34,12 +38,12 @@ class Replayed:
 
 def replay(
     policy: ChunkPolicy, episode: Episode, names: Sequence[str], view: View = lambda observation: observation
-) -> Replayed:
+) -> ReplayedEpisode:
     """Step `policy` through `episode` from an empty history, as the robot's planner does.
 
     Args:
-        names: of the episode's proprioceptive values; those of the contract are among them.
-        view: what the policy sees instead of an observation.
+        names: Of the episode's proprioceptive values; must include those of the contract.
+        view: Transforms each observation before the policy sees it.
     """
     contract = policy.contract
     wanted = contract.observation_spec.proprioception
@@ -59,28 +63,30 @@ def replay(
         started_s = time.perf_counter()
         chunks.append(policy.step(observation))
         inference_ms.append(1e3 * (time.perf_counter() - started_s))
-    return Replayed(episode, np.stack(chunks), np.array(inference_ms))
+    return ReplayedEpisode(episode, np.stack(chunks), np.array(inference_ms))
 
 
 def demonstrated_chunks(actions: Array, chunk: int) -> tuple[Array, NDArray[np.bool_]]:
-    """Return what was done from each of the T frames on, (T, N, 7), and which of it is known, (T, N)."""
+    """Return what was demonstrated from each of the T frames on (T, N, 7), and which of it exists (T, N)."""
     frames, known = chunk_frames(np.arange(len(actions)), len(actions), chunk)
     return actions[frames], known
 
 
-def compare(replayed: Sequence[Replayed]) -> dict[str, Any]:
-    """Return the figures of open-loop replay as plain data.
+def open_loop_errors(replayed: Sequence[ReplayedEpisode]) -> dict[str, Any]:
+    """Compare predicted and demonstrated actions.
 
-    `axes`: mean absolute error of the first action by axis, beside that of never moving; `horizon`: the same over the
-    arm's axes by step of the chunk, as a share of never moving; `gripper`: frames by (demonstrated, predicted);
-    `inference_ms`.
+    Returns:
+        Plain types. `axes`: mean absolute error of the first action by axis, and that of never moving; `horizon`: arm
+        errors by step of the chunk, relative to never moving; `gripper`: frames by (demonstrated, predicted);
+        `inference_ms`: percentiles.
     """
     demonstrated = np.concatenate([one.episode.actions for one in replayed])
     predicted = np.concatenate([one.chunks[:, 0] for one in replayed])
     error = np.abs(predicted[:, :6] - demonstrated[:, :6]).mean(axis=0)
     still = np.abs(demonstrated[:, :6]).mean(axis=0)
-    was_open, says_open = demonstrated[:, 6] > 0.5, predicted[:, 6] > 0.5
-    latency = np.concatenate([one.inference_ms for one in replayed])
+    opened, predicts_open = demonstrated[:, 6] > 0.5, predicted[:, 6] > 0.5
+    words = {True: "open", False: "closed"}
+    inference_ms = np.concatenate([one.inference_ms for one in replayed])
     return {
         "episodes": len(replayed),
         "frames": len(demonstrated),
@@ -88,25 +94,37 @@ def compare(replayed: Sequence[Replayed]) -> dict[str, Any]:
             axis: {"unit": unit, "error": float(e), "error_of_never_moving": float(s)}
             for axis, unit, e, s in zip(ARM_AXES, ARM_UNITS, error, still, strict=True)
         },
-        "horizon": _by_step(replayed),
-        "gripper_accuracy": float((was_open == says_open).mean()),
+        "horizon": _errors_by_step(replayed),
+        "gripper_accuracy": float((opened == predicts_open).mean()),
         "gripper": {
-            f"{_word(was)}, predicted {_word(says)}": int(((was_open == was) & (says_open == says)).sum())
-            for was in (True, False)
-            for says in (True, False)
+            f"{words[was]}, predicted {words[says]}": int(((opened == was) & (predicts_open == says)).sum())
+            for was in words
+            for says in words
         },
-        "inference_ms": {f"p{q}": float(np.percentile(latency, q)) for q in (50, 95, 99)},
+        "inference_ms": {f"p{q}": float(np.percentile(inference_ms, q)) for q in (50, 95, 99)},
     }
 
 
-def shown(replayed: Sequence[Replayed]) -> list[Replayed]:
-    """Return up to `SHOWN_EPISODES` of the episodes, spread evenly."""
-    count = min(SHOWN_EPISODES, len(replayed))
+def _errors_by_step(replayed: Sequence[ReplayedEpisode]) -> list[dict[str, float]]:
+    chunk = replayed[0].chunks.shape[1]
+    sums = np.zeros((2, 2, chunk))  # linear and angular part; error and that of never moving
+    for one in replayed:
+        done, known = demonstrated_chunks(one.episode.actions, chunk)
+        for index, part in enumerate((slice(0, 3), slice(3, 6))):
+            for column, wrong in enumerate((one.chunks[..., part] - done[..., part], done[..., part])):
+                sums[index, column] += np.where(known, np.linalg.norm(wrong, axis=-1), 0.0).sum(axis=0)
+    linear, angular = sums[:, 0] / np.maximum(sums[:, 1], 1e-9)
+    return [{"step": step, "linear": float(linear[step]), "angular": float(angular[step])} for step in range(chunk)]
+
+
+def pick_examples(replayed: Sequence[ReplayedEpisode]) -> list[ReplayedEpisode]:
+    """Return up to `EXAMPLES` of the episodes, spread evenly."""
+    count = min(EXAMPLES, len(replayed))
     return [replayed[index] for index in np.unique(np.linspace(0, len(replayed) - 1, count).astype(int))]
 
 
-def shown_actions(replayed: Sequence[Replayed]) -> list[dict[str, Any]]:
-    """Return those that are `shown`, with both sides' first actions, for plots."""
+def example_actions(replayed: Sequence[ReplayedEpisode]) -> list[dict[str, Any]]:
+    """Return the examples' demonstrated and first predicted actions as plain types, for plots."""
     return [
         {
             "source": one.episode.source,
@@ -114,25 +132,5 @@ def shown_actions(replayed: Sequence[Replayed]) -> list[dict[str, Any]]:
             "demonstrated": one.episode.actions.round(5).tolist(),
             "predicted": one.chunks[:, 0].round(5).tolist(),
         }
-        for one in shown(replayed)
+        for one in pick_examples(replayed)
     ]
-
-
-def _by_step(replayed: Sequence[Replayed]) -> list[dict[str, float]]:
-    """Errors by step of the chunk, the linear and the angular part each as a share of never moving."""
-    chunk = replayed[0].chunks.shape[1]
-    sums = np.zeros((chunk, 4))
-    for one in replayed:
-        done, known = demonstrated_chunks(one.episode.actions, chunk)
-        for column, part in ((0, slice(0, 3)), (2, slice(3, 6))):
-            wrong = np.linalg.norm(one.chunks[..., part] - done[..., part], axis=-1)
-            sums[:, column] += np.where(known, wrong, 0.0).sum(axis=0)
-            sums[:, column + 1] += np.where(known, np.linalg.norm(done[..., part], axis=-1), 0.0).sum(axis=0)
-    linear, angular = (sums[:, i] / np.maximum(sums[:, i + 1], 1e-9) for i in (0, 2))
-    return [
-        {"step": step, "linear": float(linear[step]), "angular": float(angular[step])} for step in range(chunk)
-    ]  # fmt: skip
-
-
-def _word(is_open: bool) -> str:
-    return "open" if is_open else "closed"

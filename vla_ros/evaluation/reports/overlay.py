@@ -1,29 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A replayed episode frame by frame: what was seen and done, and what the policy planned there, to be looked at."""
+"""Export replayed episodes with what the policy planned, as a bag (Foxglove, RViz) or for the Rerun viewer."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.evaluation.replay.open_loop import Replayed
+from vla_ros import files
+from vla_ros.contract import ARM_AXES
+from vla_ros.datasets.bags.writer import BagWriter, TopicQos, typestore
+from vla_ros.evaluation.errors import EvaluationError
+from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
 from vla_ros.geometry.rigid import rotation_from_6d
+from vla_ros.robot import Robot
 from vla_ros.runtime.execution.timeline import predicted_path
 
 Array = NDArray[np.float64]
-POSE = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)))
+POSE_NAMES = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)))
+
+# As the policy node publishes them under its default name.
+PLAN, PREVIEW = "/policy/plan", "/policy/preview"
+TWIST, POSE, POSES = (f"geometry_msgs/msg/{kind}" for kind in ("TwistStamped", "PoseStamped", "PoseArray"))
+IMAGE, TEXT = "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
 
 
 @dataclasses.dataclass(frozen=True)
 class OverlayFrame:
-    """One control tick.
+    """One control tick of a replayed episode.
 
-    time_ns: of the tick; images: camera -> (h, w, 3) uint8 RGB as the policy saw them; pose: (7,) of the tool in the
-    base frame [m, quaternion xyzw], or None: it was not recorded; demonstrated, planned: (7,) what was done and the
-    first action of the chunk [m/s, rad/s, opening]; path: (N + 1, 7) poses to which the chunk leads, or None.
+    Attributes:
+        time_ns: Of the tick.
+        images: Camera -> (h, w, 3) uint8 RGB, as the policy saw them.
+        pose: Tool pose (7,) in the base frame [m, quaternion xyzw]; None if not recorded.
+        demonstrated: Action (7,) [m/s, rad/s, opening].
+        planned: First action (7,) of the chunk.
+        path: Poses (N + 1, 7) along the chunk; None without a pose.
     """
 
     time_ns: int
@@ -34,20 +51,125 @@ class OverlayFrame:
     path: Array | None
 
 
-def overlay(replayed: Replayed, names: Sequence[str], period_ns: int) -> Iterator[OverlayFrame]:
+def overlay(replayed: ReplayedEpisode, names: Sequence[str], period_ns: int) -> Iterator[OverlayFrame]:
     """Yield the frames of an episode.
 
     Args:
-        names: of the episode's proprioceptive values; with the tool's pose among them there is a path.
-        period_ns: of the control grid.
+        names: Of the episode's proprioceptive values.
+        period_ns: Of the control grid.
     """
     episode = replayed.episode
-    columns = [list(names).index(name) for name in POSE] if set(POSE) <= set(names) else None
+    columns = [list(names).index(name) for name in POSE_NAMES] if set(POSE_NAMES) <= set(names) else None
     for index, tick in enumerate(episode.ticks.tolist()):
         chunk, pose, path = replayed.chunks[index], None, None
         if columns is not None:
             values = episode.proprioception[index, columns].astype(np.float64)
             pose = np.concatenate([values[:3], rotation_from_6d(values[3:]).as_quat()])
             path = predicted_path(pose, chunk, period_ns / 1e9)
-        images = {camera: np.asarray(pictures[index]) for camera, pictures in episode.images.items()}
+        images = {camera: np.asarray(frames[index]) for camera, frames in episode.images.items()}
         yield OverlayFrame(tick * period_ns, images, pose, episode.actions[index], chunk[0], path)
+
+
+def write_rerun(file: Path, frames: Iterable[OverlayFrame], command: str) -> None:
+    """Write the frames as an .rrd file for `rerun FILE` (https://rerun.io; the extra `rerun`).
+
+    Raises:
+        EvaluationError: The file exists, or rerun-sdk is not installed.
+    """
+    try:
+        import rerun
+    except ImportError:
+        raise EvaluationError("Rerun files need the package rerun-sdk: pip install 'vla_ros[rerun]'") from None
+    if file.exists():
+        raise EvaluationError(f"{file} already exists; choose another folder, or move it")
+    with files.atomic_write(file) as partial:
+        recording = rerun.RecordingStream("vla_ros")
+        recording.save(partial)
+        recording.log("command", rerun.TextDocument(command), static=True)
+        for frame in frames:
+            recording.set_time("time", timestamp=frame.time_ns / 1e9)
+            for camera, rgb in frame.images.items():
+                recording.log(f"camera/{camera}", rerun.Image(rgb))
+            for axis, done, planned in zip((*ARM_AXES, "gripper"), frame.demonstrated, frame.planned, strict=True):
+                recording.log(f"action/{axis}/demonstrated", rerun.Scalars(float(done)))
+                recording.log(f"action/{axis}/planned", rerun.Scalars(float(planned)))
+            if frame.pose is not None and frame.path is not None:
+                position, quaternion = frame.pose[:3], rerun.Quaternion(xyzw=frame.pose[3:])
+                recording.log("tool", rerun.Transform3D(translation=position, quaternion=quaternion))
+                recording.log("plan", rerun.LineStrips3D([frame.path[:, :3]]))
+        recording.flush()
+        recording.disconnect()
+
+
+def write_bag(folder: Path, frames: Iterable[OverlayFrame], command: str, robot: Robot) -> None:
+    """Write the frames as an MCAP bag with PNG images, for config/views/foxglove.json and policy.rviz.
+
+    The robot's `twist_command` carries the demonstrated actions, `/policy/preview` the first action of each chunk, and
+    `/policy/plan` the path along it.
+
+    Raises:
+        BagError: The folder exists.
+    """
+    command_topic = _absolute(robot.twist_command.topic)
+    as_pose = robot.ee_pose is not None and robot.ee_pose.type == POSE
+    pose_topic = _absolute(robot.stream("ee_pose").topic) if as_pose else "/ee_pose"
+    language_topic = _absolute(robot.stream("language").topic)
+    image_topics = {name: _compressed(stream.topic) for name, stream in robot.cameras.items()}
+    with BagWriter(folder) as bag:
+        for topic in image_topics.values():
+            bag.add_topic(topic, IMAGE)
+        for topic, kind in ((command_topic, TWIST), (PREVIEW, TWIST), (pose_topic, POSE), (PLAN, POSES)):
+            bag.add_topic(topic, kind)
+        bag.add_topic(language_topic, TEXT, TopicQos(durability="transient_local"))
+        for index, frame in enumerate(frames):
+            time_ns = frame.time_ns
+            header = _header(time_ns, robot.base_frame)
+            if index == 0:
+                _write(bag, language_topic, time_ns, TEXT, data=command)
+            for camera, rgb in frame.images.items():
+                fields = {"header": _header(time_ns, camera), "format": "png", "data": _png(rgb)}
+                _write(bag, image_topics[camera], time_ns, IMAGE, **fields)
+            for topic, action in ((command_topic, frame.demonstrated), (PREVIEW, frame.planned)):
+                _write(bag, topic, time_ns, TWIST, header=header, twist=_twist(action))
+            if frame.pose is not None and frame.path is not None:
+                _write(bag, pose_topic, time_ns, POSE, header=header, pose=_pose(frame.pose))
+                _write(bag, PLAN, time_ns, POSES, header=header, poses=[_pose(pose) for pose in frame.path])
+
+
+def _absolute(topic: str) -> str:
+    return "/" + topic.strip("/")
+
+
+def _compressed(topic: str) -> str:
+    return _absolute(topic) if topic.endswith("/compressed") else f"{_absolute(topic)}/compressed"
+
+
+def _png(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1], np.uint8).reshape(-1)
+
+
+def _message(kind: str, **fields: Any) -> Any:
+    return typestore().types[kind](**fields)
+
+
+def _write(bag: BagWriter, topic: str, time_ns: int, kind: str, **fields: Any) -> None:
+    bag.write(topic, time_ns, bytes(typestore().serialize_cdr(_message(kind, **fields), kind)))
+
+
+def _header(time_ns: int, frame_id: str) -> Any:
+    stamp = _message("builtin_interfaces/msg/Time", sec=time_ns // 10**9, nanosec=time_ns % 10**9)
+    return _message("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
+
+
+def _vector(kind: str, values: Array) -> Any:
+    return _message(f"geometry_msgs/msg/{kind}", **dict(zip("xyzw", values.tolist())))
+
+
+def _twist(action: Array) -> Any:
+    linear, angular = _vector("Vector3", action[:3]), _vector("Vector3", action[3:6])
+    return _message("geometry_msgs/msg/Twist", linear=linear, angular=angular)
+
+
+def _pose(pose: Array) -> Any:
+    position, orientation = _vector("Point", pose[:3]), _vector("Quaternion", pose[3:])
+    return _message("geometry_msgs/msg/Pose", position=position, orientation=orientation)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of `vla replay` as a page: what was found, errors, and predicted beside demonstrated actions."""
+"""The report of `vla replay`: mismatches, errors, and predicted against demonstrated actions."""
 
 from __future__ import annotations
 
@@ -8,61 +8,60 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vla_ros import html
 from vla_ros.contract import ARM_AXES, ARM_UNITS
-from vla_ros.evaluation.reports import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def replay_parts(figures: Mapping[str, Any]) -> list[str]:
-    """Return the parts of a page about what `vla replay` writes as JSON."""
-    parts = _verdict(figures)
-    parts += [
-        page.heading("Error of the first action"),
-        page.table(
+def replay_blocks(results: Mapping[str, Any]) -> list[html.Block]:
+    """Return the blocks of a page on the JSON results of `vla replay`."""
+    blocks = _verdict(results)
+    blocks += [
+        html.heading("Error of the first action"),
+        html.table(
             ("axis", "mean absolute error", "of never moving", "unit"),
             [
                 (axis, f"{row['error']:.4f}", f"{row['error_of_never_moving']:.4f}", row["unit"])
-                for axis, row in figures["axes"].items()
+                for axis, row in results["axes"].items()
             ],
         ),
-        page.heading("Gripper"),
-        page.table(("demonstrated, predicted", "frames"), list(figures["gripper"].items())),
-        page.heading("Latency"),
-        page.table(("", "ms"), [(name, f"{ms:.1f}") for name, ms in figures["inference_ms"].items()]),
-        page.heading("Error by step of the chunk"),
-        page.plot(horizon_plot(figures["horizon"]), "1 is the error of never moving"),
+        html.heading("Gripper"),
+        html.table(("demonstrated, predicted", "frames"), list(results["gripper"].items())),
+        html.heading("Inference time"),
+        html.table(("", "ms"), [(name, f"{ms:.1f}") for name, ms in results["inference_ms"].items()]),
+        html.heading("Error by step of the chunk"),
+        html.plot(horizon_plot(results["horizon"]), "relative to never moving"),
     ]
-    if figures["shown"]:
-        parts.append(page.heading("Predicted and demonstrated actions"))
-    for one in figures["shown"]:
-        caption = f"{one['source']}: {one['command']}"
-        parts.append(page.plot(actions_plot(one["demonstrated"], one["predicted"], figures["control_hz"]), caption))
-    return parts
+    if results["shown"]:
+        blocks.append(html.heading("Predicted and demonstrated actions"))
+    for one in results["shown"]:
+        figure = actions_plot(one["demonstrated"], one["predicted"], results["control_hz"])
+        blocks.append(html.plot(figure, f"{one['source']}: {one['command']}"))
+    return blocks
 
 
-def _verdict(figures: Mapping[str, Any]) -> list[str]:
-    rows = [(row["name"], row["detail"]) for row in [*figures["declared"], *figures["diagnosis"]["findings"]]]
-    parts = []
+def _verdict(results: Mapping[str, Any]) -> list[html.Block]:
+    diagnosis = results["diagnosis"]
+    rows = [(row["name"], row["detail"]) for row in [*results["declared"], *diagnosis["findings"]]]
+    blocks = []
     if rows:
-        parts += [page.paragraph("Robot, recordings and checkpoint do not fit together:", "bad")]
-        parts += [page.table(("mismatch", "what it is"), rows)]
-    if figures["diagnosis"]["unexplained"]:
-        parts.append(
-            page.paragraph("The policy does something else than was demonstrated, for a reason not known here.", "bad")
-        )
-    if not parts:
-        parts.append(page.paragraph("No mismatch between recordings and checkpoint was found.", "good"))
-    cost, undone = figures["diagnosis"]["cost"], figures["diagnosis"]["cost_undone"]
-    text = f"Disagreement {cost:.2f} (0 perfect, 1 no better than standing still)"
-    return [*parts, page.paragraph(text + (f"; without the above {undone:.2f}" if rows else ""))]
+        blocks += [html.paragraph("The robot, the recordings and the checkpoint do not match:", "bad")]
+        blocks += [html.table(("mismatch", "detail"), rows)]
+    if diagnosis["unexplained"]:
+        blocks.append(html.paragraph("The policy disagrees with the demonstrations for an unknown reason.", "bad"))
+    if not blocks:
+        blocks.append(html.paragraph("No mismatch between the recordings and the checkpoint.", "good"))
+    text = f"Disagreement {diagnosis['cost']:.2f} (0 is perfect, 1 no better than standing still)"
+    undone = f"; {diagnosis['cost_undone']:.2f} with the mismatches undone" if rows else ""
+    return [*blocks, html.paragraph(text + undone)]
 
 
 def actions_plot(
     demonstrated: Sequence[Sequence[float]], predicted: Sequence[Sequence[float]], control_hz: float
 ) -> Figure:
-    """All seven axes over time, (T, 7) each: demonstrated, and the first action of each chunk."""
+    """Plot all seven axes over time: demonstrated actions (T, 7) and the first action of each chunk (T, 7)."""
     figure = _figure(9.0, 7.0)
     axes = figure.subplots(7, 1, sharex=True)
     done, planned = np.asarray(demonstrated), np.asarray(predicted)
@@ -80,7 +79,7 @@ def actions_plot(
 
 
 def horizon_plot(horizon: Sequence[Mapping[str, float]]) -> Figure:
-    """Errors by step of the chunk."""
+    """Plot errors by step of the chunk."""
     figure = _figure(6.0, 2.6)
     axis = figure.subplots()
     for part in ("linear", "angular"):
@@ -95,6 +94,6 @@ def horizon_plot(horizon: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # on use: `vla replay --help` is quick; without pyplot there is no state
+    from matplotlib.figure import Figure  # slow to import; and without pyplot, there is no global state
 
     return Figure(figsize=(width, height))

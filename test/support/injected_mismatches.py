@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mismatches made on purpose, to see whether `diagnosis` finds them: what each does to episodes or to a contract."""
+"""Mismatches injected on purpose, to test `vla_ros.evaluation.replay.diagnosis`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +13,21 @@ from numpy.typing import NDArray
 from vla_ros.contract import PolicyContract
 from vla_ros.datasets.episode import Episode
 from vla_ros.evaluation.replay import mismatches
-from vla_ros.evaluation.replay.mismatches import angular_to_euler_rates, tool_rotations
+from vla_ros.evaluation.replay.mismatches import euler_jacobian, tool_rotations
 from vla_ros.imaging import images
 
+Array = NDArray[Any]
 Names = Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Fault:
-    """A mismatch to plant: the `name` under which it must be found, and what it does.
+class Injection:
+    """A mismatch to inject.
 
-    episode: (episode, names of its proprioceptive values, contract) -> as a faulty robot would have recorded it;
-    contract: as a faulty checkpoint would state it.
+    Attributes:
+        name: Under which `diagnose` must find it.
+        episode: (episode, names of its proprioceptive values, contract) -> as a faulty robot would have recorded it.
+        contract: Returns the contract of a faulty checkpoint.
     """
 
     name: str
@@ -31,55 +35,55 @@ class Fault:
     contract: Callable[[PolicyContract], PolicyContract] | None = None
 
 
-def _pictures(*cameras: str, change: Callable[[NDArray], NDArray]) -> Callable[..., Episode]:
-    def plant(episode: Episode, _names: Names, _contract: PolicyContract) -> Episode:
+def _images(*cameras: str, change: Callable[[Array], Array]) -> Callable[..., Episode]:
+    def inject(episode: Episode, _names: Names, _contract: PolicyContract) -> Episode:
         changed = {name: np.ascontiguousarray(change(episode.images[name])) for name in cameras or episode.images}
         return dataclasses.replace(episode, images={**episode.images, **changed})
 
-    return plant
+    return inject
 
 
-def _actions(change: Callable[[NDArray, Episode, Names], NDArray]) -> Callable[..., Episode]:
-    def plant(episode: Episode, names: Names, _contract: PolicyContract) -> Episode:
+def _actions(change: Callable[[Array, Episode, Names], Array]) -> Callable[..., Episode]:
+    def inject(episode: Episode, names: Names, _contract: PolicyContract) -> Episode:
         return dataclasses.replace(episode, actions=change(episode.actions.copy(), episode, names))
 
-    return plant
+    return inject
 
 
-def _inverted(actions: NDArray, _episode: Episode, _names: Names) -> NDArray:
+def _inverted(actions: Array, _episode: Episode, _names: Names) -> Array:
     actions[:, 6] = 1 - actions[:, 6]
     return actions
 
 
-def _thousandfold(actions: NDArray, _episode: Episode, _names: Names) -> NDArray:
+def _thousandfold(actions: Array, _episode: Episode, _names: Names) -> Array:
     actions[:, :3] *= 1000
     return actions
 
 
-def _euler(actions: NDArray, episode: Episode, names: Names) -> NDArray:
+def _euler(actions: Array, episode: Episode, names: Names) -> Array:
     rotation = tool_rotations(names, episode.proprioception)
     assert rotation is not None
-    actions[:, 3:6] = angular_to_euler_rates(actions[:, 3:6], rotation)
+    actions[:, 3:6] = np.linalg.solve(euler_jacobian(rotation), actions[:, 3:6, None])[..., 0]
     return actions
 
 
-def _in_tool_frame(actions: NDArray, episode: Episode, names: Names) -> NDArray:
+def _in_tool_frame(actions: Array, episode: Episode, names: Names) -> Array:
     rotation = tool_rotations(names, episode.proprioception)
     assert rotation is not None
     actions[:, :3], actions[:, 3:6] = rotation.inv().apply(actions[:, :3]), rotation.inv().apply(actions[:, 3:6])
     return actions
 
 
-def _exchanged(episode: Episode, _names: Names, contract: PolicyContract) -> Episode:
+def _swapped(episode: Episode, _names: Names, contract: PolicyContract) -> Episode:
     order = contract.camera_names
-    pictures = {}
+    changed = {}
     for camera, other in zip(contract.cameras, (*order[1:], order[0]), strict=True):
-        pictures[camera.name] = np.stack([images.resize(frame, camera) for frame in episode.images[other]])
-    return dataclasses.replace(episode, images=pictures)
+        changed[camera.name] = np.stack([images.resize(frame, camera) for frame in episode.images[other]])
+    return dataclasses.replace(episode, images=changed)
 
 
 def _every_other_tick(episode: Episode, _names: Names, _contract: PolicyContract) -> Episode:
-    """What is read of a recording at half the rate: labels are means over the longer period."""
+    """Read a recording at half the rate: labels become means over the longer period."""
     stop = 2 * (len(episode) // 2)
     return dataclasses.replace(
         episode,
@@ -90,15 +94,15 @@ def _every_other_tick(episode: Episode, _names: Names, _contract: PolicyContract
     )
 
 
-def _state(*columns: str, change: Callable[[NDArray], NDArray]) -> Callable[..., Episode]:
-    def plant(episode: Episode, names: Names, _contract: PolicyContract) -> Episode:
+def _state(*columns: str, change: Callable[[Array], Array]) -> Callable[..., Episode]:
+    def inject(episode: Episode, names: Names, _contract: PolicyContract) -> Episode:
         values = episode.proprioception.copy()
         for index, name in enumerate(names):
             if name in columns:
                 values[:, index] = change(values[:, index])
         return dataclasses.replace(episode, proprioception=values)
 
-    return plant
+    return inject
 
 
 def _other_action_statistics(contract: PolicyContract) -> PolicyContract:
@@ -117,18 +121,18 @@ def _other_state_statistics(contract: PolicyContract) -> PolicyContract:
     return dataclasses.replace(contract, proprioception=dataclasses.replace(known, mean=mean, std=std))
 
 
-FAULTS: Mapping[str, Fault] = {
-    "BGR": Fault(mismatches.COLOUR_ORDER, _pictures(change=lambda x: x[..., ::-1])),
-    "images upside down": Fault(mismatches.FLIPPED, _pictures(change=lambda x: x[:, ::-1])),
-    "static camera mirrored": Fault(mismatches.FLIPPED, _pictures("static", change=lambda x: x[:, :, ::-1])),
-    "gripper command inverted": Fault(mismatches.GRIPPER, _actions(_inverted)),
-    "measured opening inverted": Fault(mismatches.GRIPPER, _state("gripper_opening", change=lambda x: 1 - x)),
-    "Euler rates for a rotation vector": Fault(mismatches.ROTATION, _actions(_euler)),
-    "tool for base frame": Fault(mismatches.FRAME, _actions(_in_tool_frame)),
-    "half control rate": Fault(mismatches.RATE, _every_other_tick),
-    "action statistics of other data": Fault(mismatches.STATISTICS, contract=_other_action_statistics),
-    "state statistics of other data": Fault(mismatches.STATISTICS, contract=_other_state_statistics),
-    "wrong camera order": Fault(mismatches.CAMERA_ORDER, _exchanged),
-    "twists in mm/s": Fault(mismatches.UNITS, _actions(_thousandfold)),
-    "poses in mm": Fault(mismatches.UNITS, _state("ee_x", "ee_y", "ee_z", change=lambda x: 1000 * x)),
+INJECTED: Mapping[str, Injection] = {
+    "BGR": Injection(mismatches.COLOUR_ORDER, _images(change=lambda x: x[..., ::-1])),
+    "images upside down": Injection(mismatches.FLIPPED, _images(change=lambda x: x[:, ::-1])),
+    "static camera mirrored": Injection(mismatches.FLIPPED, _images("static", change=lambda x: x[:, :, ::-1])),
+    "gripper command inverted": Injection(mismatches.GRIPPER, _actions(_inverted)),
+    "measured opening inverted": Injection(mismatches.GRIPPER, _state("gripper_opening", change=lambda x: 1 - x)),
+    "Euler rates for a rotation vector": Injection(mismatches.ROTATION, _actions(_euler)),
+    "tool for base frame": Injection(mismatches.FRAME, _actions(_in_tool_frame)),
+    "half control rate": Injection(mismatches.RATE, _every_other_tick),
+    "action statistics of other data": Injection(mismatches.STATISTICS, contract=_other_action_statistics),
+    "state statistics of other data": Injection(mismatches.STATISTICS, contract=_other_state_statistics),
+    "wrong camera order": Injection(mismatches.CAMERA_ORDER, _swapped),
+    "twists in mm/s": Injection(mismatches.UNITS, _actions(_thousandfold)),
+    "poses in mm": Injection(mismatches.UNITS, _state("ee_x", "ee_y", "ee_z", change=lambda x: 1000 * x)),
 }
