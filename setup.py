@@ -9,6 +9,7 @@ NAME = "vla_ros"
 
 NODES = {
     "policy_node": "policy.node",
+    "guard_node": "guard.node",
     "simulator_node": "simulator.node",
     "recorder_node": "recorder.node",
     "demonstrator_node": "simulator.demonstrator",
@@ -81,6 +82,7 @@ setup(
             "ros-sensor-msgs",
             "ros-geometry-msgs",
             "ros-std-msgs",
+            "ros-trajectory-msgs",
             "ros-std-srvs",
             "ros-diagnostic-msgs",
             "ros-lifecycle-msgs",

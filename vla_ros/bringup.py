@@ -20,6 +20,7 @@ PACKAGE = "vla_ros"
 # Executables (`ros2 run vla_ros NAME`) and their modules, as setup.py installs them.
 NODES = {
     "policy_node": "vla_ros.nodes.policy.node",
+    "guard_node": "vla_ros.nodes.guard.node",
     "simulator_node": "vla_ros.nodes.simulator.node",
     "recorder_node": "vla_ros.nodes.recorder.node",
     "demonstrator_node": "vla_ros.nodes.simulator.demonstrator",

@@ -132,6 +132,23 @@ class Servo:
 
 
 @dataclasses.dataclass(frozen=True)
+class EmergencyStop:
+    """One button: a std_msgs/Bool topic with one publisher, true while it is pressed.
+
+    Attributes:
+        topic: Relative to the arm's namespace, or absolute for a button of the whole cell.
+        heartbeat_s: Longest silence of a button that repeats its state; null for one that only tells changes.
+    """
+
+    topic: str
+    heartbeat_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_s is not None and not 0.0 < self.heartbeat_s <= 2.0:
+            raise RobotError(f"emergency stop {self.topic!r}: heartbeat_s must be in (0, 2] s; got {self.heartbeat_s}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Labels:
     """Where the actions that training learns come from.
 
@@ -262,6 +279,8 @@ class Robot:
     labels: Labels = dataclasses.field(default_factory=Labels)
     filters: Filters = dataclasses.field(default_factory=Filters)
     servo: Servo | None = None
+    emergency_stops: tuple[EmergencyStop, ...] = (EmergencyStop("emergency_stop"),)
+    unchecked: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_streams()

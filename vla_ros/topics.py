@@ -20,3 +20,7 @@ TASK_SUCCESS = "task/success"
 # Simulator; in lockstep, the instant up to which the recorder has written everything (0: it no longer records).
 SIMULATOR_STATE = "simulator/state"
 RECORDED_UNTIL = "recorded_until"
+# Between a planner and the guard.
+PLAN = "plan"
+PLANNER_STATUS = "policy/status"
+GUARD_STATE = "guard/state"

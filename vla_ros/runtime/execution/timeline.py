@@ -129,6 +129,12 @@ class ActionTimeline:
                 self._counts["starved"] += planned is None
             return None if planned is None else planned.action
 
+    def peek(self, tick: int) -> Array | None:
+        """Return the action (7,) planned by now for the coming `tick`, if any."""
+        with self._lock:
+            planned = copy.copy(self._executor).take(tick)
+            return None if planned is None else planned.action
+
     def acted(self, moved: bool, twist: ArrayLike | None = None) -> None:
         """Report whether the action popped last was executed, or the arm is at rest or moved by a person.
 

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guard node's lifecycle, services and reports; `session.py` has what it does while configured."""
+
+from __future__ import annotations
+
+import threading
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState
+from rclpy.parameter import Parameter
+from std_srvs.srv import SetBool, Trigger
+
+from vla_ros.errors import UserError
+from vla_ros.nodes.common.lifecycle_node import transition
+from vla_ros.nodes.common.parameters import declare
+from vla_ros.nodes.common.qos import LATCHED_QOS
+from vla_ros.nodes.guard.emergency_inputs import EmergencyInputs
+from vla_ros.nodes.guard.parameters import PARAMETERS
+from vla_ros.nodes.guard.session import GuardSession
+from vla_ros.robot import EmergencyStop, Robot, load_robot
+from vla_ros.runtime.safety.governor import FAULTS, State
+from vla_ros.runtime.safety.guard import IDLE
+
+DIAGNOSTICS_PERIOD_S = 1.0
+DEFAULT_STOPS = (EmergencyStop("emergency_stop"),)
+
+
+class GuardNode(LifecycleNode):
+    """See node.py for its topics and services."""
+
+    def __init__(self, name: str = "guard") -> None:
+        super().__init__(name)
+        declare(self, PARAMETERS)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.session: GuardSession | None = None
+        self.last_error = ""
+        self._turn = threading.RLock()
+        self._reported: tuple[object, ...] | None = None
+        self._state_publisher = self.create_publisher(DiagnosticStatus, "~/state", LATCHED_QOS)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._emergency = EmergencyInputs(self, self._buttons(), self._on_emergency_stop, self._turn)
+        self.create_service(SetBool, "~/arm", self._on_arm)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        # On the steady clock: simulated time that stands still must be reported, too.
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.publish_state()
+
+    def _robot(self) -> Robot:
+        return load_robot(self.get_parameter("robot").value)
+
+    def _buttons(self) -> tuple[EmergencyStop, ...]:
+        """Return the emergency stops of the robot's file; of a file that cannot be read, `configure` tells."""
+        try:
+            return self._robot().emergency_stops
+        except UserError:
+            return DEFAULT_STOPS
+
+    @transition
+    def on_configure(self, state: LifecycleState) -> None:
+        """Read the robot's file and the parameters, and make all topics."""
+        robot = self._robot()
+        if {button.topic for button in robot.emergency_stops} != set(self._emergency.topics):
+            raise UserError("the emergency stops of the robot's file have changed since the start: restart the guard")
+        self.session = GuardSession(self, robot, self._emergency.stops, self._turn, self._report_changes)
+        self.get_logger().info(f"ready on robot {robot.name!r} at {self.get_parameter('command_hz').value:g} Hz")
+
+    @transition
+    def on_activate(self, state: LifecycleState) -> None:
+        """Begin to tick."""
+        assert self.session is not None
+        self.session.start(armed=self.get_parameter("arm_on_start").value)
+
+    @transition
+    def on_deactivate(self, state: LifecycleState) -> None:
+        """Stop the arm."""
+        assert self.session is not None
+        self.session.stop("deactivated")
+
+    @transition
+    def on_cleanup(self, state: LifecycleState) -> None:
+        """Give the robot's topics back; emergency stops are still heard."""
+        self.release()
+
+    @transition
+    def on_shutdown(self, state: LifecycleState) -> None:
+        """Stop the arm and end."""
+        self.release()
+
+    @transition
+    def on_error(self, state: LifecycleState) -> None:
+        """Clear up after a failed transition."""
+        self.release()
+
+    def release(self) -> None:
+        """Stop the arm and give the session back; harmless without one."""
+        try:
+            if self.session is not None:
+                self.session.close()
+        finally:
+            self.session = None
+
+    def _on_emergency_stop(self) -> None:
+        if self.session is not None:
+            self.session.halt("emergency_stop")
+
+    # Reports
+
+    def status(self) -> DiagnosticStatus:
+        """Return the state as a message."""
+        session = self.session
+        if session is None or not session.active:
+            label = "unconfigured" if session is None else "inactive"
+            values = {"state": label, "reason": "error" if self.last_error else "", "detail": self.last_error}
+            level = DiagnosticStatus.ERROR if self.last_error else DiagnosticStatus.OK
+        else:
+            core, governor = session.core, session.core.governor
+            values = {
+                "state": governor.state.value,
+                "reason": governor.reason or "",
+                "detail": core.detail,
+                "command": core.status.command[:200],
+                "armed": str(governor.armed),
+                "taken_over": str(core.taken_over),
+                "dry_run": str(session.dry_run),
+                "speed_scale": f"{governor.scale:g}",
+                "ticks_missed": str(session.ticks_missed),
+                "stops": ", ".join(f"{name} {count}" for name, count in sorted(governor.stops.items())),
+                "plans_refused": ", ".join(f"{name} {count}" for name, count in sorted(core.plans_refused.items())),
+            }
+            level = DiagnosticStatus.OK
+            if governor.state is State.FAULT:
+                level = DiagnosticStatus.ERROR
+            elif governor.reason is not None and governor.reason not in IDLE:
+                level = DiagnosticStatus.WARN
+        text = values["state"] + (f": {values['reason']}" if values["reason"] else "")
+        text += f": {values['detail']}" if values["detail"] else ""
+        message = DiagnosticStatus(level=level, name=self.get_fully_qualified_name(), message=text)
+        message.values = [KeyValue(key=key, value=value) for key, value in values.items()]
+        message.hardware_id = session.robot.name if session is not None else ""
+        return message
+
+    def publish_state(self) -> None:
+        """Publish ~/state."""
+        with self._turn:
+            self._state_publisher.publish(self.status())
+
+    def _report_changes(self) -> None:
+        assert self.session is not None
+        core, governor = self.session.core, self.session.core.governor
+        now = (governor.state, governor.reason, governor.armed, core.status.command, core.taken_over)
+        if now == self._reported:
+            return
+        self._reported = now
+        message = self.status()
+        self._state_publisher.publish(message)
+        log = self.get_logger()
+        if governor.reason in FAULTS:
+            log.error(message.message)
+        elif governor.state is State.STOPPING and governor.reason not in IDLE:
+            log.warning(message.message)
+        else:
+            log.info(message.message)
+
+    def _on_diagnostics(self) -> None:
+        message = DiagnosticArray(status=[self.status()])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics_publisher.publish(message)
+        self.publish_state()
+
+    # Services and parameters
+
+    def _on_arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self.session is None or not self.session.active:
+            response.message = "the guard is not active: configure and activate it first"
+            return response
+        with self._turn:
+            stop = self._emergency.stops.latched
+            if request.data and stop:
+                response.message = f"cannot arm: {stop}; release it and call ~/reset first"
+                return response
+            self.session.arm(request.data)
+        command = self.session.core.status.command
+        response.success = True
+        response.message = f"armed; the policy follows {command!r}" if request.data else "disarmed"
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        import time
+
+        with self._turn:
+            if self.session is not None:
+                refusal = self.session.core.reset(time.monotonic())
+            else:
+                refusal = self._emergency.stops.reset(time.monotonic())
+        response.success = refusal is None
+        response.message = refusal or "fault cleared; the arm is disarmed: call ~/arm to move"
+        return response
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        fixed = {spec.name for spec in PARAMETERS if not spec.dynamic} | {"use_sim_time"}
+        for parameter in parameters:
+            if self.session is not None and parameter.name in fixed:
+                reason = f"{parameter.name} is read when the node is configured; clean the node up first"
+                return SetParametersResult(successful=False, reason=reason)
+            if parameter.name == "speed_scale" and not 0.0 <= parameter.value <= 1.0:  # a range lets NaN pass
+                return SetParametersResult(
+                    successful=False, reason=f"speed_scale must be in [0, 1]; got {parameter.value}"
+                )
+        for parameter in parameters:
+            if self.session is not None and parameter.name == "speed_scale":
+                self.session.core.governor.speed_scale = parameter.value
+        return SetParametersResult(successful=True)
