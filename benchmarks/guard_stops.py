@@ -111,7 +111,8 @@ def main() -> None:
     begins, ends = ([each[index] for each in kills] for index in (0, 1))
     bound_ms = 1e3 * (HEARTBEAT_MAX_AGE_S + 2 * GUARD_PERIOD_S)
     report = {
-        "press_to_zero_ms": {"all": summary(sum(presses.values(), []))} | {k: summary(v) for k, v in presses.items()},
+        "press_to_zero_ms": {"all": summary([value for values in presses.values() for value in values])}
+        | {k: summary(v) for k, v in presses.items()},
         "kill_to_stop_begins_ms": summary(begins) | {"within_bound": sum(value <= bound_ms for value in begins)},
         "kill_to_stop_ends_ms": summary(ends),
         "tries": arguments.tries,

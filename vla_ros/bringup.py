@@ -10,7 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from vla_ros import resources, topics, transport
 from vla_ros.errors import UserError
@@ -64,14 +68,18 @@ def simulator(**parameters: Any) -> Process:
     return Process("simulator_node", "simulator", parameters)
 
 
-def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> Process:
-    """The policy. Without a `params_file`, what is not given is the shipped checkpoint on the simulated robot.
+# Launch arguments and `vla` options reach the node that has the parameter.
+POLICY_PARAMETERS = frozenset({"device", "precision", "compile", "cpu_threads", "stop_words", "on_new_command"})
+
+
+def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> list[Process]:
+    """Return the policy and its guard. Without a `params_file`, the shipped checkpoint runs on the simulated robot.
 
     One thread for torch's operators: with a small network, threads that wait for each other on busy cores cost far more
-    than they save. A user who sets OMP_NUM_THREADS knows better.
+    than they save; OMP_NUM_THREADS overrides it.
 
     Raises:
-        UserError: the shipped checkpoint would run on another robot than its own.
+        UserError: the shipped checkpoint would run on another robot than its own, or the file would not be read.
     """
     robot = parameters.get("robot", "tabletop")
     if not checkpoint and not params_file and robot != "tabletop":
@@ -79,12 +87,51 @@ def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> Pr
             f"robot is {robot!r} and checkpoint is empty, but the shipped checkpoint is for the robot 'tabletop'; "
             "give checkpoint:=FOLDER, or a params_file that names one"
         )
-    given = {"checkpoint": checkpoint, **parameters} if checkpoint else parameters
+    if params_file:
+        check_params_file(params_file, ("policy", "guard"))
+    shared = {name: value for name, value in parameters.items() if name in ("robot", "autostart", "use_sim_time")}
+    own = {name: value for name, value in parameters.items() if name in POLICY_PARAMETERS}
+    guards = {name: value for name, value in parameters.items() if name not in {*shared, *own}}
+    given = {"checkpoint": checkpoint} if checkpoint else {}
     if not params_file:
-        defaults = {"robot": "tabletop", "autostart": True}
-        given = {"checkpoint": checkpoint or str(resources.path(CHECKPOINT)), **defaults, **given}
+        shared = {"robot": "tabletop", "autostart": True, **shared}
+        given = {"checkpoint": checkpoint or str(resources.path(CHECKPOINT))}
     environment = {**transport.environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return Process("policy_node", "policy", given, environment, params_file)
+    return [
+        guard(params_file, **shared, **guards),
+        Process(
+            "policy_node", "policy", {**given, **shared, **own, "stop_with_parent": True}, environment, params_file
+        ),
+    ]
+
+
+def guard(params_file: str = "", **parameters: Any) -> Process:
+    """Return the guard, which owns the arm; any planner may drive it."""
+    return Process("guard_node", "guard", {**parameters, "stop_with_parent": True}, params_file=params_file)
+
+
+def check_params_file(path: str, nodes: Sequence[str]) -> None:
+    """Make sure that a parameter file will be read.
+
+    Raises:
+        UserError: it does not exist, is not a ROS parameter file, or addresses another node than `nodes`.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"params_file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"params_file {path} cannot be read: {error}") from None
+    sections = data if isinstance(data, dict) else {}
+    if not sections or not all(isinstance(each, dict) and "ros__parameters" in each for each in sections.values()):
+        raise UserError(f"params_file {path} is not a ROS parameter file: NODE: then ros__parameters: then NAME: VALUE")
+    for section in sections:
+        name = str(section).rpartition("/")[2]
+        if name not in ("**", "*", *nodes):
+            raise UserError(
+                f"params_file {path} addresses {section!r}, which is not started here; use /**/{nodes[0]} or "
+                f"{' or '.join(f'/**/{node}' for node in nodes[1:])}"
+            )
 
 
 def recorder(output: str, **parameters: Any) -> Process:
@@ -99,7 +146,7 @@ def demonstrator(**parameters: Any) -> Process:
 
 def demo(checkpoint: str = "", **simulator_parameters: Any) -> list[Process]:
     """The simulated robot with a policy that is armed from the start: commands come by `vla say` or `vla demo`."""
-    return [simulator(**simulator_parameters), policy(checkpoint, arm_on_start=True)]
+    return [simulator(**simulator_parameters), *policy(checkpoint, arm_on_start=True)]
 
 
 def recorded_topics(robot: Robot) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from vla_ros.contract import PolicyContract
 from vla_ros.nodes.policy import loading, node
-from vla_ros.runtime.execution.control import ControlLoop
+from vla_ros.nodes.policy.plan_publisher import PlanPublisher
 
 
 class ObedientRunner:
@@ -67,7 +67,7 @@ class ObedientRunner:
             self.chunks += 1
             chunk[:, 0] = 0.03 if self.chunks % 2 else 0.01
         elif self.word == "bug":
-            ControlLoop.tick = None
+            PlanPublisher.remaining = None
         elif self.word == "fail":
             raise RuntimeError("the network is broken")
         return chunk

@@ -6,7 +6,6 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
-import json
 import signal
 import subprocess
 import sys
@@ -23,9 +22,11 @@ import yaml
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
 from vla_ros.imaging import images
+from vla_ros.nodes.guard import parameters as guard_parameters
 
 CONTROL_HZ = 20.0
 STOP_TICKS = 4
+SENTINEL_MPS = 77.0
 TIMEOUT_S = 20.0
 FAKE_NODE = Path(__file__).with_name("fake_policy_node.py")
 
@@ -81,6 +82,10 @@ def write_checkpoint(folder: Path) -> Path:
     return checkpoint
 
 
+def _state(message: Any) -> dict:
+    return {pair.key: pair.value for pair in message.values} | {"message": message.message}
+
+
 @dataclasses.dataclass
 class Twist:
     received_s: float
@@ -97,7 +102,7 @@ class FakeRobot:
 
     def __init__(self, domain_id: int, clock_ns: int | None = None, namespace: str = "") -> None:
         import rclpy
-        from diagnostic_msgs.msg import DiagnosticArray
+        from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
         from geometry_msgs.msg import PoseStamped, TwistStamped
         from rcl_interfaces.srv import SetParameters
         from rclpy.executors import SingleThreadedExecutor
@@ -115,9 +120,11 @@ class FakeRobot:
         self.spoil: dict[str, Callable[[Any], Any]] = {}
         self.twists: list[Twist] = []
         self.openings: list[float] = []
-        self.states: list[dict] = []
+        self.states: list[dict] = []  # of the guard
+        self.policy_states: list[dict] = []
         self.diagnostics: list = []
         self.extra: list = []  # further publishers of a test
+        self._x = 0.5
         self._changed = threading.Condition()
         self._pixels = np.zeros((16, 16, 3), np.uint8)
         self.context = rclpy.Context()
@@ -140,14 +147,13 @@ class FakeRobot:
         node.create_subscription(
             Float64MultiArray, "gripper_command", self._keep(self.openings, lambda message: message.data[0]), 10
         )
-        node.create_subscription(
-            String, "policy/state", self._keep(self.states, lambda message: json.loads(message.data)), LATCHED_QOS
-        )
+        node.create_subscription(DiagnosticStatus, "guard/state", self._keep(self.states, _state), LATCHED_QOS)
+        node.create_subscription(DiagnosticStatus, "policy/state", self._keep(self.policy_states, _state), LATCHED_QOS)
         keep = self._keep(self.diagnostics, lambda message: message)
         node.create_subscription(DiagnosticArray, "/diagnostics", keep, 10)
-        self.arm_client = node.create_client(SetBool, "policy/arm")
-        self.parameters_client = node.create_client(SetParameters, "policy/set_parameters")
-        self.reset_client = node.create_client(Trigger, "policy/reset")
+        self.arm_client = node.create_client(SetBool, "guard/arm")
+        self.parameters_client = node.create_client(SetParameters, "guard/set_parameters")
+        self.reset_clients = [node.create_client(Trigger, f"{name}/reset") for name in ("policy", "guard")]
         node.create_timer(1 / 30, self._publish)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(node)
@@ -190,10 +196,10 @@ class FakeRobot:
         start, reports = len(self.twists), len(self.diagnostics)
         self.wait(lambda: len(self.diagnostics) >= reports + 2, "two more reports")
         message = self._messages.twist()
-        message.twist.linear.x = 77.0
+        message.twist.linear.x = SENTINEL_MPS
         self.sentinel.publish(message)
-        self.wait(lambda: any(twist.linear_x == 77.0 for twist in self.twists[start:]), "the sentinel")
-        assert [twist.linear_x for twist in self.twists[start:]] == [77.0]
+        self.wait(lambda: any(twist.linear_x == SENTINEL_MPS for twist in self.twists[start:]), "the sentinel")
+        assert [twist.linear_x for twist in self.twists[start:]] == [SENTINEL_MPS]
 
     def kind(self, name: str) -> Any:
         """A message class by its name here: twist, text, bool, ..."""
@@ -231,9 +237,10 @@ class FakeRobot:
         return self.call(self.parameters_client, request).results[0]
 
     def reset(self):
+        """Reset policy and guard; returns what the guard says."""
         from std_srvs.srv import Trigger
 
-        return self.call(self.reset_client, Trigger.Request())
+        return [self.call(client, Trigger.Request()) for client in self.reset_clients][-1]
 
     def idle(self) -> None:
         """Back to rest for the next test."""
@@ -262,7 +269,7 @@ class FakeRobot:
         if "ee_pose" not in self.silent:
             message = kinds.pose()
             message.header.stamp, message.header.frame_id = stamp, "base_link"
-            message.pose.position.x, message.pose.position.z = 0.5, 0.5
+            message.pose.position.x, message.pose.position.z = self._x, 0.5
             if "ee_pose" in self.broken:
                 message.pose.position.x = float("nan")
             self._send(self.pose, message)
@@ -296,6 +303,8 @@ class FakeRobot:
     def _on_twist(self, message) -> None:
         stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         with self._changed:
+            if message.twist.linear.x != SENTINEL_MPS:
+                self._x = min(max(self._x + message.twist.linear.x / CONTROL_HZ, 0.01), 0.99)  # the arm follows
             self.twists.append(Twist(time.monotonic(), message.twist.linear.x, message.header.frame_id, stamp_ns))
             self._changed.notify_all()
 
@@ -306,6 +315,9 @@ class FakeRobot:
                 self._changed.notify_all()
 
         return receive
+
+
+GUARD_PARAMETERS = {spec.name for spec in guard_parameters.PARAMETERS}
 
 
 @contextlib.contextmanager
@@ -319,18 +331,37 @@ def policy_node(
     namespace: str = "",
     **parameters,
 ) -> Iterator[subprocess.Popen]:
-    parameters = {
-        "checkpoint": checkpoint, "robot": robot_file, "autostart": autostart, "arm_on_start": True,
-        "stop_ticks": STOP_TICKS, "gripper_debounce_ticks": 1,
+    """The policy node and its guard, at the policy's rate; yields the policy's process, with its `guard`."""
+    parameters = {"robot": robot_file, "autostart": autostart, **parameters}
+    guards = {
+        "arm_on_start": True, "command_hz": CONTROL_HZ, "stop_time_s": STOP_TICKS / CONTROL_HZ,
         "allow_other_publishers": True,  # the sentinel's
-        **parameters,
+        "resume_within_s": 10.0,
+        **{name: value for name, value in parameters.items() if name in GUARD_PARAMETERS},
     }  # fmt: skip
+    shared = ("robot", "autostart", "use_sim_time")
+    policies = {name: value for name, value in parameters.items() if name in shared or name not in GUARD_PARAMETERS} | {
+        "checkpoint": checkpoint
+    }
+    if "use_sim_time" in parameters:
+        guards["use_sim_time"] = parameters["use_sim_time"]
+    with (
+        _process([sys.executable, "-m", "vla_ros.nodes.guard.node"], guards, namespace, environment) as guard,
+        _process([sys.executable, str(script)], policies, namespace, environment) as process,
+    ):
+        process.guard = guard
+        yield process
+
+
+@contextlib.contextmanager
+def _process(command: list[str], parameters: dict, namespace: str, environment: dict) -> Iterator[subprocess.Popen]:
     assignments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={yaml_value(value)}")]
     remap = ["-r", f"__ns:=/{namespace}"] if namespace else []
-    command = [sys.executable, str(script), "--ros-args", *remap, *assignments]
     # Into a file: a pipe that nobody reads is full after 64 KiB, and the node stands still then.
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            [*command, "--ros-args", *remap, *assignments], stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
         try:
             yield process
         finally:

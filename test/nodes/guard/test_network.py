@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("trajectory_msgs")
 
-from lossy_link import available, two_hosts  # noqa: E402
+from lossy_link import available, two_hosts
 
 pytestmark = [
     pytest.mark.ros,

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("trajectory_msgs")
 
-from guard_bench import guard_bench, planner  # noqa: E402
+from guard_bench import guard_bench, planner
 
 pytestmark = pytest.mark.ros
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard's core against planners, people and arms that do not behave. Time is simulated: 100 Hz guard, 10 Hz plans."""
+"""The guard's core against planners, people and arms that misbehave. Time is simulated: 100 Hz guard, 10 Hz plans."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vla_ros.robot import Limits
+from vla_ros.runtime.execution.control import GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
-from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety import guard
 from vla_ros.runtime.safety.governor import SafetyGovernor, State

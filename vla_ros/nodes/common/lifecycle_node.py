@@ -90,13 +90,17 @@ def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT]) ->
     """Spin the node until a signal, the end of its parent if it watches it, or an error; return the exit status."""
     stopping = False
     parent = os.getppid()
+    nodes: list[Any] = []
 
     def stop() -> None:
         nonlocal stopping
         stopping = True
+        if nodes and getattr(nodes[0], "configuring", False):  # nothing moves yet: do not wait for the model
+            raise KeyboardInterrupt
 
     try:
         with in_this_process([executable, *args], make_node, stop) as (node, executor):
+            nodes.append(node)
             startup.refuse_unknown_parameters(node)
             watches = node.get_parameter("stop_with_parent").value
             if node.get_parameter("autostart").value and not autostart(node):
@@ -106,8 +110,10 @@ def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT]) ->
                 if watches and os.getppid() != parent:
                     node.get_logger().warning("the process that started this node has ended: stopping")
                     break
+    except KeyboardInterrupt:
+        pass
     except (ParameterException, UserError) as error:
-        print(f"error: {error}; `{executable} --help` explains the parameters", file=sys.stderr)
+        print(f"error: {error}; see `{executable} --help` for the parameters", file=sys.stderr)
         return 1
     except Exception:
         traceback.print_exc()

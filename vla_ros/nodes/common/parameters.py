@@ -31,22 +31,17 @@ def help_text(specs: Sequence[ParameterSpec], example: str) -> str:
     """Return the parameters as a table for `--help`."""
     lines = [f"parameters (--ros-args -p NAME:=VALUE, or --params-file; {example} is an example):"]
     for spec in specs:
-        changes = " May change while running." if spec.dynamic else ""
+        changes = " Dynamic." if spec.dynamic else ""
         lines.append(f"  {spec.name:<24}{spec.description}{changes} [{spec.default!r}]")
     return "\n".join(lines)
 
 
 def declare(node: Node, specs: Sequence[ParameterSpec]) -> None:
-    """Declare all parameters with their descriptions and ranges."""
-    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+    """Declare all parameters with descriptions and ranges."""
+    from vla_ros.nodes.common import startup  # not for --help: rclpy takes a while
 
     for spec in specs:
-        descriptor = ParameterDescriptor(description=spec.description)
+        descriptor = startup.describe(spec.default, spec.description, spec.low, spec.high)
         if not spec.dynamic:
-            descriptor.additional_constraints = "read when the node is configured; clean it up before a change"
-        if spec.low is not None and spec.high is not None:
-            if isinstance(spec.default, int):
-                descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high))]
-            else:
-                descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high)]
+            descriptor.additional_constraints = "read at configure; run the cleanup transition before changing it"
         node.declare_parameter(spec.name, spec.default, descriptor)

@@ -2,8 +2,8 @@
 """What a planner and the guard say to each other, as standard messages.
 
 A plan is one `trajectory_msgs/MultiDOFJointTrajectory`: the stamp is the tick of the observation that it answers, the
-frame is the robot's base frame, `joint_names` are the tool and the gripper. Point i holds for tick i: the tool's twist
-(`velocities[0]`) and the gripper's opening (`transforms[1].translation.x`, 0 closed, 1 open), `time_from_start` i periods.
+frame is the robot's base frame, `joint_names` are the tool and the gripper. Point i is for tick i: the tool's twist
+(`velocities[0]`), the gripper's opening (`transforms[1].translation.x`, 0 closed, 1 open), `time_from_start` i periods.
 
 A status is a `diagnostic_msgs/DiagnosticStatus` and the planner's heartbeat: its `message` is empty while it plans, and
 else the reason why it does not.

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from std_msgs.msg import Bool
 
+from vla_ros.nodes.common.clock import steady_clock
 from vla_ros.nodes.common.qos import subscribe_latched
 from vla_ros.robot import EmergencyStop
 from vla_ros.runtime.safety.operator_signals import EmergencyStops
@@ -42,7 +42,7 @@ class EmergencyInputs:
             button.topic: subscribe_latched(node, Bool, button.topic, self._receiver(button.topic), depth=DEPTH)
             for button in buttons
         }
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        steady = steady_clock()
         self._timer = node.create_timer(GRAPH_PERIOD_S, self.look, clock=steady)
 
     @property

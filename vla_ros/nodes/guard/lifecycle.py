@@ -7,12 +7,12 @@ import threading
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from vla_ros.errors import UserError
+from vla_ros.nodes.common.clock import steady_clock
 from vla_ros.nodes.common.lifecycle_node import transition
 from vla_ros.nodes.common.parameters import declare
 from vla_ros.nodes.common.qos import LATCHED_QOS
@@ -44,7 +44,7 @@ class GuardNode(LifecycleNode):
         self.create_service(SetBool, "~/arm", self._on_arm)
         self.create_service(Trigger, "~/reset", self._on_reset)
         # On the steady clock: simulated time that stands still must be reported, too.
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady_clock())
         self.publish_state()
 
     def _robot(self) -> Robot:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operator inputs besides the language command: deadman, emergency stop and takeover, passed on to the interlocks."""
+"""What operators say to the guard besides emergency stops: the deadman, and moving the arm by hand."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from geometry_msgs.msg import TwistStamped
@@ -14,82 +13,57 @@ from rclpy.qos import ReliabilityPolicy
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros import topics
-from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, subscribe_latched
+from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
-from vla_ros.runtime.safety.interlocks import Interlocks
+from vla_ros.runtime.safety.operator_signals import Deadman, Takeover
 
-INPUTS = (topics.EMERGENCY_STOP, topics.ENABLE, topics.TAKEOVER_TWIST, topics.TAKEOVER_GRIPPER)
-# With a depth of 1, a button pressed and released at once would never have been pressed.
-EMERGENCY_STOP_DEPTH = 50
+INPUTS = {
+    topics.ENABLE: "std_msgs/msg/Bool",
+    topics.TAKEOVER_TWIST: "geometry_msgs/msg/TwistStamped",
+    topics.TAKEOVER_GRIPPER: "std_msgs/msg/Float64MultiArray",
+}
 
 
 class OperatorInputs:
-    """Subscribes to enable, emergency_stop, takeover_twist and takeover_gripper.
+    """Subscribes to enable, takeover_twist and takeover_gripper.
 
     Args:
         node: subscribes under its name.
-        interlocks: told what arrives.
         robot: defines the base frame of takeover twists and the unit of gripper commands.
-        on_emergency_stop: called when the emergency stop is pressed.
-        turn: held while the interlocks are told; their readers must hold it as well.
+        deadman, takeover: told what arrives.
+        turn: held while they are told; their readers must hold it as well.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        interlocks: Interlocks,
-        robot: Robot,
-        on_emergency_stop: Callable[[], None],
-        turn: threading.RLock,
-    ) -> None:
+    def __init__(self, node: Node, robot: Robot, deadman: Deadman, takeover: Takeover, turn: threading.RLock) -> None:
         self._node = node
-        self._turn = turn
-        self._interlocks = interlocks
         self._robot = robot
-        self._on_pressed = on_emergency_stop
+        self._deadman = deadman
+        self._takeover = takeover
+        self._turn = turn
         self._marked = False
-        self._emergency_stops = subscribe_latched(
-            node, Bool, topics.EMERGENCY_STOP, self._on_emergency_stop, depth=EMERGENCY_STOP_DEPTH
-        )
         subscribe = node.create_subscription
         self._subscriptions: list[Any] = [
-            subscribe(Bool, topics.ENABLE, self._on_enable, COMMAND_QOS),
+            # Every false counts: none may be overwritten by the next message.
+            subscribe(Bool, topics.ENABLE, self._on_enable, STATE_QOS),
             subscribe(TwistStamped, topics.TAKEOVER_TWIST, self._on_takeover_twist, COMMAND_QOS),
             subscribe(Float64MultiArray, topics.TAKEOVER_GRIPPER, self._on_takeover_gripper, COMMAND_QOS),
-            *self._emergency_stops,
         ]
         self._intervention = node.create_publisher(Bool, topics.INTERVENTION, LATCHED_QOS)
         self._intervention.publish(Bool(data=False))
 
-    def take_emergency_stops(self) -> None:
-        """Handle what has arrived on emergency_stop while the caller keeps the executor busy."""
-        for subscription in self._emergency_stops:
-            with subscription.handle:
-                while (taken := subscription.handle.take_message(Bool, False)) is not None:
-                    self._on_emergency_stop(taken[0])
-
-    def qos_mismatches(self, *names: str) -> list[str]:
-        """Return those topics (default: all operator inputs) with a publisher whose messages cannot arrive."""
-        found = []
-        for name in names or (*INPUTS, self._robot.language.topic):
-            publishers = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(name))
-            # All these subscriptions request RELIABLE, and nothing else that a publisher might not offer.
-            if any(info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for info in publishers):
-                found.append(name)
-        return found
-
-    def unheard_stop(self) -> str | None:
-        """Return the reason not to move because somebody's stop would not be received, if there is one.
-
-        A deadman needs none: if it is not received, the arm does not move.
-        """
-        reasons = {
-            topics.EMERGENCY_STOP: "emergency_stop_unheard",
-            self._robot.language.topic: "command_unheard",  # a stop word is a command
-            topics.TAKEOVER_TWIST: "takeover_unheard",
-        }
-        return next((reason for topic, reason in reasons.items() if self.qos_mismatches(topic)), None)
+    def problem(self) -> tuple[str, str] | None:
+        """Return (reason, detail) if a takeover could not be received because of its publisher's type or QoS."""
+        for topic, kind in INPUTS.items():
+            for info in self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(topic)):
+                if info.topic_type != kind:
+                    return (
+                        "takeover_unheard",
+                        f"{info.node_name} publishes {info.topic_type} on {topic}, expected {kind}",
+                    )
+                if info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT:
+                    return "takeover_unheard", f"QoS mismatch on {topic}: {info.node_name} must publish RELIABLE"
+        return None
 
     def mark_intervention(self, taken_over: bool) -> None:
         """Publish where a takeover begins and ends, so that a bag tells a person's actions from the policy's."""
@@ -104,30 +78,31 @@ class OperatorInputs:
 
     def _on_enable(self, message: Bool) -> None:
         with self._turn:
-            self._interlocks.enable(message.data, time.monotonic())
-
-    def _on_emergency_stop(self, message: Bool) -> None:
-        with self._turn:
-            already = self._interlocks.emergency
-            self._interlocks.emergency_stop(message.data)
-            if self._interlocks.emergency and not already:  # a button may repeat itself
-                self._on_pressed()
+            self._deadman.hear(message.data, time.monotonic())
 
     def _on_takeover_twist(self, message: TwistStamped) -> None:
-        frame, base_frame = message.header.frame_id.lstrip("/"), self._robot.base_frame
+        frame, base_frame, stamp_ns = (
+            message.header.frame_id.lstrip("/"),
+            self._robot.base_frame,
+            messages.stamp_ns(message),
+        )
         if frame not in ("", base_frame.lstrip("/")):
-            text = f"dropped a message on {topics.TAKEOVER_TWIST}: its frame is {frame!r}, expected {base_frame!r}"
-            self._node.get_logger().error(text, throttle_duration_sec=5.0)
+            self._dropped(topics.TAKEOVER_TWIST, f"its frame is {frame!r}, expected {base_frame!r}")
             return
+        age_s = (int(self._node.get_clock().now().nanoseconds) - stamp_ns) / 1e9 if stamp_ns else None
         with self._turn:
-            self._interlocks.takeover(messages.twist(message), time.monotonic())
+            problem = self._takeover.hear(messages.twist(message), age_s, time.monotonic())
+        if problem is not None:
+            self._dropped(topics.TAKEOVER_TWIST, problem)
 
     def _on_takeover_gripper(self, message: Float64MultiArray) -> None:
         try:
             opening = messages.commanded_opening(message, self._robot.gripper_command)
         except ValueError as error:
-            text = f"dropped a message on {topics.TAKEOVER_GRIPPER}: {error}"
-            self._node.get_logger().error(text, throttle_duration_sec=5.0)
+            self._dropped(topics.TAKEOVER_GRIPPER, str(error))
             return
         with self._turn:
-            self._interlocks.takeover_gripper(opening, time.monotonic())
+            self._takeover.hear_gripper(opening, time.monotonic())
+
+    def _dropped(self, topic: str, problem: str) -> None:
+        self._node.get_logger().error(f"dropped a message on {topic}: {problem}", throttle_duration_sec=1.0)

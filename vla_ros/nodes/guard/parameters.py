@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from vla_ros.nodes.common.parameters import ParameterSpec
-from vla_ros.runtime.execution.gripper import DEBOUNCE_TICKS
+from vla_ros.runtime.execution.control import CLOSE_BELOW, DEBOUNCE_TICKS, OPEN_ABOVE
+from vla_ros.runtime.execution.executors import DEFAULT_DECAY, DEFAULT_EXECUTOR, DEFAULT_HORIZON
 
 PARAMETERS = (
     ParameterSpec("robot", "tabletop", "Robot file: topics, units and limits. A name in config/robots, or a path."),
@@ -24,19 +25,27 @@ PARAMETERS = (
     ParameterSpec("stop_with_parent", False, "Stop the arm and exit when the process that started this one ends."),
     ParameterSpec(
         "executor",
-        "path_following",
+        DEFAULT_EXECUTOR,
         "Which planned action is executed: path_following, full_chunk, first_action, receding_horizon or "
         "temporal_ensemble.",
     ),
-    ParameterSpec("executor_horizon", 4, "Actions of a plan that receding_horizon executes [ticks].", 1, 1000),
-    ParameterSpec("ensemble_decay", 0.01, "How much less temporal_ensemble trusts newer plans (ACT's m).", 0.0, 10.0),
+    ParameterSpec(
+        "executor_horizon", DEFAULT_HORIZON, "Actions of a plan that receding_horizon executes [ticks].", 1, 1000
+    ),
+    ParameterSpec(
+        "ensemble_decay", DEFAULT_DECAY, "How much less temporal_ensemble trusts newer plans (ACT's m).", 0.0, 10.0
+    ),
     ParameterSpec("speed_scale", 1.0, "Factor on every commanded twist, 0 to 1.", 0.0, 1.0, dynamic=True),
     ParameterSpec(
         "first_run_scale", 1.0, "A further factor until the arm is disarmed for the first time after moving.", 0.0, 1.0
     ),
     ParameterSpec("stop_time_s", 0.25, "For how long zero twists are published to stop, before silence.", 0.01, 5.0),
-    ParameterSpec("gripper_close_below", 0.4, "Planned opening (0 closed, 1 open) below which it closes.", 0.0, 1.0),
-    ParameterSpec("gripper_open_above", 0.6, "Planned opening (0 closed, 1 open) above which it opens.", 0.0, 1.0),
+    ParameterSpec(
+        "gripper_close_below", CLOSE_BELOW, "Planned opening (0 closed, 1 open) below which it closes.", 0.0, 1.0
+    ),
+    ParameterSpec(
+        "gripper_open_above", OPEN_ABOVE, "Planned opening (0 closed, 1 open) above which it opens.", 0.0, 1.0
+    ),
     ParameterSpec(
         "gripper_debounce_ticks", DEBOUNCE_TICKS, "Ticks of the plan in a row that must agree on a new opening.", 1, 50
     ),

@@ -46,8 +46,12 @@ class PoseInput:
         newest = self._newest
         return None if newest is None or now_ns - newest[0] > self._max_age_ns else newest[1]
 
-    def destroy(self) -> None:
-        """Unsubscribe."""
+    def forget(self) -> None:
+        """Forget the newest pose: the clock was set back."""
+        self._newest = None
+        self._reader.clear()
+
+    def close(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 

@@ -1,47 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard between configure and cleanup: subscriptions feed its core, a thread ticks it at the robot's command rate."""
+"""The guard between configure and cleanup: messages feed its core, a thread ticks it at the command rate."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any, cast
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from geometry_msgs.msg import TwistStamped
 from numpy.typing import NDArray
-from rclpy.clock import Clock, ClockType, ROSClock
+from rclpy.clock import ROSClock
 from rclpy.node import Node
-from std_msgs.msg import Bool
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from vla_ros import topics
 from vla_ros.errors import UserError
-from vla_ros.nodes.common.clock import GridThread, RosClock
+from vla_ros.nodes.common.clock import GridThread, RosClock, steady_clock, take_real_time_priority
 from vla_ros.nodes.common.planner_messages import read_plan, read_status
-from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS
-from vla_ros.nodes.guard.command_outputs import GripperSink, TwistSink
+from vla_ros.nodes.common.qos import COMMAND_QOS, STATE_QOS
+from vla_ros.nodes.guard.command_outputs import CommandOutputs
+from vla_ros.nodes.guard.operator_inputs import OperatorInputs
 from vla_ros.nodes.guard.pose_input import PoseInput
-from vla_ros.nodes.guard.servo_link import ServoLink
-from vla_ros.observations import messages
-from vla_ros.robot import TWIST_STAMPED, Robot
-from vla_ros.runtime.execution.control import Command
+from vla_ros.robot import Robot
+from vla_ros.runtime.execution.control import GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
-from vla_ros.runtime.execution.gripper import GripperSwitch
 from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.priority import take_real_time_priority
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
 from vla_ros.runtime.safety.guard import Guard, GuardSettings
+from vla_ros.runtime.safety.interlocks import CLOCK_SET_BACK, Watchdog
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
 from vla_ros.runtime.safety.plausibility import MotionCheck
-from vla_ros.runtime.safety.watchdog import CLOCK_SET_BACK, Watchdog
 
 OUTPUTS_PERIOD_S = 0.1
-ENABLE, TAKEOVER = "enable", "takeover_twist"
 Value = Callable[[str], Any]
 
 
@@ -62,7 +56,7 @@ def make_guard(value: Value, robot: Robot, stops: EmergencyStops) -> Guard:
         executor = make_executor(value("executor"), horizon=value("executor_horizon"), decay=value("ensemble_decay"))
     except ValueError as error:
         raise UserError(f"parameter {error}") from None
-    if executor.tells_policy:
+    if executor.uses_prefix:
         raise UserError(f"executor {value('executor')!r} needs a policy in the same process; use path_following")
     governor = SafetyGovernor(
         robot.limits,
@@ -87,12 +81,14 @@ class GuardSession:
     """Two threads: the executor's hears, the control thread ticks. Both hold `turn` while they touch the core.
 
     Args:
-        node: Its parameters are read; all entities are its.
-        stops: Outlive the session.
-        on_change: Called after each tick and each stop.
+        node: reads parameters from it, and runs under its name.
+        robot: to guard.
+        stops: outlive the session.
+        turn: see above.
+        on_change: called after each tick and each stop.
 
     Raises:
-        UserError: A parameter or the robot's file is wrong.
+        UserError: a parameter or the robot's file is invalid.
     """
 
     def __init__(
@@ -105,19 +101,28 @@ class GuardSession:
         self.robot = robot
         self.dry_run: bool = self._value("dry_run")
         self.core = make_guard(self._value, robot, stops)
-        self.ticks_missed = 0
+        self.ticks_total = self.ticks_missed = 0
         self._period_ns = self.core.settings.period_ns
+        self._period_s = self._period_ns / 1e9
         self._ros_clock = cast(ROSClock, node.get_clock())
-        self._watchdog = Watchdog(self._period_ns / 1e9)
+        self._watchdog = Watchdog(self._period_s)
         self._last_tick_ns = 0
-        with contextlib.ExitStack() as undo:
-            self._make_outputs(undo)
-            self._make_inputs(undo)
-            steady = Clock(clock_type=ClockType.STEADY_TIME)
-            for period_s, callback in ((self._period_ns / 1e9, self._on_watchdog), (OUTPUTS_PERIOD_S, self._look)):
-                undo.callback(node.destroy_timer, node.create_timer(period_s, callback, clock=steady))
+        with ExitStack() as undo:
+            keep = undo.enter_context
+            self.outputs = keep(closing(CommandOutputs(node, robot, self._period_s, dry_run=self.dry_run)))
+            inputs = OperatorInputs(node, robot, self.core.deadman, self.core.takeover, turn)
+            self.inputs = keep(closing(inputs))
+            self.pose = keep(closing(PoseInput(node, robot, self._on_pose)))
+            for kind, topic, callback, qos in (
+                (MultiDOFJointTrajectory, topics.PLAN, self._on_plan, COMMAND_QOS),
+                (DiagnosticStatus, topics.PLANNER_STATUS, self._on_status, STATE_QOS),
+            ):
+                undo.callback(node.destroy_subscription, node.create_subscription(kind, topic, callback, qos))
+            clock = steady_clock()
+            for period_s, on_timer in ((self._period_s, self._on_watchdog), (OUTPUTS_PERIOD_S, self._check_outputs)):
+                undo.callback(node.destroy_timer, node.create_timer(period_s, on_timer, clock=clock))
             gc.collect()
-            gc.freeze()  # a full collection of what lasts would hold up ticks
+            gc.freeze()  # a full collection of what exists now would hold up ticks
             undo.callback(gc.unfreeze)
             self._undo = undo.pop_all()
 
@@ -133,9 +138,8 @@ class GuardSession:
 
     def start(self, *, armed: bool) -> None:
         """Begin to tick; the arm moves once it is armed and a plan arrives."""
-        if self.servo is not None:
-            self.servo.start()
-        self._look()
+        self.outputs.start()
+        self._check_outputs()
         if armed:
             self.core.arm(True, self._now_ns())
         self._watchdog.start(self._now_ns(), time.monotonic())
@@ -144,7 +148,7 @@ class GuardSession:
         self._thread.start()
 
     def stop(self, reason: str) -> None:
-        """Stop the arm within its limits, send zero twists, then go quiet."""
+        """Stop the arm within its limits, send zero twists, then go silent."""
         if self._thread is None:
             return
         self._thread.stop()
@@ -153,18 +157,19 @@ class GuardSession:
         while self.moving:
             with self._turn:
                 command = self.core.halt("emergency_stop" if self.core.stops.latched else reason)
-                self._send(command)
+                self.outputs.send(command)
             if command.twist is not None and command.twist.any():
-                time.sleep(self._period_ns / 1e9)
-        self._mark(False)
+                time.sleep(self._period_s)  # the arm has to follow while it slows down
+        self.inputs.mark_intervention(False)
         with self._turn:
             self.core.arm(False, self._now_ns())
+            self.core.halt("disarmed")
         if moving:
-            self._twists.flush(patience_s=0.5)
-            self._node.get_logger().info(f"stopped the arm: {reason}")
+            self.outputs.flush(timeout_s=0.5)
+            self._node.get_logger().info(f"arm stopped: {reason}")
 
     def close(self) -> None:
-        """Stop, and give everything back."""
+        """Stop and release everything."""
         self.stop("shutdown")
         self._undo.close()
 
@@ -174,29 +179,10 @@ class GuardSession:
             self.core.arm(armed, self._now_ns())
 
     def halt(self, reason: str) -> None:
-        """Take one period of a stop now."""
+        """Take one step of a stop now instead of with the next tick."""
         if self.active and self.moving:
-            self._send(self.core.halt(reason))
+            self.outputs.send(self.core.halt(reason))
             self._on_change()
-
-    # Inputs
-
-    def _make_inputs(self, undo: contextlib.ExitStack) -> None:
-        node = self._node
-        wanted = (
-            (MultiDOFJointTrajectory, topics.PLAN, self._on_plan, COMMAND_QOS),
-            (DiagnosticStatus, topics.PLANNER_STATUS, self._on_status, STATE_QOS),
-            (Bool, ENABLE, self._on_enable, STATE_QOS),
-            (TwistStamped, TAKEOVER, self._on_takeover, COMMAND_QOS),
-        )
-        for kind, topic, callback, qos in wanted:
-            undo.callback(node.destroy_subscription, node.create_subscription(kind, topic, callback, qos))
-        self.pose = PoseInput(node, self.robot, self._on_pose)
-        undo.callback(self.pose.destroy)
-        self._intervention = node.create_publisher(Bool, topics.INTERVENTION, LATCHED_QOS)
-        undo.callback(node.destroy_publisher, self._intervention)
-        self._marked = True
-        self._mark(False)
 
     def _on_plan(self, message: MultiDOFJointTrajectory) -> None:
         try:
@@ -213,91 +199,44 @@ class GuardSession:
         with self._turn:
             self.core.hear_status(read_status(message), time.monotonic())
 
-    def _on_enable(self, message: Bool) -> None:
-        with self._turn:
-            self.core.deadman.hear(message.data, time.monotonic())
-
-    def _on_takeover(self, message: TwistStamped) -> None:
-        frame, stamp_ns = message.header.frame_id.lstrip("/"), messages.stamp_ns(message)
-        if frame not in ("", self.robot.base_frame.lstrip("/")):
-            problem: str | None = f"its frame is {frame!r}, expected {self.robot.base_frame!r}"
-        else:
-            age_s = (self._now_ns() - stamp_ns) / 1e9 if stamp_ns else None
-            with self._turn:
-                problem = self.core.takeover.hear(messages.twist(message), age_s, time.monotonic())
-        if problem is not None:
-            self._node.get_logger().error(f"dropped a twist on {TAKEOVER}: {problem}", throttle_duration_sec=1.0)
-
     def _on_pose(self, pose: NDArray[np.float64]) -> None:
-        with self._turn:
-            self.core.measured(pose, time.monotonic())
+        if not self.dry_run:  # nothing carries the twists out
+            with self._turn:
+                self.core.measured(pose, time.monotonic())
 
-    # Outputs
-
-    def _make_outputs(self, undo: contextlib.ExitStack) -> None:
-        """Make the publishers; a dry run has none on the robot's topics."""
-        node, robot, frame = self._node, self.robot, self.robot.base_frame
-        twist, meant, gripper = robot.twist_command, robot.demonstrated_twist, robot.gripper_command
-        self.servo: ServoLink | None = None
-        self._corrections: TwistSink | None = None
-        if self.dry_run:
-            self._twists = TwistSink(node, "~/preview", TWIST_STAMPED, frame)
-            self._grippers = GripperSink(node, gripper, "~/preview_gripper", None)
-        else:
-            self._twists = TwistSink(node, twist.topic, twist.type, frame)
-            self._grippers = GripperSink(node, gripper, gripper.topic, gripper.action)
-            if meant.topic != twist.topic:
-                self._corrections = TwistSink(node, meant.topic, meant.type, frame)
-                undo.callback(self._corrections.destroy)
-            if robot.servo is not None:
-                self.servo = ServoLink(node, robot.servo, self._period_ns / 1e9)
-                undo.callback(self.servo.destroy)
-        undo.callback(self._twists.destroy)
-        undo.callback(self._grippers.destroy)
-
-    def _look(self) -> None:
-        """See whether what carries commands out is ready, and that nobody else commands it or plans."""
-        reason: tuple[str, str] | None = None
+    def _check_outputs(self) -> None:
+        """Tell the core whether commands are executed, and whether somebody else plans or commands the arm."""
         planners = self._node.count_publishers(topics.PLAN)
+        others = self.outputs.publishers() - 1
+        problem: tuple[str, str] | None = self.inputs.problem()
         if planners > 1:
-            reason = "second_planner", f"{planners} nodes publish {topics.PLAN}: stop the others first"
-        elif not self._value("allow_other_publishers") and (count := self._twists.publishers()) > 1:
-            reason = "second_publisher", f"{count} nodes publish the twist command: stop the others first"
-        elif self.servo is not None and self.servo.reason is not None:
-            reason = self.servo.reason, self.servo.detail
-        elif self._grippers.reason is not None:
-            reason = self._grippers.reason, "the gripper's action server is not there"
+            problem = "second_planner", f"{planners} nodes publish {topics.PLAN}: stop the others first"
+        elif others > 0 and not self._value("allow_other_publishers"):
+            topic = self.robot.twist_command.topic
+            problem = "second_publisher", f"{others} other nodes publish {topic}: stop them first"
+        elif problem is None and (reason := self.outputs.reason) is not None:
+            problem = reason, self.outputs.detail(reason)
         with self._turn:
-            self.core.output = reason
-
-    def _send(self, command: Command) -> None:
-        if command.twist is not None:
-            self._twists.send(command.twist)
-        if command.opening is not None:
-            self._grippers.send(command.opening)
-
-    def _mark(self, taken_over: bool) -> None:
-        """Mark in the bag where a person's corrections begin and end."""
-        if taken_over != self._marked:
-            self._marked = taken_over
-            self._intervention.publish(Bool(data=taken_over))
-
-    # Ticks
+            self.core.output = problem
 
     def _on_tick(self) -> None:
         with self._turn:
             now_ns, now_s = self._now_ns(), time.monotonic()
             self._watchdog.ticked(now_s)
-            if self._last_tick_ns and self.moving:
-                self.ticks_missed += max(0, round((now_ns - self._last_tick_ns) / self._period_ns) - 1)
-            self._last_tick_ns = now_ns
+            self._count(now_ns)
             pose = self.pose.newest(now_ns)
             command = self.core.tick(now_ns, now_s, None if pose is None else pose[:3])
-            self._send(command)
-            self._mark(self.core.taken_over)
-            if self.core.taken_over and self._corrections is not None and command.twist is not None:
-                self._corrections.send(command.twist)
-        self._on_change()
+            self.outputs.send(command)
+            self.inputs.mark_intervention(self.core.taken_over)
+            if self.core.taken_over and command.twist is not None:
+                self.outputs.send_correction(command.twist)
+            self._on_change()
+
+    def _count(self, now_ns: int) -> None:
+        if self.moving:
+            missed = max(0, round((now_ns - self._last_tick_ns) / self._period_ns) - 1) if self._last_tick_ns else 0
+            self.ticks_total, self.ticks_missed = self.ticks_total + 1 + missed, self.ticks_missed + missed
+        self._last_tick_ns = now_ns
 
     def _on_watchdog(self) -> None:
         """Stop the arm on the steady clock if the ROS clock's ticks do not come as they should."""
@@ -306,21 +245,22 @@ class GuardSession:
         self._thread.check()
         simulated = self._ros_clock.ros_time_is_active
         with self._turn:
-            reason = self._watchdog.look(self._now_ns(), time.monotonic(), simulated=simulated)
+            reason = self._watchdog.check(self._now_ns(), time.monotonic(), simulated=simulated)
             if reason is not None:
                 self.halt(reason)
-            if reason == CLOCK_SET_BACK and not simulated:  # of simulated time RosClock tells
-                self._on_clock_set_back()
+        if reason == CLOCK_SET_BACK and not simulated:  # simulated time is reported by RosClock
+            self._on_clock_set_back()
 
     def _on_clock_set_back(self) -> None:
+        self._node.get_logger().warning("the ROS clock was set back: dropping the plan")
         with self._turn:
-            self._node.get_logger().warning("the ROS clock was set back: dropped the plan")
             self.core.restart()
+            self.pose.forget()
 
     def _take_priority(self) -> None:
         refused = take_real_time_priority(self._value("control_priority"))
         if refused is not None:
-            self._node.get_logger().info(f"no real-time priority for control ticks: {refused}")
+            self._node.get_logger().info(f"control ticks run without real-time priority: {refused}")
 
     def _now_ns(self) -> int:
         return int(self._ros_clock.now().nanoseconds)

@@ -1,111 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the policy node reports: /diagnostics for monitors, and the JSON of ~/state for programs."""
+"""What the policy node reports on ~/state and /diagnostics."""
 
 from __future__ import annotations
 
-import json
 import resource
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from vla_ros.runtime.execution.control import ControlLoop
 from vla_ros.runtime.planning.engine import EngineStatus
-from vla_ros.runtime.planning.planner import ChunkDelay
-from vla_ros.runtime.safety.governor import State
+from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import StreamRate, Summary
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 # Reasons not to move that are no problem: the arm waits for an operator.
-EXPECTED_REASONS = frozenset({"no_command", "planning", "disarmed", "disabled"})
+EXPECTED_REASONS = frozenset({"no_command", "planning"})
+COMMAND_CHARACTERS = 200
 
 
-def state_text(
-    control: ControlLoop, engine: EngineStatus, detail: str = "", waiting: Sequence[str] = (), dry_run: bool = False
-) -> str:
-    """Return the JSON text of ~/state."""
-    inference = engine.inference_ms
-    state = {
-        "state": control.governor.state.value,
-        "reason": control.governor.reason,
-        "detail": detail,
-        "command": engine.command,
-        "waiting_commands": [text[:80] for text in waiting],
-        "dry_run": dry_run,
-        "taken_over": control.taken_over,
-        "speed_scale": control.governor.scale,
-        "stops": dict(sorted(control.governor.stops.items())),
-        "ticks": {"total": control.ticks_total, "missed": control.ticks_missed},
-        "inference_ms": {
-            name: round(getattr(inference, name), 3) if inference else None for name in ("p50", "p95", "p99")
-        },
-    }
-    return json.dumps(state)
-
-
-def idle_state_text(state: str, error: str) -> str:
-    """Return the JSON text of ~/state while no policy runs; `error`: why the last transition failed, or empty."""
-    latency, ticks = {"p50": None, "p95": None, "p99": None}, {"total": 0, "missed": 0}
-    reason = "error" if error else None
-    idle = {"state": state, "reason": reason, "detail": error, "command": "", "ticks": ticks, "inference_ms": latency}
-    return json.dumps(idle)
-
-
-def policy_status(
-    control: ControlLoop, engine: EngineStatus, camera_to_twist_ms: Summary | None = None
-) -> DiagnosticStatus:
-    """Report state, latencies and counts; `camera_to_twist_ms`: from a camera's stamp to the twist that answers it."""
-    governor, timeline, reason = control.governor, control.timeline.statistics(), control.governor.reason
-    slow = _slow_chunks(engine.delay)
+def policy_status(engine: EngineStatus, plans: int, waiting: Sequence[str] = ()) -> DiagnosticStatus:
+    """Report what the policy follows, why it has no plan, and how long inference takes; `plans`: published so far."""
     level = OK
-    if governor.state is State.FAULT:
+    if engine.reason in FAULTS:
         level = ERROR
-    elif (reason is not None and reason not in EXPECTED_REASONS) or slow:
+    elif engine.reason is not None and engine.reason not in EXPECTED_REASONS:
         level = WARN
     values: dict[str, Any] = {
-        "state": governor.state.value,
-        "reason": reason or "",
+        "state": "active",
+        "reason": engine.reason or "",
         "detail": engine.detail,
-        "command": engine.command,
+        "command": engine.command[:COMMAND_CHARACTERS],
+        "waiting commands": ", ".join(text[:80] for text in waiting),
         **_percentiles("inference", engine.inference_ms, ("p50", "p95", "p99"), digits=2),
-        **_percentiles("plan age", control.plan_age_ms.summary(), ("p50", "p99")),
-        **_percentiles("camera to twist", camera_to_twist_ms, ("p50", "p95", "p99")),
-        "ticks total": control.ticks_total,
-        "ticks missed": control.ticks_missed,
-        "ticks starved": timeline.starved,
         "ticks overrun by inference": engine.overruns,
-        **_delay_values(engine.delay),
-        "ticks limited": governor.ticks_limited,
-        "speed scale": governor.scale,
-        "chunks posted": timeline.posted,
-        "chunks expired": timeline.expired,
+        "ticks per chunk": "" if engine.delay is None else engine.delay.ticks,
+        "plans": plans,
         "memory MB": f"{memory_mb():.0f}",
-        **{f"stops: {name}": count for name, count in sorted(governor.stops.items())},
     }
-    message = governor.state.value if reason is None else f"{governor.state.value}: {reason}"
-    return status("policy", level, message + slow, values)
+    message = f"planning: {engine.command[:COMMAND_CHARACTERS]!r}" if engine.reason is None else engine.reason
+    if engine.reason is not None and engine.detail:
+        message += f": {engine.detail.strip().splitlines()[-1]}"
+    return status("policy", level, message, values)
+
+
+def idle_status(state: str, error: str) -> DiagnosticStatus:
+    """Report that no policy runs; `error`: why the last transition failed, or empty."""
+    values = {"state": state, "reason": "error" if error else "", "detail": error, "command": ""}
+    return status("policy", ERROR if error else OK, f"{state}: {error}" if error else state, values)
 
 
 def _percentiles(name: str, summary: Summary | None, which: Sequence[str], digits: int = 1) -> dict[str, str]:
     return {f"{name} {each} ms": f"{getattr(summary, each):.{digits}f}" if summary else "" for each in which}
-
-
-def _slow_chunks(delay: ChunkDelay | None) -> str:
-    """Return a warning if chunks take longer than the policy's longest prefix, else an empty text."""
-    if delay is None or not delay.exceeds_prefix:
-        return ""
-    return (
-        f"; chunks take up to {delay.ticks} ticks, but the policy was trained with max_delay_steps = "
-        f"{delay.max_prefix}: the arm may jerk at a new chunk; train with more delay steps, or make inference faster"
-    )
-
-
-def _delay_values(delay: ChunkDelay | None) -> dict[str, Any]:
-    if delay is None:
-        return {}
-    prefix = {"prefix length": delay.prefix_length, "late chunks": delay.late_chunks} if delay.max_prefix else {}
-    return {"ticks per chunk": delay.ticks, **prefix}
 
 
 def memory_mb() -> float:
@@ -145,19 +91,6 @@ def skew_status(rates: Mapping[str, StreamRate], cameras: Iterable[str], max_ske
     if skew_s > max_skew_s:
         return status("camera skew", ERROR, f"the cameras are {skew_s:.3f} s apart", values)
     return status("camera skew", OK, "in sync", values)
-
-
-def outputs_status(values: Mapping[str, str], problem: str | None) -> DiagnosticStatus:
-    """Report on what executes the commands; `problem`: why it does not, or not as commanded."""
-    return status("outputs", OK if problem is None else WARN, problem or "ready", values)
-
-
-def inputs_status(mismatches: Sequence[str]) -> DiagnosticStatus:
-    """Report operator inputs; `mismatches`: topics with a publisher whose messages cannot arrive."""
-    if not mismatches:
-        return status("operator inputs", OK, "no QoS mismatch", {})
-    message = f"QoS mismatch on {', '.join(mismatches)}: the publisher must be RELIABLE"
-    return status("operator inputs", ERROR, message, {})
 
 
 def transport_status(missing: Sequence[str]) -> DiagnosticStatus:

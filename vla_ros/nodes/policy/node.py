@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a vision-language-action policy on a robot: cameras and a language command in, twists and a gripper command out.
+"""Run a vision-language-action policy: cameras and a language command in, plans for the guard out.
 
 A lifecycle node. Topic names and types come from the robot's file and are relative; for the shipped one:
 
   subscribes  camera/static/..., camera/wrist/... (Image or CompressedImage), ee_pose, joint_states,
-              language_command (std_msgs/String, latched; empty text means stop),
-              enable (std_msgs/Bool, with require_enable), emergency_stop (std_msgs/Bool),
-              takeover_twist (TwistStamped) and takeover_gripper: somebody moves the arm by hand
-  publishes   twist_command (TwistStamped at the control rate), gripper_command (Float64MultiArray, on change),
-              ~/state (std_msgs/String, latched: JSON), /diagnostics, intervention (std_msgs/Bool, latched),
-              ~/plan (geometry_msgs/PoseArray: where the newest chunk leads, while somebody looks);
-              with dry_run ~/preview and ~/preview_gripper instead of the commands
-  services    ~/arm (std_srvs/SetBool), ~/reset (std_srvs/Trigger: forget plan, history and fault), lifecycle
+              language_command (std_msgs/String, latched; an empty text or a stop word stops the arm)
+  publishes   plan (trajectory_msgs/MultiDOFJointTrajectory), policy/status (DiagnosticStatus: the heartbeat),
+              ~/state (DiagnosticStatus, latched), /diagnostics,
+              ~/predicted_path (geometry_msgs/PoseArray: where the newest plan leads, while there are subscribers)
+  services    ~/reset (std_srvs/Trigger: forget plan, history and fault), lifecycle
 
-Whatever is missing, stale or wrong: zero twists for a few ticks, then silence, until new observations give a new plan.
+It moves nothing: `guard_node` executes the plans, if all is well and somebody has armed it.
 """
 
 from __future__ import annotations
@@ -22,7 +19,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vla_ros.nodes.policy import parameters
+from vla_ros.nodes.common.parameters import help_text
+from vla_ros.nodes.policy.parameters import PARAMETERS
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -31,13 +29,14 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="policy_node",
         description=__doc__,
-        epilog=parameters.help_text(),
+        epilog=help_text(PARAMETERS, "config/policy.yaml"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(given[: given.index("--ros-args")] if "--ros-args" in given else given)
-    from vla_ros.nodes.policy.lifecycle import run  # after --help: rclpy takes a while
+    from vla_ros.nodes.common.lifecycle_node import run  # after --help: rclpy takes a while
+    from vla_ros.nodes.policy.lifecycle import PolicyNode
 
-    return run(given)
+    return run("policy_node", given, PolicyNode)
 
 
 if __name__ == "__main__":

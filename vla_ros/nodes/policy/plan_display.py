@@ -14,7 +14,7 @@ NO_PATH = np.zeros((0, 7))
 
 
 class PlanDisplay:
-    """Publishes the tool's predicted poses on ~/plan while there are subscribers.
+    """Publishes the tool's predicted poses on ~/predicted_path while there are subscribers.
 
     Args:
         node: publishes under its name.
@@ -26,7 +26,7 @@ class PlanDisplay:
         self._node = node
         self._frame = frame
         self._period_s = period_s
-        self._publisher = node.create_publisher(PoseArray, "~/plan", 1)
+        self._publisher = node.create_publisher(PoseArray, "~/predicted_path", 1)
 
     def show(self, pose: NDArray[np.float64] | None, plan: NDArray[np.float64] | None) -> None:
         """Publish where `plan` (N, 7) leads from `pose` (7,); an empty path if one of them is unknown."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-DEFAULT_EXECUTOR = "full_chunk"
+DEFAULT_EXECUTOR = "path_following"
 DEFAULT_HORIZON = 4  # ticks, of receding_horizon
 DEFAULT_DECAY = 0.01  # of temporal_ensemble, as in ACT
 

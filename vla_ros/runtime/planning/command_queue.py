@@ -12,12 +12,27 @@ from collections.abc import Collection
 
 REPLACE, AFTER_CHUNK, AFTER_SUCCESS = "replace", "after_chunk", "after_success"
 MAX_WAITING = 100
+STOP_WORDS = ["stop", "halt", "freeze", "abort", "cancel", "wait", "no", "e-stop"]
+# A sentence of up to this many words stops if it contains a stop word: "stop please", "no, wait".
+STOP_SENTENCE_WORDS = 5
+MAX_CHARACTERS = 2000
+
+
+class CommandTooLong(ValueError):
+    """A text that cannot be a command."""
 
 
 def is_stop(text: str, stop_words: Collection[str]) -> bool:
-    """Return whether `text` is empty or one of `stop_words` alone, ignoring case and punctuation."""
-    words = " ".join(re.sub(r"[^\w\s]", " ", text).casefold().split())
-    return not words or words in {word.casefold() for word in stop_words}
+    """Return whether `text` is empty, or a short sentence with one of `stop_words`, ignoring case and punctuation."""
+    words = _normalized(text)
+    if not words or len(words) > STOP_SENTENCE_WORDS:
+        return not words
+    sentence = f" {' '.join(words)} "
+    return any(f" {' '.join(stop)} " in sentence for stop in map(_normalized, stop_words) if stop)
+
+
+def _normalized(text: str) -> list[str]:
+    return re.sub(r"[\W_]", " ", text).casefold().split()
 
 
 class CommandQueue:
@@ -65,6 +80,9 @@ class CommandQueue:
         Raises:
             OverflowError: `MAX_WAITING` commands are waiting already.
         """
+        if len(text) > MAX_CHARACTERS:
+            self._follow("", forget=True)
+            raise CommandTooLong(f"a command may have {MAX_CHARACTERS} characters; this one has {len(text)}: stopping")
         if is_stop(text, self._stop_words):
             return self._follow("", forget=True)
         if self._when == REPLACE or not self.following:

@@ -12,8 +12,7 @@ from typing import Protocol
 
 from vla_ros.contract import Timing
 from vla_ros.observations.observation import ObservationQueue
-from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.planner import ChunkDelay, ChunkPolicy, Plan, Planner
+from vla_ros.runtime.planning.planner import ChunkDelay, ChunkPolicy, Plan, Planner, Plans
 from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import RecentValues, Summary
 
@@ -64,19 +63,22 @@ class Engine:
         observations: filled by others; the engine adds the language command.
         timeline: receives chunks, and is cleared when a plan must not continue.
         clock: of the control grid; `stop` closes it.
+        on_change: called in the engine's thread when it starts or ceases to have a plan.
     """
 
     def __init__(
         self,
         make_policy: Callable[[], ChunkPolicy],
         observations: ObservationQueue,
-        timeline: ActionTimeline,
+        timeline: Plans,
         clock: Clock,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._make_policy = make_policy
         self._observations = observations
         self._timeline = timeline
         self._clock = clock
+        self._on_change = on_change
         self._thread = threading.Thread(target=self._run, name="vla_engine", daemon=True)
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -196,6 +198,7 @@ class Engine:
                 self._timeline.clear()
                 self._crashed = True
                 self._reason, self._detail = "policy_error", traceback.format_exc()
+            self._on_change()
 
     def _work(self, planner: Planner, timing: Timing) -> None:
         last_tick: int | None = None
@@ -241,7 +244,10 @@ class Engine:
             plan = Plan(None, "policy_error", traceback.format_exc())
         if plan.inference_ms is not None:
             self._inference_ms.add(plan.inference_ms)
+        before = self._reason
         self._settle(planner, tick, tick * period_ns, epoch, plan)
+        if self._reason != before:
+            self._on_change()
 
     def _settle(self, planner: Planner, tick: int, time_ns: int, epoch: int, plan: Plan) -> None:
         """Post the plan or drop the current one, unless the command is newer than the observation."""

@@ -20,7 +20,6 @@ from vla_ros.contract import PolicyContract
 from vla_ros.errors import UserError
 from vla_ros.observations.observation import Observation, Refusal
 from vla_ros.runtime.execution.executors import EXECUTORS
-from vla_ros.runtime.execution.timeline import ActionTimeline
 
 # The slowest of this many chunks predicts the next one: an outlier is forgotten after some seconds.
 RECENT_CHUNKS = 20
@@ -56,6 +55,24 @@ class ChunkPolicy(Protocol):
     def warm_up(self) -> float:
         """Run a few times to build what is built on first use; return how long the last run took [s]."""
         ...
+
+
+class Plans(Protocol):
+    """Where chunks go: an `ActionTimeline` in this process, or a guard in another one."""
+
+    @property
+    def uses_prefix(self) -> bool: ...
+
+    @property
+    def rest_ticks(self) -> int: ...
+
+    def post(self, first_tick: int, actions: NDArray[np.float64], *, replace_all: bool = False) -> bool: ...
+
+    def clear(self, observed_from: int | None = None) -> None: ...
+
+    def prefix(self, first_tick: int, count: int) -> NDArray[np.float64]: ...
+
+    def ticks_over(self, first_tick: int) -> int: ...
 
 
 class ExecutorError(UserError):
@@ -121,7 +138,7 @@ class ActionPrefix:
         ExecutorError: the executor uses prefixes, but the policy was trained without.
     """
 
-    def __init__(self, timeline: ActionTimeline, max_delay_steps: int) -> None:
+    def __init__(self, timeline: Plans, max_delay_steps: int) -> None:
         if timeline.uses_prefix:
             check_trained_with_delays(max_delay_steps)
         self._timeline = timeline
@@ -177,9 +194,7 @@ class Planner:
         ExecutorError: the executor uses prefixes, but the policy was trained without.
     """
 
-    def __init__(
-        self, policy: ChunkPolicy, snapshot: Callable[[int], Observation | Refusal], timeline: ActionTimeline
-    ) -> None:
+    def __init__(self, policy: ChunkPolicy, snapshot: Callable[[int], Observation | Refusal], timeline: Plans) -> None:
         self.prefix = ActionPrefix(timeline, policy.max_delay_steps)
         self._policy = policy
         self._snapshot = snapshot

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.runtime.execution.control import SILENCE, Command
-from vla_ros.runtime.execution.gripper import GripperSwitch
+from vla_ros.runtime.execution.control import SILENCE, Command, GripperSwitch
 from vla_ros.runtime.execution.interpolation import interpolated
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
@@ -127,7 +126,7 @@ class Guard:
         self.stops = stops
         self.deadman = deadman
         self.takeover = takeover
-        # Why the command outputs are not usable (another publisher, Servo, the gripper's action server), and a sentence.
+        # Why commands would not be executed, or somebody else commands the arm: reason and detail.
         self.output: tuple[str, str] | None = None
         self.status = PlannerStatus()
         self.detail = ""
@@ -138,6 +137,7 @@ class Guard:
         self._grid: PlanGrid | None = None
         self._status_s: float | None = None
         self._newest_stamp_ns: int | None = None
+        self._new_command = False  # since the newest plan
         self._accept_from_ns: int | None = None
         self._contradiction: tuple[str, str] | None = None
         self._tick: int | None = None
@@ -158,7 +158,10 @@ class Guard:
             assert self._grid is not None
             self._grid.anchor(plan.stamp_ns)
             self._newest_stamp_ns = plan.stamp_ns
-            if not self.timeline.post(self._grid.nearest(plan.stamp_ns), plan.actions):
+            tick = self._grid.nearest(plan.stamp_ns)
+            if self.timeline.post(tick, plan.actions, replace_all=self._new_command):
+                self._new_command = False
+            else:
                 refusal = "late: every tick of it is over"
         if refusal is not None:
             name = refusal.partition(":")[0]
@@ -195,6 +198,7 @@ class Guard:
                 self._disarm("second_planner", "two planners send their status: stop one of them")
             else:
                 self._disarm("policy_restarted", "the planner was restarted")
+        self._new_command = self._new_command or status.command != self.status.command
         self.status, self._status_s = status, now_s
 
     def arm(self, armed: bool, now_ns: int) -> None:
@@ -217,7 +221,9 @@ class Guard:
         return refusal
 
     def measured(self, pose: Array, now_s: float) -> None:
-        """Take a new pose (7,) of the tool in the base frame."""
+        """Take a new pose (7,) of the tool in the base frame; one that is not finite tells nothing."""
+        if not np.isfinite(pose).all():
+            return
         reason = self._motion.measured(pose, now_s)
         if reason is not None and self._contradiction is None and self.governor.state is State.RUNNING:
             self._contradiction = reason, self._motion.detail
@@ -240,15 +246,15 @@ class Guard:
             ee_position: (3,) the tool in the base frame [m], or None if unknown or too old.
         """
         reason, detail = self._reason(now_s)
-        by_hand = self.takeover.twist(now_s)
+        by_hand, opening = self.takeover.twist(now_s), self.takeover.opening(now_s)
         ended = self.takeover.ended(now_s)
         if ended == "operator_lost":
             self._disarm("operator_lost", "takeover twists broke off while the arm was moving")
-        opening: float | None = None
         if by_hand is not None and reason is None:
             self._leave_plan(now_ns)
             self.taken_over = True
             twist = self.governor.tick(np.append(by_hand, 0.5), None, ee_position)
+            opening = opening if self.governor.state is State.RUNNING else None
         else:
             if self.taken_over:
                 self.taken_over, reason, detail = False, reason or "handed_back", detail

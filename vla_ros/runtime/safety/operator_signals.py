@@ -148,6 +148,7 @@ class Takeover:
         self._max_age_s = max_age_s
         self._twist: NDArray[np.float64] | None = None
         self._heard_s = -math.inf
+        self._opening: tuple[float, float] | None = None
 
     def hear(self, twist: Iterable[float], stamp_age_s: float | None, now_s: float) -> str | None:
         """Take one twist (6,) [m/s, rad/s] in the base frame; return why it was dropped, or None.
@@ -159,11 +160,22 @@ class Takeover:
         if not np.isfinite(values).all():
             return "it is not finite"
         if stamp_age_s is not None and stamp_age_s > self._max_age_s:
-            return f"its stamp is {stamp_age_s:.2f} s old; at most {self._max_age_s:g} s: the link lags, or the clocks differ"
+            return (
+                f"its stamp is {stamp_age_s:.2f} s old (limit {self._max_age_s:g} s): the link lags, or clocks differ"
+            )
         if stamp_age_s is not None and stamp_age_s < -TAKEOVER_MAX_AHEAD_S:
             return f"its stamp is {-stamp_age_s:.2f} s ahead: synchronise the clocks"
         self._twist, self._heard_s = values, now_s
         return None
+
+    def hear_gripper(self, opening: float, now_s: float) -> None:
+        """Take a gripper opening in [0 closed, 1 open]; it counts only during a takeover."""
+        self._opening = opening, now_s
+
+    def opening(self, now_s: float) -> float | None:
+        """Return an opening that arrived within `max_age_s`, once; None without one."""
+        opening, self._opening = self._opening, None
+        return opening[0] if opening is not None and now_s - opening[1] <= self._max_age_s else None
 
     def twist(self, now_s: float) -> NDArray[np.float64] | None:
         """Return the newest twist while the takeover lasts, or None."""

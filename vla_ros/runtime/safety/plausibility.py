@@ -77,8 +77,8 @@ class MotionCheck:
         if since_s <= FROZEN_S or self._commanded_m_since_change <= FROZEN_COMMANDED_M:
             return None
         self.detail = (
-            f"the pose has not changed for {since_s:.1f} s while {self._commanded_m_since_change * 1e3:.0f} mm of motion "
-            "were commanded: its source repeats an old value"
+            f"the pose has not changed for {since_s:.1f} s, although {self._commanded_m_since_change * 1e3:.0f} mm of "
+            "motion were commanded: its source repeats an old value"
         )
         return FROZEN
 
@@ -95,7 +95,7 @@ class MotionCheck:
         if followed >= FOLLOWED:
             return None
         self.detail = (
-            f"{length * 1e3:.0f} mm were commanded in {now_s - first_s:.1f} s, the tool moved {followed:.0%} of it: is the "
-            "arm in another mode, blocked, or is another controller active?"
+            f"{length * 1e3:.0f} mm were commanded in {now_s - first_s:.1f} s, the tool moved {followed:.0%} of it: "
+            "is the arm blocked, in another mode, or under another controller?"
         )
         return NOT_FOLLOWING
