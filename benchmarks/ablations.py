@@ -40,7 +40,7 @@ from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, RolloutSetti
 from vla_ros.evaluation.closed_loop.workers import HORIZON_TICKS
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
-from vla_ros.policy.losses import ForwardPredictionConfig
+from vla_ros.policy.config import ForwardPredictionConfig
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.train.build import observation_spec
 from vla_ros.train.data import read_demonstrations

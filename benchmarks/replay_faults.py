@@ -30,8 +30,8 @@ from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.benchmarks.tabletop import demonstrate
 from vla_ros.evaluation.replay.diagnosis import Diagnosis, diagnose
 from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.policy.policy import Policy
-from vla_ros.policy.runner import PolicyRunner
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.tasks import TRAINED_TASKS
 

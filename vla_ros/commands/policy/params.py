@@ -26,11 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from vla_ros.files import write_json
-    from vla_ros.policy import summary
+    from vla_ros.policy import parameter_summary as summary
     from vla_ros.policy.checkpoint import load_checkpoint
 
     policy = load_checkpoint(args.checkpoint)
-    parts = summary.parts(policy, args.depth)
+    parts = summary.count_parameters(policy, args.depth)
     figures = {
         "parts": {part.name: part.parameters for part in parts},
         "parameters": sum(part.parameters for part in parts),

@@ -16,7 +16,7 @@ import torch
 
 from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import load_checkpoint
-from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.robot import Limits, load_robot
 from vla_ros.runtime.execution.executors import Executor, make_executor
 from vla_ros.sim.env import TabletopEnv

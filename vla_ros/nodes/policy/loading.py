@@ -13,7 +13,7 @@ from vla_ros.robot import Robot
 from vla_ros.runtime.planning.planner import ChunkPolicy
 
 if TYPE_CHECKING:
-    from vla_ros.policy.runner import PolicyRunner
+    from vla_ros.policy.inference import PolicyRunner
 
 GRIPPER_TYPE = "std_msgs/msg/Float64MultiArray"
 
@@ -85,7 +85,7 @@ def load_runner(
         device: auto, or what torch calls it.
         cpu_threads: for torch's operators on the CPU. A second thread is no help to a small policy, and makes it wait
             for a core that another process holds: under load, a step of 8 ms becomes one of 900 ms now and then.
-        precision, compile: as ``vla_ros.policy.acceleration.choose`` takes them.
+        precision, compile: as `vla_ros.policy.acceleration.choose_acceleration` takes them.
 
     Raises:
         CheckpointError: the folder is no checkpoint.
@@ -93,10 +93,7 @@ def load_runner(
     """
     import torch
 
-    from vla_ros.policy import acceleration
-    from vla_ros.policy.checkpoint import load_checkpoint
-    from vla_ros.policy.runner import PolicyRunner
+    from vla_ros.policy.inference import load_policy_for_inference
 
     torch.set_num_threads(cpu_threads)
-    where = str(acceleration.choose(device, precision, compile).device)  # before the weights are read
-    return PolicyRunner(load_checkpoint(Path(checkpoint).expanduser(), where), where, precision, compile)
+    return load_policy_for_inference(Path(checkpoint).expanduser(), device, precision, compile)
