@@ -32,7 +32,7 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.calvin.reader import RATE_HZ, STEP_M, STEP_RAD, calvin_shards
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.rlds import catalogue

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 from vla_ros import cli, resources
 from vla_ros.commands.data.convert import sampling
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot
 from vla_ros.train.build import new_policy

@@ -55,7 +55,7 @@ def test_bag_that_training_cannot_use_is_a_problem_and_the_others_are_still_repo
     demonstration.without("language_command").write(tmp_path / "bags" / "mute")
     assert main(["inspect", str(tmp_path / "bags")]) == 1
     printed = capsys.readouterr().out
-    assert "there is no topic 'language_command'" in printed
+    assert "language: topic 'language_command' is missing" in printed
     assert "20 frames in 1 episodes" in printed
 
 

@@ -12,11 +12,12 @@ import pytest
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
+from recordings import read_bag
+
 from vla_ros.commands.ros.isolation import DOMAIN_VARIABLE
 from vla_ros.commands.ros.record_demo import record
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.errors import UserError
 from vla_ros.observations.messages import twist
 from vla_ros.robot import load_robot

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recordings import read_bag
 from scipy.spatial.transform import Rotation
 
 from vla_ros import cli
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
-from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.lerobot.reader import lerobot_shards

@@ -204,7 +204,7 @@ def test_the_recorder_writes_transforms_and_opens_every_episode_with_the_static_
 ):
     data = yaml.safe_load((resources.path("config/robots") / "tabletop.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**data, "ee_pose": TF}))
-    from vla_ros.datasets.bags.writer import typestore
+    from vla_ros.datasets.bags.cdr.messages import typestore
 
     types = typestore()
     monkeypatch.setattr(recorder_node, "deserialize_message", lambda data, _: types.deserialize_cdr(data, TRANSFORMS))

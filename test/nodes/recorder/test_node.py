@@ -20,6 +20,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.serialization import serialize_message
+from recordings import read_bag
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import Float64MultiArray, String
 
@@ -27,7 +28,6 @@ from vla_ros import bringup
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.markers import parse_marker
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.datasets.errors import BagError
 from vla_ros.nodes.clients.services import RemoteNode, ServiceError
 from vla_ros.nodes.common.qos import LATCHED_QOS, SENSOR_QOS

@@ -16,11 +16,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla_ros.datasets.bags.episodes.annotations import TABLE, Row, read_table, write_table
-from vla_ros.datasets.bags.episodes.segmentation import find_segments, spoken_commands
-from vla_ros.datasets.bags.episodes.segments import Segment, usable
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.episodes.segmentation import (
+    TABLE,
+    Annotation,
+    Segment,
+    find_segments,
+    read_table,
+    spoken_commands,
+    write_table,
+)
+from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.episode import OUTCOMES
 from vla_ros.datasets.errors import BagError
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(bag: Path, robot: Robot) -> list[Row]:
+def describe(bag: Path, robot: Robot) -> list[Annotation]:
     """Return the rows of a bag as it describes itself; one without a text where it does not.
 
     Raises:
@@ -70,12 +75,12 @@ def describe(bag: Path, robot: Robot) -> list[Row]:
         return [_row(recording, segment, spoken) for segment in segments or [whole]]
 
 
-def _row(recording: Recording, segment: Segment, spoken: Sequence[tuple[int, str]]) -> Row:
+def _row(recording: Recording, segment: Segment, spoken: Sequence[tuple[int, str]]) -> Annotation:
     said = [text for time_ns, text in spoken if text and time_ns < segment.stop_ns]
     text = " | ".join(segment.texts) or (said[-1] if said else "")
     start_s = (segment.start_ns - recording.start_ns) / 1e9
     end_s = (segment.stop_ns - recording.start_ns) / 1e9
-    keep = usable(segment, include_failures=True) and bool(text)
+    keep = segment.usable(include_failures=True) and bool(text)
     task = segment.task if segment.task != text else ""
     outcome = segment.outcome if segment.outcome in OUTCOMES else "unknown"
-    return Row(recording.path.name, max(start_s, 0.0), end_s, text, keep, outcome, task)
+    return Annotation(recording.path.name, max(start_s, 0.0), end_s, text, keep, outcome, task)

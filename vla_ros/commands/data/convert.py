@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vla_ros.commands.data.inspect import SETTLE_S, known_proprioception
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.shards import DecodeReport
 from vla_ros.robot import Robot, load_robot

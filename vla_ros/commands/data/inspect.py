@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
-from vla_ros.datasets.bags.episodes.annotations import annotations_of
 from vla_ros.datasets.bags.episodes.cutting import EpisodeCutter
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.episodes.segmentation import annotations_of
+from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.bags.recovery import recover
 from vla_ros.datasets.episode import Episode

@@ -30,8 +30,7 @@ from rich.table import Table
 
 from vla_ros import files, html
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.errors import EvaluationError

@@ -24,7 +24,6 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.finding import absolute
 from vla_ros.datasets.calvin.numpy_files import read_npy, read_npz
 from vla_ros.datasets.calvin.safe_pickle import PickledArray
 from vla_ros.datasets.episode import Episode
@@ -32,6 +31,7 @@ from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.fingerprint import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, require_rate, to_episode
+from vla_ros.files import absolute
 
 RATE_HZ = Fraction(30)
 STEP_M, STEP_RAD = 0.02, 0.05

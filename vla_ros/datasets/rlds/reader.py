@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.finding import absolute
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.rlds.catalogue import FIRST_BRIDGE, LAYOUTS, Floats, Layout
@@ -26,6 +25,7 @@ from vla_ros.datasets.rlds.tfrecord import Example, records
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.fingerprint import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_rate, to_episode
+from vla_ros.files import absolute
 from vla_ros.imaging import images
 from vla_ros.schema import suggestion
 
