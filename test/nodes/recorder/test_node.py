@@ -277,7 +277,7 @@ def test_beside_ros2_bag_record_it_only_marks_episodes(make_graph):
 def test_killed_in_an_episode_it_leaves_what_it_wrote(bench):
     bench.robot.language.publish(String(data="push it"))
     bench.settle()
-    bench.graph.group.kill("recorder")
+    bench.graph.kill("recorder")
     partial = bench.bag.with_name("one.partial")
     assert not bench.bag.exists() and partial.is_dir()
 
