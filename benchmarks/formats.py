@@ -124,7 +124,7 @@ def in_all_formats(
     found = {"bags": read(bag_shards(bags, load_robot("tabletop"), spec, timing))}
     write_calvin(scratch / "calvin", found["bags"])
     found["calvin"] = read(calvin_shards(scratch / "calvin", spec, timing))
-    catalogue.LAYOUTS["tabletop_sim"] = OWN_LAYOUT
+    catalogue.DATASETS["tabletop_sim"] = OWN_DATASET
     write_rlds(scratch / "rlds", found["bags"])
     found["rlds"] = read(rlds_shards(scratch / "rlds", spec, timing))
     return found
@@ -173,7 +173,7 @@ def write_calvin(split: Path, episodes: Sequence[Episode]) -> None:
 
 
 # As a lab adds its own data set (docs/data.md).
-OWN_LAYOUT = catalogue.Layout(
+OWN_DATASET = catalogue.DatasetSpec(
     rate_hz=Fraction(10),
     cameras={"static": "observation/image", "wrist": "observation/wrist_image"},
     commands=("language_instruction",),
@@ -196,7 +196,7 @@ def write_rlds(folder: Path, episodes: Sequence[Episode]) -> None:
                 "steps/action/gripper": episode.actions[:, 6].tolist(),
                 "steps/language_instruction": [episode.command.encode()] * len(episode),
             }
-            for camera, name in OWN_LAYOUT.cameras.items():
+            for camera, name in OWN_DATASET.cameras.items():
                 pictures = episode.images[camera]
                 features[f"steps/{name}"] = [
                     cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes() for picture in pictures

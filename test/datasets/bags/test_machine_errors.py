@@ -23,7 +23,7 @@ from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.bags.storage import container
-from vla_ros.datasets.calvin.numpy_files import read_npz
+from vla_ros.datasets.calvin.safe_pickle import read_npz
 from vla_ros.datasets.errors import BagError, SourceError, StoreError
 from vla_ros.datasets.rlds.tfrecord import records
 from vla_ros.datasets.store.store import load_shards

@@ -200,7 +200,7 @@ def _trajectory(
     opened = None if layout.opening is None else openings(layout.opening, values[layout.opening.feature])[:steps]
     return Trajectory(
         rate_hz=dataset.rate_hz,
-        picture=picture,
+        image=picture,
         twists=twists,
         grippers=grippers[:steps],
         poses=None if measured is None else measured[:steps],
