@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     damage: list[str] = []
     rate_hz = Fraction(args.control_hz).limit_denominator(1000)
     try:
-        with LeRobotWriter(args.output, rate_hz, spec.proprioception, robot.name) as writer:
+        with LeRobotWriter.create(args.output, rate_hz, spec.proprioception, robot.name) as writer:
             for part in parts:
                 decoded = part.decode(writer.add)
                 dropped.update(decoded.dropped)

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     env = libero.LiberoEnv(SUITE)
     command = libero.task_languages(SUITE)[TASK]
     failed = 0
-    with LeRobotWriter(args.output, Fraction(int(libero.CONTROL_HZ)), STATES, "libero") as writer:
+    with LeRobotWriter.create(args.output, Fraction(int(libero.CONTROL_HZ)), STATES, "libero") as writer:
         for state in range(args.first_state, args.first_state + args.episodes):
             episode = demonstrate(env, state, command, args.noise)
             if episode is None:
