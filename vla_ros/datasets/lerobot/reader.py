@@ -221,7 +221,7 @@ def _trajectory(dataset: _DataSet, values: Mapping[str, Floats], image: ImageRea
 def _image_reader(
     dataset: _DataSet, stored: StoredEpisode, rows: pyarrow.Table, spec: ObservationSpec, start: int, stop: int
 ) -> ImageReader:
-    """Return what reads the images of steps start .. stop - 1, counted from 0. Videos are decoded and resized at once."""
+    """Return what reads the images of steps start .. stop - 1, counted from 0; videos are decoded right away."""
     from vla_ros.datasets.lerobot.video import read_video
 
     decoded: dict[str, Sequence[NDArray[np.uint8]]] = {}

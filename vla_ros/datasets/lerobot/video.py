@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from vla_ros.datasets.errors import SourceError
 
-# Lossless H.264 in RGB: a frame comes back bit for bit. Every second one is a key frame, as in LeRobot, so that decoding
-# any frame takes at most one other.
+# Lossless H.264 in RGB: a frame comes back bit for bit. As in LeRobot, every second one is a key frame, so that any is
+# found after decoding two.
 CODEC, PIXEL_FORMAT = "libx264rgb", "rgb24"
 OPTIONS = {"qp": "0", "g": "2", "preset": "veryfast", "threads": "1"}
 
