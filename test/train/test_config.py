@@ -52,10 +52,7 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("policy.backbone=huge", r"policy\.backbone is 'huge'; allowed: compact"),
         ("policy.backbone=vlm", r"policy\.vlm has neither pretrained nor model"),
         ('policy.vlm={"pretrained": "a", "model": {"model_type": "llava"}}', r"pretrained and vlm\.model are both set"),
-        (
-            "policy.vlm.history_mode=movie",
-            r"history_mode must be one of 'policy_head', .*got 'movie'",
-        ),
+        ("policy.vlm.history_mode=movie", r"history_mode must be one of 'policy_head', .*got 'movie'"),
         ("policy.max_delay_steps=3", r"max_delay_steps is 3, but contract\.chunk is 3; allowed: less"),
         ("policy.max_delay_steps=-1", r"max_delay_steps is -1"),
         ("policy.delay_mode=shifted_state", r"policy: delay_mode is 'shifted_state'; .* remove the key"),
