@@ -26,6 +26,7 @@ from typing import Any
 
 import cv2
 import figures
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -37,7 +38,6 @@ from vla_ros.datasets.calvin.reader import RATE_HZ, STEP_M, STEP_RAD, calvin_sha
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.rlds import catalogue
 from vla_ros.datasets.rlds.reader import rlds_shards
-from vla_ros.datasets.rlds.tfrecord import crc32c
 from vla_ros.datasets.shards import SourceShard
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.evaluation.closed_loop.rollouts import RolloutSettings, run_rollouts, tabletop_requests
@@ -207,7 +207,7 @@ def write_rlds(folder: Path, episodes: Sequence[Episode]) -> None:
 
 
 def masked_crc(data: bytes) -> bytes:
-    crc = crc32c(data)
+    crc = google_crc32c.value(data)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
