@@ -36,11 +36,12 @@ import scene_state
 import torch
 
 from vla_ros.datasets.episode import Episode
-from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, RolloutSettings, run_rollouts
-from vla_ros.evaluation.closed_loop.workers import HORIZON_TICKS
+from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig
+from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, run_rollouts
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.config import ForwardPredictionConfig
+from vla_ros.runtime.execution.executors import DEFAULT_HORIZON
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.train.build import observation_spec
 from vla_ros.train.data import read_demonstrations
@@ -95,7 +96,7 @@ VARIANTS = (
     Variant("usual", "discrete actions (256 bins)", head="discrete"),
     Variant("usual", "forward prediction", forward=FORWARD),
     Variant("usual", "no proprioception", proprioception=False),
-    Variant("usual", f"{HORIZON_TICKS} of {CHUNK} actions per chunk", executor="receding_horizon"),
+    Variant("usual", f"{DEFAULT_HORIZON} of {CHUNK} actions per chunk", executor="receding_horizon"),
     Variant("usual", "temporal ensemble", executor="temporal_ensemble"),
 )
 
@@ -217,15 +218,13 @@ def run_on_scene_state(
 def roll_out(arguments: argparse.Namespace, variant: Variant, checkpoint: Path) -> int:
     """Return the number of successful rollouts, in the same scenes for every variant of a group."""
     group = GROUPS[variant.group]
-    settings = RolloutSettings(
-        str(checkpoint), "tabletop", max_time_s=group.max_time_s, delay_ticks=1, executor=variant.executor
-    )
+    config = EvaluationConfig(str(checkpoint), max_time_s=group.max_time_s, workers=1)
     requests = [
         RolloutRequest(task, FIRST_SEED + index, frozen_encoders.command(task), task)
         for task in group.tasks
         for index in range(arguments.rollouts // len(group.tasks))
     ]
-    return sum(outcome.success for outcome in run_rollouts(settings, requests, workers=1))
+    return sum(outcome.success for outcome in run_rollouts(config, Condition(variant.executor), requests))
 
 
 def share(found: Sequence[dict[str, float]], what: str, each: int) -> str:

@@ -40,7 +40,8 @@ from vla_ros.datasets.rlds import catalogue
 from vla_ros.datasets.rlds.reader import rlds_shards
 from vla_ros.datasets.shards import SourceShard
 from vla_ros.datasets.store.store import load_shards
-from vla_ros.evaluation.closed_loop.rollouts import RolloutSettings, run_rollouts, tabletop_requests
+from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig
+from vla_ros.evaluation.closed_loop.rollouts import request_rollouts, run_rollouts
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.robot import load_robot
 from vla_ros.train.build import observation_spec
@@ -236,9 +237,8 @@ def differences(expected: Sequence[Episode], found: Sequence[Episode]) -> dict[s
 
 def roll_out(checkpoint: str, task: str, rollouts: int) -> int:
     """Return the successes in new scenes, in process."""
-    requests = tabletop_requests([task], rollouts, 50_000)
-    settings = RolloutSettings(checkpoint, "tabletop", 12.0, 1)
-    return sum(outcome.success for outcome in run_rollouts(settings, requests, workers=1))
+    config = EvaluationConfig(checkpoint, rollouts=rollouts, workers=1)
+    return sum(outcome.success for outcome in run_rollouts(config, Condition(), request_rollouts(config, [task])))
 
 
 def row(name: str, successes: Sequence[int], rollouts: int, compared: dict[str, float]) -> list[str]:

@@ -31,8 +31,8 @@ from vla_ros import files, html
 from vla_ros.commands.ros import ros_evaluation
 from vla_ros.evaluation.benchmarks import libero
 from vla_ros.evaluation.closed_loop import evaluation
-from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, EvaluationConfig, configure, option
-from vla_ros.evaluation.closed_loop.rollouts import Outcome
+from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, VIDEOS, EvaluationConfig, configure, option
+from vla_ros.evaluation.closed_loop.rollouts import Outcome, request_rollouts, select_tasks
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks, percent
 from vla_ros.runtime.execution.executors import EXECUTORS
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         files.write_text(json_file, text)
     if config.output:
         files.write_text(config.output / "report.json", text)
-        blocks = evaluation_blocks(results, config.output / evaluation.VIDEOS)
+        blocks = evaluation_blocks(results, config.output / VIDEOS)
         files.write_text(config.output / "report.html", html.page(title, blocks))
     return 0
 
@@ -145,7 +145,7 @@ def _configure_ros(given: dict[str, Any]) -> EvaluationConfig:
 
 def _evaluate_running(config: EvaluationConfig, namespace: str) -> dict[str, Any]:
     """Run rollouts on the simulator's own clock, judged by what it publishes."""
-    requests = evaluation.request_rollouts(config, evaluation.select_tasks(config))
+    requests = request_rollouts(config, select_tasks(config))
     started_s = time.monotonic()
     rollouts = [ros_evaluation.ScheduledRollout(request.task, request.seed, request.command) for request in requests]
     result = ros_evaluation.attach(namespace, rollouts, on_rollout=_print_rollout, time_limit_s=config.max_time_s)
