@@ -294,7 +294,7 @@ def test_an_existing_bag_is_not_overwritten(tmp_path):
     command = [sys.executable, "-m", "vla_ros.nodes.recorder.node", "--ros-args", "-p", f"output:={tmp_path / 'kept'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "exists already and is not overwritten" in done.stderr
+    assert "already exists and is not overwritten" in done.stderr
     assert list((tmp_path / "kept").iterdir()) == []
 
 

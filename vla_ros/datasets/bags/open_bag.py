@@ -109,13 +109,7 @@ def open_bag(path: str | Path) -> Iterator[Recording]:
 
 @dataclasses.dataclass(frozen=True)
 class _Metadata:
-    """What metadata.yaml adds to the storage files.
-
-    Attributes:
-        files: Names without folders.
-        messages: Their number in the whole bag, None if unknown.
-        custom_data: Notes from `ros2 bag record --custom-data`.
-    """
+    """What metadata.yaml adds to the storage files; `messages` is None if unknown."""
 
     files: tuple[str, ...] = ()
     messages: int | None = None

@@ -29,9 +29,6 @@ class BagReader:
 
     Args:
         path: A bag's folder, or one storage file.
-        robot: The robot it was recorded on.
-        spec: The streams of an observation.
-        timing: The control grid.
         include_failures: Also read episodes that were marked as failed.
         policy_frames: In a bag recorded beside a policy, "drop" what the policy did, or "imitate" it too.
 

@@ -50,10 +50,6 @@ def observations(
     message that was too late for the node is too late here.
 
     Args:
-        recording: The open bag.
-        robot: Its robot.
-        spec: The streams of an observation.
-        timing: The control grid.
         commands: (time, text), ascending, instead of the language topic, if the episodes are described elsewhere.
         ticks: The only ticks that matter, ascending; None is yielded for all others, and less has to be read.
 
@@ -139,6 +135,7 @@ class BagStream:
         self._recording = recording
         self._topic = topic
         self._reader = StreamReader(robot, name)
+        self.stream = self._reader.stream
         self.topics = [topic]
         if self._reader.static_topic is not None:
             self._prime(robot, f"{topic}_static")
@@ -167,11 +164,6 @@ class BagStream:
             for time_ns, value in self.read(topic, message, receive_ns):
                 yield receive_ns, time_ns, value
 
-    @property
-    def columns(self) -> Columns | None:
-        """Which numbers of a message make a sample; None if a sample takes several messages."""
-        return columns_of(self._reader.stream)
-
     def covers(self, table: TopicTable) -> bool:
         """Return whether each message of the table is one sample; otherwise `read` has to take them."""
         try:
@@ -179,15 +171,11 @@ class BagStream:
         except (ValueError, IndexError):
             return False  # `read` reports it
 
-    def times_ns(self, table: TopicTable) -> Times:
-        """Return the times (n,) of a table's events."""
-        return event_times_ns(table, self._reader.stream)
-
     def value(self, table: TopicTable, numbers: NDArray[np.float64]) -> Any:
         """Return a sample's value from a row of the table."""
-        stream = self._reader.stream
-        if isinstance(stream, GripperState):
-            return measured_opening(SimpleNamespace(name=stream.joints, position=numbers.tolist()), stream)
+        if isinstance(self.stream, GripperState):
+            joints = SimpleNamespace(name=self.stream.joints, position=numbers.tolist())
+            return measured_opening(joints, self.stream)
         return numbers
 
     def image(self, table: TopicTable, data: bytes) -> LazyImage:
@@ -260,14 +248,8 @@ class BagSamples:
 
     A message without a sample comes with None as its stream.
 
-    Args:
-        recording: The open bag.
-        streams: As returned by `bag_streams`.
-        ticks: As in `observations`.
-        timing: The control grid.
-
-    Attributes:
-        skipped_ns: Receive times, ascending, of messages that are not read because no tick uses them.
+    `streams` are those of `bag_streams`, and `ticks` those of `observations`. `skipped_ns` are the receive times,
+    ascending, of messages that are not read because no tick uses them.
 
     Raises:
         BagError: A message contradicts the robot file.
@@ -282,12 +264,12 @@ class BagSamples:
         self._ready: list[_OrderedSample] = []
         images, left_out, skipped = [], [], []
         alone = {topic: found[0] for topic, found in streams.items() if len(found) == 1}
-        columns = {topic: stream.columns for topic, stream in alone.items() if stream.columns is not None}
+        columns = {topic: which for topic, stream in alone.items() if (which := columns_of(stream.stream)) is not None}
         for topic, table in read_tables(recording, columns).items():
             stream = alone[topic]
             if not stream.covers(table):
                 continue
-            time_ns, receive_ns = stream.times_ns(table), table.refs.receive_ns
+            time_ns, receive_ns = event_times_ns(table, stream.stream), table.refs.receive_ns
             needed = needed_samples(time_ns, receive_ns, ticks, timing.period_ns, timing.settle_ns)
             skipped.append(receive_ns[~needed])
             left_out.append(table.refs)
@@ -340,6 +322,9 @@ def needed_samples(
     that could first be used at the same tick, only the newest ever is. The buffer still decides, as on the robot; this
     only leaves out what makes no difference to it.
 
+    The buffer forgets samples `KEPT_NS` older than another one, or more than `KEPT_SAMPLES` before it. If stamps lie so
+    far in the future (two clocks), or samples arrive so fast, that a tick would use one of those, all are needed.
+
     Args:
         time_ns: Times of the events (n,).
         receive_ns: Receive times (n,).
@@ -347,7 +332,9 @@ def needed_samples(
         period_ns: Period of the control grid.
         settle_ns: How long after a tick its snapshot is taken.
     """
-    if not _buffer_keeps_needed(time_ns, receive_ns, settle_ns):
+    ahead_ns = int((time_ns - receive_ns).max(initial=0)) + settle_ns
+    fastest = receive_ns[KEPT_SAMPLES:] - receive_ns[:-KEPT_SAMPLES]
+    if ahead_ns >= KEPT_NS or not (fastest > 2 * KEPT_NS).all():
         return np.ones(len(time_ns), bool)
     first = np.maximum(-(-time_ns // period_ns), -(-(receive_ns - settle_ns) // period_ns))
     if ticks is not None:
@@ -359,14 +346,3 @@ def needed_samples(
     result = np.zeros(len(first), bool)
     result[order[newest]] = True
     return result & (first != np.iinfo(np.int64).max)
-
-
-def _buffer_keeps_needed(time_ns: Times, receive_ns: Times, settle_ns: int) -> bool:
-    """Return whether the buffer, given all samples, would never forget one that a tick uses.
-
-    It forgets samples `KEPT_NS` older than another one, or more than `KEPT_SAMPLES` before it. A tick would use those
-    if stamps lie that far in the future (two clocks), or samples arrive that fast.
-    """
-    ahead_ns = int((time_ns - receive_ns).max(initial=0)) + settle_ns
-    fastest = receive_ns[KEPT_SAMPLES:] - receive_ns[:-KEPT_SAMPLES]
-    return ahead_ns < KEPT_NS and bool((fastest > 2 * KEPT_NS).all())

@@ -28,8 +28,6 @@ LENGTH = struct.Struct("<I")
 _LITTLE_ENDIAN = b"\x00\x01"
 _HEAD = struct.Struct("<iII")  # stamp: seconds, nanoseconds; length of the frame_id
 _SIZE = struct.Struct("<II")
-_POSE = struct.Struct("<7d")
-_TWIST = struct.Struct("<6d")
 
 
 @functools.cache
@@ -232,35 +230,39 @@ def _image(types: Typestore) -> Reader:
     return read
 
 
-def _pose_stamped(types: Typestore) -> Reader:
-    names = ("PoseStamped", "Pose", "Point", "Quaternion")
-    stamped, pose, point, quaternion = (types.types[f"geometry_msgs/msg/{name}"] for name in names)
-    header = _header(types)
+def _stamped_doubles(types: Typestore, count: int, build: Callable[..., Any]) -> Reader:
+    """Return a reader of messages with a header and `count` doubles."""
+    header, doubles = _header(types), struct.Struct(f"<{count}d")
 
     def read(data: bytes) -> Any:
         head, at = header(data)
         at = aligned(at, 8)
-        x, y, z, qx, qy, qz, qw = _POSE.unpack_from(data, at)
-        _check_end(data, at + _POSE.size)
+        numbers = doubles.unpack_from(data, at)
+        _check_end(data, at + doubles.size)
+        return build(head, *numbers)
+
+    return read
+
+
+def _pose_stamped(types: Typestore) -> Reader:
+    names = ("PoseStamped", "Pose", "Point", "Quaternion")
+    stamped, pose, point, quaternion = (types.types[f"geometry_msgs/msg/{name}"] for name in names)
+
+    def build(head: Any, x: float, y: float, z: float, qx: float, qy: float, qz: float, qw: float) -> Any:
         turned = quaternion(x=qx, y=qy, z=qz, w=qw)
         return stamped(header=head, pose=pose(position=point(x=x, y=y, z=z), orientation=turned))
 
-    return read
+    return _stamped_doubles(types, 7, build)
 
 
 def _twist_stamped(types: Typestore) -> Reader:
     names = ("TwistStamped", "Twist", "Vector3")
     stamped, twist, vector = (types.types[f"geometry_msgs/msg/{name}"] for name in names)
-    header = _header(types)
 
-    def read(data: bytes) -> Any:
-        head, at = header(data)
-        at = aligned(at, 8)
-        x, y, z, wx, wy, wz = _TWIST.unpack_from(data, at)
-        _check_end(data, at + _TWIST.size)
+    def build(head: Any, x: float, y: float, z: float, wx: float, wy: float, wz: float) -> Any:
         return stamped(header=head, twist=twist(linear=vector(x=x, y=y, z=z), angular=vector(x=wx, y=wy, z=wz)))
 
-    return read
+    return _stamped_doubles(types, 6, build)
 
 
 def _joint_state(types: Typestore) -> Reader:

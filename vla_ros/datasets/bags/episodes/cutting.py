@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -46,7 +47,6 @@ _REFUSALS = {
 }
 
 _Frame = tuple[int, Observation]  # tick, what was seen
-_LabelledFrame = tuple[int, Observation, NDArray[np.float64]]  # and what was done (7,)
 _Mask = NDArray[np.bool_]
 
 
@@ -54,10 +54,6 @@ class EpisodeCutter:
     """Cuts a recording into episodes.
 
     Args:
-        recording: The open bag.
-        robot: Its robot.
-        spec: The streams of an observation.
-        timing: The control grid.
         annotations: The recording's rows of a table, None if no table has any.
         policy_frames: What becomes of frames in which a policy moved the arm; "imitate" takes what moved the arm,
             `twist_command`, as the action instead of what a demonstrator meant.
@@ -102,11 +98,15 @@ class EpisodeCutter:
             else:
                 self.dropped[f"episode {segment.outcome}"] += len(segment.ticks(self._timing.period_ns))
         for segment, frames in self._frames(wanted):
-            for run in _runs(self._filtered(self._labelled(segment, frames))):
-                if len(run) < MIN_FRAMES:
-                    self.dropped[f"piece shorter than {MIN_FRAMES} frames"] += len(run)
+            ticks = np.array([tick for tick, _ in frames], np.int64)
+            actions = self.labels.actions(segment, ticks, self._timing.period_ns)
+            chosen = self._choose(ticks, actions)
+            seen = [frames[index][1] for index in chosen]
+            for run in _runs(ticks[chosen], [observed.command for observed in seen]):
+                if run.stop - run.start < MIN_FRAMES:
+                    self.dropped[f"piece shorter than {MIN_FRAMES} frames"] += run.stop - run.start
                 else:
-                    yield self._episode(segment, run)
+                    yield self._episode(segment, ticks[chosen][run], seen[run], actions[chosen][run])
 
     def _frames(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[_Frame]]]:
         """Yield each segment with its frames, as soon as its last tick has passed."""
@@ -173,38 +173,29 @@ class EpisodeCutter:
         ends = received_ns[np.append(pauses, len(received_ns) - 1)] + margin_ns
         return [range(begin // period_ns, end // period_ns + 1) for begin, end in zip(begins.tolist(), ends.tolist())]
 
-    def _labelled(self, segment: Segment, frames: Sequence[_Frame]) -> list[_LabelledFrame]:
-        """Add the labels, and drop frames whose label is unknown."""
-        ticks = np.array([tick for tick, _ in frames], np.int64)
-        actions = self.labels.actions(segment, ticks, self._timing.period_ns)
+    def _choose(self, ticks: NDArray[np.int64], actions: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the indices of frames whose label is known and that the robot file's filters let through."""
         without_arm = np.isnan(actions[:, :6]).any(axis=1)
         without_gripper = ~without_arm & np.isnan(actions[:, 6])
         gripper = "measured" if self._robot.labels.gripper == "state" else "command yet"
         self.dropped["ee_pose: not known well enough for the arm's motion"] += int(without_arm.sum())
         self.dropped[f"no gripper {gripper}"] += int(without_gripper.sum())
-        labelled = [(*frame, action) for frame, action in zip(frames, actions, strict=True)]
-        return _without(labelled, without_arm | without_gripper)
-
-    def _filtered(self, frames: list[_LabelledFrame]) -> list[_LabelledFrame]:
-        """Drop the frames that the robot file's filters match."""
+        chosen = np.flatnonzero(~(without_arm | without_gripper))
         filters = self._robot.filters
-        if filters.outliers is not None and frames:
-            outliers = outlier_frames(np.stack([action for _, _, action in frames]), filters.outliers)
+        if filters.outliers is not None:
+            outliers = outlier_frames(actions[chosen], filters.outliers)
             self.dropped["action faster than filters.outliers allows"] += int(outliers.sum())
-            frames = _without(frames, outliers)
-        if filters.idle is not None and frames:
-            ticks = np.array([tick for tick, _, _ in frames], np.int64)
-            actions = np.stack([action for _, _, action in frames])
-            idle = idle_frames(actions, ticks, self._timing.period_ns, filters.idle)
+            chosen = chosen[~outliers]
+        if filters.idle is not None:
+            idle = idle_frames(actions[chosen], ticks[chosen], self._timing.period_ns, filters.idle)
             self.dropped["idle, in a pause longer than filters.idle allows"] += int(idle.sum())
-            frames = _without(frames, idle)
-        return frames
+            chosen = chosen[~idle]
+        return chosen
 
-    def _episode(self, segment: Segment, frames: Sequence[_LabelledFrame]) -> Episode:
-        ticks = np.array([tick for tick, _, _ in frames], np.int64)
-        seen = [observed for _, observed, _ in frames]
+    def _episode(
+        self, segment: Segment, ticks: NDArray[np.int64], seen: Sequence[Observation], actions: NDArray[np.float64]
+    ) -> Episode:
         states = [observed.proprioception for observed in seen if observed.proprioception is not None]
-        actions = np.stack([action for _, _, action in frames])
         return Episode(
             images={camera: stack_frames([observed.images[camera] for observed in seen]) for camera in seen[0].images},
             proprioception=np.stack(states) if states else np.zeros((len(seen), 0), np.float32),
@@ -256,19 +247,11 @@ def _find(topic: str, recording: Recording) -> str | None:
     return None
 
 
-def _without(frames: Sequence[_LabelledFrame], dropped: _Mask) -> list[_LabelledFrame]:
-    return [frame for frame, drop in zip(frames, dropped, strict=True) if not drop]
-
-
-def _runs(frames: Sequence[_LabelledFrame]) -> list[list[_LabelledFrame]]:
-    """Split frames where a tick is missing and where the command changes."""
-    runs: list[list[_LabelledFrame]] = []
-    for tick, observed, action in frames:
-        if runs and runs[-1][-1][0] == tick - 1 and runs[-1][-1][1].command == observed.command:
-            runs[-1].append((tick, observed, action))
-        else:
-            runs.append([(tick, observed, action)])
-    return runs
+def _runs(ticks: NDArray[np.int64], commands: Sequence[str]) -> list[slice]:
+    """Split frames (T,) where a tick is missing and where the command changes."""
+    changes = [before != after for before, after in itertools.pairwise(commands)]
+    cuts = np.flatnonzero((np.diff(ticks) != 1) | np.array(changes, bool)) + 1
+    return [slice(*ends) for ends in itertools.pairwise([0, *cuts.tolist(), len(ticks)])]
 
 
 @dataclasses.dataclass(frozen=True)
