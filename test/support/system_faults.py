@@ -90,7 +90,7 @@ def disk_full(folder: Path, environment: Environment) -> list[Measurement]:
     # All of them, from the start of the episode on, without a gap.
     first = sent.index(kept[0])
     assert first <= written + 2 and kept == sent[first : first + len(kept)] and len(kept) > CONTROL_HZ, kept
-    return [Measurement("recorder: the disk is full (the policy goes on)", "", None, COMMAND_S)]
+    return [Measurement("recorder: the disk is full (the policy continues)", "", None, COMMAND_S)]
 
 
 SYSTEM_FAULTS: Mapping[str, Callable[[Path, Environment], list[Measurement]]] = {
