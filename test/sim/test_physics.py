@@ -61,7 +61,7 @@ def test_an_angular_twist_is_a_rotation_vector_in_the_base_frame(sim, rotation):
 def test_the_distance_does_not_depend_on_the_control_rate(sim, control_hz):
     moved, _ = move(sim, [0.0, 0.1, 0.0, 0.0, 0.0, 0.0], 1.0, control_hz)
     assert moved[1] == pytest.approx(0.1, abs=3e-3)
-    assert sim.time_s == pytest.approx(1.0, abs=0.0041)
+    assert sim.data.time == pytest.approx(1.0, abs=0.0041)
 
 
 def test_speed_caps_keep_the_direction():
