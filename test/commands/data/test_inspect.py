@@ -14,7 +14,7 @@ import yaml
 
 from vla_ros import resources
 from vla_ros.cli import main
-from vla_ros.commands.data.inspect import SETTLE_S
+from vla_ros.datasets.inspection.inspection import SETTLE_S
 from vla_ros.imaging import images
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def test_a_dead_camera_is_told(demonstration: BagBuilder, tmp_path: Path, capsys
     report = inspected(demonstration.write(tmp_path / "bag"))
     assert report["cameras"]["wrist"] == {"frames": 20, "dark": 20, "flat": 20, "repeated": 19}
     assert report["cameras"]["static"]["dark"] < 3 and report["cameras"]["static"]["repeated"] == 0
-    assert re.search(r"camera wrist is dark in 20 of 20 frames: is it dead\?", capsys.readouterr().out)
+    assert re.search(r"camera wrist is dark in 20 of 20 frames: is it working\?", capsys.readouterr().out)
 
 
 def test_what_filters_leave_out_is_listed(demonstration: BagBuilder, tmp_path: Path) -> None:

@@ -345,4 +345,4 @@ def test_bags_are_converted_and_read_back_as_they_are(demonstration, robot, tmp_
     assert_same(found, expected)
     assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(output)]) == 2
     assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(tmp_path / "o"), "--size", "big"]) == 2
-    assert "expected HEIGHTxWIDTH" in capsys.readouterr().err
+    assert "must be HEIGHTxWIDTH" in capsys.readouterr().err
