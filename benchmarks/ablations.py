@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does each part of a policy bring? Small trainings on the simulated arm that differ in one thing, several seeds
+"""What does each part of a policy bring? Small training runs on the simulated arm that differ in one thing, several seeds
 each.
 
 Every variant is the recipe of its group with one change, trained on the same demonstrations with as many frames a step,
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="cache folder (default: %(default)s)")
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="(default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--rollouts", type=int, default=20, help="rollouts per training (default: %(default)s)")
+    parser.add_argument("--rollouts", type=int, default=20, help="rollouts per training run (default: %(default)s)")
     parser.add_argument("--json", type=Path, required=True, help="results file; finished cells in it are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -254,10 +254,10 @@ def write(arguments: argparse.Namespace, setting: dict[str, Any], cells: dict[st
         arguments.json,
         title="What each part of a policy brings",
         runs=max(seeds, default=0),
-        note=f"Trainings that differ in one thing, {FRAMES} frames a step, camera encoders frozen; policies of the "
+        note=f"Training runs that differ in one thing, {FRAMES} frames a step, camera encoders frozen; policies of the "
         "group memory get the scene state (block positions, which one glows) instead of images. Each runs in the "
         f"same {arguments.rollouts} scenes with one tick of delay and a new chunk every tick unless noted. "
-        f"{groups}. Success pools the seeds, with Wilson's 95 % interval, which ignores how much trainings differ: "
+        f"{groups}. Success pools the seeds, with Wilson's 95 % interval, which ignores how much runs differ: "
         "see the column of seeds. Compare only within a group.",
         columns=("group", "variant", "success", "by seed", "ends at the right block", "held-out error"),
         rows=rows,

@@ -66,8 +66,8 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", default="config/checkpoints/tabletop", help="checkpoint to fine-tune (default: %(default)s)"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="trainings per format (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="steps per training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs per format (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="steps per training run (default: %(default)s)")
     parser.add_argument("--rollouts", type=int, default=20, help="rollouts per checkpoint (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="results file")
     args = parser.parse_args()
