@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does each part of a policy bring? Small training runs on the simulated arm that differ in one thing, several seeds
-each.
+"""What does each part of a policy bring? Small training runs that differ in one thing, with several seeds each.
 
 Every variant is the recipe of its group with one change, trained on the same demonstrations with as many frames a step,
 then run in the simulator in the same scenes. The camera encoders are frozen; everything after them is trained, which is
