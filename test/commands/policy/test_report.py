@@ -34,7 +34,10 @@ def folder(config, episodes, tmp_path: Path) -> Path:
     write_data_summary(run, {"training": episodes[:4], "validation": episodes[4:], "rehearsed": []})
     (run / "evaluation").mkdir()
     count = {"successes": 3, "rollouts": 4, "success_rate": 0.75, "interval": (0.3, 0.95), "mean_time_s": 2.5}
-    evaluation = {"tasks": {"open_drawer": count}, "total": count, "settings": {"checkpoint": "x"}}
+    evaluation = {
+        "tasks": {"open_drawer": count}, "total": count, "inference_ms": {"p50": 1.0, "p95": 2.0}, "wall_s": 3.0,
+        "settings": {"checkpoint": "x"},
+    }  # fmt: skip
     (run / "evaluation" / "report.json").write_text(json.dumps(evaluation))
     names = policy.contract.observation_spec.proprioception
     replayed = [replay_episode(PolicyRunner(policy), episodes[0], names)]
