@@ -6,14 +6,15 @@ A lifecycle node. Topic names and types come from the robot's file and are relat
   subscribes  camera/static/..., camera/wrist/... (Image or CompressedImage), ee_pose, joint_states,
               language_command (std_msgs/String, latched; empty text means stop),
               enable (std_msgs/Bool, with require_enable), emergency_stop (std_msgs/Bool),
-              takeover_twist (TwistStamped) and takeover_gripper: somebody moves the arm by hand
+              takeover_twist (TwistStamped) and takeover_gripper: a person moves the arm
   publishes   twist_command (TwistStamped at the control rate), gripper_command (Float64MultiArray, on change),
               ~/state (std_msgs/String, latched: JSON), /diagnostics, intervention (std_msgs/Bool, latched),
-              ~/plan (geometry_msgs/PoseArray: where the newest chunk leads, while somebody looks);
+              ~/plan (geometry_msgs/PoseArray: the predicted path, while there are subscribers);
               with dry_run ~/preview and ~/preview_gripper instead of the commands
-  services    ~/arm (std_srvs/SetBool), ~/reset (std_srvs/Trigger: forget plan, history and fault), lifecycle
+  services    ~/arm (std_srvs/SetBool), ~/reset (std_srvs/Trigger: clear plan, history and fault), lifecycle
 
-Whatever is missing, stale or wrong: zero twists for a few ticks, then silence, until new observations give a new plan.
+If anything is missing, stale or invalid, the node stops the arm within its limits, sends zero twists, then goes quiet
+until new observations yield a new plan.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vla_ros.nodes.policy import parameters
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until it is told to end. Exit status: 0 on request, 1 after an error."""
+    """Run the node until a signal; return 0, or 1 after an error."""
     given = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
         prog="policy_node",

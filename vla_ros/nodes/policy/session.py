@@ -210,8 +210,9 @@ class PolicySession:
             now_ns = self._now_ns()
             command = self._act(now_ns)
             self._measure_latency()
-            plan = self.control.timeline.plan(now_ns // self.control.period_ns)
-            self._display.show(self.streams.ee_pose(now_ns), plan)
+            tick = now_ns // self.control.period_ns
+            self._follow(self.commands.tick(tick, self._planned_ticks()))
+            self._display.show(self.streams.ee_pose(now_ns), self.control.timeline.plan(tick))
             self.inputs.mark_intervention(self.control.taken_over)
             if self.control.taken_over and command.twist is not None:
                 self.outputs.send_correction(command.twist)
@@ -221,7 +222,6 @@ class PolicySession:
         """Decide on this tick's command and publish it."""
         now_s = time.monotonic()
         self._watchdog.ticked(now_s)
-        self._follow(self.commands.tick(now_ns // self.control.period_ns, self._planned_ticks()))
         manual = self.interlocks.manual_command(now_s)
         reason = self.interlocks.reason(now_s)
         if manual is None:
