@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does each part of a policy bring? Small trainings on the simulated arm that differ in one thing, several seeds
-each.
+"""What does each part of a policy bring? Small training runs that differ in one thing, with several seeds each.
 
 Every variant is the recipe of its group with one change, trained on the same demonstrations with as many frames a step,
 then run in the simulator in the same scenes. The camera encoders are frozen; everything after them is trained, which is
@@ -36,11 +35,12 @@ import scene_state
 import torch
 
 from vla_ros.datasets.episode import Episode
-from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, RolloutSettings, run_rollouts
-from vla_ros.evaluation.closed_loop.workers import HORIZON_TICKS
+from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig
+from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, run_rollouts
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
-from vla_ros.policy.losses import ForwardPredictionConfig
+from vla_ros.policy.config import ForwardPredictionConfig
+from vla_ros.runtime.execution.executors import DEFAULT_HORIZON
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.train.build import observation_spec
 from vla_ros.train.data import read_demonstrations
@@ -95,7 +95,7 @@ VARIANTS = (
     Variant("usual", "discrete actions (256 bins)", head="discrete"),
     Variant("usual", "forward prediction", forward=FORWARD),
     Variant("usual", "no proprioception", proprioception=False),
-    Variant("usual", f"{HORIZON_TICKS} of {CHUNK} actions per chunk", executor="receding_horizon"),
+    Variant("usual", f"{DEFAULT_HORIZON} of {CHUNK} actions per chunk", executor="receding_horizon"),
     Variant("usual", "temporal ensemble", executor="temporal_ensemble"),
 )
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="cache folder (default: %(default)s)")
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="(default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--rollouts", type=int, default=20, help="rollouts per training (default: %(default)s)")
+    parser.add_argument("--rollouts", type=int, default=20, help="rollouts per training run (default: %(default)s)")
     parser.add_argument("--json", type=Path, required=True, help="results file; finished cells in it are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -217,15 +217,13 @@ def run_on_scene_state(
 def roll_out(arguments: argparse.Namespace, variant: Variant, checkpoint: Path) -> int:
     """Return the number of successful rollouts, in the same scenes for every variant of a group."""
     group = GROUPS[variant.group]
-    settings = RolloutSettings(
-        str(checkpoint), "tabletop", max_time_s=group.max_time_s, delay_ticks=1, executor=variant.executor
-    )
+    config = EvaluationConfig(str(checkpoint), max_time_s=group.max_time_s, workers=1)
     requests = [
         RolloutRequest(task, FIRST_SEED + index, frozen_encoders.command(task), task)
         for task in group.tasks
         for index in range(arguments.rollouts // len(group.tasks))
     ]
-    return sum(outcome.success for outcome in run_rollouts(settings, requests, workers=1))
+    return sum(outcome.success for outcome in run_rollouts(config, Condition(variant.executor), requests))
 
 
 def share(found: Sequence[dict[str, float]], what: str, each: int) -> str:
@@ -255,10 +253,10 @@ def write(arguments: argparse.Namespace, setting: dict[str, Any], cells: dict[st
         arguments.json,
         title="What each part of a policy brings",
         runs=max(seeds, default=0),
-        note=f"Trainings that differ in one thing, {FRAMES} frames a step, camera encoders frozen; policies of the "
+        note=f"Training runs that differ in one thing, {FRAMES} frames a step, camera encoders frozen; policies of the "
         "group memory get the scene state (block positions, which one glows) instead of images. Each runs in the "
         f"same {arguments.rollouts} scenes with one tick of delay and a new chunk every tick unless noted. "
-        f"{groups}. Success pools the seeds, with Wilson's 95 % interval, which ignores how much trainings differ: "
+        f"{groups}. Success pools the seeds, with Wilson's 95 % interval, which ignores how much runs differ: "
         "see the column of seeds. Compare only within a group.",
         columns=("group", "variant", "success", "by seed", "ends at the right block", "held-out error"),
         rows=rows,

@@ -26,7 +26,7 @@ PACKAGES = ("vla_ros", "torch", "pytorch-lightning", "numpy", "opencv-python", "
 
 # The sections of docs/figures.md, and the result files in each; files not listed here come last.
 SECTIONS = {
-    "The shipped policy on the simulated arm": (
+    "Success on the simulated arm": (
         "demo", "live", "what_the_policy_uses", "loop", "chains", "delays",
     ),
     "CALVIN and LIBERO": ("calvin", "calvin_chains", "libero_training", "libero_tasks"),
@@ -98,7 +98,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "",
     ]
     for title, names in found.items():
-        lines.append(f"- [{title}](#{anchor(title)}): " + ", ".join(_link(results[name]["title"]) for name in names))
+        lines.append(f"- {_link(title)}")
+        lines += [f"  - {_link(results[name]['title'])}" for name in names]
     for title, names in found.items():
         lines += ["", f"## {title}"]
         for name in names:

@@ -26,21 +26,22 @@ from typing import Any
 
 import cv2
 import figures
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.calvin.reader import RATE_HZ, STEP_M, STEP_RAD, calvin_shards
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.rlds import catalogue
 from vla_ros.datasets.rlds.reader import rlds_shards
-from vla_ros.datasets.rlds.tfrecord import crc32c
 from vla_ros.datasets.shards import SourceShard
 from vla_ros.datasets.store.store import load_shards
-from vla_ros.evaluation.closed_loop.rollouts import RolloutSettings, run_rollouts, tabletop_requests
+from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig
+from vla_ros.evaluation.closed_loop.rollouts import request_rollouts, run_rollouts
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.robot import load_robot
 from vla_ros.train.build import observation_spec
@@ -65,8 +66,8 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", default="config/checkpoints/tabletop", help="checkpoint to fine-tune (default: %(default)s)"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="trainings per format (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="steps per training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs per format (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="steps per training run (default: %(default)s)")
     parser.add_argument("--rollouts", type=int, default=20, help="rollouts per checkpoint (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="results file")
     args = parser.parse_args()
@@ -124,7 +125,7 @@ def in_all_formats(
     found = {"bags": read(bag_shards(bags, load_robot("tabletop"), spec, timing))}
     write_calvin(scratch / "calvin", found["bags"])
     found["calvin"] = read(calvin_shards(scratch / "calvin", spec, timing))
-    catalogue.LAYOUTS["tabletop_sim"] = OWN_LAYOUT
+    catalogue.DATASETS["tabletop_sim"] = OWN_DATASET
     write_rlds(scratch / "rlds", found["bags"])
     found["rlds"] = read(rlds_shards(scratch / "rlds", spec, timing))
     return found
@@ -173,7 +174,7 @@ def write_calvin(split: Path, episodes: Sequence[Episode]) -> None:
 
 
 # As a lab adds its own data set (docs/data.md).
-OWN_LAYOUT = catalogue.Layout(
+OWN_DATASET = catalogue.DatasetSpec(
     rate_hz=Fraction(10),
     cameras={"static": "observation/image", "wrist": "observation/wrist_image"},
     commands=("language_instruction",),
@@ -196,7 +197,7 @@ def write_rlds(folder: Path, episodes: Sequence[Episode]) -> None:
                 "steps/action/gripper": episode.actions[:, 6].tolist(),
                 "steps/language_instruction": [episode.command.encode()] * len(episode),
             }
-            for camera, name in OWN_LAYOUT.cameras.items():
+            for camera, name in OWN_DATASET.cameras.items():
                 pictures = episode.images[camera]
                 features[f"steps/{name}"] = [
                     cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes() for picture in pictures
@@ -207,7 +208,7 @@ def write_rlds(folder: Path, episodes: Sequence[Episode]) -> None:
 
 
 def masked_crc(data: bytes) -> bytes:
-    crc = crc32c(data)
+    crc = google_crc32c.value(data)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
@@ -236,9 +237,8 @@ def differences(expected: Sequence[Episode], found: Sequence[Episode]) -> dict[s
 
 def roll_out(checkpoint: str, task: str, rollouts: int) -> int:
     """Return the successes in new scenes, in process."""
-    requests = tabletop_requests([task], rollouts, 50_000)
-    settings = RolloutSettings(checkpoint, "tabletop", 12.0, 1)
-    return sum(outcome.success for outcome in run_rollouts(settings, requests, workers=1))
+    config = EvaluationConfig(checkpoint, rollouts=rollouts, workers=1)
+    return sum(outcome.success for outcome in run_rollouts(config, Condition(), request_rollouts(config, [task])))
 
 
 def row(name: str, successes: Sequence[int], rollouts: int, compared: dict[str, float]) -> list[str]:

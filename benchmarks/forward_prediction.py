@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from vla_ros import resources
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images

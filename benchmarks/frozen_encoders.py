@@ -20,11 +20,12 @@ from vla_ros import resources
 from vla_ros.contract import ActionSpace
 from vla_ros.datasets.episode import Episode
 from vla_ros.imaging import images
-from vla_ros.policy.augment import AugmentConfig, augment_proprioception
+from vla_ros.policy.augmentation import AugmentConfig
+from vla_ros.policy.config import ForwardPredictionConfig, LossConfig
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
-from vla_ros.policy.losses import ForwardPredictionConfig, LossConfig
-from vla_ros.policy.module import Batch, OptimizerConfig, learning_rate_scale
+from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
+from vla_ros.policy.tuning import OptimizerConfig
 from vla_ros.sim.tasks import TASKS
 from vla_ros.train.data import DemonstrationData, action_bounds, proprioception_statistics, split_episodes
 
@@ -129,7 +130,7 @@ def train(
     decoder = None if forward is None else _make_decoder(policy, forward)
     weights = [w for module in (policy, decoder) if module for w in module.parameters() if w.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=OPTIMIZER.learning_rate, weight_decay=OPTIMIZER.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, steps, OPTIMIZER))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: OPTIMIZER.learning_rate_scale(step, steps))
     pictures = {} if forward is None else {n: _all_images(seen.episodes, n) for n in seen.features}
     policy.train()
     for batch in data.train_dataloader():
@@ -153,7 +154,7 @@ def _losses(policy: Policy, seen: Encoded, batch: Batch, *, training: bool) -> t
     numbers = frame_numbers(next(iter(batch["images"].values())))
     feels = batch["proprioception"]
     if training:
-        feels = augment_proprioception(feels, policy.contract, AUGMENT)
+        feels = AUGMENT.perturb_proprioception(feels, policy.contract)
     text = policy.encode_text(batch["tokens"], batch["token_mask"])
     views = {name: features[numbers] for name, features in seen.features.items()}
     readout = policy.read(views, feels, text, batch["valid"])

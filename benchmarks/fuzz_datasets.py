@@ -59,7 +59,7 @@ def _write_lerobot(folder: Path) -> None:
 
     logging.getLogger("libav").setLevel(logging.CRITICAL)
     random = np.random.default_rng(0)
-    with LeRobotWriter(folder, Fraction(10), (), "tabletop") as writer:
+    with LeRobotWriter.create(folder, Fraction(10), (), "tabletop") as writer:
         for number in range(2):
             images = {name: random.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8) for name in ("static", "wrist")}
             writer.add(

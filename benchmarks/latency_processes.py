@@ -139,8 +139,7 @@ def policy(checkpoint: str, trace: str, arguments: Sequence[str]) -> int:
 
     load, made = loading.load_runner, []
 
-    def load_echo(folder: str, *how) -> EchoRunner:
-        contract = PolicyContract.load(Path(folder) / "contract.json")
+    def load_echo(folder: str, *how, contract: PolicyContract) -> EchoRunner:
         made.append(EchoRunner(contract, load(checkpoint, *how) if checkpoint else None))
         return made[-1]
 

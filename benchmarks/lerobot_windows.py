@@ -19,8 +19,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from vla_ros import cli, resources
-from vla_ros.commands.data.convert import sampling
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
+from vla_ros.datasets.inspection.inspection import everything
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot
 from vla_ros.train.build import new_policy
@@ -51,7 +51,7 @@ def against_lerobot(python: Path, bags: Sequence[Path], robot_name: str, robot: 
     command = ["convert", *map(str, bags), "--to", "lerobot", "--output", str(folder), "--robot", robot_name]
     if cli.main([*command, "--control-hz", f"{control_hz:g}", "--size", f"{SIZE}x{SIZE}"]):
         raise SystemExit("vla convert failed; see its message above")
-    spec, timing = sampling(robot, control_hz, SIZE, SIZE)
+    spec, timing = everything(robot, control_hz, SIZE, SIZE)
     episodes = load_shards(bag_shards(bags, robot, spec, timing), scratch / "same", workers=1).episodes
     ours = _windows(config, spec, episodes)
     numbers, rows = _whole_windows([len(episode) for episode in episodes], history, ours)

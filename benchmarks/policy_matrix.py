@@ -32,13 +32,14 @@ from torch import Tensor
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
 from vla_ros.nodes.policy import loading
 from vla_ros.observations.observation import Observation
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.config import (
     CompactConfig,
     DiscreteConfig,
     FlowConfig,
     GptConfig,
+    LossConfig,
     LstmConfig,
     MlpConfig,
     PolicyConfig,
@@ -46,10 +47,10 @@ from vla_ros.policy.config import (
     VlmConfig,
 )
 from vla_ros.policy.heads import HEADS
-from vla_ros.policy.losses import LossConfig
-from vla_ros.policy.module import Batch, OptimizerConfig, VLAModule
+from vla_ros.policy.module import Batch, VLAModule
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
+from vla_ros.policy.tuning import OptimizerConfig
 from vla_ros.robot import load_robot
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))
@@ -210,9 +211,8 @@ def train(module: VLAModule, batch: Batch, steps: int) -> Iterator[float]:
 def error_of(module: VLAModule, batch: Batch) -> float:
     """Return the mean absolute error of the predicted arm."""
     policy = module.policy.eval()
-    inputs, _ = module._inputs(batch, training=False)
-    text = policy.encode_text(inputs.pop("tokens"), batch["token_mask"])
-    readout = policy.read(**inputs, text=text)
+    inputs, tokens, _ = module.network_inputs(batch, training=False)
+    readout = inputs.read(policy, policy.encode_text(tokens, batch["token_mask"]))
     predicted = policy.head(readout.features, readout.valid).arm
     return float((predicted - readout.pick(batch["actions"])[..., :6]).abs().mean())
 

@@ -35,10 +35,10 @@ import upstream_policy
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
 from vla_ros.imaging import images
 from vla_ros.observations.observation import Observation
-from vla_ros.policy.acceleration import COMPILES, PRECISIONS
+from vla_ros.policy.acceleration import COMPILES, PRECISIONS, choose_acceleration
 from vla_ros.policy.config import PolicyConfig, VlmConfig
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.policy.policy import Policy
-from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.tokenizer import CommandTokenizer
 
 COMMAND, CHUNK = upstream_policy.COMMAND, 8
@@ -134,7 +134,8 @@ def whole_windows(arguments: argparse.Namespace) -> list[tuple]:
     rows = []
     for name, shape in POLICIES.items():
         for window in arguments.windows:
-            runner = PolicyRunner(make(*shape, window), arguments.device, arguments.precision, arguments.compile)
+            acceleration = choose_acceleration(arguments.device, arguments.precision, arguments.compile)
+            runner = PolicyRunner(make(*shape, window), acceleration)
             runner.warm_up()
             chosen = runner.acceleration
             ours, whole, difference = compare(runner, window, arguments.rounds, arguments.steps)

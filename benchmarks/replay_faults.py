@@ -20,6 +20,7 @@ from typing import Any
 
 import figures
 import torch
+from tabletop_demonstrations import demonstrate
 
 from vla_ros import resources
 from vla_ros.bringup import CHECKPOINT
@@ -27,11 +28,10 @@ from vla_ros.commands.policy.replay import spread
 from vla_ros.contract import PolicyContract
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
-from vla_ros.evaluation.benchmarks.tabletop import demonstrate
 from vla_ros.evaluation.replay.diagnosis import Diagnosis, diagnose
 from vla_ros.policy.checkpoint import load_checkpoint
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.policy.policy import Policy
-from vla_ros.policy.runner import PolicyRunner
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.tasks import TRAINED_TASKS
 

@@ -12,12 +12,12 @@ import frozen_encoders
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tabletop_demonstrations import PERTURBATION
 from torch import Tensor, nn
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec
 from vla_ros.datasets.episode import Episode
-from vla_ros.evaluation.benchmarks.tabletop import PERTURBATION
 from vla_ros.observations.observation import proprioception
 from vla_ros.policy.policy import Policy
 from vla_ros.sim.env import TabletopEnv

@@ -39,8 +39,8 @@ from store_memory import memory
 
 from vla_ros import resources
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.open_bag import find_bags
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.episode import Episode, Frames, window_frames, windows
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images

@@ -22,8 +22,8 @@ from rosbags.highlevel import AnyReader
 from stopwatch import ratio, timed
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.source import bag_shards
-from vla_ros.datasets.bags.writer import typestore
+from vla_ros.datasets.bags.cdr.messages import typestore
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 from vla_ros.robot import Robot

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros import resources
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot, load_robot
 

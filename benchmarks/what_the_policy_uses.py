@@ -18,16 +18,17 @@ import figures
 
 from vla_ros import resources
 from vla_ros.bringup import CHECKPOINT
+from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig
 from vla_ros.evaluation.closed_loop.evaluation import rollout_statistics
-from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, RolloutSettings, run_rollouts, tabletop_requests
+from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, request_rollouts, run_rollouts
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 
 FIRST_SEED = 60_000
 BLANKED = {
-    "nothing removed": (),
-    "static camera black": ("static",),
-    "wrist camera black": ("wrist",),
-    "both cameras black": ("static", "wrist"),
+    "nothing removed": "none",
+    "static camera black": "static",
+    "wrist camera black": "wrist",
+    "both cameras black": "both",
 }
 
 
@@ -46,17 +47,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="results file")
     arguments = parser.parse_args()
     checkpoint = arguments.checkpoint or str(resources.path(CHECKPOINT))
-    settings = RolloutSettings(checkpoint, "tabletop", max_time_s=12.0, delay_ticks=1)
-    requests = tabletop_requests(TRAINED_TASKS, arguments.rollouts, FIRST_SEED)
-    rows = {name: (dataclasses.replace(settings, blank=blank), requests) for name, blank in BLANKED.items()}
+    config = EvaluationConfig(checkpoint, rollouts=arguments.rollouts, seed=FIRST_SEED, workers=arguments.workers)
+    requests = request_rollouts(config, TRAINED_TASKS)
+    rows = {name: (dataclasses.replace(config, blank=blank), requests) for name, blank in BLANKED.items()}
     misled = [another_kinds_command(request, index) for index, request in enumerate(requests)]
-    rows["different command"] = (settings, misled)
+    rows["different command"] = (config, misled)
     pick_up = [name for name in TRAINED_TASKS if TASKS[name].kind == "pick_up"]
-    swapped = tabletop_requests(pick_up, 4 * arguments.rollouts, FIRST_SEED, swap_colour=True)
-    rows["different colour"] = (settings, swapped)
+    swap = dataclasses.replace(config, rollouts=4 * arguments.rollouts, swap_colour=True)
+    rows["different colour"] = (swap, request_rollouts(swap, pick_up))
     results = {}
-    for name, (row_settings, row_requests) in rows.items():
-        report = rollout_statistics(row_requests, list(run_rollouts(row_settings, row_requests, arguments.workers)))
+    for name, (row_config, row_requests) in rows.items():
+        report = rollout_statistics(row_requests, list(run_rollouts(row_config, Condition(), row_requests)))
         results[name] = {**report["total"], "tasks": {task: row["successes"] for task, row in report["tasks"].items()}}
         low, high = report["total"]["interval"]
         count = f"{report['total']['successes']}/{report['total']['rollouts']}"

@@ -77,7 +77,7 @@ def test_transforms_are_recorded_with_what_is_latched_and_are_in_no_namespace():
 
 
 def test_the_shipped_checkpoint_is_for_no_other_robot():
-    with pytest.raises(UserError, match=r"robot is 'mine\.yaml' and checkpoint is empty.*checkpoint:=FOLDER"):
+    with pytest.raises(UserError, match=r"for robot 'tabletop', not 'mine\.yaml'.*checkpoint:=FOLDER"):
         bringup.policy(robot="mine.yaml")
     assert bringup.policy("somewhere", robot="mine.yaml").parameters["robot"] == "mine.yaml"
     assert bringup.policy(params_file="mine.params.yaml", robot="mine.yaml").parameters == {"robot": "mine.yaml"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line explains itself, and a user's mistake is one line, not a traceback."""
+"""The command line documents itself, and a user error is one line without a traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vla_ros.errors import UserError
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A subcommand ``vla polish`` whose ``run`` a test may replace."""
+    """A subcommand ``vla polish`` whose ``run`` tests can replace."""
     module = ModuleType("polish", "Polish the arm.\n\nUntil it shines.")
     module.add_arguments = lambda parser: parser.add_argument("--times", type=int, default=1, help="how often")
     module.run = lambda args: args.times
@@ -32,11 +32,11 @@ def test_exit_status_is_what_the_command_returns(command: ModuleType) -> None:
 
 def test_user_error_is_one_line_without_traceback(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     def run(args: argparse.Namespace) -> int:
-        raise UserError("times is -1; allowed: 1 or more")
+        raise UserError("times must be at least 1; got -1")
 
     command.run = run
     assert cli.main(["polish"]) == 2
-    assert capsys.readouterr().err == "vla: error: times is -1; allowed: 1 or more\n"
+    assert capsys.readouterr().err == "vla: error: times must be at least 1; got -1\n"
 
 
 def test_bug_keeps_its_traceback(command: ModuleType) -> None:
@@ -69,8 +69,8 @@ def test_missing_package_names_the_extra_that_brings_it(
     assert f"run pip install {option}" in capsys.readouterr().err
 
 
-def test_every_package_that_setup_py_asks_for_has_its_extra() -> None:
-    """Else its absence would be a traceback."""
+def test_every_required_package_has_an_entry_in_extras() -> None:
+    """Otherwise a missing package would be a traceback."""
     setup = (Path(cli.__file__).parents[1] / "setup.py").read_text()
     required = re.findall(r'"([\w-]+)', setup.partition("install_requires=[")[2].partition("]")[0])
     modules = {"opencv-python": "cv2", "pyyaml": "yaml", "pillow": "PIL"}
@@ -78,9 +78,7 @@ def test_every_package_that_setup_py_asks_for_has_its_extra() -> None:
     assert names == {name for name, extra in cli.EXTRAS.items() if not extra}
 
 
-def test_a_machine_without_opengl_is_told_what_to_install(
-    command: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_opengl_the_error_names_the_packages(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     code = compile("def load(): None.eglQueryString", "/x/site-packages/OpenGL/raw/EGL/_errors.py", "exec")
     exec(code, namespace := {})
     command.run = lambda args: namespace["load"]()

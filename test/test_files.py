@@ -10,7 +10,7 @@ import pytest
 from vla_ros.files import atomic_write, write_text
 
 
-def test_a_file_replaces_the_one_before_and_leaves_no_litter(tmp_path: Path) -> None:
+def test_a_file_replaces_the_previous_one_and_leaves_no_temporary_files(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "report.json"
     write_text(path, "old")
     write_text(path, "new µ")
@@ -18,7 +18,7 @@ def test_a_file_replaces_the_one_before_and_leaves_no_litter(tmp_path: Path) -> 
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_in_the_middle_keeps_what_was_there(tmp_path: Path) -> None:
+def test_a_failure_keeps_the_previous_file(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_text(path, "old")
     with pytest.raises(RuntimeError), atomic_write(path) as partial:

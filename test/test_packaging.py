@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package says the same everywhere, and holds nothing of the machine it was written on."""
+"""The package's metadata is consistent, and its files name no machine or registry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT_SUFFIXES = {"", ".py", ".xml", ".cfg", ".toml", ".md", ".json", ".yaml", ".
 
 
 def setup_argument(option: str) -> str:
-    """Return what setup.py answers to ``--version`` and the like, as colcon asks it."""
+    """Return the answer of setup.py to ``--version`` and the like, as queried by colcon."""
     result = subprocess.run(
         [sys.executable, "setup.py", "-q", option], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
@@ -47,7 +47,7 @@ def console_scripts() -> dict[str, str]:
 
 
 def tracked_files() -> list[Path]:
-    """Return the files that git tracks or would track; in an unpacked archive, none."""
+    """Return the files that git tracks or would track; none in an unpacked archive."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -87,7 +87,7 @@ def test_command_has_its_module(command: str, module: str) -> None:
     assert "def add_arguments(" in text and "def run(" in text
 
 
-def test_training_is_one_folder_under_two_paths() -> None:
+def test_the_train_package_is_a_link() -> None:
     link = ROOT / "vla_ros" / "train"
     assert link.is_symlink()
     assert os.readlink(link) == "../train"
@@ -110,7 +110,7 @@ def test_shipped_files_are_those_beside_the_running_code() -> None:
     assert resources.path("package.xml") == ROOT / "package.xml"
 
 
-def test_missing_shipped_file_is_named_with_its_neighbours() -> None:
+def test_a_missing_shipped_file_is_named_with_its_neighbors() -> None:
     with pytest.raises(UserError, match=r"config/no_such\.yaml.*config/ contains .*robots"):
         resources.path("config/no_such.yaml")
 

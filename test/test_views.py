@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The views of config/views/ show topics that there are, of the types that they can show."""
+"""The views in config/views/ show existing topics of the right types."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from vla_ros import schema
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, Language, Timing
 from vla_ros.datasets.sources import FORMATS
 from vla_ros.errors import UserError
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.backbones import BACKBONES
-from vla_ros.policy.config import PolicyConfig, without_removed_key
+from vla_ros.policy.config import LossConfig, PolicyConfig, without_removed_key
 from vla_ros.policy.heads import HEADS
-from vla_ros.policy.losses import LossConfig
-from vla_ros.policy.module import OptimizerConfig, RetainConfig
+from vla_ros.policy.module import RetainConfig
+from vla_ros.policy.tuning import OptimizerConfig
 
 
 class ConfigError(UserError):

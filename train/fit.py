@@ -22,7 +22,7 @@ import torch
 
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Demonstrations
-from vla_ros.policy import summary
+from vla_ros.policy import parameter_summary as summary
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.policy import Policy
 from vla_ros.train.build import new_policy, observation_spec, tuned_policy
@@ -225,7 +225,7 @@ def _announce(training: Sequence[Episode], validation: Sequence[Episode], rehear
 
 def _announce_network(policy: Policy) -> None:
     """Say how much of each part of the policy is trained."""
-    parts = summary.parts(policy, depth=1)
+    parts = summary.count_parameters(policy, depth=1)
     each = ", ".join(f"{part.name} {part.parameters / 1e6:.2f} M" for part in parts)
     frozen = sum(part.parameters - part.trainable for part in parts)
     note = f"; {frozen / 1e6:.2f} M are frozen" if frozen else ""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one description of what runs: which nodes, with which names, parameters and environment.
+"""What to run: nodes with their names, parameters and environment.
 
-launch/*.launch.py turns it into launch actions; where ROS's launch is not installed, `vla demo` and `vla record-demo`
-start the same processes with the same parameters.
+launch/*.launch.py turns this into launch actions; without ROS's launch, `vla demo` and `vla record-demo` start the same
+processes with the same parameters.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ STATIC_TRANSFORMS_DEPTH = 100  # more publishers than a robot has
 class Process:
     """One node: an executable of this package (`ros2 run vla_ros EXECUTABLE`), its name and its parameters.
 
-    params_file: read first; `parameters` override it. ends: it is done some day (the demonstrator); the others only end
-    when they are stopped.
+    `parameters` override those in `params_file`. `ends`: it ends by itself (the demonstrator).
     """
 
     executable: str
@@ -50,11 +49,11 @@ class Process:
     ends: bool = False
 
     def enclave(self, namespace: str) -> str:
-        """Its SROS 2 enclave, as config/sros2/policies.xml names it; of an arm in a namespace, one of its own."""
+        """Return its SROS 2 enclave, as named in config/sros2/policies.xml, one per namespace."""
         return _full_name("vla_ros", f"{namespace.strip('/')}/{self.name}".lstrip("/"))
 
     def ros_arguments(self) -> list[str]:
-        """The command line after the executable. JSON is YAML, so every value arrives with its type."""
+        """Return the arguments of the executable. JSON is YAML, so every value keeps its type."""
         arguments = ["--ros-args", "-r", f"__node:={self.name}"]
         if self.params_file:
             arguments += ["--params-file", self.params_file]
@@ -64,7 +63,7 @@ class Process:
 
 
 def simulator(**parameters: Any) -> Process:
-    """The simulated robot."""
+    """Return the simulated robot."""
     return Process("simulator_node", "simulator", parameters)
 
 
@@ -84,8 +83,8 @@ def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> li
     robot = parameters.get("robot", "tabletop")
     if not checkpoint and not params_file and robot != "tabletop":
         raise UserError(
-            f"robot is {robot!r} and checkpoint is empty, but the shipped checkpoint is for the robot 'tabletop'; "
-            "give checkpoint:=FOLDER, or a params_file that names one"
+            f"the shipped checkpoint is for robot 'tabletop', not {robot!r}; set checkpoint:=FOLDER, or a params_file "
+            "that sets it"
         )
     if params_file:
         check_params_file(params_file, ("policy", "guard"))
@@ -135,12 +134,12 @@ def check_params_file(path: str, nodes: Sequence[str]) -> None:
 
 
 def recorder(output: str, **parameters: Any) -> Process:
-    """The recorder of demonstrations; `output` is the folder of the bag."""
+    """Return the recorder of demonstrations; `output` is the folder of the bag."""
     return Process("recorder_node", "recorder", {"output": output, "robot": "tabletop", **parameters})
 
 
 def demonstrator(**parameters: Any) -> Process:
-    """The scripted teleoperator."""
+    """Return the scripted teleoperator."""
     return Process("demonstrator_node", "demonstrator", parameters, ends=True)
 
 
@@ -150,7 +149,7 @@ def demo(checkpoint: str = "", **simulator_parameters: Any) -> list[Process]:
 
 
 def recorded_topics(robot: Robot) -> list[str]:
-    """What a bag for training holds, as relative names, each once; the markers and the latched command are among it."""
+    """Return the topics of a bag for training, as relative names, each once."""
     streams = (
         *robot.cameras.values(), robot.ee_pose, robot.gripper_state, robot.language, robot.twist_command,
         robot.demonstrated_twist, robot.gripper_command,
@@ -163,9 +162,15 @@ def recorded_topics(robot: Robot) -> list[str]:
 def bag_record_command(
     robot: Robot, output: str, namespace: str, qos_file: str, *, use_sim_time: bool, topics_option: bool
 ) -> list[str]:
-    """`ros2 bag record` for `recorded_topics`, where rosbag2 is installed; `qos_file` holds `bag_record_qos`.
+    """Return the `ros2 bag record` command for `recorded_topics`.
 
-    topics_option: it has the option --topics; older ones (Humble, Iron) take the topics as they come.
+    Args:
+        robot: whose topics.
+        output: folder of the bag.
+        namespace: of the topics.
+        qos_file: holds `bag_record_qos`.
+        use_sim_time: stamp with simulated time.
+        topics_option: rosbag2 has the option --topics; older versions (Humble, Iron) take topics as arguments.
     """
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output]
     command += ["--qos-profile-overrides-path", qos_file, *(["--use-sim-time"] if use_sim_time else [])]
@@ -174,29 +179,29 @@ def bag_record_command(
 
 
 def bag_record_qos(robot: Robot, namespace: str) -> dict[str, dict[str, Any]]:
-    """rosbag2's QoS overrides: what is latched has to be asked for as such, or a late recorder misses it."""
+    """Return rosbag2's QoS overrides: unless it requests latched topics as such, a late recorder misses them."""
     latched = {"history": "keep_last", "depth": 10, "reliability": "reliable", "durability": "transient_local"}
     names = (robot.language.topic, topics.EPISODE, topics.TASK_SUCCESS, topics.INTERVENTION)
     overrides = {_full_name(namespace, topic): latched for topic in names}
     if robot.ee_pose is not None and robot.ee_pose.static_topic is not None:
-        # Each of its publishers latches a message of its own.
+        # Each of its publishers latches one message.
         overrides[_full_name(namespace, robot.ee_pose.static_topic)] = {**latched, "depth": STATIC_TRANSFORMS_DEPTH}
     return overrides
 
 
 def _full_name(namespace: str, topic: str) -> str:
-    if topic.startswith("/"):  # such a name is in no namespace: /tf
+    if topic.startswith("/"):  # absolute, such as /tf
         return topic
     return "/" + "/".join(part for part in (namespace.strip("/"), topic) if part)
 
 
 def recording_simulator(speed: float) -> Process:
-    """The simulated robot on a clock of its own, `speed` times as fast as the wall clock if the machine can follow."""
+    """Return the simulated robot on a simulated clock, `speed` times real time if the machine keeps up."""
     return simulator(publish_clock=True, real_time_factor=float(speed), lockstep_hz=DEMONSTRATION_HZ, publish_raw=False)
 
 
 def recording(output: str, tasks: list[str], episodes: int, *, first_seed: int, perturbation: float) -> list[Process]:
-    """The recorder and the demonstrator beside a `recording_simulator`."""
+    """Return the recorder and the demonstrator for a `recording_simulator`."""
     teacher = demonstrator(
         tasks=tasks,
         episodes=episodes,

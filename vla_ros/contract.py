@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy contract: everything that a policy assumes of the world, as plain data that travels in its checkpoint.
+"""The policy contract: everything a policy assumes about the world, as plain data in its checkpoint.
 
-Training writes the contract, the robot refuses to run a policy whose contract it does not meet. Both directions are
-strict: an unknown or a missing key is an error that names it, so that nothing is silently assumed.
+Training writes the contract; the robot refuses a policy whose contract it does not meet. Both directions are strict: an
+unknown or missing key is an error, so that nothing is assumed silently.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from vla_ros import schema
 from vla_ros.errors import UserError
+from vla_ros.files import write_text
 
 CONTRACT_VERSION = 1
 RESIZE_MODES = ("stretch", "pad", "crop")
@@ -22,8 +23,8 @@ GRIPPER_CONVENTION = "0 closed, 1 open"
 ARM_AXES = ("vx", "vy", "vz", "wx", "wy", "wz")
 ARM_UNITS = ("m/s", "m/s", "m/s", "rad/s", "rad/s", "rad/s")
 
-# The units in which observations reach a policy, by name. The rotation is the first two columns of the rotation matrix
-# of the tool in the base frame (Zhou et al. 2019, arXiv:1812.07035): continuous, unlike a rotation vector near pi.
+# Names and units of proprioception values. The rotation is the first two columns of the tool's rotation matrix in the
+# base frame (Zhou et al. 2019, arXiv:1812.07035): continuous, unlike a rotation vector near pi.
 PROPRIOCEPTION_UNITS = {
     "ee_x": "m",
     "ee_y": "m",
@@ -34,12 +35,12 @@ PROPRIOCEPTION_UNITS = {
 
 
 class ContractError(UserError):
-    """A contract that is malformed, or that does not fit what it is used with."""
+    """A contract is malformed, or does not fit what it is used with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """One image input: `height` x `width` pixels RGB; (value / 255 - mean) / std is what the network sees."""
+    """One image input, `height` x `width` pixels RGB; the network sees (value / 255 - mean) / std."""
 
     name: str
     height: int
@@ -49,17 +50,16 @@ class Camera:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "camera.name", self.name, "a non-empty name")
-        _require(
-            self.height > 0 and self.width > 0, f"camera {self.name}", (self.height, self.width), "positive pixels"
-        )
-        _require(self.resize in RESIZE_MODES, f"camera {self.name}.resize", self.resize, RESIZE_MODES)
-        _require(all(value > 0 for value in self.std), f"camera {self.name}.std", self.std, "positive numbers")
+        _require(bool(self.name), "camera: name", self.name, "non-empty")
+        size = self.height, self.width
+        _require(min(size) > 0, f"camera {self.name}: height and width", size, "positive")
+        _require(self.resize in RESIZE_MODES, f"camera {self.name}: resize", self.resize, RESIZE_MODES)
+        _require(all(value > 0 for value in self.std), f"camera {self.name}: std", self.std, "positive")
 
 
 @dataclasses.dataclass(frozen=True)
 class Proprioception:
-    """The robot's own state: `names` in order, their units, and the statistics that normalise them."""
+    """The robot's own state: `names` in order, their units, and the statistics to normalise them."""
 
     names: tuple[str, ...]
     units: tuple[str, ...]
@@ -70,37 +70,40 @@ class Proprioception:
         for name in self.names:
             _require(name in PROPRIOCEPTION_UNITS, "proprioception.names", name, tuple(PROPRIOCEPTION_UNITS))
         expected = tuple(PROPRIOCEPTION_UNITS[name] for name in self.names)
-        _require(self.units == expected, "proprioception.units", self.units, expected)
+        _require(self.units == expected, "proprioception.units", self.units, f"{expected}")
         lengths = (len(self.names), len(self.mean), len(self.std))
-        _require(len(set(lengths)) == 1, "proprioception names/mean/std", lengths, "equal lengths")
-        _require(all(value > 0 for value in self.std), "proprioception.std", self.std, "positive numbers")
+        _require(len(set(lengths)) == 1, "lengths of proprioception names, mean and std", lengths, "equal")
+        _require(all(value > 0 for value in self.std), "proprioception.std", self.std, "positive")
 
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """How a command becomes tokens: `prompt_template` contains {command}; `tokenizer` identifies the token table."""
+    """How a command becomes tokens; `prompt_template` contains {command}, `tokenizer` identifies the token table."""
 
     prompt_template: str
     tokenizer: str
     max_tokens: int
 
     def __post_init__(self) -> None:
-        _require(
-            "{command}" in self.prompt_template, "language.prompt_template", self.prompt_template, "text with {command}"
-        )
-        _require(self.max_tokens > 0, "language.max_tokens", self.max_tokens, "a positive number")
+        template = self.prompt_template
+        _require("{command}" in template, "language.prompt_template", template, "a text that contains {command}")
+        _require(self.max_tokens > 0, "language.max_tokens", self.max_tokens, "positive")
 
     def prompt(self, command: str) -> str:
-        """The text that is tokenised for `command`, the same in training and on the robot."""
+        """Return the text to tokenise for `command`, the same in training and on the robot."""
         return self.prompt_template.replace("{command}", " ".join(command.split()).lower())
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """The control grid: tick k is at k / control_hz of the ROS clock.
+    """The control grid: tick k is at k / control_hz on the ROS clock.
 
-    `history` frames (W) are seen, `chunk` actions (N) are predicted; the observation of tick k is taken `settle_s`
-    after the tick, from what was stamped until the tick, so that messages in flight count alike live and in a bag.
+    Attributes:
+        control_hz: ticks per second.
+        history: frames seen (W).
+        chunk: actions predicted (N).
+        settle_s: the observation of tick k is taken this long after the tick, from what was stamped until the tick, so
+            that messages in flight count alike live and in a bag.
     """
 
     control_hz: float
@@ -109,16 +112,17 @@ class Timing:
     settle_s: float = 0.02
 
     def __post_init__(self) -> None:
-        _require(self.control_hz > 0, "timing.control_hz", self.control_hz, "a positive number")
+        _require(self.control_hz > 0, "timing.control_hz", self.control_hz, "positive")
         _require(
             1_000_000_000 % self.control_hz == 0,
             "timing.control_hz",
             self.control_hz,
             "a rate whose period is a whole number of nanoseconds: 5, 10, 12.5, 16, 20, 25, 32, 40 or 50 Hz",
         )
-        _require(self.history > 0, "timing.history", self.history, "a positive number")
-        _require(self.chunk > 0, "timing.chunk", self.chunk, "a positive number")
-        _require(0 <= self.settle_s < 1 / self.control_hz, "timing.settle_s", self.settle_s, "0 to one control period")
+        _require(self.history > 0, "timing.history", self.history, "positive")
+        _require(self.chunk > 0, "timing.chunk", self.chunk, "positive")
+        in_range = 0 <= self.settle_s < 1 / self.control_hz
+        _require(in_range, "timing.settle_s", self.settle_s, "at least 0 and less than one control period")
 
     @property
     def period_ns(self) -> int:
@@ -133,7 +137,7 @@ class Timing:
 class ActionSpace:
     """The arm's six velocities and the gripper; physical [low, high] maps to the network's [-1, 1].
 
-    The gripper is never normalised: it is an opening in [0 closed, 1 open].
+    The gripper's opening in [0 closed, 1 open] is not normalised.
     """
 
     low: tuple[float, ...]
@@ -144,20 +148,20 @@ class ActionSpace:
     gripper: str = GRIPPER_CONVENTION
 
     def __post_init__(self) -> None:
-        _require(self.names == (*ARM_AXES, "gripper"), "action.names", self.names, (*ARM_AXES, "gripper"))
-        _require(self.units == (*ARM_UNITS, "1"), "action.units", self.units, (*ARM_UNITS, "1"))
+        names, units = (*ARM_AXES, "gripper"), (*ARM_UNITS, "1")
+        _require(self.names == names, "action.names", self.names, f"{names}")
+        _require(self.units == units, "action.units", self.units, f"{units}")
         _require(self.frame in FRAMES, "action.frame", self.frame, FRAMES)
-        _require(self.gripper == GRIPPER_CONVENTION, "action.gripper", self.gripper, GRIPPER_CONVENTION)
-        _require(
-            len(self.low) == 6 and len(self.high) == 6, "action.low/high", (self.low, self.high), "six numbers each"
-        )
+        _require(self.gripper == GRIPPER_CONVENTION, "action.gripper", self.gripper, f"{GRIPPER_CONVENTION!r}")
+        lengths = len(self.low), len(self.high)
+        _require(lengths == (6, 6), "lengths of action.low and action.high", lengths, "six each")
         for axis, low, high in zip(ARM_AXES, self.low, self.high):
             _require(low < high, f"action bounds of {axis}", (low, high), "low < high")
 
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where the policy comes from: for people and for refusing a checkpoint of another code or data."""
+    """Where the policy comes from, for people and to refuse checkpoints of other code or data."""
 
     backbone: str
     backbone_revision: str
@@ -168,20 +172,20 @@ class Provenance:
 
 @dataclasses.dataclass(frozen=True)
 class ObservationSpec:
-    """The part of the contract that turns streams into observations."""
+    """What turns streams into observations."""
 
     cameras: tuple[Camera, ...]
     proprioception: tuple[str, ...] = ()
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Names of the streams that an observation needs, the language included."""
+        """Names of the streams that an observation needs, including the language."""
         return (*(camera.name for camera in self.cameras), *proprioception_streams(self.proprioception), "language")
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyContract:
-    """All of it. See the classes of the fields; docs/contract.md shows one as JSON."""
+    """The whole contract; docs/contract.md shows one as JSON."""
 
     cameras: tuple[Camera, ...]
     proprioception: Proprioception | None
@@ -196,10 +200,10 @@ class PolicyContract:
             self.version == CONTRACT_VERSION,
             "version",
             self.version,
-            f"{CONTRACT_VERSION} (retrain, or use the package version that wrote it)",
+            f"{CONTRACT_VERSION}; retrain, or use the package version that wrote it",
         )
-        _require(len(self.cameras) > 0, "cameras", self.cameras, "at least one camera")
-        _require(len(set(self.camera_names)) == len(self.cameras), "cameras", self.camera_names, "names that differ")
+        _require(len(self.cameras) > 0, "cameras", self.cameras, "at least one")
+        _require(len(set(self.camera_names)) == len(self.cameras), "names of cameras", self.camera_names, "unique")
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -210,29 +214,29 @@ class PolicyContract:
         return ObservationSpec(self.cameras, self.proprioception.names if self.proprioception else ())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, as written to contract.json."""
+        """Return plain types, as written to contract.json."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """The text of contract.json."""
+        """Return the text of contract.json."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PolicyContract:
-        """Inverse of `to_dict`. Raises ContractError for a key too many, a key too few or a value of the wrong type."""
+        """Inverse of `to_dict`; raises ContractError for unknown or missing keys and values of a wrong type."""
         return schema.parse(cls, data, "contract", ContractError, defaults=False)
 
     def save(self, path: Path) -> None:
-        path.write_text(self.to_json())
+        write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> PolicyContract:
-        """Read contract.json. Raises ContractError that names the file and what is wrong in it."""
+        """Read contract.json; raises ContractError."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ContractError(
-                f"{path} is missing: a checkpoint folder holds contract.json; export the checkpoint again"
+                f"{path} is missing, but every checkpoint folder contains one; export the checkpoint again"
             ) from None
         except ValueError as error:  # not JSON, or not even text
             raise ContractError(f"{path} is not JSON ({error}); export the checkpoint again") from None
@@ -243,7 +247,7 @@ class PolicyContract:
 
 
 def proprioception_streams(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The streams that the named proprioception values are computed from."""
+    """Return the streams from which the named proprioception values are computed."""
     streams = []
     if any(name.startswith("ee_") for name in names):
         streams.append("ee_pose")
@@ -252,6 +256,7 @@ def proprioception_streams(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(streams)
 
 
-def _require(condition: bool, what: str, value: Any, allowed: Any) -> None:
+def _require(condition: bool, what: str, value: Any, allowed: str | tuple[str, ...]) -> None:
     if not condition:
-        raise ContractError(f"{what} is {value!r}; allowed: {allowed!r}")
+        required = allowed if isinstance(allowed, str) else f"one of {', '.join(map(repr, allowed))}"
+        raise ContractError(f"{what} must be {required}; got {value!r}")

@@ -14,6 +14,11 @@ from typing import Any
 PARTIAL = ".partial"
 
 
+def absolute(path: str | Path) -> Path:
+    """Return an absolute path with a proper name and parent, unlike `.` and `a/..`; links are kept."""
+    return Path(path).resolve() if ".." in Path(path).parts else Path(path).absolute()
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield `NAME.partial` beside `path` for the caller to write, a file or a folder; rename it to `path` at the end.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The robot's file: topics, actuator units and limits, read by the live nodes and by the bag reader alike.
+"""The robot file: topics, actuator units and limits, one YAML file for each robot (config/robots/).
 
-One YAML file for each robot (config/robots/), so that what a bag is read with is what the robot is run with.
+Live nodes and the bag reader both read it, so a bag is interpreted exactly as the robot runs.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ POSE_TYPES = ("geometry_msgs/msg/PoseStamped", TRANSFORMS)
 TWIST_STAMPED, TWIST = "geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/Twist"
 TEXT_TYPES = ("std_msgs/msg/String",)
 JOINT_TYPE = "sensor_msgs/msg/JointState"
-NUMBER_TYPES = (
-    "std_msgs/msg/Float64MultiArray", "std_msgs/msg/Float32MultiArray", "std_msgs/msg/Float64", "std_msgs/msg/Float32"
-)  # fmt: skip
-# Their messages have no header, so only the time of receipt is known.
+NUMBER_TYPES = tuple(
+    f"std_msgs/msg/{name}" for name in ("Float64MultiArray", "Float32MultiArray", "Float64", "Float32")
+)
+# Without a header, only the time of receipt is known.
 _WITHOUT_HEADER = (TWIST, *TEXT_TYPES, *NUMBER_TYPES)
 
 MAX_LATENCY_S = 1.0
-# A stop that takes longer is none; a limit that was written down in the wrong unit would make it so.
-LONGEST_STOP_S = 1.0
+# A longer stop is useless, and a sign of a limit in the wrong unit.
+MAX_STOP_S = 1.0
 
 
 class RobotError(UserError):
-    """A robot file that is malformed, or topics that do not fit it."""
+    """A robot file is malformed, or topics do not match it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A topic, its message type, and which time counts: the message's header stamp or the time it was received.
+    """A topic, its message type, and which time counts: the header's stamp or that of receipt.
 
-    latency_s: how long after the event that time is (exposure and transfer of a camera, say). It is subtracted, live
-    and in bags alike, so that streams of different latency are compared at the times of their events.
+    `latency_s` lies between the event and that time (a camera's exposure and transfer, say). It is subtracted, live and
+    in bags alike, so that streams of different latencies are compared at the times of their events.
     """
 
     topic: str
@@ -54,26 +54,26 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class PoseStream(Stream):
-    """Where the tool's pose in the robot's base frame comes from.
+    """The tool's pose in the robot's base frame.
 
-    A PoseStamped: it says so itself. Transforms (TFMessage, /tf): their chain between the robot's `base_frame` and
-    `ee_frame`; those that never change are on the topic of the same name with `_static`.
+    Either a PoseStamped, or transforms (TFMessage, /tf): the chain from the robot's `base_frame` to `ee_frame`, with
+    static ones on the topic of the same name with `_static`.
     """
 
     ee_frame: str | None = None
 
     @property
     def static_topic(self) -> str | None:
-        """The topic of the transforms that always hold, latched; None for a pose."""
+        """The latched topic of static transforms; None for a PoseStamped."""
         return f"{self.topic}_static" if self.type == TRANSFORMS else None
 
 
 @dataclasses.dataclass(frozen=True)
 class GripperState:
-    """Where the gripper's measured opening comes from.
+    """The gripper's measured opening.
 
-    A JointState: the sum of the positions of `joints`. A number (`NUMBER_TYPES`): the width itself, without `joints`.
-    `closed` and `open` are that value (m or rad) at the two ends.
+    Either a JointState, summing the positions of `joints`, or a number (`NUMBER_TYPES`) without `joints`. `closed` and
+    `open` are the values (m or rad) at the two ends.
     """
 
     topic: str
@@ -87,10 +87,10 @@ class GripperState:
 
 @dataclasses.dataclass(frozen=True)
 class GripperAction:
-    """The action server that moves the gripper, where no driver listens to the topic.
+    """The action server that moves the gripper, if no driver listens to the topic.
 
-    `joints`: for ParallelGripperCommand, each gets the value as its position; GripperCommand takes none.
-    `max_effort`: N, or Nm for a gripper that turns.
+    ParallelGripperCommand sets the value as the position of each of `joints`; GripperCommand has none. `max_effort` is
+    in N, or Nm for a rotating gripper.
     """
 
     name: str
@@ -101,19 +101,20 @@ class GripperAction:
     def __post_init__(self) -> None:
         needs_joints = self.type.endswith("ParallelGripperCommand")
         if needs_joints != bool(self.joints):
-            expected = "the joints that it moves" if needs_joints else "none"
-            given = f"joints is {list(self.joints)}"
-            raise RobotError(f"gripper action {self.name!r}: {given}; {self.type} takes {expected}")
+            expected = "name the joints to move" if needs_joints else "be empty"
+            raise RobotError(
+                f"gripper action {self.name!r}: joints must {expected} for {self.type}; got {list(self.joints)}"
+            )
         if not self.max_effort > 0:
-            raise RobotError(f"gripper action {self.name!r}: max_effort is {self.max_effort}; allowed: positive")
+            raise RobotError(f"gripper action {self.name!r}: max_effort must be positive; got {self.max_effort}")
 
 
 @dataclasses.dataclass(frozen=True)
 class GripperCommand:
-    """The gripper's command topic and its value, in the actuator's unit, when closed and when open.
+    """The gripper's command topic, and its value in the actuator's unit when closed and when open.
 
-    With an `action`, the same value goes there as well; the topic remains, since bags hold topics and not actions.
-    The messages are numbers without a header: they count from when they were received, less `latency_s`.
+    With an `action`, the value is sent there as well; the topic stays, since bags record topics, not actions. Messages
+    are numbers without a header: they count from their receipt, less `latency_s`.
     """
 
     topic: str
@@ -126,7 +127,7 @@ class GripperCommand:
 
 @dataclasses.dataclass(frozen=True)
 class Servo:
-    """MoveIt Servo carries the twists out; `node` is its name, below which its services and its status are."""
+    """MoveIt Servo executes the twists; `node` is its name, the prefix of its services and its status."""
 
     node: str
 
@@ -150,12 +151,16 @@ class EmergencyStop:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Where the actions that training learns come from.
+    """Where training's action labels come from.
 
-    arm: "command": the recorded `demonstrated_twist`; "motion": how `ee_pose` moved, where nobody recorded commands.
-    gripper: "command": the recorded `gripper_command`; "state": the measured opening, decided in hindsight: above
-        `open_above` it is open, below `closed_below` closed, and in between it is on its way to what it is next (Octo,
-        arXiv:2405.12213). Where an object keeps the fingers apart, `closed_below` must lie above that opening.
+    Attributes:
+        arm: "command" takes the recorded `demonstrated_twist`, "motion" how `ee_pose` moved, if no commands were
+            recorded.
+        gripper: "command" takes the recorded `gripper_command`, "state" the measured opening in hindsight: open above
+            `open_above`, closed below `closed_below`, and in between already what it becomes next (Octo,
+            arXiv:2405.12213).
+        closed_below: must exceed the opening at which an object keeps the fingers apart.
+        open_above: see `gripper`.
     """
 
     arm: Literal["command", "motion"] = "command"
@@ -166,16 +171,16 @@ class Labels:
     def __post_init__(self) -> None:
         if not 0 < self.closed_below < self.open_above < 1:
             raise RobotError(
-                f"labels: closed_below is {self.closed_below}, open_above {self.open_above}; allowed: openings between "
-                "0 (closed) and 1 (open), closed_below the smaller"
+                f"labels must satisfy 0 < closed_below < open_above < 1; got closed_below = {self.closed_below} and "
+                f"open_above = {self.open_above}"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Idle:
-    """A demonstrator who pauses: slower than both speeds, gripper unchanged. What is `longer_than_s` is left out.
+    """A pause of the demonstrator, excluded if `longer_than_s`: slower than both speeds, gripper unchanged.
 
-    A policy that has learned pauses may never end one.
+    A policy that learns to pause may never resume.
     """
 
     linear_mps: float
@@ -185,7 +190,7 @@ class Idle:
 
 @dataclasses.dataclass(frozen=True)
 class Outliers:
-    """Actions faster than this are errors of measurement or jumps of the clock, and their frames are left out."""
+    """Faster actions are measurement errors or clock jumps; their frames are excluded."""
 
     linear_mps: float
     angular_radps: float
@@ -193,7 +198,7 @@ class Outliers:
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """Which frames are left out of training although they could be used; null: none."""
+    """Usable frames to exclude from training nevertheless; null: none."""
 
     idle: Idle | None = None
     outliers: Outliers | None = None
@@ -201,10 +206,10 @@ class Filters:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the arm may do, whatever the policy says: speed, acceleration and jerk of either part, each by its norm.
+    """The arm's limits, whatever the policy says: norms of speed, acceleration and jerk, and the workspace.
 
-    The workspace is a box for the tool in the base frame. A stop is shaped by acceleration and jerk as well, so they
-    also say how long it takes: see `stopping_time_s`.
+    The workspace is a box for the tool in the base frame. Acceleration and jerk also shape stops, and thus determine
+    how long they take (`stopping_time_s`).
     """
 
     linear_mps: float
@@ -217,17 +222,14 @@ class Limits:
     workspace_max_m: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        for name in (
-            "linear_mps", "angular_radps", "linear_mps2", "angular_radps2", "linear_mps3", "angular_radps3",
-        ):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise RobotError(f"limits: {name} is {getattr(self, name)}; allowed: a positive number")
-        for part, unit in (("linear", "mps"), ("angular", "radps")):
-            if self.stopping_time_s(part) > LONGEST_STOP_S:
-                name, takes = f"{part}_{unit}", f"{self.stopping_time_s(part):.2f} s"
+        for part, name in (("linear", "linear_mps"), ("angular", "angular_radps")):
+            for limit in (name, f"{name}2", f"{name}3"):
+                if not getattr(self, limit) > 0:
+                    raise RobotError(f"limits: {limit} must be positive; got {getattr(self, limit)}")
+            if self.stopping_time_s(part) > MAX_STOP_S:
                 raise RobotError(
-                    f"limits: a stop from {name} takes {takes} with this acceleration and jerk; allowed: "
-                    f"{LONGEST_STOP_S} s; lower {name}, or raise {name}2 and {name}3"
+                    f"limits: a stop from {name} must take at most {MAX_STOP_S:g} s; with this acceleration and jerk "
+                    f"it takes {self.stopping_time_s(part):.2f} s: lower {name}, or raise {name}2 and {name}3"
                 )
         if not all(low < high for low, high in zip(self.workspace_min_m, self.workspace_max_m)):
             raise RobotError(
@@ -235,21 +237,24 @@ class Limits:
             )
 
     def stopping_time_s(self, part: str) -> float:
-        """How long the longest stop of the `linear` or `angular` part takes: from full speed, at full acceleration."""
+        """Return the duration of the longest stop of the `linear` or `angular` part."""
         unit = {"linear": "mps", "angular": "radps"}[part]
         speed, acceleration, jerk = (getattr(self, f"{part}_{unit}{power}") for power in ("", "2", "3"))
         if math.isinf(acceleration) or math.isinf(speed):
             return 0.0
-        # Worst when it begins at full acceleration: that is let go (a / j), built up the other way, and let go again.
-        return speed / acceleration + 2 * acceleration / jerk
+        # From full speed and acceleration: the latter falls (a / j), builds up the other way, and falls again.
+        return float(speed / acceleration + 2 * acceleration / jerk)
 
 
 @dataclasses.dataclass(frozen=True)
 class ObservationLimits:
     """When an observation is refused.
 
-    A sample is older than `max_age_s`, cameras are further apart than `max_skew_s`, or a camera has shown the very same
-    bytes for longer than `frozen_s` (null: don't check: rendered pictures have no noise, a scene at rest looks frozen).
+    Attributes:
+        max_age_s: of any sample.
+        max_skew_s: between cameras.
+        frozen_s: how long a camera may repeat identical bytes; null disables the check (rendered images have no noise,
+            so a scene at rest looks frozen).
     """
 
     max_age_s: float
@@ -259,9 +264,9 @@ class ObservationLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Robot:
-    """A robot's file as data. Topics are relative names: they live in the namespace of the node or the bag.
+    """A robot file as data. Topics are relative names, in the namespace of the node or the bag.
 
-    tool_frame: the frame_id of twists that are given in the tool's frame; they are turned into the base frame.
+    `tool_frame` is the frame_id of twists in the tool's frame, which are converted to the base frame.
     """
 
     name: str
@@ -286,24 +291,22 @@ class Robot:
         self._check_streams()
         self._check_pose()
         if self.servo is not None and self.twist_command.type != TWIST_STAMPED:
-            raise RobotError(f"twist_command has the type {self.twist_command.type!r}; Servo takes {TWIST_STAMPED}")
+            raise RobotError(f"twist_command: type must be {TWIST_STAMPED} for Servo; got {self.twist_command.type!r}")
         state = self.gripper_state
         if state is not None and (state.type == JOINT_TYPE) != bool(state.joints):
             raise RobotError(
-                f"gripper_state has the type {state.type!r} and the joints {list(state.joints)}; {JOINT_TYPE} needs "
-                "the joints whose positions add up to the opening, other types have none"
+                f"gripper_state: joints must name the joints whose positions add up to the opening for {JOINT_TYPE}, "
+                f"and be empty for other types; got type {state.type!r} and joints {list(state.joints)}"
             )
         for section, source, needed in (("arm", "motion", "ee_pose"), ("gripper", "state", "gripper_state")):
             if getattr(self.labels, section) == source and getattr(self, needed) is None:
-                raise RobotError(f"labels: {section} is {source!r}, which comes from {needed}: add it to the file")
+                raise RobotError(f"labels: {section} = {source!r} requires {needed}; add it to the file")
         for part in (self.gripper_command, self.gripper_state):
             if part is not None and part.closed == part.open:
-                raise RobotError(
-                    f"gripper topic {part.topic!r}: closed and open are both {part.open}; they must differ"
-                )
+                raise RobotError(f"gripper topic {part.topic!r}: closed and open must differ; got {part.open} twice")
 
     def _check_streams(self) -> None:
-        """Raise RobotError for a stream of a type that is not known, or without a header to take stamps from."""
+        """Raise RobotError for an unknown message type, or one without the header that stamps require."""
         kinds: list[tuple[str, Stream | GripperState | GripperCommand | None, tuple[str, ...]]] = [
             *((f"cameras: {name}", stream, IMAGE_TYPES) for name, stream in self.cameras.items()),
             ("language", self.language, TEXT_TYPES),
@@ -317,37 +320,35 @@ class Robot:
             if stream is None:
                 continue
             if stream.type not in types:
-                raise RobotError(f"{where} has the type {stream.type!r}; allowed: {', '.join(types)}")
+                raise RobotError(f"{where}: type must be one of {', '.join(types)}; got {stream.type!r}")
             if getattr(stream, "stamp", "receive") == "header" and stream.type in _WITHOUT_HEADER:
-                raise RobotError(f"{where}: {stream.type} has no header to take a stamp from; write stamp: receive")
+                raise RobotError(f"{where}: {stream.type} has no header; use stamp: receive")
             if abs(stream.latency_s) > MAX_LATENCY_S:
-                raise RobotError(
-                    f"{where}: latency_s is {stream.latency_s}; allowed: {-MAX_LATENCY_S:g} to {MAX_LATENCY_S:g} s"
-                )
+                allowed = f"[{-MAX_LATENCY_S:g}, {MAX_LATENCY_S:g}]"
+                raise RobotError(f"{where}: latency_s must be in {allowed}; got {stream.latency_s}")
 
     def _check_pose(self) -> None:
-        """Raise RobotError where the tool's frame is missing, or is one too many."""
+        """Raise RobotError if the tool's frame is missing or superfluous."""
         pose = self.ee_pose
         if pose is None:
             return
         if pose.type != TRANSFORMS:
             if pose.ee_frame is not None:
-                raise RobotError(f"ee_pose: ee_frame is {pose.ee_frame!r}; a {pose.type} has none: remove it")
+                raise RobotError(f"ee_pose: {pose.type} takes no ee_frame; remove {pose.ee_frame!r}")
             return
         given = (pose.ee_frame or "").lstrip("/")
         if given in ("", self.base_frame.lstrip("/")):
             raise RobotError(
-                f"ee_pose: ee_frame is {pose.ee_frame!r}; {TRANSFORMS} needs the name of the tool's frame, another one "
-                f"than base_frame ({self.base_frame!r}): ee_frame: tool0, say"
+                f"ee_pose: ee_frame must name the tool's frame (tool0, say), different from base_frame "
+                f"{self.base_frame!r}; got {pose.ee_frame!r}"
             )
         if pose.stamp != "header":
             raise RobotError(
-                f"ee_pose: stamp is {pose.stamp!r}; a chain of transforms is put together by their stamps: write "
-                "stamp: header"
+                f"ee_pose: stamp must be header for transforms, which are combined by their stamps; got {pose.stamp!r}"
             )
 
     def stream(self, name: str) -> Stream | GripperState:
-        """The stream an observation calls `name`: a camera, ee_pose, gripper_state or language. Raises RobotError."""
+        """Return the stream called `name`: a camera, ee_pose, gripper_state or language; raises RobotError."""
         streams = {
             **self.cameras,
             "ee_pose": self.ee_pose,
@@ -356,16 +357,16 @@ class Robot:
         }
         found = streams.get(name)
         if found is None:
-            has = ", ".join(key for key, value in streams.items() if value)
-            raise RobotError(f"robot {self.name!r} has no stream {name!r} (it has: {has}); add it to the robot's file")
+            known = ", ".join(key for key, value in streams.items() if value)
+            raise RobotError(f"robot {self.name!r} has no stream {name!r}, only {known}; add it to the robot file")
         return found
 
 
 def load_robot(name_or_path: str | Path) -> Robot:
-    """Read a robot's file, given as a path or as the name of a file in config/robots (`tabletop`).
+    """Read a robot file, given as a path or as the name of a file in config/robots (`tabletop`).
 
     Raises:
-        RobotError: there is no such file, it is no YAML, or it has an unknown, a missing or a malformed key.
+        RobotError: no such file, not YAML, or an unknown, missing or malformed key.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -374,7 +375,7 @@ def load_robot(name_or_path: str | Path) -> Robot:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise RobotError(
-            f"robot file {path} does not exist; give a path to a YAML file or one of: {_names()}"
+            f"robot file {path} does not exist; use the path of a YAML file, or one of {_names()}"
         ) from None
     except yaml.YAMLError as error:
         raise RobotError(f"robot file {path} is not YAML: {error}") from None
@@ -382,9 +383,13 @@ def load_robot(name_or_path: str | Path) -> Robot:
 
 
 def match_topic(topic: str, available: Iterable[str]) -> str | None:
-    """The one of `available` that `topic` (a relative name) means: the same name, or that name in some namespace.
+    """Return which of `available` the relative name `topic` means: that name itself, or in a namespace.
 
-    None where there is none. Raises RobotError where several namespaces have it.
+    Returns:
+        None if there is none.
+
+    Raises:
+        RobotError: several namespaces have it.
     """
     relative = topic.lstrip("/")
     names = list(available)
@@ -392,7 +397,7 @@ def match_topic(topic: str, available: Iterable[str]) -> str | None:
     found = exact or [name for name in names if name.endswith("/" + relative)]
     if len(found) > 1:
         raise RobotError(
-            f"topic {topic!r} may be any of {', '.join(sorted(found))}: name one of them in the robot's file"
+            f"topic {topic!r} is ambiguous: {', '.join(sorted(found))}; use one of these names in the robot file"
         )
     return found[0] if found else None
 

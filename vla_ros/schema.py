@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain data (JSON, YAML) to frozen dataclasses, strictly: an unknown key is an error that suggests the nearest."""
+"""Parse plain data (JSON, YAML) into frozen dataclasses, strictly: no unknown keys, no values of a wrong type."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ def parse(kind: type[T], data: Any, where: str, error: MakeError, *, defaults: b
     """Build the dataclass `kind` from `data`.
 
     Args:
+        kind: a dataclass.
+        data: a dict, as JSON or YAML gives it.
         where: what the data is, for messages ("config/robots/panda.yaml").
-        error: the exception class (or a function) that makes the error from a message.
-        defaults: whether a key may be left out where the dataclass has a default; False demands every key.
+        error: makes the exception from a message.
+        defaults: accept missing keys that have a default; False requires every key.
 
     Raises:
-        UserError: what `error` makes: unknown key, missing key, value of the wrong type. Errors that the dataclass
-            itself raises on construction pass through.
+        UserError: made by `error`, for an unknown or missing key or a value of a wrong type. Errors raised by the
+            dataclass itself pass through.
     """
     if not isinstance(data, dict):
-        raise error(f"{where} is {data!r}; expected an object with the keys of {kind.__name__}")
+        raise error(f"{where} must be an object with the keys of {kind.__name__}; got {data!r}")
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind)) if field.init}
     for key in data:
         if key not in fields:
-            raise error(f"{where} has the unknown key {key!r}; {suggestion(str(key), fields)}")
+            raise error(f"{where}: unknown key {key!r}; {suggestion(str(key), fields)}")
     for name, field in fields.items():
         has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if name not in data and not (defaults and has_default):
-            raise error(f"{where} lacks the key {name!r}; required: {', '.join(sorted(fields))}")
+            raise error(f"{where}: missing key {name!r}; required are {', '.join(sorted(fields))}")
     hints = typing.get_type_hints(kind)
     return kind(**{key: _value(hints[key], value, f"{where}: {key}", error, defaults) for key, value in data.items()})
 
 
 def suggestion(name: str, allowed: typing.Iterable[str]) -> str:
-    """The text "did you mean ...?" where one of `allowed` is near, else what is allowed."""
-    near = difflib.get_close_matches(name, list(allowed), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(sorted(allowed))}"
+    """Return "did you mean ...?" if one of `allowed` is similar to `name`, else the whole list."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(names)}"
 
 
 def _value(expected: Any, value: Any, where: str, error: MakeError, defaults: bool) -> Any:
@@ -58,13 +61,13 @@ def _value(expected: Any, value: Any, where: str, error: MakeError, defaults: bo
         return None if value is None else _value(options[0], value, where, error, defaults)
     if origin is typing.Literal:
         if value not in typing.get_args(expected):
-            raise error(f"{where} is {value!r}; allowed: {', '.join(map(repr, typing.get_args(expected)))}")
+            raise error(f"{where} must be one of {', '.join(map(repr, typing.get_args(expected)))}; got {value!r}")
         return value
     if origin is tuple:
         return _tuple(typing.get_args(expected), value, where, error, defaults)
     if origin is dict:
         if not isinstance(value, dict):
-            raise error(f"{where} is {value!r}; expected an object")
+            raise error(f"{where} must be an object; got {value!r}")
         kind = typing.get_args(expected)[1]
         return {str(key): _value(kind, entry, f"{where}: {key}", error, defaults) for key, entry in value.items()}
     if dataclasses.is_dataclass(expected):
@@ -74,11 +77,11 @@ def _value(expected: Any, value: Any, where: str, error: MakeError, defaults: bo
 
 def _tuple(kinds: tuple[Any, ...], value: Any, where: str, error: MakeError, defaults: bool) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise error(f"{where} is {value!r}; expected a list")
+        raise error(f"{where} must be a list; got {value!r}")
     if Ellipsis in kinds:
         kinds = (kinds[0],) * len(value)
     elif len(value) != len(kinds):
-        raise error(f"{where} has {len(value)} items; expected {len(kinds)}")
+        raise error(f"{where} must have {len(kinds)} items; got {len(value)}")
     return tuple(
         _value(kind, entry, f"{where}[{index}]", error, defaults)
         for index, (kind, entry) in enumerate(zip(kinds, value))
@@ -91,4 +94,4 @@ def _scalar(expected: type, value: Any, where: str, error: MakeError) -> Any:
         return float(value)
     if type(value) is expected and expected is not float:
         return value
-    raise error(f"{where} is {value!r}; expected {getattr(expected, '__name__', expected)}")
+    raise error(f"{where} must be of type {getattr(expected, '__name__', expected)}; got {value!r}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The middleware settings without which camera images get lost or late, as environment variables.
+"""Middleware settings, as environment variables, without which camera images get lost or arrive late.
 
-Fast DDS hands messages between processes through a shared-memory segment whose default is smaller than one 640x480
-image; and glibc returns an image's memory to the system after each message, so that each new one is paged in again.
-Both are read once, at a process's start, so whoever starts it sets them. Figures: benchmarks/image_transport.py.
+Fast DDS's default shared-memory segment is smaller than one 640x480 image, and glibc returns an image's memory to the
+system after each message, so that each new one is paged in again. Both are read when a process starts, so whoever
+starts it must set them. Figures: benchmarks/image_transport.py.
 """
 
 from __future__ import annotations
@@ -14,28 +14,26 @@ from pathlib import Path
 
 from vla_ros import resources
 
-# Fast DDS 2 reads the profiles' path from another variable than Fast DDS 3, which warns when it sees the old one.
+# Fast DDS 3 reads the path of the profiles from a new variable, and warns about the old one.
 FAST_DDS_2 = ("humble", "iron", "jazzy")
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
 
 
 def profile_variable(environ: Mapping[str, str] = os.environ) -> str:
-    """The variable from which the Fast DDS of the sourced distribution (none: a new one) reads its profiles' path."""
+    """Return the variable for the profiles' path, for the Fast DDS of the sourced distribution (default: a new one)."""
     old = environ.get("ROS_DISTRO") in FAST_DDS_2
     return "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables to start every process with that sends or receives images. What is set already stays."""
+    """Return the variables for processes that send or receive images; those already set keep their values."""
     return {name: environ.get(name) or value for name, value in _settings(environ).items()}
 
 
 def missing(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The settings that this process was started without, each as the command that sets it.
+    """Return the commands that set what this process was started without; empty for other middlewares.
 
-    A file of profiles that does not exist is none: Fast DDS passes over it.
-
-    None with another middleware than Fast DDS, which has settings of its own.
+    A profiles file that does not exist counts as missing: Fast DDS ignores it.
     """
     if environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") not in ("rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp"):
         return []

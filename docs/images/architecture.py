@@ -150,7 +150,8 @@ def contract() -> list[str]:
     ]  # fmt: skip
 
 
-def main() -> None:
+def svg() -> str:
+    """Return the drawing."""
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="'
         "Cameras, robot state and a command go through the policy and the safety governor to the arm; recorded bags "
@@ -160,9 +161,8 @@ def main() -> None:
         label(SIDE_X, 34, "on the robot, at control rate", "start"),
         label(SIDE_X, HEIGHT - 22, "on the training machine, without ROS", "start"),
     ]
-    drawing = [*head, *control_loop(), *training_loop(), *contract(), "</svg>"]
-    Path(__file__).with_name("architecture.svg").write_text("\n".join(drawing) + "\n", encoding="utf-8")
+    return "\n".join([*head, *control_loop(), *training_loop(), *contract(), "</svg>"]) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    Path(__file__).with_name("architecture.svg").write_text(svg(), encoding="utf-8")

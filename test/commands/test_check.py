@@ -46,7 +46,7 @@ def test_exit_status_says_whether_something_needed_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = [check.CheckResult("ok", "a", "here"), check.CheckResult("note", "b", "slow")]
-    monkeypatch.setattr(check, "results", lambda: iter(found))
+    monkeypatch.setattr(check, "checks", lambda: iter(found))
     assert check.run(argparse.Namespace()) == 0
     found.append(check.CheckResult("missing", "c", "install c"))
     assert check.run(argparse.Namespace()) == 1

@@ -19,13 +19,13 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 from geometry_msgs.msg import TwistStamped
+from recordings import read_bag
 from std_msgs.msg import Float64MultiArray, String
 
 from vla_ros import bringup
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.datasets.bags.grid_sampling import observations
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.datasets.bags.streams import observations
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS
 from vla_ros.nodes.policy.observation_streams import ObservationStreams

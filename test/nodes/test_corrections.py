@@ -18,7 +18,8 @@ from policy_bench import CONTROL_HZ, TIMEOUT_S, FakeRobot, contract, policy_node
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
-from vla_ros.datasets.bags.single_bag import read_bag  # noqa: E402
+from recordings import read_bag  # noqa: E402
+
 from vla_ros.policy.checkpoint import load_checkpoint  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.train.config import TrainConfig  # noqa: E402

@@ -66,7 +66,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no checkpoint folder .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"no folder .*nowhere; a checkpoint is a folder with"):
         load_checkpoint(tmp_path / "nowhere")
 
 
@@ -137,7 +137,7 @@ def test_files_of_two_checkpoints_do_not_mix(folder: Path) -> None:
 def test_loading_needs_nothing_of_training(folder: Path) -> None:
     code = (
         "import sys; from vla_ros.policy.checkpoint import load_checkpoint; "
-        "from vla_ros.policy.runner import PolicyRunner; PolicyRunner(load_checkpoint(sys.argv[1])).warm_up(); "
+        "from vla_ros.policy.inference import PolicyRunner; PolicyRunner(load_checkpoint(sys.argv[1])).warm_up(); "
         "print(sorted({'pytorch_lightning', 'transformers', 'rclpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)

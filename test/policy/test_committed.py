@@ -13,14 +13,15 @@ from tiny_heads import TINY_HEADS
 
 from vla_ros.contract import ContractError
 from vla_ros.observations.observation import Observation
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.committed import CommittedActions, draw_delays
+from vla_ros.policy.config import LossConfig
 from vla_ros.policy.heads import HEADS
-from vla_ros.policy.losses import LossConfig
-from vla_ros.policy.module import OptimizerConfig, VLAModule
+from vla_ros.policy.inference import PolicyRunner
+from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
-from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.tuning import OptimizerConfig
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_step_takes_up_to_as_many_committed_actions_as_were_trained(told: Poli
     chunks = [told.step(*inputs, prefix=prefix)[0].arm for prefix in prefixes]
     assert not torch.allclose(chunks[0], without) and not torch.allclose(chunks[0], chunks[1])
     assert torch.equal(told.step(*inputs, prefix=prefixes[:1])[0].arm, chunks[0])  # with the batch's dimension
-    with pytest.raises(ValueError, match=r"prefix has 3 committed actions; allowed: up to max_delay_steps = 2"):
+    with pytest.raises(ValueError, match=r"prefix has 3 committed actions, .* at most max_delay_steps = 2"):
         told.step(*inputs, prefix=torch.zeros(3, 7))
     with pytest.raises(ValueError, match=r"max_delay_steps = 0"):
         policy.eval().step(*inputs, prefix=torch.zeros(1, 7))
@@ -133,7 +134,7 @@ def test_a_checkpoint_says_so_and_one_without_delays_is_as_it_always_was(told: P
     save_checkpoint(tmp_path / "plain", policy)
     written = json.loads((tmp_path / "plain" / "config.json").read_text())
     assert written.keys() == {"backbone", "head", "compact", "lstm"}
-    with pytest.raises(ContractError, match="max_delay_steps is 4, but a chunk has 4 actions"):
+    with pytest.raises(ContractError, match="max_delay_steps is 4; it must be less than the 4 actions of a chunk"):
         Policy(policy.contract, dataclasses.replace(policy.config, max_delay_steps=4), policy.tokenizer)
 
 

@@ -8,10 +8,11 @@ import dataclasses
 import pytest
 import torch
 
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
+from vla_ros.policy.config import ForwardPredictionConfig, LossConfig
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
-from vla_ros.policy.losses import ForwardPredictionConfig, LossConfig
-from vla_ros.policy.module import OptimizerConfig, VLAModule
+from vla_ros.policy.module import VLAModule
+from vla_ros.policy.tuning import OptimizerConfig
 
 SIZES = {"static": (16, 24), "wrist": (8, 8)}
 SMALL = ForwardPredictionConfig(weight=0.5, steps_ahead=1, patch_px=8, width=32, layers=1, attention_heads=2)
@@ -85,7 +86,7 @@ def test_frames_without_a_future_do_not_count() -> None:
     [
         ({"patch_px": 5}, r"patch_px is 5, but the camera static is 16x24"),
         ({"steps_ahead": 0}, "steps_ahead is 0"),
-        ({"width": 30, "attention_heads": 4}, "width is 30; allowed: multiples of attention_heads = 4"),
+        ({"width": 30, "attention_heads": 4}, "width is 30; it must be a multiple of attention_heads = 4"),
     ],
 )
 def test_what_can_not_be_is_named(change: dict, message: str) -> None:

@@ -13,10 +13,17 @@ from hypothesis import strategies as st
 
 from vla_ros import actions
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
-from vla_ros.policy.config import DiscreteConfig, FlowConfig, GptConfig, LstmConfig, MlpConfig, RobovlmsConfig
+from vla_ros.policy.config import (
+    DiscreteConfig,
+    FlowConfig,
+    GptConfig,
+    LossConfig,
+    LstmConfig,
+    MlpConfig,
+    RobovlmsConfig,
+)
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.heads.flow import FlowHead
-from vla_ros.policy.losses import LossConfig
 from vla_ros.policy.policy import Policy
 
 SIZES = {

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vla_ros.policy.losses import LossConfig, action_loss
-from vla_ros.policy.prediction import ActionPrediction
+from vla_ros.policy.config import LossConfig
+from vla_ros.policy.heads.head import ActionPrediction, action_loss
 
 
 def loss(arm: torch.Tensor, logit: torch.Tensor, actions: torch.Tensor, mask: torch.Tensor, delta: float = 1.0):

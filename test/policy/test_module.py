@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from vla_ros.contract import ContractError
-from vla_ros.policy import augment
-from vla_ros.policy.augment import AugmentConfig
-from vla_ros.policy.losses import LossConfig
-from vla_ros.policy.module import OptimizerConfig, RetainConfig, VLAModule, learning_rate_scale
-from vla_ros.policy.tuning import parameter_groups
+from vla_ros.policy.augmentation import AugmentConfig
+from vla_ros.policy.config import LossConfig
+from vla_ros.policy.module import RetainConfig, VLAModule
+from vla_ros.policy.tuning import OptimizerConfig, parameter_groups
 
 NO_AUGMENT = AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0)
 
@@ -90,15 +89,15 @@ def test_a_window_moves_as_one_and_windows_differ() -> None:
     frame = torch.randint(0, 256, (1, 1, 16, 16, 3), dtype=torch.uint8)
     pixels = frame.expand(8, 3, 16, 16, 3)
     config = AugmentConfig(shift_px={"static": 3})
-    assert torch.equal(augment.shift_pixels(pixels, "wrist", config), pixels)
-    moved = augment.shift_pixels(pixels, "static", config)
+    assert torch.equal(config.shift_images(pixels, "wrist"), pixels)
+    moved = config.shift_images(pixels, "static")
     assert moved.dtype == torch.uint8 and moved.shape == (8, 3, 16, 16, 3)
     assert torch.equal(moved[:, 0], moved[:, 1]) and torch.equal(moved[:, 0], moved[:, 2])
     assert len({tuple(window.flatten().tolist()) for window in moved}) > 3
 
 
 def test_colours_change_per_window() -> None:
-    changed = augment.jitter_colours(torch.ones((4, 2, 3, 8, 8)), AugmentConfig(brightness=0.2, contrast=0.2))
+    changed = AugmentConfig(brightness=0.2, contrast=0.2).jitter_colours(torch.ones((4, 2, 3, 8, 8)))
     values = changed.flatten(1)
     assert (values == values[:, :1]).all() and len(values[:, 0].unique()) == 4
     assert ((values - 1).abs() <= 0.4).all()
@@ -107,25 +106,25 @@ def test_colours_change_per_window() -> None:
 def test_camera_dropout_leaves_at_least_one_camera_and_hits_each_as_often_as_it_says() -> None:
     cameras = ("static", "wrist")
     config = AugmentConfig(camera_dropout={"wrist": 0.25})
-    keep = augment.draw_cameras_to_keep(1000, cameras, config, torch.device("cpu"))
+    keep = config.draw_cameras_to_keep(1000, cameras, torch.device("cpu"))
     assert keep is not None
     assert keep[:, 0].min() == 1
     assert abs(keep[:, 1].mean() - 0.75) < 0.06
     both = AugmentConfig(camera_dropout={"static": 0.5, "wrist": 0.5})
-    keep = augment.draw_cameras_to_keep(1000, cameras, both, torch.device("cpu"))
+    keep = both.draw_cameras_to_keep(1000, cameras, torch.device("cpu"))
     assert keep is not None
     assert keep.sum(dim=1).min() == 1 and keep.mean(dim=0).max() < 0.85
 
 
 def test_token_dropout_never_touches_padding() -> None:
     tokens, mask = torch.arange(8).reshape(2, 4), torch.tensor([[True] * 4, [True, False, False, False]])
-    dropped = augment.drop_tokens(tokens, mask, 99, AugmentConfig(token_dropout=1.0))
+    dropped = AugmentConfig(token_dropout=1.0).drop_tokens(tokens, mask, 99)
     assert dropped.tolist() == [[99] * 4, [99, 5, 6, 7]]
 
 
 def test_dropped_proprioception_is_the_training_mean(contract) -> None:
     config = AugmentConfig(proprioception_noise=0.0, proprioception_dropout=1.0)
-    dropped = augment.augment_proprioception(torch.rand(2, 3, 2), contract, config)
+    dropped = config.perturb_proprioception(torch.rand(2, 3, 2), contract)
     torch.testing.assert_close(dropped, torch.tensor([0.4, 0.5]).expand(2, 3, 2))
 
 
@@ -141,7 +140,7 @@ def test_only_matrices_decay(policy) -> None:
 
 def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     config = OptimizerConfig(warmup_steps=10, min_lr_scale=0.02)
-    scales = [learning_rate_scale(step, 100, config) for step in range(101)]
+    scales = [config.learning_rate_scale(step, 100) for step in range(101)]
     assert scales[0] == pytest.approx(0.1)
     assert scales[10] == max(scales) == 1.0
     assert scales[55] == pytest.approx(0.51)
@@ -150,7 +149,7 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
 
 def test_a_constant_learning_rate_stays_after_the_warm_up() -> None:
     config = OptimizerConfig(warmup_steps=10, schedule="constant")
-    scales = [learning_rate_scale(step, 100, config) for step in range(101)]
+    scales = [config.learning_rate_scale(step, 100) for step in range(101)]
     assert scales[4] == pytest.approx(0.5) and set(scales[9:]) == {1.0}
 
 

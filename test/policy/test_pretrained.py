@@ -48,7 +48,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 
 def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(PretrainedError, match="type 'bert'; allowed: florence2"):
+    with pytest.raises(PretrainedError, match="a 'bert' model; it must be one of florence2"):
         load_pretrained(VlmConfig(pretrained=str(tmp_path)))
 
 

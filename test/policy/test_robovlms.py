@@ -158,16 +158,16 @@ def test_a_config_that_is_none_and_a_model_that_is_another_are_named(arguments, 
     described = (vlm / "config.json").read_text()
     (vlm / "config.json").write_text('{"model_type": "bert"}')
     assert cli.main(arguments) == 2
-    assert "a model of the type 'bert'; needed: 'kosmos-2'" in capsys.readouterr().err
+    assert "a 'bert' model; it must be 'kosmos-2'" in capsys.readouterr().err
     (vlm / "config.json").write_text(described)
     settings = json.loads((vlm / "tokenizer_config.json").read_text())
     settings["eos_token"] = None
     (vlm / "tokenizer_config.json").write_text(json.dumps(settings))
     assert cli.main(arguments) == 2
-    assert "does not begin and end a prompt" in capsys.readouterr().err
+    assert "does not add KosMos-2's start and end tokens" in capsys.readouterr().err
     (tmp_path / "project.json").write_text("[]")
     assert cli.main(arguments) == 2
-    assert "not a JSON config of RoboVLMs (it holds list)" in capsys.readouterr().err
+    assert "not a JSON config of RoboVLMs (expected an object, got list)" in capsys.readouterr().err
 
 
 def test_weights_of_another_network_and_files_that_hold_code_are_refused(arguments, capsys, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_weights_of_another_network_and_files_that_hold_code_are_refused(argumen
     assert "lacks tensor head.rnn.weight_hh_l3" in capsys.readouterr().err
     torch.save({"state_dict": {}, "hyper_parameters": Path("x")}, tmp_path / "cont.pt")
     assert cli.main(arguments) == 2
-    assert "could run code and is not read" in capsys.readouterr().err
+    assert "contains pickled objects, which could run code" in capsys.readouterr().err
     torch.save({"weights": {}}, tmp_path / "cont.pt")
     assert cli.main(arguments) == 2
     assert "neither state_dict nor model_state_dict" in capsys.readouterr().err

@@ -21,12 +21,12 @@ from vla_ros.policy.backbones.families import FAMILIES
 from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.config import VlmConfig
 from vla_ros.policy.heads import HEADS
-from vla_ros.policy.history import History, at_end, slide
-from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.heads.head import History, at_end, slide
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.policy.tokenizer import CommandTokenizer
 
 TOKENIZER = CommandTokenizer.train([], 300)
-# Their vision towers read sizes back from the device; they run operation by operation.
+# Their vision towers read sizes back from the device; they run eagerly.
 NOT_CAPTURABLE = {"qwen2_5_vl", "qwen3_vl"}
 CELLS = [(family, mode) for family, kind in sorted(FAMILIES.items())
          for mode in ("policy_head", "interleaved", "video") if kind.sequences or mode == "policy_head"]  # fmt: skip

@@ -9,11 +9,19 @@ import pytest
 import torch
 from tiny_models import TINY_MODELS
 
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.backbones.vlm import build_model
-from vla_ros.policy.losses import LossConfig
-from vla_ros.policy.module import OptimizerConfig, VLAModule
-from vla_ros.policy.tuning import LoraConfig, TuningError, add_adapters, freeze, merge_adapters, parameter_groups
+from vla_ros.policy.config import LossConfig
+from vla_ros.policy.module import VLAModule
+from vla_ros.policy.tuning import (
+    LoraConfig,
+    OptimizerConfig,
+    TuningError,
+    add_adapters,
+    freeze,
+    merge_adapters,
+    parameter_groups,
+)
 
 
 def test_frozen_parameters_are_those_of_the_patterns_and_are_not_optimized(policy) -> None:
@@ -27,7 +35,7 @@ def test_frozen_parameters_are_those_of_the_patterns_and_are_not_optimized(polic
 
 
 def test_a_pattern_that_fits_nothing_is_named(policy) -> None:
-    with pytest.raises(TuningError, match=r"'backbone\.vision\.\*', which fits no parameter.*backbone\.cameras"):
+    with pytest.raises(TuningError, match=r"'backbone\.vision\.\*', which matches no parameter.*backbone\.cameras"):
         freeze(policy, ["backbone.vision.*"])
 
 
@@ -71,7 +79,7 @@ def test_targets_that_are_not_there_and_other_backbones_are_refused(policy) -> N
     pytest.importorskip("peft")
     with pytest.raises(TuningError, match=r"targets is \['nothing'\]"):
         add_adapters(build_model(TINY_MODELS["llava"]), LoraConfig(targets=("nothing",)))
-    with pytest.raises(TuningError, match="'compact'; allowed: 'vlm'"):
+    with pytest.raises(TuningError, match="'compact'; it must be 'vlm'"):
         VLAModule(
             policy,
             max_steps=5,

@@ -10,16 +10,16 @@ import torch
 from tiny_models import IMAGE_PX, TINY_MODELS
 
 from vla_ros.contract import Camera
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.backbones.families import FAMILIES
 from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from vla_ros.policy.config import LstmConfig, MlpConfig, PolicyConfig, VlmConfig
-from vla_ros.policy.losses import LossConfig
-from vla_ros.policy.module import OptimizerConfig, VLAModule
+from vla_ros.policy.config import LossConfig, LstmConfig, MlpConfig, PolicyConfig, VlmConfig
+from vla_ros.policy.heads.head import Readout
+from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
-from vla_ros.policy.prediction import Readout
 from vla_ros.policy.tokenizer import CommandTokenizer
+from vla_ros.policy.tuning import OptimizerConfig
 
 CAMERAS = dict.fromkeys(("static", "wrist"), (IMAGE_PX, IMAGE_PX))
 WINDOW = 3
@@ -121,7 +121,7 @@ def test_only_the_two_added_tokens_may_be_unknown_to_the_model() -> None:
 
     added = torch.tensor([[512, 513]])
     assert not build(512).encode_text(added, torch.ones_like(added, dtype=torch.bool)).embeddings.any()
-    with pytest.raises(ValueError, match="tokenizer has 515 tokens, the vision-language model embeds 512"):
+    with pytest.raises(ValueError, match="tokenizer has 515 tokens, but the vision-language model embeds only 512"):
         build(513)
 
 
@@ -156,9 +156,13 @@ def test_a_dark_camera_is_seen_by_models_that_drop_black_images() -> None:
 @pytest.mark.parametrize(
     ("config", "sizes", "message"),
     [
-        (VlmConfig(model={"model_type": "bert"}), CAMERAS, r"model_type 'bert'; allowed: florence2, gemma3"),
+        (VlmConfig(model={"model_type": "bert"}), CAMERAS, r"model_type 'bert'; it must be one of florence2, gemma3"),
         (VlmConfig(), CAMERAS, r"model_type None.*vlm\.pretrained"),
-        (VlmConfig(model=TINY_MODELS["florence2"], history_mode="video"), CAMERAS, r"'video', which florence2 can't"),
+        (
+            VlmConfig(model=TINY_MODELS["florence2"], history_mode="video"),
+            CAMERAS,
+            r"'video', but for florence2, .* it must be 'policy_head'",
+        ),
         (VlmConfig(model=TINY_MODELS["llava"]), {"static": (48, 32)}, r"static is 48x32.*contract\.cameras"),
         (VlmConfig(model=TINY_MODELS["qwen3_vl"]), {"static": (40, 32)}, r"static is 40x32.*multiples of 16"),
     ],

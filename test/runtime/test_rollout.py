@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
-from vla_ros.evaluation.closed_loop.evaluation import delay_in_ticks
+from vla_ros.evaluation.closed_loop.config import delay_in_ticks
 from vla_ros.observations.observation import Observation
 from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor

@@ -28,7 +28,7 @@ def env():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_it_passes_gymnasiums_checker(env):
+def test_it_passes_the_checker_of_gymnasium(env):
     check_env(env)
 
 
@@ -76,8 +76,8 @@ def test_a_malformed_action_is_refused(env):
         env.step(np.full(7, np.nan))
 
 
-def test_another_thread_may_not_render(env):
-    """It would fail inside OpenGL, or worse, show old pictures."""
+def test_rendering_in_another_thread_is_refused(env):
+    """It would fail inside OpenGL or, worse, return stale images."""
     env.reset(seed=0)
     errors = []
 
@@ -93,7 +93,7 @@ def test_another_thread_may_not_render(env):
     assert len(errors) == 1 and "in one thread" in errors[0]
 
 
-def test_closed_cameras_say_so(env):
+def test_capturing_after_close_is_an_error(env):
     cameras = Cameras(env.sim, 32, 32)
     cameras.close()
     cameras.close()
@@ -102,7 +102,7 @@ def test_closed_cameras_say_so(env):
 
 
 def test_without_opengl_the_error_names_the_packages():
-    """MUJOCO_GL=disable stands for a machine without any OpenGL."""
+    """MUJOCO_GL=disable simulates a machine without OpenGL."""
     script = "from vla_ros.sim.env import TabletopEnv; TabletopEnv(render=False).reset(seed=0); TabletopEnv()"
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={"MUJOCO_GL": "disable"}, check=False
@@ -111,7 +111,7 @@ def test_without_opengl_the_error_names_the_packages():
     assert "libegl1 libegl-mesa0 libgl1-mesa-dri" in result.stderr
 
 
-def test_an_environment_that_nobody_closed_ends_quietly():
+def test_an_unclosed_environment_exits_quietly():
     script = "from vla_ros.sim.env import TabletopEnv; env = TabletopEnv(height=32, width=32); env.reset(seed=0)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")

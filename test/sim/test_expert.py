@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripted expert solves what it is asked, and nothing else. Full figures: benchmarks/expert_success.py."""
+"""The scripted expert solves its task and no other. Success rates: benchmarks/expert_success.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def env() -> TabletopEnv:
 
 
 def play(env: TabletopEnv, name: str, seed: int, scale: float = 0.0, max_time_s: float = 10.0) -> list[SceneState]:
-    """States of one episode, until success or the time is over."""
+    """Return the states of one episode, until success or the time limit."""
     env.reset(seed=seed, options={"task": name})
     expert, noise = Expert(TASKS[name]), Perturbation(np.random.default_rng(seed), scale, env.control_hz)
     states = [env.sim.state()]
@@ -54,7 +54,7 @@ def test_it_works_at_twice_the_rate(name):
 
 
 @pytest.mark.parametrize("lost", ["fingers opened", "block taken away"])
-def test_it_grasps_again_what_it_has_lost(env, lost):
+def test_it_regrasps_a_dropped_block(env, lost):
     env.reset(seed=0, options={"task": "pick_up_red"})
     expert, start = Expert(TASKS["pick_up_red"]), env.sim.state()
     done, held_at = False, None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task that needs memory: the cue is there at the start, and nothing tells the answer afterwards."""
+"""A memory task: the block glows at the start, and nothing reveals it afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def env():
 
 
 def begin(env: TabletopEnv, seed: int, color: str) -> dict:
-    """The first observation in the scene of `seed`, with the block of `color` glowing, whichever the seed has drawn."""
+    """Return the first observation of the scene of `seed`, with the block of `color` glowing."""
     env.reset(seed=seed, options={"task": TASK})
     show_cue(env.sim, color)
     return env.step(STILL)[0]
@@ -41,7 +41,7 @@ def brightness(observation: dict) -> float:
     return float(observation["static"].mean())
 
 
-def test_the_block_glows_until_the_hand_moves_however_long_that_takes(env):
+def test_the_block_glows_until_the_tool_moves(env):
     first = begin(env, 0, "red")
     for _ in range(30):
         waiting = env.step(STILL)[0]
@@ -55,7 +55,7 @@ def test_the_block_glows_until_the_hand_moves_however_long_that_takes(env):
     assert (moved["static"].min(axis=-1) > 1.5 * brightness(waiting) + 60).sum() < glowing
 
 
-def test_the_light_is_back_once_the_hand_is_raised(env):
+def test_the_light_comes_back_when_the_tool_is_raised(env):
     dark = brightness(begin(env, 1, "blue"))
     for _ in range(10):
         seen = env.step(UP)[0]
@@ -65,8 +65,8 @@ def test_the_light_is_back_once_the_hand_is_raised(env):
     np.testing.assert_array_equal(env.sim.model.geom("blue").rgba, usual)
 
 
-def test_nothing_tells_the_answer_once_the_block_has_gone_out(env):
-    """The same motions in the same scene: pictures, poses and the state differ at the start only."""
+def test_nothing_reveals_the_block_after_the_glow(env):
+    """With the same motions in the same scene, images, poses and state differ only at the start."""
     told: dict[str, list] = {}
     for color in COLORS:
         observations = [begin(env, 2, color)]
@@ -84,11 +84,11 @@ def test_nothing_tells_the_answer_once_the_block_has_gone_out(env):
         for tick, (seen, state) in enumerate(told["red"])
     ]
     assert differ[0] and not any(differ[3:])
-    assert not env.state().dark  # the last of them are in the light, where the choice is made
+    assert not env.state().dark  # the last ones are in the light, where the policy must choose
 
 
-def test_neither_the_command_nor_the_layout_depends_on_the_answer():
-    """The block is drawn last, of all three, so that nothing else can depend on it."""
+def test_neither_command_nor_layout_depends_on_the_block():
+    """The block is drawn last, from all three, so that nothing else can depend on it."""
     sim, drawn = TabletopSim(), Counter()
     for seed in range(60):
         randomize(sim, TASKS[TASK], np.random.default_rng(seed))
@@ -97,7 +97,7 @@ def test_neither_the_command_nor_the_layout_depends_on_the_answer():
     assert not any(color in text for text in (*TASKS[TASK].phrasings, *TASKS[TASK].held_out) for color in COLORS)
 
 
-def test_the_expert_does_the_same_for_every_block_until_the_light_is_back(env):
+def test_the_expert_acts_the_same_for_every_block_until_the_light_is_back(env):
     acts: dict[str, list] = {}
     for color in COLORS:
         begin(env, 3, color)
@@ -113,7 +113,7 @@ def test_the_expert_does_the_same_for_every_block_until_the_light_is_back(env):
     assert all(np.abs(together[i, -1] - together[j, -1]).max() > 0.01 for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_another_block_than_the_lit_one_is_no_success(env):
+def test_nudging_another_block_is_no_success(env):
     env.reset(seed=4, options={"task": TASK})
     start, expert = env.state(), Expert(TASKS[TASK])
     wrong = next(color for color in COLORS if color != start.lit)
@@ -124,7 +124,7 @@ def test_another_block_than_the_lit_one_is_no_success(env):
     assert np.linalg.norm(env.state().block_positions[wrong] - start.block_positions[wrong]) > 0.02
 
 
-def test_other_tasks_begin_in_the_light_whatever_came_before(env):
+def test_other_tasks_start_with_the_light_on(env):
     reference = TabletopEnv(height=64, width=64)
     expected, _ = reference.reset(seed=5, options={"task": "pick_up_red"})
     reference.close()
@@ -135,7 +135,7 @@ def test_other_tasks_begin_in_the_light_whatever_came_before(env):
     assert env.state().lit == "" and not env.state().dark
 
 
-def test_a_chain_may_go_on_with_a_task_that_needs_memory(env):
+def test_a_chain_can_continue_with_a_memory_task(env):
     env.reset(seed=7, options={"task": "pick_up_red"})
     env.begin(TASK)
     assert env.state().lit in COLORS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Cartesian servo: what is commanded is what the tool does."""
+"""The Cartesian servo: the tool does what is commanded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sim(shared_sim: TabletopSim) -> TabletopSim:
 
 
 def move(sim: TabletopSim, twist: list[float], duration_s: float, control_hz: float = 10.0) -> tuple:
-    """Translation (3,) and rotation vector (3,) in the base frame that a constant twist makes."""
+    """Return the translation (3,) and rotation vector (3,) in the base frame under a constant twist."""
     before = sim.state()
     for _ in range(round(duration_s * control_hz)):
         sim.set_command(np.array(twist), 1.0)
@@ -40,7 +40,7 @@ def test_zero_twist_holds_the_tool(sim):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_a_linear_twist_moves_by_speed_times_time(sim, axis, sign):
+def test_a_linear_twist_moves_the_tool_by_speed_times_time(sim, axis, sign):
     twist = np.zeros(6)
     twist[axis] = 0.1 * sign
     moved, turned = move(sim, twist, 1.0)
@@ -50,7 +50,7 @@ def test_a_linear_twist_moves_by_speed_times_time(sim, axis, sign):
 
 @pytest.mark.parametrize("rotation", [(0.6, 0, 0), (0, 0.6, 0), (0, 0, 0.6), (-0.4, 0, 0.45), (0.3, -0.3, 0.3)])
 def test_an_angular_twist_is_a_rotation_vector_in_the_base_frame(sim, rotation):
-    """From a tool that is already turned: the base's axes, not the tool's, and no Euler angles."""
+    """The tool is already turned: these are the base's axes, not the tool's, and no Euler angles."""
     move(sim, [0, 0, 0, 0, 0, 0.5], 0.6)
     moved, turned = move(sim, [0, 0, 0, *rotation], 1.0)
     np.testing.assert_allclose(turned, rotation, atol=0.01)
@@ -61,7 +61,7 @@ def test_an_angular_twist_is_a_rotation_vector_in_the_base_frame(sim, rotation):
 def test_the_distance_does_not_depend_on_the_control_rate(sim, control_hz):
     moved, _ = move(sim, [0.0, 0.1, 0.0, 0.0, 0.0, 0.0], 1.0, control_hz)
     assert moved[1] == pytest.approx(0.1, abs=3e-3)
-    assert sim.time_s == pytest.approx(1.0, abs=0.0041)
+    assert sim.data.time == pytest.approx(1.0, abs=0.0041)
 
 
 def test_speed_caps_keep_the_direction():
@@ -71,15 +71,15 @@ def test_speed_caps_keep_the_direction():
     np.testing.assert_array_equal(limit_speed(slow), slow)
 
 
-def test_the_tool_stops_at_the_workspace_and_comes_back_at_once(sim):
+def test_the_tool_stops_at_the_workspace_limit_and_returns_immediately(sim):
     move(sim, [0.0, 0.0, -0.3, 0.0, 0.0, 0.0], 2.0)
     assert sim.state().tcp_position[2] == pytest.approx(WORKSPACE_M[0, 2], abs=3e-3)
     back, _ = move(sim, [0.0, 0.0, 0.1, 0.0, 0.0, 0.0], 0.5)
     assert back[2] == pytest.approx(0.05, abs=5e-3)
 
 
-def test_an_arm_that_was_blocked_comes_back_at_once(sim):
-    """Pushing on the cabinet for a second does not move the servo's target a second's way into it."""
+def test_a_blocked_arm_returns_immediately(sim):
+    """A second of pushing against the cabinet does not move the servo's target far into it."""
     sim.place_tool(np.array([0.74, 0.08, 0.16]), yaw_rad=0.0)
     move(sim, [0.0, 0.0, -0.3, 0.0, 0.0, 0.0], 1.0)
     assert sim.state().tcp_position[2] > 0.09
@@ -89,7 +89,7 @@ def test_an_arm_that_was_blocked_comes_back_at_once(sim):
 
 @pytest.mark.parametrize("turn", [(0.6, 0.0, 0.0), (0.0, 0.6, 0.0), (0.0, 0.0, 1.5)])
 def test_motors_come_to_rest(sim, turn):
-    """A motor whose gain is too high for its inertia chatters at its force limit for ever."""
+    """A motor whose gain is too high for its inertia chatters at its force limit forever."""
     move(sim, [0, 0, 0, 0, 0, 0.5], 0.6)
     move(sim, [0, 0, 0, *turn], 1.0)
     move(sim, [0.0] * 6, 1.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes: their vector form, and that random ones are possible, repeatable and need both cameras."""
+"""Scenes: their vector form; random ones are feasible, repeatable and need both cameras."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def project(sim: TabletopSim, camera: str, points: np.ndarray) -> np.ndarray:
     return np.stack([0.5 + scale * local[:, 0] / depth, 0.5 - scale * local[:, 1] / depth], axis=1)
 
 
-def test_a_state_survives_the_way_through_its_vector(sim):
+def test_a_state_survives_the_round_trip_through_its_vector(sim):
     state = scene(sim, "put_in_box_blue", 3)
     vector = state.to_vector()
     assert vector.shape == (STATE_SIZE,) and vector.dtype == np.float64
@@ -83,7 +83,7 @@ def test_no_scene_is_done_at_the_start_and_blocks_keep_apart(sim, name):
             assert np.linalg.norm((position - start.box_position)[:2]) > 0.13
 
 
-def test_the_cabinet_stands_at_different_places_and_the_knob_moves_with_the_drawer(sim):
+def test_the_cabinet_varies_and_the_knob_moves_with_the_drawer(sim):
     places = []
     for seed in range(20):
         state = scene(sim, "close_drawer", seed)
@@ -93,7 +93,7 @@ def test_the_cabinet_stands_at_different_places_and_the_knob_moves_with_the_draw
 
 
 def test_both_cameras_matter(sim):
-    """The static camera sees every block; the wrist camera mostly does not see the one that is meant."""
+    """The static camera sees every block; the wrist camera mostly misses the one that is meant."""
     static, wrist = [], []
     for seed in range(100):
         state = scene(sim, "pick_up_red", seed)
@@ -105,7 +105,7 @@ def test_both_cameras_matter(sim):
     assert 0.05 < np.mean(wrist) <= 0.25
 
 
-def test_the_wrist_camera_sees_finger_tips_and_grasp_point(sim):
+def test_the_wrist_camera_sees_the_fingertips_and_the_grasp_point(sim):
     for yaw_rad in (-0.4, 0.0, 0.4):
         sim.reset()
         sim.place_tool(np.array([0.45, 0.1, 0.15]), yaw_rad)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks as data: their commands, and when they are done."""
+"""Tasks: their commands, and when they succeed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def with_red_at(position: list[float], **changes) -> SceneState:
     return replace(START, block_positions={**START.block_positions, "red": np.array(position)}, **changes)
 
 
-def test_there_are_14_trained_3_novel_tasks_and_one_for_memory():
+def test_there_are_14_trained_3_novel_and_1_memory_task():
     assert len(TRAINED_TASKS) == 14
     assert MEMORY_TASKS == ("nudge_lit",)
     assert NOVEL_TASKS == ("push_away_red", "push_away_green", "push_away_blue")
@@ -64,7 +64,7 @@ def test_no_command_belongs_to_two_tasks():
         ("push_right_red", [0.0, 0.07], False),
         ("push_away_red", [-0.07, 0.0], False),
         ("push_left_red", [0.05, 0.07], False),  # went sideways nearly as far
-        ("push_left_green", [0.0, 0.07], False),  # it is the red one that moved
+        ("push_left_green", [0.0, 0.07], False),  # the red one moved
     ],
 )
 def test_a_push_counts_in_its_direction_only(name, moved, done):
@@ -73,11 +73,11 @@ def test_a_push_counts_in_its_direction_only(name, moved, done):
 
 
 @pytest.mark.parametrize("position", [[0.40, 0.0, -0.3], [0.40, 0.0, 0.1], [0.45, 0.23, 0.024]])
-def test_a_block_that_fell_or_was_lifted_or_lies_in_the_box_was_not_pushed(position):
+def test_a_block_that_fell_was_lifted_or_is_in_the_box_was_not_pushed(position):
     assert not TASKS["push_left_red"].success(START, with_red_at(position))
 
 
-def test_a_pick_needs_height_and_fingers():
+def test_a_pick_needs_height_and_a_grasp():
     task = TASKS["pick_up_red"]
     lifted = [0.45, 0.0, 0.12]
     assert task.success(START, with_red_at(lifted, tcp_position=np.array([0.45, 0.0, 0.13]), opening=0.5))
@@ -85,7 +85,7 @@ def test_a_pick_needs_height_and_fingers():
     assert not task.success(START, with_red_at([0.45, 0.0, 0.05], tcp_position=np.array([0.45, 0, 0.06]), opening=0.5))
 
 
-def test_a_block_in_the_box_counts_once_the_hand_has_let_go():
+def test_a_block_in_the_box_counts_once_it_is_released():
     task = TASKS["put_in_box_red"]
     inside = [0.46, 0.22, 0.03]
     assert task.success(START, with_red_at(inside, opening=1.0))
@@ -104,7 +104,7 @@ def test_the_drawer_must_have_moved():
         assert not TASKS[name].success(there_already, there_already)
 
 
-def test_a_nudge_counts_for_the_block_that_glowed_and_for_no_other():
+def test_a_nudge_counts_only_for_the_block_that_glowed():
     lit, task = replace(START, lit="red", dark=True), TASKS["nudge_lit"]
     assert task.success(lit, with_red_at([0.43, -0.1, 0.02]))
     assert not task.success(lit, with_red_at([0.41, -0.1, 0.02]))

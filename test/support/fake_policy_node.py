@@ -73,14 +73,14 @@ class ObedientRunner:
         return chunk
 
 
-def load_runner(checkpoint: str, device: str, cpu_threads: int, precision: str, compile: str) -> ObedientRunner:
+def load_runner(checkpoint: str, *_: object, contract: PolicyContract) -> ObedientRunner:
     slow = Path(checkpoint) / "load_s"
     if slow.exists():  # a model that takes that long to load
         slow.with_name("loading").touch()
         time.sleep(float(slow.read_text()))
     told = Path(checkpoint) / "max_delay_steps"
     max_delay_steps = int(told.read_text()) if told.exists() else 0
-    return ObedientRunner(PolicyContract.load(Path(checkpoint) / "contract.json"), max_delay_steps)
+    return ObedientRunner(contract, max_delay_steps)
 
 
 if __name__ == "__main__":

@@ -218,18 +218,18 @@ def _camera(name: str) -> list[Fault]:
             "a corrupt JPEG": lambda: spoil.changed(data=array.array("B", b"\xff\xd8\xff\xe0 no picture")),
             "a JPEG cut short": lambda: lambda message: spoil.changed(data=message.data[:20])(message),
             "no bytes at all": lambda: spoil.changed(data=array.array("B")),
-            "a depth picture (compressedDepth)": lambda: spoil.changed(data=spoil.COMPRESSED_DEPTH),
+            "a depth image (compressedDepth)": lambda: spoil.changed(data=spoil.COMPRESSED_DEPTH),
         },
         "wrist": {
             "an unknown encoding": lambda: spoil.changed(encoding="yuv9"),
             "more rows than bytes": lambda: spoil.changed(height=480),
             "bytes cut short": lambda: spoil.truncated,
-            "a depth picture (16UC1)": lambda: spoil.changed(encoding="16UC1", width=8),
+            "a depth image (16UC1)": lambda: spoil.changed(encoding="16UC1", width=8),
         },
     }[name]
     return [
         Fault(f"camera {name}: silent", _silence(name), ("stale",)),
-        Fault(f"camera {name}: the same picture", _spoil(name, spoil.frozen_picture), ("frozen",), FROZEN_PICTURE_S),
+        Fault(f"camera {name}: a repeated image", _spoil(name, spoil.frozen_picture), ("frozen",), FROZEN_PICTURE_S),
         Fault(f"camera {name}: the same stamp", _spoil(name, spoil.frozen_stamp), ("stale",)),
         Fault(f"camera {name}: delayed by 0.5 s", _spoil(name, lambda: spoil.shift(-0.5)), ("stale", "skewed")),
         Fault(f"camera {name}: 0.19 s behind the other", _spoil(name, lambda: spoil.shift(-0.19)), ("skewed", "stale")),
@@ -289,7 +289,7 @@ STATES = [
     Fault(
         "joint states: NaN", _spoil("joint_states", lambda: spoil.changed(position=[1.0, float("nan")])), ("invalid",),
     ),
-    Fault("all sensors silent: the robot's computer is gone", _all_silent, ("stale", "no_ee_position")),
+    Fault("all sensors silent: the robot's computer is down", _all_silent, ("stale", "no_ee_position")),
 ]  # fmt: skip
 
 MODEL = [
@@ -307,13 +307,13 @@ OPERATOR = [
     Fault("command: empty", _say(""), ("no_command",), COMMAND_S, heal=_say(f"move {SPEED}")),
     Fault("command: spaces only", _say("  \n "), ("no_command",), COMMAND_S, heal=_say(f"move {SPEED}")),
     Fault("command: 100 kB of text", _say(f"move {SPEED} " + "x" * 100_000), ()),
-    Fault("command: no UTF-8", _say_raw(f"move {SPEED} ".encode() + b"\xff\xfe\x80"), ()),
+    Fault("command: invalid UTF-8", _say_raw(f"move {SPEED} ".encode() + b"\xff\xfe\x80"), ()),
     Fault("command: 500 at once", _flood, ()),
     Fault("emergency stop", _press, ("emergency_stop",), COMMAND_S, heal=_release, resets=True),
     Fault("disarmed", lambda robot: robot.arm(False), ("disarmed",), COMMAND_S, heal=lambda robot: robot.arm(True)),
     Fault("parameter: speed_scale NaN", _refused("speed_scale", float("nan")), ()),
     Fault("parameter: speed_scale 2", _refused("speed_scale", 2.0), ()),
-    Fault("parameter: speed_scale a text", _refused("speed_scale", "fast"), ()),
+    Fault("parameter: speed_scale a string", _refused("speed_scale", "fast"), ()),
     Fault("parameter: another robot while armed", _refused("robot", "generic"), ()),
     Fault("parameter: use_sim_time while armed", _refused("use_sim_time", True), ()),
 ]
@@ -332,6 +332,6 @@ QOS = [
         ("a takeover", "takeover_twist", "twist", "takeover_unheard"),
     )
 ]  # fmt: skip
-QOS.append(Fault("QoS: a receiver of twists asks for latched ones", _listen_latched, ()))
+QOS.append(Fault("QoS: a subscriber requests latched twists", _listen_latched, ()))
 
 FAULTS = [*_camera("static"), *_camera("wrist"), *STATES, *MODEL, *OPERATOR, *QOS]

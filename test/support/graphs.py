@@ -48,6 +48,12 @@ class Graph:
             environment = {**process.environment, "ROS_DOMAIN_ID": str(self._domain_id)}
             self.group.start(dataclasses.replace(process, environment=environment))
 
+    def kill(self, name: str) -> None:
+        """Kill a process of the group without warning."""
+        _, popen = self.group._running.pop(name)
+        popen.kill()
+        popen.wait()
+
     def listen(self, kind: Any, topic: str, qos: Any = 10) -> list:
         heard: list = []
         self.node.create_subscription(kind, topic, heard.append, qos)

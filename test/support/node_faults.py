@@ -96,7 +96,7 @@ def suspended(folder: Path, environment: Environment) -> list[Measurement]:
         moved_s = max((twist.received_s - resumed_s for twist in until_zero), default=0.0)
         robot.wait(lambda: robot.twists[-1].linear_x == SPEED, "moving again")
     # A twist that was on its way when the process was stopped may still come out.
-    return [Measurement("node: suspended for 1 s (what it says after)", "starved", moved_s, PERIOD_S)]
+    return [Measurement("node: suspended for 1 s (its state afterwards)", "starved", moved_s, PERIOD_S)]
 
 
 def ended(folder: Path, environment: Environment) -> list[Measurement]:
@@ -225,7 +225,7 @@ def peers(folder: Path, environment: Environment) -> list[Measurement]:
         start_s = move(robot)
         robot.silent.add("enable")
         robot.enable.publish(robot._messages.bool(data=False))
-        results.append(_after_a_stop(robot, start_s, "peers: the deadman is let go", "disabled", COMMAND_S))
+        results.append(_after_a_stop(robot, start_s, "peers: the deadman is released", "disabled", COMMAND_S))
         robot.silent.clear()
         start_s = move(robot)
         robot.silent.add("enable")

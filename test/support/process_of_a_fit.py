@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from tiny_training import make_episode, make_recipe
 
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.module import VLAModule
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import WindowDataset

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_models import TINY_MODELS
 from tiny_training import make_episode, make_recipe
 
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.train import fit as fitting
 from vla_ros.train import sharding, trainer

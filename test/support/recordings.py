@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
+from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.episodes.markers import EpisodeMarker
-from vla_ros.datasets.bags.writer import BagWriter, typestore
+from vla_ros.datasets.bags.reader import BagReader
+from vla_ros.datasets.bags.writer import BagWriter
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.errors import BagError
+from vla_ros.datasets.shards import DecodeReport
 from vla_ros.imaging import images
 from vla_ros.robot import Robot, load_robot
 
@@ -145,6 +150,15 @@ class BagBuilder:
             for receive_ns, topic, kind, message in sorted(self.messages, key=lambda entry: entry[0]):
                 writer.write(topic, receive_ns, bytes(typestore().serialize_cdr(message, kind)))
         return folder
+
+
+def read_bag(path: str | Path, *args: Any, **kwargs: Any) -> tuple[list[Episode], DecodeReport]:
+    """All episodes of one bag and the report, for the arguments of BagReader; BagError if there is no episode."""
+    reader = BagReader(path, *args, **kwargs)
+    episodes = list(reader.episodes())
+    if not episodes:
+        raise BagError(f"no episode is left of the bag {path}; {reader.report.explain_empty()}")
+    return episodes, reader.report
 
 
 @pytest.fixture

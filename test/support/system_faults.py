@@ -79,7 +79,7 @@ def disk_full(folder: Path, environment: Environment) -> list[Measurement]:
         written = len(robot.twists)
         resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (FULL_AT_BYTES, FULL_AT_BYTES))
         told = recorder.communicate(timeout=2 * TIMEOUT_S)[1]
-        assert recorder.returncode == 2 and "can't be written any more" in told and str(bag) in told, told
+        assert recorder.returncode == 2 and "cannot write the bag" in told and str(bag) in told, told
         robot.wait_value(lambda: [marker.event for marker in markers][-1:] == ["discard"], "the end of the episode")
         count = len(robot.twists)
         robot.wait(lambda: len(robot.twists) >= count + 10, "ten more twists")
@@ -90,7 +90,7 @@ def disk_full(folder: Path, environment: Environment) -> list[Measurement]:
     # All of them, from the start of the episode on, without a gap.
     first = sent.index(kept[0])
     assert first <= written + 2 and kept == sent[first : first + len(kept)] and len(kept) > CONTROL_HZ, kept
-    return [Measurement("recorder: the disk is full (the policy goes on)", "", None, COMMAND_S)]
+    return [Measurement("recorder: the disk is full (the policy continues)", "", None, COMMAND_S)]
 
 
 SYSTEM_FAULTS: Mapping[str, Callable[[Path, Environment], list[Measurement]]] = {

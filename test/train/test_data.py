@@ -12,7 +12,7 @@ import torch
 from vla_ros.datasets.episode import Frames
 from vla_ros.imaging import images
 from vla_ros.observations.observation import Observation
-from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.train.build import new_policy
 from vla_ros.train.checks import check_commands, check_statistics
 from vla_ros.train.config import ConfigError, TrainConfig
@@ -249,7 +249,7 @@ def test_a_policy_is_told_of_what_moved_the_arm_and_learns_what_was_meant(recipe
     assert torch.equal(batch["actions"], meant["actions"])
     given = PolicyRunner(policy)
     seen = {name: pictures[2] for name, pictures in episode.images.items()}
-    given._write(Observation(0, seen, {}, episode.proprioception[2], ""), executed[2:4])  # as the robot tells of them
+    given._write_inputs(Observation(0, seen, {}, episode.proprioception[2], ""), executed[2:4])
     told = torch.from_numpy(given._inputs.arrays["prefix"])
     assert torch.equal(batch["committed"][0, 0, :2], told[0]) and told[0, 0, 0] > 5
 

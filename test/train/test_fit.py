@@ -17,13 +17,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_models import TINY_MODELS
 
 from vla_ros.contract import ContractError
-from vla_ros.policy.augment import AugmentConfig
+from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
-from vla_ros.policy.config import PolicyConfig, VlmConfig
-from vla_ros.policy.losses import ForwardPredictionConfig
+from vla_ros.policy.config import ForwardPredictionConfig, PolicyConfig, VlmConfig
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
-from vla_ros.policy.runner import PolicyRunner
 from vla_ros.policy.tuning import LoraConfig
 from vla_ros.train.build import new_policy, tuned_policy
 from vla_ros.train.callbacks import MovingAverage, ProgressLines
@@ -330,7 +329,7 @@ def test_a_run_is_resumed_with_its_own_demonstrations_only(config, episodes, mon
     last = config.run_folder / "last.ckpt"
     before = last.read_bytes()
     faster = [dataclasses.replace(episode, actions=episode.actions * 0.9) for episode in episodes]
-    with pytest.raises(ContractError, match=r"another contract, in action, provenance.*another --name"):
+    with pytest.raises(ContractError, match=r"another contract .different: action, provenance.*another --name"):
         fit(config, faster, resume=last)
     assert last.read_bytes() == before
 

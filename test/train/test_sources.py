@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recordings import read_bag
 from tiny_datasets import write_calvin
 
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.datasets.bags.open_bag import find_bags
 from vla_ros.datasets.sources import Demonstrations
 from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import load_checkpoint

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line per check; return 1 if something required is missing."""
     missing = 0
-    for result in results():
+    for result in checks():
         print(f"{result.status:8}{result.subject:22}{result.detail}", flush=True)
         missing += result.status == "missing"
     if missing:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-def results() -> Iterator[CheckResult]:
+def checks() -> Iterator[CheckResult]:
     """Run all checks, quick ones first."""
     yield CheckResult("ok", "python", f"{sys.version.split()[0]} in {sys.prefix}")
     for extra, modules in PACKAGES.items():

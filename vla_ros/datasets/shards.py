@@ -71,5 +71,5 @@ def skipped_records(where: Path, kind: str, errors: Sequence[str], count: int) -
         SourceError: no record is readable, so the shard is not what it was taken for.
     """
     if errors and len(errors) == count:
-        raise SourceError(f"{where}, {errors[0]}; the same goes for all {count} {kind}")
+        raise SourceError(f"{where}: none of its {count} {kind} is readable; {errors[0]}")
     return (f"{where}: {len(errors)} of {count} {kind} are unreadable and skipped ({errors[0]})",) if errors else ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.calvin.reader import calvin_shards
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps at a steady rate, as data sets have them, onto the control grid: one frame and one action for each tick.
+"""Resample steps at a steady rate, as data sets have them, onto the control grid: one frame and one action per tick.
 
-The rule is the bag reader's: a frame is the newest one at its tick, an action the motion during the period after it.
+The rule is that of bags: a frame is the newest one at its tick, an action the motion during the period after it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ from vla_ros.observations.observation import proprioception
 
 Floats = NDArray[np.float64]
 
-# Why episodes of data sets are left out.
+# Reasons to leave episodes out.
 TOO_SHORT = "shorter than one control period"
 WITHOUT_TEXT = "episode without a language instruction"
 
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """S steps of one command, in the contract's units; step i lasts from i / rate_hz to (i + 1) / rate_hz.
+    """S steps under one command, in the contract's units; step i lasts from i / rate_hz to (i + 1) / rate_hz.
 
-    picture: (camera, step) -> (H, W, 3) uint8 RGB, what was seen when the step began
-    twists (S, 6): m/s, rad/s, base frame, constant during the step
-    grippers (S,): the opening in [0, 1] that was commanded at the step
-    poses (S, 7): position m, quaternion x y z w, when the step began; openings (S,): measured; None where unknown
-    phrasings: as an Episode has them
+    Attributes:
+        image: (camera, step) -> (H, W, 3) uint8 RGB, at the beginning of the step.
+        twists: (S, 6), m/s and rad/s, base frame, constant during the step.
+        grippers: (S,), the opening in [0, 1] commanded at the step.
+        poses: (S, 7), position in m and quaternion x y z w at the beginning of the step; None if unknown.
+        openings: (S,), measured; None if unknown.
+        phrasings: see `Episode`.
     """
 
     rate_hz: Fraction
-    picture: Callable[[str, int], NDArray[np.uint8]]
+    image: Callable[[str, int], NDArray[np.uint8]]
     twists: Floats
     grippers: Floats
     poses: Floats | None
@@ -56,20 +58,20 @@ class Trajectory:
 
 
 def require_rate(rate_hz: Fraction, timing: Timing, name: str) -> None:
-    """Raise SourceError where the control rate is higher than the data set's: frames can't be invented."""
+    """Raise SourceError if the control rate is higher than the data set's."""
     if timing.control_hz > rate_hz:
         raise SourceError(
-            f"{name} was recorded at {float(rate_hz):g} Hz, and contract.control_hz is {timing.control_hz:g}: there "
-            f"are no frames for that; allowed: up to {float(rate_hz):g} Hz"
+            f"contract.control_hz is {timing.control_hz:g}, but {name} was recorded at {float(rate_hz):g} Hz; it can't "
+            "be higher"
         )
 
 
 def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) -> Episode | None:
-    """Sample a trajectory on the control grid; None where it is shorter than one period.
+    """Sample a trajectory on the control grid; return None if it is shorter than one period.
 
     Raises:
-        SourceError: the data set lacks what the contract wants.
-        ValueError: a value is not finite, or a picture is none.
+        SourceError: the data set lacks what the contract requires.
+        ValueError: a value is not finite, or an image can't be decoded.
     """
     grid = _Grid(trajectory.rate_hz, timing.period_ns, len(trajectory))
     if grid.ticks == 0:
@@ -79,13 +81,13 @@ def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) ->
     actions = np.concatenate([grid.mean_twists(trajectory.twists), gripper[:, None]], axis=1)
     if not np.isfinite(actions).all():
         raise ValueError("an action is not a finite number")
-    pictures = {
-        camera.name: np.stack([images.resize(trajectory.picture(camera.name, int(step)), camera) for step in steps])
+    resized = {
+        camera.name: np.stack([images.resize(trajectory.image(camera.name, int(step)), camera) for step in steps])
         for camera in spec.cameras
     }
     first_tick = trajectory.start_ns // timing.period_ns
     return Episode(
-        images=pictures,
+        images=resized,
         proprioception=_states(trajectory, spec, steps),
         actions=actions,
         command=trajectory.command,
@@ -99,7 +101,7 @@ def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) ->
 
 
 class _Grid:
-    """Where the ticks of a control period lie among S steps of a rate, in whole numbers."""
+    """Locates the ticks of a control period among S steps of a rate, in integer arithmetic."""
 
     def __init__(self, rate_hz: Fraction, period_ns: int, steps: int) -> None:
         self._period = Fraction(period_ns, 10**9) * rate_hz  # in steps
@@ -108,11 +110,11 @@ class _Grid:
         self.ticks = int(steps / self._period)
 
     def step_at(self, ticks: NDArray[np.int64], half_periods: int) -> NDArray[np.int64]:
-        """Return the step (T,) that lasts at `ticks`, or half a period after them."""
+        """Return the step (T,) in progress at `ticks`, or so many half periods after them."""
         return (2 * ticks + half_periods) * self._period.numerator // (2 * self._period.denominator)
 
     def mean_twists(self, twists: Floats) -> Floats:
-        """Return for each tick (T, 6) the constant twist that moves over its period as `twists` (S, 6) do in turn."""
+        """Return for each tick the constant twist (T, 6) that moves over its period as far as `twists` (S, 6) do."""
         begin = np.arange(self.ticks) * float(self._period)
         first = self.step_at(np.arange(self.ticks), half_periods=0)
         moved = np.zeros((self.ticks, 3))
@@ -128,16 +130,15 @@ class _Grid:
 
 
 def _states(trajectory: Trajectory, spec: ObservationSpec, steps: NDArray[np.int64]) -> NDArray[np.float32]:
-    names = spec.proprioception
+    names, poses, openings = spec.proprioception, trajectory.poses, trajectory.openings
     if not names:
         return np.zeros((len(steps), 0), np.float32)
-    for needed, values in (("ee_pose", trajectory.poses), ("gripper_state", trajectory.openings)):
+    for needed, values in (("ee_pose", poses), ("gripper_state", openings)):
         if needed in spec.streams and values is None:
             raise SourceError(
                 f"{trajectory.source} has no {needed.replace('_', ' ')}, which contract.proprioception = {names} "
-                "is made from; train with contract.proprioception=[] or without this source"
+                "requires; train with contract.proprioception=[], or without this source"
             )
-    poses, openings = trajectory.poses, trajectory.openings
     rows = [
         proprioception(
             names, None if poses is None else poses[step], None if openings is None else float(openings[step])

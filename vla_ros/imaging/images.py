@@ -11,6 +11,7 @@ libjpeg-turbo. test/imaging/test_jpeg.py proves it for the kinds of JPEG listed 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cv2
@@ -42,6 +43,7 @@ _PLAIN = {0xE0, 0xDB, 0xC4, 0xDD, 0xFE, 0xFF}
 # 8 bits, and the number and subsampling of each component: grey, 4:4:4, 4:2:2 and 4:2:0.
 _FAST_KINDS = {bytes.fromhex(kind) for kind in ("080111", "08011102110311", "08012102110311", "08012202110311")}
 _REMAP_MAX_SIZE = (1 << 15) - 1  # cv2.remap indexes pixels with 16 bits
+_ARENA_BYTES = 1 << 23
 _IMREAD_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.10
 
 
@@ -265,6 +267,35 @@ def _three_quarters(height: int, width: int) -> tuple[NDArray[np.int16], NDArray
     )
     whole, fractions = cv2.convertMaps(*np.meshgrid(columns, rows), cv2.CV_16SC2)
     return cast("NDArray[np.int16]", whole), cast("NDArray[np.uint16]", fractions)
+
+
+class FrameArena:
+    """Allocates the images of consecutive ticks side by side, so that an episode's frames are a view of one block."""
+
+    def __init__(self) -> None:
+        self._free: dict[str, tuple[Image, int]] = {}  # per camera, a block (n, h, w, 3) and its first free index
+
+    def __call__(self, camera: Camera) -> Image:
+        """Return an array (h, w, 3) that nothing else uses."""
+        block, index = self._free.get(camera.name, (np.empty((0, 0, 0, 3), np.uint8), 0))
+        if index == len(block):
+            count = max(1, _ARENA_BYTES // (camera.height * camera.width * 3))
+            block, index = np.empty((count, camera.height, camera.width, 3), np.uint8), 0
+        self._free[camera.name] = block, index + 1
+        frame: Image = block[index]
+        return frame
+
+
+def stack_frames(frames: Sequence[Image]) -> Image:
+    """Stack images to (T, h, w, 3): as a view if they lie side by side in an arena's block, else as a copy."""
+    block, size = frames[0].base, frames[0].nbytes
+    if isinstance(block, np.ndarray) and all(frame.base is block for frame in frames):
+        origin, *addresses = (int(one.__array_interface__["data"][0]) for one in (block, *frames))
+        if block.shape[1:] == frames[0].shape and addresses == list(range(addresses[0], addresses[-1] + size, size)):
+            index = (addresses[0] - origin) // size
+            view: Image = block[index : index + len(frames)]
+            return view
+    return np.stack(frames)
 
 
 def to_network(pixels: torch.Tensor, camera: Camera) -> torch.Tensor:

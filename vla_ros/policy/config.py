@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of the network, as it is written to ``config.json`` of a checkpoint."""
+"""Configuration of the network, as written to a checkpoint's `config.json`, and of the losses it is trained with."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -12,17 +13,14 @@ from vla_ros.errors import UserError
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Sizes of the compact backbone (``policy/backbones/compact.py``).
+    """Sizes of the compact backbone (`policy/backbones/compact.py`).
 
     Attributes:
         channels: output channels of the four convolutions of a camera's encoder (multiples of 8).
         keypoints: spatial-softmax keypoints per camera.
         text_size: size E of the text feature.
         feature_size: size D of a frame's feature.
-        dropout: probability of dropping a hidden unit of the fusion MLP in training.
-
-    Raises:
-        ValueError: a size is not possible.
+        dropout: dropout probability in the fusion MLP.
     """
 
     channels: tuple[int, int, int, int] = (32, 32, 48, 48)
@@ -33,37 +31,33 @@ class CompactConfig:
 
     def __post_init__(self) -> None:
         if any(count < 8 or count % 8 for count in self.channels):
-            raise ValueError(f"compact.channels is {self.channels}; allowed: multiples of 8")
+            raise ValueError(f"compact.channels is {self.channels}; each must be a multiple of 8")
         _require_positive(self, "compact", "keypoints", "text_size", "feature_size")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"compact.dropout is {self.dropout}; allowed: 0 up to, without, 1")
+            raise ValueError(f"compact.dropout is {self.dropout}; it must be in [0, 1)")
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Raise ValueError if the backbone can't take images of height x width."""
+        """Raise ValueError if the backbone cannot take images of height x width."""
         if height % 8 or width % 8:
-            raise ValueError(f"a camera image is {height}x{width} (height x width); allowed: multiples of 8")
+            raise ValueError(f"a camera image is {height}x{width} (height x width); both must be multiples of 8")
 
 
 @dataclass(frozen=True)
 class VlmConfig:
-    """A vision-language model of transformers as backbone (``policy/backbones/vlm.py``).
+    """A vision-language model of transformers as backbone (`policy/backbones/vlm.py`).
 
     Attributes:
-        pretrained: in a recipe, a folder or hub id with the weights to start from; None in a checkpoint, which has its
-            own weights.
-        model: the model's own configuration, as transformers writes it, with its ``model_type``; empty in a recipe that
-            names ``pretrained``. Without ``pretrained`` the weights start at random.
-        history_mode: how the W frames of the history are seen. "policy_head": each alone, the head fuses time (its
-            history of 1 frame is the one-step policy). "interleaved": all in one sequence, a feature after each.
+        pretrained: in a recipe, the folder or hub id of the weights to start from; None in a checkpoint, which contains
+            the weights.
+        model: the model's own configuration, as transformers writes it, with its `model_type`; empty in a recipe with
+            `pretrained`. Without `pretrained` the weights are initialised randomly.
+        history_mode: how the W frames of the history enter the model. "policy_head": one at a time, the head fuses time
+            (a history of 1 frame is the one-step policy). "interleaved": all in one sequence, a feature after each.
             "video": all in one sequence, one feature at its end.
-        around_image: the tokens before and after the tokens of each image, or none; with ``pretrained`` they are those
-            that the model was trained with.
-        layout: where the images stand in the sequence of a frame. "own": where the model was trained to see them.
-            "robovlms": right after the command's first token, as in RoboVLMs, whose checkpoints need it.
-
-    Raises:
-        ValueError: both ``pretrained`` and ``model`` are given, another number of tokens around an image, or a layout
-            that the history mode does not have.
+        around_image: the tokens before and after each image's tokens, or none; `pretrained` sets those that the model
+            was trained with.
+        layout: where images stand in a frame's sequence. "own": where the model was trained to see them. "robovlms":
+            right after the command's first token, as checkpoints of RoboVLMs need.
     """
 
     pretrained: str | None = None
@@ -75,20 +69,22 @@ class VlmConfig:
     def __post_init__(self) -> None:
         if self.pretrained is not None and self.model:
             raise ValueError(
-                "vlm.pretrained and vlm.model are both set; the weights of vlm.pretrained come with their own "
-                "configuration: remove vlm.model, or remove vlm.pretrained to start from random weights"
+                "vlm.pretrained and vlm.model are both set, but pretrained weights bring their own configuration: "
+                "remove vlm.model, or remove vlm.pretrained to start from random weights"
             )
         if len(self.around_image) not in (0, 2):
-            raise ValueError(f"vlm.around_image is {self.around_image}; allowed: none, or the token before and after")
+            raise ValueError(
+                f"vlm.around_image is {self.around_image}; it must be empty or the token before and the one after"
+            )
         if self.layout == "robovlms" and self.history_mode != "policy_head":
             raise ValueError(
-                f"vlm.layout is 'robovlms', but vlm.history_mode is {self.history_mode!r}; allowed: 'policy_head'"
+                f"vlm.layout is 'robovlms', but vlm.history_mode is {self.history_mode!r}; it must be 'policy_head'"
             )
 
 
 @dataclass(frozen=True)
 class MlpConfig:
-    """Sizes of the MLP head (``policy/heads/mlp.py``); raises ValueError for one that is not positive."""
+    """Sizes of the MLP head (`policy/heads/mlp.py`)."""
 
     mlp_size: int = 384
     layers: int = 2
@@ -99,7 +95,7 @@ class MlpConfig:
 
 @dataclass(frozen=True)
 class LstmConfig:
-    """Sizes of the LSTM head (``policy/heads/lstm.py``); raises ValueError for one that is not positive."""
+    """Sizes of the LSTM head (`policy/heads/lstm.py`)."""
 
     hidden_size: int = 256
     layers: int = 1
@@ -111,14 +107,11 @@ class LstmConfig:
 
 @dataclass(frozen=True)
 class RobovlmsConfig:
-    """Sizes of RoboVLMs' LSTM head (``policy/heads/robovlms.py``); its defaults are those of the published weights.
+    """Sizes of RoboVLMs' LSTM head (`policy/heads/robovlms.py`); the defaults are those of the published weights.
 
     Attributes:
         hidden_size, layers: of the LSTM.
-        mlp_sizes: of the hidden layers of the arm's MLP, and of the gripper's.
-
-    Raises:
-        ValueError: a size is not possible.
+        mlp_sizes: hidden layers of the arm's and of the gripper's MLP.
     """
 
     hidden_size: int = 1024
@@ -128,12 +121,12 @@ class RobovlmsConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "robovlms", "hidden_size", "layers")
         if any(size < 1 for size in self.mlp_sizes):
-            raise ValueError(f"robovlms.mlp_sizes is {self.mlp_sizes}; allowed: 1 or more each")
+            raise ValueError(f"robovlms.mlp_sizes is {self.mlp_sizes}; each must be at least 1")
 
 
 @dataclass(frozen=True)
 class GptConfig:
-    """Sizes of the causal transformer head (``policy/heads/gpt.py``); raises ValueError for one that can't be."""
+    """Sizes of the causal transformer head (`policy/heads/gpt.py`)."""
 
     width: int = 256
     layers: int = 4
@@ -141,24 +134,18 @@ class GptConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "gpt", "width", "layers", "attention_heads")
-        if self.width % self.attention_heads:
-            raise ValueError(
-                f"gpt.width is {self.width}; allowed: multiples of attention_heads = {self.attention_heads}"
-            )
+        _require_divisible_width(self, "gpt")
 
 
 @dataclass(frozen=True)
 class DiscreteConfig:
-    """Sizes of the discrete head (``policy/heads/discrete.py``).
+    """Sizes of the discrete head (`policy/heads/discrete.py`).
 
     Attributes:
-        bins: of each number of an action, even, so that one half of the gripper's is "open".
+        bins: per number of an action; even, so that half of the gripper's mean "open".
         hidden_size: of the LSTM.
-        mlp_size: of the layer between the LSTM and the tokens.
+        mlp_size: of the layer between LSTM and tokens.
         token_size: size of the feature that each token is classified from.
-
-    Raises:
-        ValueError: a size is not possible.
     """
 
     bins: int = 256
@@ -169,21 +156,17 @@ class DiscreteConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "discrete", "bins", "hidden_size", "mlp_size", "token_size")
         if self.bins % 2:
-            raise ValueError(f"discrete.bins is {self.bins}; allowed: even numbers")
+            raise ValueError(f"discrete.bins is {self.bins}; it must be even")
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Sizes of the flow-matching head (``policy/heads/flow.py``).
+    """Sizes of the flow-matching head (`policy/heads/flow.py`).
 
     Attributes:
         hidden_size: of the LSTM.
-        width: of the velocity network, even.
-        blocks: of the velocity network.
-        integration_steps: Euler steps from noise to actions; each is a pass of the velocity network.
-
-    Raises:
-        ValueError: a size is not possible.
+        width, blocks: of the velocity network; the width is even.
+        integration_steps: Euler steps from noise to actions, each a pass of the velocity network.
     """
 
     hidden_size: int = 256
@@ -194,19 +177,16 @@ class FlowConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "flow", "hidden_size", "width", "blocks", "integration_steps")
         if self.width % 2:
-            raise ValueError(f"flow.width is {self.width}; allowed: even numbers")
+            raise ValueError(f"flow.width is {self.width}; it must be even")
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Which backbone and head, and their sizes; the other sections are not used and not written.
+    """The backbone and head by name, and their sizes; sections of others are ignored and not written.
 
     Attributes:
-        max_delay_steps: how many actions may be committed already when a chunk is predicted, and are told to the
-            policy; 0, which is not written, for a policy that can't be told.
-
-    Raises:
-        ValueError: ``max_delay_steps`` is negative.
+        max_delay_steps: how many actions may already be committed when a chunk is predicted (`policy/committed.py`);
+            0, which is not written, for a policy that takes none.
     """
 
     backbone: str = "compact"
@@ -223,17 +203,17 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         if self.max_delay_steps < 0:
-            raise ValueError(f"policy.max_delay_steps is {self.max_delay_steps}; allowed: 0 or more")
+            raise ValueError(f"policy.max_delay_steps is {self.max_delay_steps}; it must not be negative")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain types for JSON: the two names, the sections that they stand for, and what is switched on."""
+        """Return plain types for JSON: backbone, head, and their sections."""
         values = asdict(self)
-        switched_on = ["max_delay_steps"] if self.max_delay_steps else []
-        return {key: values[key] for key in ("backbone", "head", *switched_on, self.backbone, self.head)}
+        optional = ["max_delay_steps"] if self.max_delay_steps else []
+        return {key: values[key] for key in ("backbone", "head", *optional, self.backbone, self.head)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str, error: type[UserError]) -> PolicyConfig:
-        """Inverse of ``to_dict``; raises ``error`` that names the missing, unknown or wrong key of ``where``."""
+        """Invert `to_dict`; raises `error` naming the missing, unknown or invalid key of `where`."""
         if isinstance(values, dict):
             values = without_removed_key(values, "delay_mode", where, error)
             used = ["backbone", "head", values.get("backbone"), values.get("head")]
@@ -243,25 +223,73 @@ class PolicyConfig:
             values = {**unused, **values}
         try:
             return schema.parse(cls, values, where, error, defaults=False)
-        except ValueError as wrong:  # a size that is not possible
-            raise error(f"{where}: {wrong}") from None
+        except ValueError as invalid:
+            raise error(f"{where}: {invalid}") from None
 
 
-# Keys of version 0.1 that are gone -> the value that changes nothing, and what to do about any other.
+@dataclass(frozen=True)
+class ForwardPredictionConfig:
+    """Prediction of the cameras' future images as an auxiliary task (`policy/forward_prediction.py`).
+
+    Attributes:
+        weight: of the mean squared error, in normalised pixels, in the loss.
+        steps_ahead: control periods between the current and the predicted frame.
+        patch_px: edge of a patch; divides the height and width of every camera.
+        width, layers, attention_heads: of the transformer that decodes the patches.
+    """
+
+    weight: float = 0.1
+    steps_ahead: int = 4
+    patch_px: int = 16
+    width: int = 192
+    layers: int = 2
+    attention_heads: int = 4
+
+    def __post_init__(self) -> None:
+        section = "loss.forward_prediction"
+        _require_positive(self, section, "steps_ahead", "patch_px", "width", "layers", "attention_heads")
+        _require_divisible_width(self, section)
+
+    def check_image_sizes(self, camera_sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Raise ValueError if the patches do not tile the images (height, width) of a camera."""
+        for name, (height, width) in camera_sizes.items():
+            if height % self.patch_px or width % self.patch_px:
+                raise ValueError(
+                    f"loss.forward_prediction.patch_px is {self.patch_px}, but the camera {name} is {height}x{width}; "
+                    "it must divide the height and width of every camera"
+                )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Loss terms and their weights.
+
+    Attributes:
+        huber_delta: of the arm's Huber loss, in normalised units (heads that regress).
+        gripper_weight: weight of the gripper's term relative to the arm's.
+        forward_prediction: None to train without.
+    """
+
+    huber_delta: float = 0.1
+    gripper_weight: float = 0.1
+    forward_prediction: ForwardPredictionConfig | None = None
+
+
+# Keys of version 0.1 that are gone -> the value that meant "off", and the way out for any other.
 _REMOVED_KEYS = {
     "delay_mode": (
         "prefix",
-        "policies that shift their state did worse than without and are no longer supported; remove the key and train "
-        "with max_delay_steps alone, or run the checkpoint with vla_ros 0.1",
+        "policies that plan from a shifted state did worse and are no longer supported; remove the key and train with "
+        "max_delay_steps alone, or run this checkpoint with vla_ros 0.1",
     ),
     "language_weight": (0, "the language loss is no longer supported; remove the key"),
 }
 
 
 def without_removed_key(values: dict[str, Any], key: str, where: str, error: type[UserError]) -> dict[str, Any]:
-    """Return ``values`` without ``key``, one of version 0.1; raises ``error`` if its value asks for what is gone."""
-    harmless, way_out = _REMOVED_KEYS[key]
-    if values.get(key, harmless) != harmless:
+    """Return `values` without `key` of version 0.1; raises `error` if its value asks for a feature that is gone."""
+    off, way_out = _REMOVED_KEYS[key]
+    if values.get(key, off) != off:
         raise error(f"{where}: {key} is {values[key]!r}; {way_out}")
     return {name: value for name, value in values.items() if name != key}
 
@@ -269,4 +297,11 @@ def without_removed_key(values: dict[str, Any], key: str, where: str, error: typ
 def _require_positive(config: object, section: str, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
-            raise ValueError(f"{section}.{name} is {getattr(config, name)}; allowed: 1 or more")
+            raise ValueError(f"{section}.{name} is {getattr(config, name)}; it must be at least 1")
+
+
+def _require_divisible_width(config: GptConfig | ForwardPredictionConfig, section: str) -> None:
+    if config.width % config.attention_heads:
+        raise ValueError(
+            f"{section}.width is {config.width}; it must be a multiple of attention_heads = {config.attention_heads}"
+        )

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -15,20 +15,14 @@ from torch import Tensor
 
 from vla_ros.contract import ContractError
 from vla_ros.imaging import images
-from vla_ros.policy.augment import (
-    AugmentConfig,
-    augment_proprioception,
-    draw_cameras_to_keep,
-    drop_tokens,
-    jitter_colours,
-    shift_pixels,
-)
+from vla_ros.policy.augmentation import AugmentConfig
+from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.committed import draw_delays
+from vla_ros.policy.config import LossConfig
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
-from vla_ros.policy.losses import LossConfig
+from vla_ros.policy.heads.head import Readout
 from vla_ros.policy.policy import Policy
-from vla_ros.policy.prediction import ActionPrediction, Readout
-from vla_ros.policy.tuning import LoraConfig, TuningError, add_adapters, freeze, merge_adapters, parameter_groups
+from vla_ros.policy.tuning import OptimizerConfig, TuningError, add_adapters, freeze, merge_adapters, parameter_groups
 
 
 class Windows(TypedDict):
@@ -44,44 +38,41 @@ class Windows(TypedDict):
 
 
 class Batch(Windows, total=False):
-    """The same, with what only some trainings have: what moved the arm, for policies that are told of it; features in
-    place of images, where a frozen backbone has encoded them; the frames some steps later, for forward prediction."""
+    """Windows plus what only some trainings need."""
 
-    committed: Tensor  # (B, W, N, 7) float, as ``actions.network_commitment`` makes them
-    features: Tensor  # (B, W, ...) what ``Policy.encode`` returned, zero at padding; the images are empty then
-    future_images: dict[str, Tensor]  # camera -> (B, W, h, w, 3) uint8
+    committed: Tensor  # (B, W, N, 7) float, executed actions as from `actions.network_commitment`
+    features: Tensor  # (B, W, ...) from `Policy.encode`, zero at padding; `images` is then empty
+    future_images: dict[str, Tensor]  # camera -> (B, W, h, w, 3) uint8, for forward prediction
     future_valid: Tensor  # (B, W) bool
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up, then a schedule, per step.
+class NetworkInputs(NamedTuple):
+    """Inputs of `Policy.read` except the text."""
 
-    Attributes:
-        schedule: after the warm-up a "cosine" down to ``learning_rate * min_lr_scale``, or "constant".
-        backbone_learning_rate: of the backbone's parameters, where it is another one.
-        freeze: patterns of the names of parameters that are not trained (``backbone.model.vision_tower.*``).
-        lora: adapters in the vision-language model, whose own weights are then frozen; None trains these.
-    """
+    images: dict[str, Tensor]  # camera -> (B, W, 3, h, w)
+    proprioception: Tensor  # (B, W, P)
+    valid: Tensor  # (B, W)
+    camera_keep: Tensor | None = None  # (B, cameras)
 
-    learning_rate: float = 8e-4
-    weight_decay: float = 1e-3
-    warmup_steps: int = 100
-    schedule: Literal["cosine", "constant"] = "cosine"
-    min_lr_scale: float = 0.01
-    backbone_learning_rate: float | None = None
-    freeze: tuple[str, ...] = ()
-    lora: LoraConfig | None = None
+    def read(self, policy: Policy, text: Any) -> Readout:
+        """Return what `policy` reads from these windows under `text`."""
+        return policy.read(self.images, self.proprioception, text, self.valid, self.camera_keep)
+
+    def first(self, count: int) -> NetworkInputs:
+        """Return the first `count` windows."""
+        keep = None if self.camera_keep is None else self.camera_keep[:count]
+        images = {name: frames[:count] for name, frames in self.images.items()}
+        return NetworkInputs(images, self.proprioception[:count], self.valid[:count], keep)
 
 
 @dataclass(frozen=True)
 class RetainConfig:
-    """Self-distillation against forgetting: on new frames, under old commands, still do as the starting policy does.
+    """Self-distillation against forgetting: given old commands, still act as the starting policy does.
 
     Attributes:
         weight: of the term in the loss; 0 switches it off.
-        commands: the old commands, drawn evenly.
-        fraction: the part of each batch's windows that the term sees (it costs a second pass of these).
+        commands: the old commands, drawn uniformly.
+        fraction: share of each batch's windows that the term uses, at the cost of a second pass over them.
     """
 
     weight: float = 0.0
@@ -92,11 +83,11 @@ class RetainConfig:
         if self.weight and not self.commands:
             raise ValueError("weight is set but commands is empty; list the commands of the tasks to retain")
         if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction is {self.fraction}; allowed: above 0, up to 1")
+            raise ValueError(f"fraction is {self.fraction}; it must be in (0, 1]")
 
 
 class VLAModule(pl.LightningModule):
-    """Train ``policy``; ``teacher`` is the frozen starting policy of ``RetainConfig``, if it is on."""
+    """Trains `policy`; `teacher` is the frozen starting policy that `retain` distils from."""
 
     def __init__(
         self,
@@ -110,15 +101,11 @@ class VLAModule(pl.LightningModule):
         teacher: Policy | None = None,
     ) -> None:
         super().__init__()
-        for key in ("shift_px", "camera_dropout"):
-            for camera in getattr(augment, key):
-                if camera not in policy.contract.camera_names:
-                    known = ", ".join(policy.contract.camera_names)
-                    raise ContractError(f"augment.{key} names the camera {camera!r}; the policy's cameras are {known}")
+        _check_cameras(augment, policy.contract.camera_names)
         if optimizer.lora is not None:
-            if policy.config.backbone != "vlm":
+            if not isinstance(policy.backbone, VlmBackbone):
                 raise TuningError(
-                    f"optimizer.lora is set, but the backbone is {policy.config.backbone!r}; allowed: 'vlm'"
+                    f"optimizer.lora is set, but the backbone is {policy.config.backbone!r}; it must be 'vlm'"
                 )
             add_adapters(policy.backbone.model, optimizer.lora)
         freeze(policy, optimizer.freeze)
@@ -128,7 +115,7 @@ class VLAModule(pl.LightningModule):
         self.augment_config = augment
         self.retain_config = retain or RetainConfig()
         self.max_steps = max_steps
-        self.forward_prediction: ForwardPrediction | None = None  # outside the policy: the robot does not need it
+        self.forward_prediction: ForwardPrediction | None = None  # outside the policy: not deployed
         if loss.forward_prediction is not None:
             self.forward_prediction = ForwardPrediction(
                 camera_sizes={camera.name: (camera.height, camera.width) for camera in policy.contract.cameras},
@@ -144,126 +131,127 @@ class VLAModule(pl.LightningModule):
         self.model_step(batch, "val")
 
     def model_step(self, batch: Batch, phase: str) -> Tensor:
-        """Return the loss of a batch and log every term of it as ``{phase}/{name}``."""
-        inputs, future = self._inputs(batch, training=phase == "train")
-        text = self.policy.encode_text(inputs.pop("tokens"), batch["token_mask"])
+        """Return the loss of a batch and log each of its terms as `{phase}/{name}`."""
+        training = phase == "train"
+        inputs, tokens, future = self.network_inputs(batch, training=training)
+        text = self.policy.encode_text(tokens, batch["token_mask"])
         if "features" in batch:
             readout = self.policy.backbone.read(batch["features"], batch["valid"], text)
         else:
-            readout = self.policy.read(**inputs, text=text)
-        mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
-        actions = readout.pick(batch["actions"])
-        added = None
-        if self.policy.committed is not None:
-            added, mask = self._committed(readout.pick(batch["committed"]), mask, training=phase == "train")
-        terms = self.policy.head.losses(readout.features, actions, mask, self.loss_config, added)
+            readout = inputs.read(self.policy, text)
+        terms = self._action_losses(batch, readout, training=training)
         if self.loss_config.forward_prediction is not None:
-            terms |= self._forward_losses(readout, inputs["images"], future, batch["future_valid"])
+            terms |= self._forward_losses(readout, inputs.images, future, batch["future_valid"])
             terms["loss"] = terms["loss"] + self.loss_config.forward_prediction.weight * terms["forward_loss"]
-        if phase == "train" and self._teacher and self.retain_config.weight:
+        if training and self._teacher and self.retain_config.weight:
             terms["retain_loss"] = self._retain_loss(inputs)
             terms["loss"] = terms["loss"] + self.retain_config.weight * terms["retain_loss"]
         logged = {f"{phase}/{name}": value.detach() for name, value in terms.items()}
-        self.log_dict(logged, prog_bar=False, on_step=phase == "train", on_epoch=phase == "val", batch_size=len(text),
-                      sync_dist=phase == "val")  # fmt: skip
-        self.log("loss" if phase == "train" else "val_loss", terms["loss"].detach(), prog_bar=True, logger=False,
-                 batch_size=len(text), sync_dist=phase == "val")  # fmt: skip
+        options: dict[str, Any] = {"batch_size": len(text), "sync_dist": not training}
+        self.log_dict(logged, prog_bar=False, on_step=training, on_epoch=not training, **options)
+        name = "loss" if training else "val_loss"
+        self.log(name, terms["loss"].detach(), prog_bar=True, logger=False, **options)
         return terms["loss"]
 
-    def _committed(self, done: Tensor, mask: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
-        """Return what the committed actions of a drawn delay add to the context, and the mask of what is left to learn.
+    def _action_losses(self, batch: Batch, readout: Readout, *, training: bool) -> dict[str, Tensor]:
+        mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
+        actions = readout.pick(batch["actions"])
+        bias = None
+        if self.policy.committed is not None:
+            bias, mask = self._commit_actions(readout.pick(batch["committed"]), mask, training=training)
+        return self.policy.head.losses(readout.features, actions, mask, self.loss_config, bias)
 
-        They are those that moved the arm, not what was meant (the labels): where a demonstrator strays (DART), the next
-        label answers to where that led. A policy told of what was meant could only learn to go on with it.
+    def _commit_actions(self, executed: Tensor, mask: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
+        """Draw a delay per window; return the context bias of its committed actions and the mask of those to learn.
 
-        A window has one delay. Where the demonstration ends before it does, fewer actions are committed.
+        Committed are executed actions, not labels: where a demonstrator is perturbed (DART), the next label responds to
+        where that led, and a policy that is given the previous label could only learn to continue it.
+
+        If the demonstration ends within the delay, fewer actions are committed.
         """
         assert self.policy.committed is not None
         longest = self.policy.committed.max_delay_steps
-        drawn = draw_delays(len(done), longest, done.device, training=training)[:, None]  # (B, 1)
+        drawn = draw_delays(len(executed), longest, executed.device, training=training)[:, None]  # (B, 1)
         delays = torch.minimum(drawn, mask.sum(dim=-1))  # (B, W)
-        later = torch.arange(done.shape[2], device=done.device) >= delays[..., None]  # (B, W, N)
-        return self.policy.committed(done, delays), mask & later
+        later = torch.arange(executed.shape[2], device=executed.device) >= delays[..., None]  # (B, W, N)
+        bias: Tensor = self.policy.committed(executed, delays)
+        return bias, mask & later
 
     def _forward_losses(
-        self, readout: Readout, images: dict[str, Tensor], future: dict[str, Tensor], future_valid: Tensor
+        self, readout: Readout, now: dict[str, Tensor], future: dict[str, Tensor], future_valid: Tensor
     ) -> dict[str, Tensor]:
-        """Return the terms of forward prediction at the frames that features were read out of."""
+        """Return the terms of forward prediction at the frames that have features."""
         assert self.forward_prediction is not None
-        now, later = ({name: readout.pick(part).flatten(0, 1) for name, part in x.items()} for x in (images, future))
+        before, after = ({name: readout.pick(part).flatten(0, 1) for name, part in x.items()} for x in (now, future))
         mask = (readout.pick(future_valid) & readout.valid).flatten()
-        return forward_losses(self.forward_prediction(now, readout.features.flatten(0, 1)), now, later, mask)
+        predicted = self.forward_prediction(before, readout.features.flatten(0, 1))
+        return forward_losses(predicted, before, after, mask)
 
-    def _inputs(self, batch: Batch, *, training: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what the policy is called with (and the tokens) and the future images, augmented in training."""
-        contract, config = self.policy.contract, self.augment_config
-        images, future = self._network_images(batch, training)
-        inputs: dict[str, Any] = {
-            "images": images,
-            "proprioception": batch["proprioception"],
-            "tokens": batch["tokens"],
-            "valid": batch["valid"],
-        }
-        if training:
-            inputs["proprioception"] = augment_proprioception(inputs["proprioception"], contract, config)
-            dropped_id = self.policy.tokenizer.dropped_id
-            inputs["tokens"] = drop_tokens(inputs["tokens"], batch["token_mask"], dropped_id, config)
-            keep = draw_cameras_to_keep(len(batch["tokens"]), contract.camera_names, config, self.device)
-            inputs["camera_keep"] = keep
-        return inputs, future
+    def network_inputs(self, batch: Batch, *, training: bool) -> tuple[NetworkInputs, Tensor, dict[str, Tensor]]:
+        """Return the policy's inputs, the tokens (B, L) and the future images, augmented in training."""
+        contract, augment = self.policy.contract, self.augment_config
+        now, future = self._network_images(batch, training)
+        if not training:
+            return NetworkInputs(now, batch["proprioception"], batch["valid"]), batch["tokens"], future
+        proprioception = augment.perturb_proprioception(batch["proprioception"], contract)
+        dropped_id = self.policy.tokenizer.dropped_id
+        tokens = augment.drop_tokens(batch["tokens"], batch["token_mask"], dropped_id)
+        keep = augment.draw_cameras_to_keep(len(tokens), contract.camera_names, self.device)
+        return NetworkInputs(now, proprioception, batch["valid"], keep), tokens, future
 
     def _network_images(self, batch: Batch, training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the images and the future ones, (B, W, 3, h, w) by camera, as the network takes them."""
+        """Return the current and the future images, (B, W, 3, h, w) by camera, as network input."""
         now: dict[str, Tensor] = {}
         future: dict[str, Tensor] = {}
         for camera in () if "features" in batch else self.policy.contract.cameras:
             pixels = batch["images"][camera.name]
             window = pixels.shape[1]
-            if self.forward_prediction is not None:  # one draw for both: what changes between them must be the world
+            if self.forward_prediction is not None:  # one draw for both: only the world may change between them
                 pixels = torch.cat([pixels, batch["future_images"][camera.name]], dim=1)
             if training:
-                pixels = shift_pixels(pixels, camera.name, self.augment_config)
+                pixels = self.augment_config.shift_images(pixels, camera.name)
             frames = images.to_network(pixels, camera)
             if training:
-                frames = jitter_colours(frames, self.augment_config)
+                frames = self.augment_config.jitter_colours(frames)
             now[camera.name], future[camera.name] = frames[:, :window], frames[:, window:]
         return now, future
 
-    def _retain_loss(self, inputs: dict[str, Any]) -> Tensor:
-        """Return how far the policy is from its teacher on some of the windows, each under a random old command."""
-        count = max(1, round(self.retain_config.fraction * len(inputs["valid"])))
-        part = {name: _first(value, count) for name, value in inputs.items()}
+    def _retain_loss(self, inputs: NetworkInputs) -> Tensor:
+        """Return the distance from the teacher on some of the windows, each under a random old command."""
+        count = max(1, round(self.retain_config.fraction * len(inputs.valid)))
+        inputs = inputs.first(count)
         commands = self.retain_config.commands
         drawn = [commands[i] for i in torch.randint(len(commands), (count,)).tolist()]
         tokens, token_mask = (tensor.to(self.device) for tensor in self.policy.tokenize(drawn))
         teacher = self._teacher[0].to(self.device)
         with torch.no_grad():
-            target: ActionPrediction = teacher(**part, text=teacher.encode_text(tokens, token_mask))
-        readout = self.policy.read(**part, text=self.policy.encode_text(tokens, token_mask))
+            taught = inputs.read(teacher, teacher.encode_text(tokens, token_mask))
+            target = teacher.head(taught.features, taught.valid)
+        readout = inputs.read(self.policy, self.policy.encode_text(tokens, token_mask))
         actions = torch.cat([target.arm, target.gripper_logit.sigmoid()[..., None]], dim=-1)
         mask = readout.valid[..., None].expand(target.gripper_logit.shape)
         return self.policy.head.losses(readout.features, actions, mask, self.loss_config)["loss"]
 
     def deployable(self) -> Policy:
-        """Return the policy as a checkpoint holds it, adapters merged into its weights; training ends with that."""
-        if self.optimizer_config.lora is not None:
+        """Return the policy for a checkpoint, with adapters merged into its weights; this ends the training."""
+        if isinstance(self.policy.backbone, VlmBackbone) and self.optimizer_config.lora is not None:
             merge_adapters(self.policy.backbone.model)
         return self.policy
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the contract beside the weights: they mean something with its statistics and tokenizer only."""
+        """Save the contract with the weights, which mean nothing without its statistics and tokenizer."""
         checkpoint["contract"] = self.policy.contract.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise ContractError when the weights belong to another contract than this policy's."""
+        """Raise ContractError if the weights belong to another contract."""
         written = checkpoint.get("contract", "{}")
         if written != self.policy.contract.to_json():
             old, new = json.loads(written), json.loads(self.policy.contract.to_json())
             other = [key for key, value in new.items() if old.get(key) != value]
             raise ContractError(
-                f"the run to resume has another contract, in {', '.join(other)}: it was started with other "
-                "demonstrations or another recipe. Give the bags and the recipe of its start, or start a new run "
-                "without --resume and with another --name"
+                f"the run to resume has another contract (different: {', '.join(other)}), so it was started with other "
+                "demonstrations or another recipe; use the same ones, or start a new run with another --name and "
+                "without --resume"
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -272,23 +260,15 @@ class VLAModule(pl.LightningModule):
         groups = parameter_groups(self, config.weight_decay, config.backbone_learning_rate)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_scale(step, self.max_steps, config)
+            optimizer, lambda step: config.learning_rate_scale(step, self.max_steps)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def learning_rate_scale(step: int, max_steps: int, config: OptimizerConfig) -> float:
-    """Return the factor on the learning rate at ``step``: linear warm-up, then the schedule."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return 1.0
-    progress = min(1.0, (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps))
-    return config.min_lr_scale + (1 - config.min_lr_scale) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _first(value: Any, count: int) -> Any:
-    """Return the first ``count`` rows of a tensor, of each tensor of a dict, or None of None."""
-    if isinstance(value, dict):
-        return {name: _first(item, count) for name, item in value.items()}
-    return None if value is None else value[:count]
+def _check_cameras(augment: AugmentConfig, cameras: Sequence[str]) -> None:
+    for key, chosen in (("shift_px", augment.shift_px), ("camera_dropout", augment.camera_dropout)):
+        for camera in chosen:
+            if camera not in cameras:
+                raise ContractError(
+                    f"augment.{key} names the camera {camera!r}; it must be one of the policy's: {', '.join(cameras)}"
+                )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of RoboVLMs (github.com/Robot-VLAs/RoboVLMs, arXiv:2412.14058) as policies of ours: KosMos-2 with LSTM.
+"""Import checkpoints of RoboVLMs (github.com/Robot-VLAs/RoboVLMs, arXiv:2412.14058): KosMos-2 with an LSTM head.
 
-The network is taken over whole: the order of the tokens, the readout, the head. Its evaluation wrapper is not: there
-the gripper is un-normalised with the arm's bounds, and a padded prompt moves the readout. What a file of RoboVLMs does
-not say, what an action of 1 means in m/s and rad/s and at which rate, the caller has to know.
+The network is reproduced exactly: token order, readout, head. Its evaluation wrapper is not: it un-normalises the
+gripper with the arm's bounds, and a padded prompt moves its readout. RoboVLMs' files do not state what an action of 1
+means in m/s and rad/s, nor at which rate; the caller supplies that as `Motion`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Prov
 from vla_ros.errors import UserError
 from vla_ros.policy.backbones.families import Kosmos2
 from vla_ros.policy.backbones.pretrained import plain_config
-from vla_ros.policy.checkpoint import fill
+from vla_ros.policy.checkpoint import load_weights
 from vla_ros.policy.config import PolicyConfig, RobovlmsConfig, VlmConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
 
-# What RoboVLMs normalises with KosMos-2, whatever its config says.
+# The normalisation RoboVLMs uses with KosMos-2, whatever its config says.
 IMAGE_MEAN, IMAGE_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 PROMPT = Kosmos2.prompt
 
-# Key of its config -> the one value that can be imported, and what it takes where the key is missing.
+# Key of its config -> the only value that can be imported, and its default.
 _SUPPORTED: dict[str, tuple[Any, Any]] = {
     "model": ("kosmos", None),
     "act_head.type": ("LSTMDecoder", None),
@@ -47,9 +47,9 @@ _SUPPORTED: dict[str, tuple[Any, Any]] = {
     "use_mu_law": (False, False),
     "regular_action": (False, False),
 }
-# Parts of its network in our names; the first that fits counts. None: not needed to act.
-_PARTS = {
-    "backbone.text_model.lm_head.": None,  # the embedding once more
+# Prefix of its tensor names -> ours; the first match counts. None: not needed for inference.
+_PREFIXES = {
+    "backbone.text_model.lm_head.": None,  # tied to the embedding
     "backbone.": "backbone.model.",
     "clip_norm_head.": None,
     "act_head.rnn.": "head.rnn.",
@@ -61,17 +61,17 @@ _BUFFERS = ("embed_positions.weights", "embeddings.position_ids")  # computed, n
 
 
 class RobovlmsError(UserError):
-    """A checkpoint or config of RoboVLMs that can't be imported; says what, and what can be."""
+    """A checkpoint or config of RoboVLMs that cannot be imported."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """What an action of 1 means, which the files of RoboVLMs do not say.
+    """What an action of 1 means, which RoboVLMs' files do not state.
 
     Attributes:
-        control_hz: rate at which the policy is to run.
-        linear_mps: m/s along an axis for a translation of 1 (CALVIN: 0.02 m a step at 30 Hz = 0.6).
-        angular_radps: rad/s for a rotation of 1 (CALVIN: 0.05 rad a step at 30 Hz = 1.5).
+        control_hz: rate at which the policy runs.
+        linear_mps: m/s along an axis for a translation of 1 (CALVIN: 0.02 m per step at 30 Hz = 0.6).
+        angular_radps: rad/s for a rotation of 1 (CALVIN: 0.05 rad per step at 30 Hz = 1.5).
         frame: "base" or "tool".
     """
 
@@ -83,73 +83,73 @@ class Motion:
     def __post_init__(self) -> None:
         for name in ("linear_mps", "angular_radps"):
             if not getattr(self, name) > 0:
-                raise RobovlmsError(f"{name} is {getattr(self, name)}; allowed: a positive number")
+                raise RobovlmsError(f"{name} is {getattr(self, name)}; it must be positive")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the config of a training of RoboVLMs, after checking that its network is one that can be imported.
+    """Return RoboVLMs' training config after checking that its network can be imported.
 
     Raises:
-        RobovlmsError: it is not JSON, lacks a key, or describes another network; names the key.
+        RobovlmsError: it is not JSON, lacks a key, or describes an unsupported network.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError(f"it holds {type(config).__name__}")
+            raise ValueError(f"expected an object, got {type(config).__name__}")
     except (OSError, ValueError) as error:
         raise RobovlmsError(
-            f"{path} is not a JSON config of RoboVLMs ({error}); it is the file *-project.json beside the logs of its "
-            "training, or the one published with the weights"
+            f"{path} is not a JSON config of RoboVLMs ({error}); use the *-project.json from its training logs, or the "
+            "one published with the weights"
         ) from None
     for key, (allowed, default) in _SUPPORTED.items():
         section, _, name = key.rpartition(".")
         given = ((config.get(section) or {}) if section else config).get(name, default)
-        if (given or None) != (allowed or None):  # upstream takes null, false and a missing key alike
-            raise RobovlmsError(f"{path}: {key} is {given!r}; only {allowed!r} can be imported")
+        if (given or None) != (allowed or None):  # upstream treats null, false and a missing key alike
+            raise RobovlmsError(f"{path}: {key} is {given!r}; only {allowed!r} is supported")
     bounds = ("norm_min", "norm_max") if config.get("norm_action") else ()
     for key in ("window_size", "fwd_pred_next_n", "use_hand_rgb", "norm_action", *bounds):
         if key not in config:
-            raise RobovlmsError(f"{path} lacks the key {key!r}; is it the whole config, without a 'parent' to be read?")
+            raise RobovlmsError(f"{path} lacks the key {key!r}; use the complete config, not one with a 'parent'")
     return config
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint file (.pt, .ckpt) of RoboVLMs, under the names of its network.
+    """Return the tensors of a checkpoint file (.pt, .ckpt) of RoboVLMs, under its own names.
 
     Raises:
-        RobovlmsError: there is no such file, or it is not tensors in plain containers.
+        RobovlmsError: the file does not exist, or is not tensors in plain containers.
     """
     if path.is_dir():
         raise RobovlmsError(
-            f"{path} is a folder, as DeepSpeed writes them; run the zero_to_fp32.py in it and give the file it makes"
+            f"{path} is a folder, as DeepSpeed writes; run its zero_to_fp32.py and use the resulting file"
         )
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise RobovlmsError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # of pickle, of zip, or torch's own, whatever the damage is
+    except Exception as error:  # pickle's, zip's or torch's, depending on the damage
         raise RobovlmsError(
-            f"{path} is damaged, or holds more than tensors, which could run code and is not read "
-            f"({str(error).splitlines()[0]}); where you trust it, load it there and save {{'state_dict': ...}} alone"
+            f"{path} is damaged, or contains pickled objects, which could run code ({str(error).splitlines()[0]}); if "
+            "you trust it, load it in RoboVLMs and save only {'state_dict': ...}"
         ) from None
     found = next((saved[key] for key in ("state_dict", "model_state_dict") if key in saved), None)
     if not isinstance(found, Mapping):
-        raise RobovlmsError(f"{path} has neither state_dict nor model_state_dict; is it a checkpoint of RoboVLMs?")
+        raise RobovlmsError(f"{path} has neither state_dict nor model_state_dict; use a checkpoint of RoboVLMs")
     return {name.removeprefix("module.").removeprefix("model."): tensor for name, tensor in found.items()}
 
 
 def import_policy(weights: Mapping[str, Tensor], config: Mapping[str, Any], vlm: str, motion: Motion) -> Policy:
-    """Return the policy of a checkpoint of RoboVLMs, in evaluation mode.
+    """Return the policy of a RoboVLMs checkpoint, in evaluation mode.
 
     Args:
-        weights: of ``read_weights``.
-        config: of ``read_config``.
-        vlm: the folder or hub id of KosMos-2 that the training started from: its configuration and tokenizer.
+        weights: from `read_weights`.
+        config: from `read_config`.
+        vlm: folder or hub id of the KosMos-2 that training started from, for its configuration and tokenizer.
 
     Raises:
-        RobovlmsError: ``vlm`` is not KosMos-2, or its tokenizer does not put tokens around a prompt as it should.
-        CheckpointError: the weights are not exactly those of the network that ``config`` and ``vlm`` describe.
-        ContractError: the rate or the frame of ``motion`` is not possible.
+        RobovlmsError: `vlm` is not KosMos-2, or its tokenizer is not KosMos-2's.
+        CheckpointError: the weights do not match the network that `config` and `vlm` describe.
+        ContractError: the rate or the frame of `motion` is invalid.
     """
     model, tokenizer = _read_vlm(vlm)
     size = config.get("image_size", 224)
@@ -171,34 +171,34 @@ def import_policy(weights: Mapping[str, Tensor], config: Mapping[str, Any], vlm:
         provenance=Provenance("vlm", f"RoboVLMs with {Path(vlm).name}", "robovlms", "unknown", __version__),
     )
     policy = Policy(contract, network, tokenizer)
-    given = {
+    tensors = {
         renamed: tensor.float()
         for name, tensor in weights.items()
-        if (renamed := _renamed(name)) is not None and not renamed.endswith(_BUFFERS)
+        if (renamed := _rename(name)) is not None and not renamed.endswith(_BUFFERS)
     }
-    fill(policy, given, "the checkpoint of RoboVLMs", "give the config and the KosMos-2 that it was trained with")
+    load_weights(policy, tensors, "the RoboVLMs checkpoint", "use the config and the KosMos-2 it was trained with")
     return policy.eval()
 
 
-def _renamed(name: str) -> str | None:
-    """Return what a tensor is called here; None if it is not needed. Unknown names stay, for ``fill`` to refuse."""
-    for theirs, ours in _PARTS.items():
+def _rename(name: str) -> str | None:
+    """Return our name of a tensor, None if it is not needed; unknown names stay, for `load_weights` to refuse."""
+    for theirs, ours in _PREFIXES.items():
         if name.startswith(theirs):
             return None if ours is None else ours + name.removeprefix(theirs)
     return name
 
 
 def _bounds(config: Mapping[str, Any], motion: Motion) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return what the network's -1 and 1 mean in m/s and rad/s, by axis."""
+    """Return what -1 and 1 of each arm axis mean, in m/s and rad/s."""
     low, high = (config["norm_min"], config["norm_max"]) if config["norm_action"] else (-1, 1)
     scale = (motion.linear_mps,) * 3 + (motion.angular_radps,) * 3
     return tuple(low * unit for unit in scale), tuple(high * unit for unit in scale)
 
 
 def _read_vlm(name: str) -> tuple[dict[str, Any], CommandTokenizer]:
-    """Return the configuration of KosMos-2 and its tokenizer, which begins a prompt as usual, but does not end it.
+    """Return KosMos-2's configuration and its tokenizer, without the token that ends a prompt.
 
-    RoboVLMs reads the feature out right before the token that ends the prompt, so that this one is never seen.
+    RoboVLMs reads its feature right before that token.
     """
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoConfig, AutoTokenizer
@@ -208,13 +208,13 @@ def _read_vlm(name: str) -> tuple[dict[str, Any], CommandTokenizer]:
         theirs = AutoTokenizer.from_pretrained(name, use_fast=True)
     except (OSError, ValueError, ImportError) as error:
         raise RobovlmsError(
-            f"--vlm is {name!r}: no configuration and tokenizer in a folder of that name, nor at hand from the hub "
-            f"({str(error).splitlines()[0]}); `hf download microsoft/kosmos-2-patch14-224 --local-dir FOLDER` where "
-            "there is network; the weights in it are not needed"
+            f"--vlm is {name!r}, neither a folder with configuration and tokenizer nor available from the hub "
+            f"({str(error).splitlines()[0]}); run `hf download microsoft/kosmos-2-patch14-224 --local-dir FOLDER` on a "
+            "machine with network access (its weights are not needed)"
         ) from None
     if described.model_type != "kosmos-2":
-        raise RobovlmsError(f"--vlm is {name!r}, a model of the type {described.model_type!r}; needed: 'kosmos-2'")
-    wrong = RobovlmsError(f"--vlm is {name!r}, whose tokenizer does not begin and end a prompt as KosMos-2's does")
+        raise RobovlmsError(f"--vlm is {name!r}, a {described.model_type!r} model; it must be 'kosmos-2'")
+    wrong = RobovlmsError(f"--vlm is {name!r}, whose tokenizer does not add KosMos-2's start and end tokens")
     begin = theirs.bos_token
     if begin is None or theirs.eos_token is None:
         raise wrong

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands to tokens: a byte-level BPE that is trained offline, travels with the checkpoint and knows every text."""
+"""Commands to tokens: a byte-level BPE, trained offline and saved in the checkpoint, that can encode any text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 PADDING = "<pad>"
-DROPPED = "<dropped>"  # stands for a token that training hides (token dropout)
+DROPPED = "<dropped>"  # replaces tokens hidden by token dropout
 
-# Words that robots on a table are told, so that a task added later is spelled in words, not in letters.
+# Common words of table-top commands, so that tasks added later are encoded as words, not letters.
 _WORDS_TEXT = """
 a all an and are at away back backward be behind below beside between both bring by can carry clear close come
 counter down drop empty end far fetch fill find finish first flip fold for forward from front full further gently get
@@ -35,7 +35,7 @@ WORDS = tuple(_WORDS_TEXT.split())
 
 
 class CommandTokenizer:
-    """A tokenizer with its two special tokens; identical files give identical ``identity``."""
+    """A tokenizer with two special tokens, for padding and for dropped tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         padding, dropped = tokenizer.token_to_id(PADDING), tokenizer.token_to_id(DROPPED)
@@ -47,7 +47,7 @@ class CommandTokenizer:
 
     @classmethod
     def train(cls, prompts: Iterable[str], vocabulary_size: int = 1024) -> CommandTokenizer:
-        """Learn the pieces from ``prompts`` and ``WORDS``; the same input gives the same tokenizer."""
+        """Train a tokenizer on `prompts` and `WORDS`; the result is deterministic."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
@@ -59,13 +59,13 @@ class CommandTokenizer:
             show_progress=False,
         )
         words = sorted(set(WORDS))
-        corpus = sorted(set(prompts)) * 4 + words + words  # twice: a piece needs two occurrences
+        corpus = sorted(set(prompts)) * 4 + words + words  # twice, as min_frequency is 2
         tokenizer.train_from_iterator(corpus, trainer)
         return cls(tokenizer)
 
     @classmethod
     def adapt(cls, tokenizer: Tokenizer) -> CommandTokenizer:
-        """Return a pretrained model's tokenizer with the two special tokens, at its end where it does not know them."""
+        """Return a pretrained model's tokenizer with the two special tokens, appended if missing."""
         tokenizer = Tokenizer.from_str(tokenizer.to_str())
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -74,7 +74,7 @@ class CommandTokenizer:
 
     @classmethod
     def load(cls, path: Path) -> CommandTokenizer:
-        """Read ``tokenizer.json``; raises ValueError if it is not one of ours."""
+        """Read `tokenizer.json`; raises ValueError if it lacks the special tokens or is damaged."""
         try:
             return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")))
         except ValueError:
@@ -83,32 +83,32 @@ class CommandTokenizer:
             raise ValueError(str(error)) from error
 
     def save(self, path: Path) -> None:
-        """Write ``tokenizer.json``."""
+        """Write `tokenizer.json`."""
         path.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
     @property
     def identity(self) -> str:
-        """Names this token table in the contract."""
+        """A hash of the vocabulary, which identifies it in the contract."""
         return "bpe-sha256:" + hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of token ids, the special ones included."""
+        """Number of token ids, including the special ones."""
         return self._tokenizer.get_vocab_size()
 
     def encode(self, prompt: str, max_tokens: int | None = None) -> list[int]:
-        """Return at most ``max_tokens`` ids, all where it is None; no text is unknown."""
+        """Return the ids of a prompt, at most `max_tokens` if given."""
         return self._tokenizer.encode(prompt).ids[:max_tokens]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids``, without the space that every first word gets."""
+        """Return the text of `ids`, without the space that is prefixed to the first word."""
         return self._tokenizer.decode(list(ids)).removeprefix(" ")
 
     def batch(self, prompts: Sequence[str], max_tokens: int, *, fixed_length: bool = False) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, L) and token_mask (B, L), padded on the right to the longest prompt (L >= 1).
+        """Return tokens and token_mask (B, L), padded on the right to the longest prompt (L >= 1).
 
         Args:
-            fixed_length: pad to ``max_tokens`` instead.
+            fixed_length: pad to `max_tokens` instead.
         """
         rows = [self.encode(prompt, max_tokens) for prompt in prompts]
         length = max(1, *(len(row) for row in rows)) if rows else 1

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameters are trained and how fast: freezing by pattern, low-rank adapters, parameter groups."""
+"""Which parameters are trained, and how fast: freezing, low-rank adapters, optimizer groups, learning rate."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -14,18 +15,18 @@ from vla_ros.errors import UserError
 
 
 class TuningError(UserError):
-    """A recipe's pattern that fits no parameter, or an adapter that can't be put in."""
+    """A pattern that matches no parameter, or adapters that cannot be added."""
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters in the vision-language model (arXiv:2106.09685), whose own weights are then frozen.
+    """Low-rank adapters (arXiv:2106.09685) in the vision-language model, whose own weights are then frozen.
 
     Attributes:
         rank: of the change of a weight matrix.
         alpha: the change is scaled by alpha / rank.
         dropout: of the adapters' input, in training.
-        targets: ends of the names of the linear layers that get adapters.
+        targets: name suffixes of the linear layers that get adapters.
     """
 
     rank: int = 16
@@ -35,31 +36,62 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"optimizer.lora.rank is {self.rank}; allowed: 1 or more")
+            raise ValueError(f"optimizer.lora.rank is {self.rank}; it must be at least 1")
         if not self.targets:
-            raise ValueError("optimizer.lora.targets is empty; name the ends of linear layers' names, such as q_proj")
+            raise ValueError("optimizer.lora.targets is empty; list name suffixes of linear layers, such as q_proj")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up, then a schedule, per step.
+
+    Attributes:
+        schedule: after the warm-up, a "cosine" down to `learning_rate * min_lr_scale`, or "constant".
+        backbone_learning_rate: for the backbone's parameters; None: `learning_rate`.
+        freeze: name patterns of parameters that are not trained (`backbone.model.vision_tower.*`).
+        lora: adapters in the vision-language model; None trains its own weights.
+    """
+
+    learning_rate: float = 8e-4
+    weight_decay: float = 1e-3
+    warmup_steps: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    min_lr_scale: float = 0.01
+    backbone_learning_rate: float | None = None
+    freeze: tuple[str, ...] = ()
+    lora: LoraConfig | None = None
+
+    def learning_rate_scale(self, step: int, max_steps: int) -> float:
+        """Return the factor on the learning rate at `step`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        progress = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
+        return self.min_lr_scale + (1 - self.min_lr_scale) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Stop training the parameters whose names fit a pattern (``backbone.model.vision_tower.*``).
+    """Stop training the parameters whose names match a pattern (`backbone.model.vision_tower.*`).
 
     Raises:
-        TuningError: a pattern fits nothing.
+        TuningError: a pattern matches nothing.
     """
     parameters = dict(module.named_parameters())
     for pattern in patterns:
-        fitting = [name for name in parameters if fnmatchcase(name, pattern)]
-        if not fitting:
-            parts = sorted({".".join(name.split(".")[:2]) for name in parameters})
+        matching = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not matching:
+            prefixes = sorted({".".join(name.split(".")[:2]) for name in parameters})
             raise TuningError(
-                f"optimizer.freeze has {pattern!r}, which fits no parameter; their names begin with {', '.join(parts)}"
+                f"optimizer.freeze has {pattern!r}, which matches no parameter; their names start with "
+                f"{', '.join(prefixes)}"
             )
-        for name in fitting:
+        for name in matching:
             parameters[name].requires_grad_(False)
 
 
 def add_adapters(model: nn.Module, config: LoraConfig) -> None:
-    """Put low-rank adapters into ``model`` in place and freeze all the rest of it.
+    """Add low-rank adapters to `model` in place and freeze the rest of it.
 
     Raises:
         TuningError: peft is not installed, or no layer's name ends with one of the targets.
@@ -78,7 +110,7 @@ def add_adapters(model: nn.Module, config: LoraConfig) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add the adapters of ``add_adapters`` to the weights and take them out: the model is as it was, but trained."""
+    """Merge the adapters of `add_adapters` into the weights and remove them."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in list(model.named_modules()):
@@ -94,7 +126,7 @@ def parameter_groups(
     """Return AdamW's groups: matrices and convolutions decay; biases, norms, embeddings and scalars do not.
 
     Args:
-        backbone_learning_rate: of parameters with ``backbone.`` in their name, in two more groups; None: as the others.
+        backbone_learning_rate: for parameters with `backbone.` in their name, in two more groups.
     """
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     rates = [None] if backbone_learning_rate is None else [None, backbone_learning_rate]

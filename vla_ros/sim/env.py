@@ -133,32 +133,33 @@ class TabletopEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return both images side by side (height, 2 * width, 3), or None without a render mode."""
-        if self.render_mode is None:
-            return None
-        images = self._images()
-        return np.concatenate([images[camera] for camera in CAMERAS], axis=1)
+        return np.concatenate(list(self.images().values()), axis=1) if self.render_mode else None
+
+    def images(self) -> dict[str, NDArray[np.uint8]]:
+        """Render one RGB image (height, width, 3) per camera; empty if the environment renders nothing."""
+        return self._cameras.capture() if self._cameras else {}
 
     def state(self) -> SceneState:
         """Return the scene, as the scripted expert sees it."""
         return self.sim.state()
+
+    def succeeded(self, state: SceneState) -> bool:
+        """Return whether the task is done."""
+        return self.task.success(self._start, state)
 
     def close(self) -> None:
         """Free the OpenGL context."""
         if self._cameras is not None:
             self._cameras.close()
 
-    def _images(self) -> dict[str, NDArray[np.uint8]]:
-        return self._cameras.capture() if self._cameras else {}
-
     def _observation(self, state: SceneState) -> Observation:
         w, x, y, z = matrix_to_quaternion(state.tcp_rotation)
         return {
-            **(self._images() if self._render else {}),
+            **(self.images() if self._render else {}),
             "ee_position": state.tcp_position.astype(np.float32),
             "ee_quaternion": np.array([x, y, z, w], dtype=np.float32),
             "opening": np.array([state.opening], dtype=np.float32),
         }
 
     def _info(self, state: SceneState) -> dict[str, Any]:
-        success = self.task.success(self._start, state)
-        return {"success": success, "task": self.task.name, "command": self.command}
+        return {"success": self.succeeded(state), "task": self.task.name, "command": self.command}

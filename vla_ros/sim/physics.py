@@ -63,8 +63,8 @@ class TabletopSim:
         after_step: called after each physics step; cleared by `reset`.
     """
 
-    def __init__(self, xml: str | Path = SCENE_FILE) -> None:
-        self.model = mujoco.MjModel.from_xml_path(str(xml))
+    def __init__(self) -> None:
+        self.model = mujoco.MjModel.from_xml_path(str(SCENE_FILE))
         self.nominal = copy.copy(self.model)
         self.data = mujoco.MjData(self.model)
         self._ik_data = mujoco.MjData(self.model)
@@ -82,11 +82,6 @@ class TabletopSim:
         self.glowing, self.dark = "", False
         self.after_step: Callable[[], None] | None = None
         self.reset()
-
-    @property
-    def time_s(self) -> float:
-        """Simulated time since the last reset [s]."""
-        return float(self.data.time)
 
     @property
     def tcp_position(self) -> Array:

@@ -14,7 +14,7 @@ import yaml
 
 from vla_ros import resources
 from vla_ros.cli import main
-from vla_ros.commands.data.inspect import SETTLE_S
+from vla_ros.datasets.inspection.inspection import SETTLE_S
 from vla_ros.imaging import images
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_bag_that_training_cannot_use_is_a_problem_and_the_others_are_still_repo
     demonstration.without("language_command").write(tmp_path / "bags" / "mute")
     assert main(["inspect", str(tmp_path / "bags")]) == 1
     printed = capsys.readouterr().out
-    assert "there is no topic 'language_command'" in printed
+    assert "language: topic 'language_command' is missing" in printed
     assert "20 frames in 1 episodes" in printed
 
 
@@ -160,7 +160,7 @@ def test_a_dead_camera_is_told(demonstration: BagBuilder, tmp_path: Path, capsys
     report = inspected(demonstration.write(tmp_path / "bag"))
     assert report["cameras"]["wrist"] == {"frames": 20, "dark": 20, "flat": 20, "repeated": 19}
     assert report["cameras"]["static"]["dark"] < 3 and report["cameras"]["static"]["repeated"] == 0
-    assert re.search(r"camera wrist is dark in 20 of 20 frames: is it dead\?", capsys.readouterr().out)
+    assert re.search(r"camera wrist is dark in 20 of 20 frames: is it working\?", capsys.readouterr().out)
 
 
 def test_what_filters_leave_out_is_listed(demonstration: BagBuilder, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vla_ros.evaluation.replay.mismatches import Finding
 from vla_ros.evaluation.replay.open_loop import ReplayedEpisode, demonstrated_chunks, open_loop_errors
 from vla_ros.evaluation.replay.open_loop import replay as replay_episode
 from vla_ros.policy.checkpoint import save_checkpoint
-from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.train.build import new_policy
 
 NAMES = ("ee_x", "gripper_opening")
@@ -98,8 +98,7 @@ def without_bags(config, episodes, monkeypatch) -> list[Finding]:
     findings: list[Finding] = []
     spec = config.contract
     runner = PolicyRunner(new_policy(config, episodes))
-    monkeypatch.setattr(replay, "load_checkpoint", lambda _: None)
-    monkeypatch.setattr(replay, "PolicyRunner", lambda *_: runner)
+    monkeypatch.setattr(replay, "load_policy_for_inference", lambda *_: runner)
     monkeypatch.setattr(replay, "find_bags", lambda _: [Path("bags/mine")])
     monkeypatch.setattr(replay, "recorded_spec", lambda *_: runner.contract.observation_spec)
     monkeypatch.setattr(replay, "load_source", lambda *_, **__: Demonstrations(episodes))

@@ -19,7 +19,7 @@ from vla_ros.evaluation.replay.open_loop import example_actions, open_loop_error
 from vla_ros.evaluation.replay.open_loop import replay as replay_episode
 from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.checkpoint import save_checkpoint
-from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.inference import PolicyRunner
 from vla_ros.train.build import new_policy
 from vla_ros.train.data_summary import write_data_summary
 
@@ -34,7 +34,10 @@ def folder(config, episodes, tmp_path: Path) -> Path:
     write_data_summary(run, {"training": episodes[:4], "validation": episodes[4:], "rehearsed": []})
     (run / "evaluation").mkdir()
     count = {"successes": 3, "rollouts": 4, "success_rate": 0.75, "interval": (0.3, 0.95), "mean_time_s": 2.5}
-    evaluation = {"tasks": {"open_drawer": count}, "total": count, "settings": {"checkpoint": "x"}}
+    evaluation = {
+        "tasks": {"open_drawer": count}, "total": count, "inference_ms": {"p50": 1.0, "p95": 2.0}, "wall_s": 3.0,
+        "settings": {"checkpoint": "x"},
+    }  # fmt: skip
     (run / "evaluation" / "report.json").write_text(json.dumps(evaluation))
     names = policy.contract.observation_spec.proprioception
     replayed = [replay_episode(PolicyRunner(policy), episodes[0], names)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands start never meets a real robot."""
+"""Processes started by commands never meet a real robot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ print(first, os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"], os.environ.get("ROS_ST
 """
 
 
-def test_the_exported_domain_is_left_for_one_of_our_own_on_this_machine_alone():
+def test_isolation_moves_to_a_private_domain_on_this_machine():
     environment = {**os.environ, "ROS_DOMAIN_ID": "7", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
     environment |= {"ROS_STATIC_PEERS": "10.0.0.1"}
     environment.pop(isolation.DOMAIN_VARIABLE)
@@ -33,7 +33,7 @@ def test_the_exported_domain_is_left_for_one_of_our_own_on_this_machine_alone():
     assert (discovery, peers) == ("LOCALHOST", "None")
 
 
-def test_a_domain_is_claimed_once_and_never_one_that_somebody_listens_in(monkeypatch):
+def test_claimed_domains_are_distinct_and_unused(monkeypatch):
     monkeypatch.setattr(isolation, "DOMAIN_IDS", range(90, 94))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
         participant.bind(("127.0.0.1", 7410 + 250 * 91))

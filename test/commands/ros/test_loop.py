@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `vla loop` refuses up front, and what it leaves alone."""
+"""What `vla loop` refuses up front, and which files it leaves alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vla_ros.commands.ros import record_demo, ros_evaluation
 
 
 class Started(Exception):
-    """The first measurement would begin now."""
+    """The first evaluation would start now."""
 
 
 @pytest.fixture
@@ -39,15 +39,13 @@ def loop(tmp_path, monkeypatch):
         (["--recipe", "no.json"], "--recipe no.json does not exist"),
     ],
 )
-def test_what_would_only_fail_after_minutes_is_refused_before_anything_is_written(
-    loop, tmp_path, capsys, arguments, message
-):
+def test_bad_arguments_are_refused_before_anything_is_written(loop, tmp_path, capsys, arguments, message):
     assert loop(*arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_somebody_else_s_files_is_refused_and_left_alone(loop, tmp_path, capsys):
+def test_a_folder_with_other_files_is_refused_and_left_alone(loop, tmp_path, capsys):
     bag = tmp_path / "loop" / "bags" / "monday" / "metadata.yaml"
     bag.parent.mkdir(parents=True)
     bag.touch()
@@ -56,7 +54,7 @@ def test_a_folder_with_somebody_else_s_files_is_refused_and_left_alone(loop, tmp
     assert bag.exists()
 
 
-def test_what_an_earlier_loop_left_is_removed(loop, tmp_path):
+def test_results_of_an_earlier_loop_are_removed(loop, tmp_path):
     with pytest.raises(Started):
         loop()
     folder = tmp_path / "loop"

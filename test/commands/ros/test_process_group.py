@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that live and end together."""
+"""Processes that start and stop together."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def wait_for_end(group: ProcessGroup) -> None:
         time.sleep(0.05)
 
 
-def test_a_process_that_dies_is_an_error_with_the_end_of_its_log(tmp_path):
+def test_a_dead_process_is_an_error_with_the_end_of_its_log(tmp_path):
     with ProcessGroup(tmp_path) as group:
         group.start(bringup.simulator(real_time_factor=3.0))
         with pytest.raises(ProcessError, match=r"(?s)simulator exited with status 2.*publish_clock:=true"):
             wait_for_end(group)
 
 
-def test_leaving_the_group_ends_every_process_in_order(tmp_path):
+def test_leaving_the_group_stops_every_process_cleanly(tmp_path):
     with ProcessGroup(tmp_path) as group:
         group.start(bringup.recorder(str(tmp_path / "bag")), bringup.simulator())
         deadline = time.monotonic() + 30
@@ -44,7 +44,7 @@ def test_leaving_the_group_ends_every_process_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_processes_do_not_outlive_the_program_that_started_them(tmp_path, number):
+def test_processes_do_not_outlive_their_parent(tmp_path, number):
     program = f"""
 import time
 from vla_ros import bringup
@@ -72,7 +72,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_end_of_a_process_that_is_expected_to_end_is_no_error(tmp_path):
+def test_an_expected_exit_is_no_error(tmp_path):
     class Ending(bringup.Process):
         def ros_arguments(self) -> list[str]:
             return ["--help"]

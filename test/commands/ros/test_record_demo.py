@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: E402
-"""`vla record-demo`: simulator, recorder and demonstrator as processes, and what is in the bag afterwards."""
+"""`vla record-demo`: simulator, recorder and demonstrator as processes, and the content of the bag."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
+from recordings import read_bag
+
 from vla_ros.commands.ros.isolation import DOMAIN_VARIABLE
 from vla_ros.commands.ros.record_demo import record
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.errors import UserError
 from vla_ros.observations.messages import twist
 from vla_ros.robot import load_robot
@@ -54,13 +55,13 @@ def test_every_demonstration_is_an_episode_that_ends_with_success(bag, episodes)
     assert set(report.dropped) <= {"before the first twist command", "episode discarded"}
 
 
-def test_an_episode_starts_moving_and_ends_standing_still(episodes):
+def test_an_episode_starts_moving_and_ends_at_rest(episodes):
     for episode in episodes:
         assert np.abs(episode.actions[0, :6]).max() > 0.05
         assert np.abs(episode.actions[-1, :6]).max() < 0.05
 
 
-def test_the_label_is_the_experts_and_the_arm_got_something_else(bag, episodes):
+def test_the_label_is_the_experts_action_not_the_executed_one(bag, episodes):
     with open_bag(bag) as recording:
         by_topic = {"/twist_command": {}, "/demonstrated_twist": {}}
         for topic, _, message in recording.messages(list(by_topic)):
@@ -75,8 +76,8 @@ def test_the_label_is_the_experts_and_the_arm_got_something_else(bag, episodes):
     assert np.quantile(nearest, 0.9) < 1e-6  # one twist fills one control period
 
 
-def test_the_scenes_are_those_of_the_seeds_in_process(bag, episodes):
-    """What the expert means at the start of the scene of a seed is the first label of that seed's episode."""
+def test_seeds_give_the_same_scenes_as_in_process(bag, episodes):
+    """The expert's action in the first state of a seed is the first label of its episode."""
     log = bag.parent.with_name(bag.parent.name + ".logs") / "demonstrator.log"
     seeds = [json.loads(line)["seed"] for line in log.read_text().splitlines() if line.startswith("{")]
     env = TabletopEnv(render=False)
@@ -93,6 +94,6 @@ def test_a_finished_bag_is_kept(bag, capsys):
     assert "close_drawer: already recorded" in capsys.readouterr().out
 
 
-def test_seeds_of_the_evaluation_are_refused(tmp_path):
+def test_evaluation_seeds_are_refused(tmp_path):
     with pytest.raises(UserError, match="10000"):
         record(tmp_path / "bags", ["close_drawer"], 10, first_seed=9_995)

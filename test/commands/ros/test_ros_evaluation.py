@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rollouts `vla demo` and `vla loop` run, and how they count them."""
+"""Which rollouts `vla demo` and `vla loop` run, and their statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vla_ros.imaging import images
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 
 
-def test_rollouts_are_in_scenes_and_with_phrasings_that_no_demonstration_used():
+def test_rollouts_use_scenes_and_phrasings_of_no_demonstration():
     rollouts = ros_evaluation.schedule(["all"], 3, "held-out")
     assert [rollout.task for rollout in rollouts[::3]] == list(TRAINED_TASKS)
     for rollout in rollouts:
@@ -27,7 +27,7 @@ def test_rollouts_are_in_scenes_and_with_phrasings_that_no_demonstration_used():
     assert len({(rollout.task, rollout.seed) for rollout in rollouts}) == len(rollouts)
 
 
-def test_an_unknown_task_is_named():
+def test_an_unknown_task_is_refused():
     with pytest.raises(UserError, match="unknown task 'juggle'; must be all, or any of pick_up_red"):
         ros_evaluation.schedule(["juggle"], 1, "train")
 
@@ -93,7 +93,7 @@ def test_bad_arguments_are_one_line(arguments, message, capsys, monkeypatch, tmp
 
 
 class Client:
-    """A policy that reports these states, one after the other; the last one for good."""
+    """A policy that reports these states in turn, then the last one forever."""
 
     def __init__(self, *states: str) -> None:
         self.states = list(states)
@@ -108,13 +108,13 @@ def test_a_policy_that_stays_disarmed_is_an_error_with_the_way_out(monkeypatch):
         ros_evaluation.wait_for_policy(Client("disarmed"), "arm1", lambda: None)
 
 
-def test_a_policy_is_disarmed_for_the_moment_before_its_first_tick():
+def test_a_policy_may_be_disarmed_until_its_first_tick():
     client = Client("inactive", "disarmed", "waiting")
     ros_evaluation.wait_for_policy(client, "", lambda: None)
     assert client.states == ["waiting"]
 
 
-def test_figures_of_an_earlier_run_do_not_survive_the_start_of_another(monkeypatch, tmp_path):
+def test_a_run_removes_the_results_of_an_earlier_one(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise UserError("the policy is gone")
 

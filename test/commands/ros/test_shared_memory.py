@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Only what our own processes left behind is removed."""
+"""Only the leftovers of our own processes are removed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def files():
         file.unlink(missing_ok=True)
 
 
-def test_a_segment_goes_with_its_locks_and_nobody_else_s_does(files):
+def test_a_segment_is_removed_with_its_locks_and_no_other(files):
     remove_segments({NAME})
     assert [file.exists() for file in files] == [False, False, False, True]
 
 
-def test_what_a_running_process_maps_is_known_and_stays(files):
+def test_segments_mapped_by_a_running_process_stay(files):
     with files[0].open("r+b") as file, mmap.mmap(file.fileno(), 0):
         assert NAME in shared_segments(os.getpid())
         remove_segments({NAME})
@@ -37,7 +37,7 @@ def test_what_a_running_process_maps_is_known_and_stays(files):
     assert NAME not in shared_segments(os.getpid())
 
 
-def test_what_may_not_be_removed_is_no_error(files, monkeypatch):
+def test_segments_that_cannot_be_removed_are_no_error(files, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError
 

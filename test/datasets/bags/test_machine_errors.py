@@ -16,14 +16,14 @@ import cv2
 import numpy as np
 import pytest
 import slow_shard
+from recordings import read_bag
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.source import bag_shards
-from vla_ros.datasets.bags.storage import inflate
-from vla_ros.datasets.bags.writer import typestore
-from vla_ros.datasets.calvin.numpy_files import read_npz
+from vla_ros.datasets.bags.reader import bag_shards
+from vla_ros.datasets.bags.storage import container
+from vla_ros.datasets.calvin.safe_pickle import read_npz
 from vla_ros.datasets.errors import BagError, SourceError, StoreError
 from vla_ros.datasets.rlds.tfrecord import records
 from vla_ros.datasets.store.store import load_shards
@@ -110,9 +110,9 @@ def test_memory_that_runs_out_while_a_chunk_is_decompressed_is_no_damage(monkeyp
     class Decompressor:
         decompress = staticmethod(failing(MemoryError()))
 
-    monkeypatch.setattr(inflate, "_decompressor", lambda _: Decompressor)
+    monkeypatch.setattr(container.zstd, "ZstdDecompressor", lambda: Decompressor)
     with pytest.raises(MemoryError):
-        inflate.inflate(b"packed", "zstd", 100)
+        container.inflate(b"packed", "zstd", 100)
 
 
 def test_a_file_that_finds_no_room_when_it_is_decompressed_is_no_damage(
@@ -121,7 +121,7 @@ def test_a_file_that_finds_no_room_when_it_is_decompressed_is_no_damage(
     plain = demonstration.write(tmp_path / "plain")
     bag = rewritten(plain, tmp_path / "bag", StoragePlugin.MCAP, CompressionMode.FILE)
     with monkeypatch.context() as context:
-        context.setattr(inflate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+        context.setattr(container.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
         with pytest.raises(BagError, match=r"does not fit on the disk.*TMPDIR"):
             read_bag(bag, robot, spec, timing)
     assert sum(map(len, read_bag(bag, robot, spec, timing)[0])) == 20

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_ros.contract import Camera, ObservationSpec
-from vla_ros.datasets.bags import needed_samples
+from vla_ros.datasets.bags import streams as bag_streams
 from vla_ros.observations import observation
 from vla_ros.observations.observation import ObservationBuffer
 from vla_ros.robot import ObservationLimits
@@ -65,14 +65,14 @@ def columns(stream: list[Received]) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("kept_samples", [observation.KEPT_SAMPLES, 5])
 def test_every_tick_takes_what_it_would_take_of_all_samples(monkeypatch: pytest.MonkeyPatch, kept_samples: int) -> None:
     monkeypatch.setattr(observation, "KEPT_SAMPLES", kept_samples)
-    monkeypatch.setattr(needed_samples, "KEPT_SAMPLES", kept_samples)
+    monkeypatch.setattr(bag_streams, "KEPT_SAMPLES", kept_samples)
 
     @settings(max_examples=400, deadline=None)
     @given(streams(), st.none() | st.sets(st.integers(-3, 27)))
     def check(stream: list[Received], asked: set[int] | None) -> None:
         ticks = list(range(-3, 28)) if asked is None else sorted(asked)
         times = columns(stream)
-        chosen = needed_samples.taken(
+        chosen = bag_streams.needed_samples(
             *times, None if asked is None else np.array(ticks, np.int64), PERIOD_NS, SETTLE_NS
         )
         assert newest(stream, chosen, ticks) == newest(stream, np.ones(len(stream), bool), ticks)
@@ -82,21 +82,21 @@ def test_every_tick_takes_what_it_would_take_of_all_samples(monkeypatch: pytest.
 
 def test_of_a_fast_stream_one_sample_for_each_tick_is_read() -> None:
     stream = [Received(ms * MS, ms * MS + 2 * MS) for ms in range(0, 2000, 4)]
-    everything = needed_samples.taken(*columns(stream), None, PERIOD_NS, SETTLE_NS)
+    everything = bag_streams.needed_samples(*columns(stream), None, PERIOD_NS, SETTLE_NS)
     assert everything.sum() == 21  # one before each of the ticks 0 to 19, and for the tick to come
-    of_three = needed_samples.taken(*columns(stream), np.array([3, 4, 9]), PERIOD_NS, SETTLE_NS)
+    of_three = bag_streams.needed_samples(*columns(stream), np.array([3, 4, 9]), PERIOD_NS, SETTLE_NS)
     assert [stream[number].time_ns // MS for number in np.flatnonzero(of_three)] == [300, 400, 900]
 
 
 def test_of_a_stream_that_is_too_fast_for_the_buffer_all_samples_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tick's sample is forgotten before the tick has settled: so it is on the robot, and so it must be here."""
     monkeypatch.setattr(observation, "KEPT_SAMPLES", 5)
-    monkeypatch.setattr(needed_samples, "KEPT_SAMPLES", 5)
+    monkeypatch.setattr(bag_streams, "KEPT_SAMPLES", 5)
     stream = [Received(99 * MS, 99 * MS)] + [Received(101 * MS + number, 102 * MS) for number in range(6)]
-    chosen = needed_samples.taken(*columns(stream), np.array([1]), PERIOD_NS, SETTLE_NS)
+    chosen = bag_streams.needed_samples(*columns(stream), np.array([1]), PERIOD_NS, SETTLE_NS)
     assert newest(stream, chosen, [1]) == newest(stream, np.ones(len(stream), bool), [1]) == [(None, None)]
 
 
 def test_where_clocks_differ_all_samples_are_read() -> None:
     stream = [Received(ms * MS + 5_000 * MS, ms * MS) for ms in range(0, 2000, 4)]
-    assert needed_samples.taken(*columns(stream), None, PERIOD_NS, SETTLE_NS).all()
+    assert bag_streams.needed_samples(*columns(stream), None, PERIOD_NS, SETTLE_NS).all()

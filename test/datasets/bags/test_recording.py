@@ -14,16 +14,15 @@ import lz4.frame
 import numpy as np
 import pytest
 import yaml
+from recordings import read_bag
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.cdr.messages import typestore
+from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.bags.recording import Recording
-from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.storage import mcap_chunks, mcap_fields
-from vla_ros.datasets.bags.storage.inflate import zstd
-from vla_ros.datasets.bags.writer import typestore
+from vla_ros.datasets.bags.storage import mcap, mcap_chunks
+from vla_ros.datasets.bags.storage.container import zstd
 from vla_ros.datasets.errors import BagError
 
 if TYPE_CHECKING:
@@ -111,14 +110,14 @@ def test_chunks_compressed_with_zstd_and_lz4_give_the_same_messages(demonstratio
 
 def recompressed(data: bytes) -> bytes:
     """An MCAP file with its chunks as lz4 frames, without its index and its end: all moves, so no offset is right."""
-    result, at = bytearray(mcap_fields.MAGIC), len(mcap_fields.MAGIC)
+    result, at = bytearray(mcap.MAGIC), len(mcap.MAGIC)
     while at + 9 <= len(data):
-        opcode, length = mcap_fields.RECORD.unpack_from(data, at)
+        opcode, length = mcap_chunks.RECORD.unpack_from(data, at)
         content = data[at + 9 : at + 9 + length]
-        if opcode == mcap_fields.CHUNK:
+        if opcode == mcap.CHUNK:
             packed = lz4.frame.compress(content[40:])  # 28 bytes of numbers, "" as its compression, length
             content = content[:28] + b"\3\0\0\0lz4" + len(packed).to_bytes(8, "little") + packed
-            result += mcap_fields.RECORD.pack(opcode, len(content)) + content
+            result += mcap_chunks.RECORD.pack(opcode, len(content)) + content
         at += 9 + length
     return bytes(result)
 
@@ -199,7 +198,7 @@ def test_a_split_bag_is_one_recording_in_the_order_of_time(
     (bag / f"bag_4.{ending}{packed}").unlink()
     (bag / "metadata.yaml").write_text(yaml.safe_dump(metadata))
     assert contents(bag) == written[: 4 * step] + written[5 * step :]
-    assert f"bag_4.{ending}{packed}, which metadata.yaml lists, is not there" in damage(bag)
+    assert f"bag_4.{ending}{packed}, listed in metadata.yaml, is missing" in damage(bag)
 
 
 def test_a_file_that_ros2_bag_play_decompressed_beside_the_compressed_one_is_read_once(
@@ -232,7 +231,7 @@ def test_a_cut_off_mcap_file_is_read_up_to_the_cut(
     (tmp_path / "bag" / "metadata.yaml").unlink()
     storage = tmp_path / "bag" / "bag.mcap"
     data = storage.read_bytes()
-    index = data.rindex(mcap_fields.RECORD.pack(mcap_fields.DATA_END, 4))
+    index = data.rindex(mcap_chunks.RECORD.pack(mcap.DATA_END, 4))
     size = {"in the middle": len(data) // 2, "in a record": index + 5, "before its index": index, "zeros": index}[cut]
     storage.write_bytes(data[:size] + (b"\0" * 1000 if cut == "zeros" else b""))
     found = contents(tmp_path / "bag")
@@ -271,7 +270,7 @@ def test_a_damaged_database_whose_tree_leads_in_circles_is_read_up_to_there(
     storage.write_bytes(data)
     found = contents(tmp_path / "bag")
     assert found and len(found) == len(set(found)) < len(written) and set(found) <= set(written)
-    assert "its rows are in no order" in damage(tmp_path / "bag")
+    assert "its rows are out of order" in damage(tmp_path / "bag")
 
 
 def test_what_a_killed_recorder_left_in_the_journal_is_read_and_the_bag_is_not_touched(
@@ -307,7 +306,9 @@ def test_messages_that_are_missing_from_the_storage_are_told(demonstration: BagB
     """Message compression with its default queue drops messages without a word."""
     written = write(demonstration, tmp_path / "bag")
     edit_metadata(tmp_path / "bag", lambda data: data.update(message_count=len(written) + 7))
-    assert damage(tmp_path / "bag") == f"metadata.yaml counts {len(written) + 7} messages, {len(written)} are there"
+    assert (
+        damage(tmp_path / "bag") == f"metadata.yaml counts {len(written) + 7} messages, but only {len(written)} exist"
+    )
 
 
 def test_a_damaged_message_costs_itself(demonstration: BagBuilder, tmp_path: Path) -> None:
@@ -350,7 +351,7 @@ def test_other_topics_are_neither_decoded_nor_need_a_definition(
     database.close()
     (episode,), report = read_bag(tmp_path / "bag", robot, spec, timing)
     assert len(episode) == 20 and report.damage == ()
-    with pytest.raises(BagError, match="serialised as 'own'"), open_bag(tmp_path / "bag") as recording:
+    with pytest.raises(BagError, match="serialized as 'own'"), open_bag(tmp_path / "bag") as recording:
         list(recording.messages(["/lidar"]))
 
 
@@ -393,36 +394,36 @@ def test_pieces_hold_what_is_read_one_by_one(
         compression = CompressionMode.FILE
     written = write(demonstration.noise("/static_noise", 60), tmp_path / "bag", storage, compression)
     with open_bag(tmp_path / "bag") as recording:
-        assert sorted(in_pieces(recording)) == sorted((topic, data) for topic, _, data in written)
-        places = recording.places(["/ee_pose", "/language_command"])
+        assert sorted(in_batches(recording)) == sorted((topic, data) for topic, _, data in written)
+        refs = recording.refs(["/ee_pose", "/language_command"])
         expected = [data for topic, _, data in written if topic in ("/ee_pose", "/language_command")]
-        assert list(recording.read(places)) == expected
+        assert list(recording.read(refs)) == expected
 
 
-def in_pieces(recording: Recording) -> list[tuple[str, bytes]]:
+def in_batches(recording: Recording) -> list[tuple[str, bytes]]:
     return [
-        (topic.name, piece.data[start:stop])
-        for _, topic, piece in recording.pieces(recording.topics)
-        for start, stop in zip(piece.start.tolist(), piece.stop.tolist(), strict=True)
+        (topic.name, batch.data[start:stop])
+        for _, topic, batch in recording.batches(recording.topics)
+        for start, stop in zip(batch.start.tolist(), batch.stop.tolist(), strict=True)
     ]
 
 
-def test_messages_compressed_one_by_one_are_in_no_piece_and_read_all_the_same(
+def test_messages_compressed_one_by_one_are_in_no_batch_but_can_be_read(
     demonstration: BagBuilder, robot, spec, timing, tmp_path: Path
 ) -> None:
     write(demonstration, tmp_path / "bag", compression=CompressionMode.MESSAGE)
     with open_bag(tmp_path / "bag") as recording:
-        assert in_pieces(recording) == []
+        assert in_batches(recording) == []
     (episode,), report = read_bag(tmp_path / "bag", robot, spec, timing)
     assert len(episode) == 20 and report.damage == ()
 
 
-def test_of_a_damaged_chunk_beside_others_no_piece_holds_anything(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_of_a_damaged_chunk_beside_others_no_batch_contains_anything(demonstration: BagBuilder, tmp_path: Path) -> None:
     built = demonstration.noise("/static_noise", 60)
     write(built, tmp_path / "bag")
     with open_bag(tmp_path / "bag") as recording:
         (file,) = recording._files
-        whole, chunks = in_pieces(recording), file._file.chunks
+        whole, chunks = in_batches(recording), file._file.chunks
     data = bytearray((tmp_path / "bag" / "bag.mcap").read_bytes())
     second = chunks[1]
     records = slice(second.at, second.at + second.length)
@@ -431,9 +432,9 @@ def test_of_a_damaged_chunk_beside_others_no_piece_holds_anything(demonstration:
     data[second.at + second.length - 1] ^= 1
     (tmp_path / "bag" / "bag.mcap").write_bytes(data)
     with open_bag(tmp_path / "bag") as recording:
-        found = in_pieces(recording)
+        found = in_batches(recording)
         (file,) = recording._files
-        inside = int((file.entries.block == 1).sum())
+        inside = int((file.index.block == 1).sum())
         assert inside > 0 and len(found) == len(whole) - inside and set(found) < set(whole)
     assert "the checksum of the chunk" in damage(tmp_path / "bag")
 
@@ -463,10 +464,10 @@ def test_a_storage_file_alone_is_a_bag(demonstration: BagBuilder, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("bag.mcap", b"", "does not begin as an MCAP file"),
+        ("bag.mcap", b"", "does not begin like an MCAP file"),
         ("bag.mcap", b"\x89MCAP0\r\n", "no message was recorded"),
         ("bag.db3", b"", "no table messages"),
-        ("bag.db3", b"SQLite format 3\0" + b"\xff" * 2000, "no sqlite3 bag"),
+        ("bag.db3", b"SQLite format 3\0" + b"\xff" * 2000, "is not a sqlite3 bag"),
         ("bag.mcap.zstd", b"\x28\xb5\x2f\xfd", "zstd compression is damaged"),
     ],
 )
@@ -512,7 +513,7 @@ def test_custom_data_of_a_killed_recorder_is_taken_from_its_mcap_file(
 def test_renamed_files_are_explained(demonstration: BagBuilder, tmp_path: Path) -> None:
     write(demonstration, tmp_path / "bag")
     (tmp_path / "bag" / "bag.mcap").rename(tmp_path / "bag" / "other.mcap")
-    with pytest.raises(BagError, match=r"lists bag\.mcap\. Are the files renamed\? Then delete metadata\.yaml"):
+    with pytest.raises(BagError, match=r"lists bag\.mcap\. If the files were renamed, delete metadata\.yaml"):
         contents(tmp_path / "bag")
 
 
@@ -522,7 +523,7 @@ def test_absent_and_empty_paths_say_what_a_bag_is(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("")
     for path in (tmp_path / "empty", tmp_path / "empty" / "notes.txt"):
-        with pytest.raises(BagError, match="is no bag and holds none"):
+        with pytest.raises(BagError, match="is not a bag and contains none"):
             find_bags([path])
 
 
@@ -537,7 +538,7 @@ def test_folder_of_bags_means_its_bags_by_name_finished_or_not(
     assert find_bags([tmp_path, tmp_path / "one"]) == [
         tmp_path / "broken", tmp_path / "four.partial" / "four", tmp_path / "one", tmp_path / "two",
     ]  # fmt: skip
-    assert "three.partial is an unfinished recording without a message" in caplog.text
+    assert "three.partial: an unfinished recording without any message" in caplog.text
 
 
 def test_loose_files_of_several_recordings_in_a_folder_are_a_bag_each(

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import yaml
+from recordings import read_bag
 from scipy.spatial.transform import Rotation
 
 from vla_ros import resources
 from vla_ros.cli import main
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.episodes.labelling import Labelling
+from vla_ros.datasets.bags.episodes.labelling import ActionLabels
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.source import bag_shard
+from vla_ros.datasets.bags.reader import BagReader
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry import rigid
 from vla_ros.robot import Labels, PoseStream, Robot, load_robot
@@ -123,7 +123,7 @@ def test_the_trajectory_of_a_chain_is_that_of_its_poses(
     built = with_transforms(demonstration.without("demonstrated_twist"))
     moving = dataclasses.replace(robot, labels=Labels(arm="motion"))
     with open_bag(built.write(tmp_path / "bag")) as recording:
-        poses, chain = (Labelling(recording, each)._poses for each in (moving, on_tf))
+        poses, chain = (ActionLabels(recording, each)._poses for each in (moving, on_tf))
     assert poses is not None and chain is not None and len(poses.time_ns) > 100
     np.testing.assert_array_equal(chain.time_ns, poses.time_ns)
     same_way = np.sign((chain.values[:, 3:] * poses.values[:, 3:]).sum(axis=1, keepdims=True))
@@ -175,7 +175,7 @@ def test_a_missing_link_is_named_with_the_frames_that_there_are(
 def test_a_bag_without_tf_is_refused_with_the_topics_that_it_has(
     demonstration: BagBuilder, read: Callable, on_tf: Robot
 ) -> None:
-    with pytest.raises(BagError, match="there is no topic '/tf'"):
+    with pytest.raises(BagError, match="topic '/tf' is missing"):
         read(demonstration, on_tf)
 
 
@@ -236,7 +236,7 @@ def test_the_tool_s_frame_is_part_of_what_identifies_decoded_episodes(
 ) -> None:
     bag = with_transforms(demonstration).write(tmp_path / "bag")
     other = dataclasses.replace(on_tf, ee_pose=PoseStream(**{**TF, "ee_frame": "hand"}))
-    ours, theirs = (bag_shard(bag, robot, spec, timing, False).settings for robot in (on_tf, other))
+    ours, theirs = (BagReader(bag, robot, spec, timing).shard().settings for robot in (on_tf, other))
     assert json.dumps(ours) != json.dumps(theirs)
 
 

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from rosbags.highlevel import AnyReader
 
+from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.recovery import recover
-from vla_ros.datasets.bags.writer import BagWriter, TopicQos, typestore
+from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.datasets.errors import BagError
 
 SECOND_NS = 1_000_000_000
@@ -67,7 +68,7 @@ def test_metadata_tells_a_player_which_qos_to_offer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("existing", ["bag", "bag.partial"])
 def test_existing_bag_is_never_overwritten(tmp_path: Path, existing: str) -> None:
     (tmp_path / existing).mkdir()
-    with pytest.raises(BagError, match=f"{existing} exists already"):
+    with pytest.raises(BagError, match=f"{existing} already exists"):
         BagWriter(tmp_path / "bag")
     assert list(tmp_path.iterdir()) == [tmp_path / existing]
 
@@ -76,7 +77,7 @@ def test_name_that_was_taken_meanwhile_costs_nothing_recorded(tmp_path: Path) ->
     writer = BagWriter(tmp_path / "bag")
     written = record(writer, 3)
     (tmp_path / "bag").mkdir()
-    with pytest.raises(BagError, match=r"made by another program.*bag\.partial/bag"):
+    with pytest.raises(BagError, match=r"created by another program.*bag\.partial/bag"):
         writer.close()
     assert contents(tmp_path / "bag.partial" / "bag") == written
 
@@ -123,7 +124,7 @@ def test_a_recovery_that_fails_leaves_no_empty_bag_and_no_copy(tmp_path: Path, m
 
 
 def test_nothing_to_recover_says_so(tmp_path: Path) -> None:
-    with pytest.raises(BagError, match=r"holds no \.mcap or \.db3 file"):
+    with pytest.raises(BagError, match=r"contains no \.mcap or \.db3 file"):
         recover(tmp_path)
     BagWriter(tmp_path / "bag")
     for _ in range(2):  # the first try leaves nothing that is in the way of the second
@@ -139,11 +140,11 @@ def test_nothing_to_recover_says_so(tmp_path: Path) -> None:
 def test_wrong_topics_types_and_qos_are_refused_by_name(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         writer.add_topic("/say", "std_msgs/msg/String")
-        with pytest.raises(BagError, match="'/say' is already in the bag"):
+        with pytest.raises(BagError, match="'/say' is already declared in bag"):
             writer.add_topic("/say", "std_msgs/msg/String")
-        with pytest.raises(BagError, match=r"'/other' is not declared.*declared: /say"):
+        with pytest.raises(BagError, match=r"'/other' is not declared.*declared topics: /say"):
             writer.write("/other", START_NS, text("x"))
-        with pytest.raises(BagError, match="'my_msgs/msg/Secret', whose definition is not known"):
+        with pytest.raises(BagError, match="'my_msgs/msg/Secret', whose definition is unknown"):
             writer.add_topic("/secret", "my_msgs/msg/Secret")
-        with pytest.raises(BagError, match=r"'reliably'.*allowed: reliable or best_effort"):
+        with pytest.raises(BagError, match=r"must be reliable or best_effort; got 'reliably'"):
             writer.add_topic("/fast", "std_msgs/msg/String", TopicQos("reliably"))

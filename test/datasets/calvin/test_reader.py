@@ -89,11 +89,11 @@ def test_segments_of_one_recording_share_their_source(tmp_path: Path) -> None:
 
 def test_a_rate_that_calvin_does_not_have_and_an_unknown_camera_are_refused(tmp_path: Path) -> None:
     split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
-    with pytest.raises(SourceError, match=r"recorded at 30 Hz, and contract.control_hz is 40"):
+    with pytest.raises(SourceError, match=r"contract.control_hz is 40, but .* was recorded at 30 Hz"):
         calvin_shards(split, SPEC, Timing(40.0, 4, 8))
     with pytest.raises(SourceError, match=r"no camera 'top'; it has static, wrist"):
         calvin_shards(split, ObservationSpec((Camera("top", 8, 8),)), TIMING)
-    with pytest.raises(SourceError, match=r"no split of CALVIN.*task_D_D/training"):
+    with pytest.raises(SourceError, match=r"not a split of CALVIN.*task_D_D/training"):
         calvin_shards(tmp_path, SPEC, TIMING)
 
 
@@ -121,5 +121,5 @@ def test_segments_that_are_no_frames_are_refused(tmp_path: Path) -> None:
 def test_a_split_is_called_as_its_folder_is_even_from_within(tmp_path: Path, monkeypatch) -> None:
     split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
     monkeypatch.chdir(split)
-    (part,) = calvin_shards(Path(), SPEC, TIMING)
-    assert (part.name, part.root) == ("training.00000", split)
+    (shard,) = calvin_shards(Path(), SPEC, TIMING)
+    assert (shard.name, shard.root) == ("training.00000", split)

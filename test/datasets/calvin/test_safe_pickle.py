@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a pickle, without running it."""
+"""Plain data come out of a pickle; whatever else it asks for is refused and never called."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_ros.datasets.calvin.numpy_files import read_npy, read_npz
-from vla_ros.datasets.calvin.safe_pickle import PickledArray, read_pickle
+from vla_ros.datasets.calvin import safe_pickle
+from vla_ros.datasets.calvin.safe_pickle import PickledArray, read_npy, read_npz, read_pickle
 from vla_ros.datasets.errors import SourceError
 
 PLAIN = st.recursive(
@@ -59,6 +62,95 @@ def test_nothing_that_a_pickle_wants_to_call_is_called(protocol: int, tmp_path: 
     with pytest.raises(SourceError):
         read_pickle(pickle.dumps(Harm(), protocol), "file")
     assert not Path("harm").exists()
+
+
+class Reduced:
+    """Pickled as a call of `function`."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    ("value", "called"),
+    [
+        (Reduced(os.system, "touch harm"), r"posix\.system"),
+        (Reduced(eval, "open('harm', 'w')"), r"(builtins|__builtin__)\.eval"),
+        ({"ann": [(1, Reduced(exec, "open('harm', 'w')"))]}, r"(builtins|__builtin__)\.exec"),
+        (Reduced(getattr, 1, "real"), r"(builtins|__builtin__)\.getattr"),
+        (np.array([[Reduced(os.mkdir, "harm")], [1]], dtype=object), r"posix\.mkdir"),
+        (np.load, r"numpy(\.lib\S*)?\.load"),
+    ],
+)
+def test_a_call_is_refused_however_deep_it_hides(
+    value: Any, called: str, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=f"^file: it wants to call {called}"):
+        read_pickle(pickle.dumps({"a": value}, protocol), "file")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("numpy.core.multiarray", "scalar.__globals__"),
+        ("numpy.core.multiarray", "_reconstruct.__self__"),
+        ("numpy.core", "multiarray._reconstruct"),
+        ("numpy", "core.multiarray._reconstruct"),
+        ("numpy", "ndarray.__class__"),
+        ("numpy.core.multiarray", "set_string_function"),
+        ("numpy.x", "ndarray"),
+    ],
+)
+def test_a_path_through_an_allowed_name_is_refused(module: str, name: str) -> None:
+    text = [pickle.SHORT_BINUNICODE + bytes([len(part)]) + part.encode() for part in (module, name)]
+    with pytest.raises(SourceError, match=f"wants to call {module}.{name}"):
+        read_pickle(pickle.PROTO + b"\x04" + b"".join(text) + pickle.STACK_GLOBAL + pickle.STOP, "file")
+    if "." not in name:
+        with pytest.raises(SourceError, match=f"wants to call {module}.{name}"):
+            read_pickle(f"c{module}\n{name}\n.".encode(), "file")
+
+
+@pytest.mark.parametrize("program", [b"Pid\n.", b"\x80\x02U\x02idQ.", b"\x80\x02\x82\x01.", b"\x80\x05\x97."])
+def test_persistent_ids_extensions_and_outside_buffers_are_refused(program: bytes) -> None:
+    with pytest.raises(SourceError, match=r"^file is damaged"):
+        read_pickle(program, "file")
+
+
+def test_a_pickle_cannot_change_what_stands_in_for_numpy() -> None:
+    """BUILD sets attributes of whatever is on the stack."""
+    state = pickle.dumps((None, {"__defaults__": (1,), "mine": 1}), 2)[2:-1]
+    read_pickle(b"\x80\x02cnumpy\ndtype\n" + state + b"b.", "file")
+    assert not hasattr(safe_pickle._dtype, "mine") and safe_pickle._dtype.__defaults__ is None
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x80\x04\x8e" + (1 << 45).to_bytes(8, "little") + b"x.",  # BINBYTES8
+        b"\x80\x05\x96" + (1 << 45).to_bytes(8, "little") + b"x.",  # BYTEARRAY8
+        b"\x80\x02]r\xff\xff\xff\x7f.",  # LONG_BINPUT: the reader in C would reserve 32 GB
+        b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7fttR.",
+        b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7ft\x81.",
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85U\x01Ot\x81.",
+    ],
+)
+def test_a_small_pickle_takes_little_memory(program: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(SourceError):
+        read_pickle(program, "file")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_types_that_numpy_would_have_to_parse_are_refused() -> None:
+    record = np.zeros(2, [("a", "f4"), ("b", "i2")])
+    with pytest.raises((SourceError, ValueError)):
+        read_pickle(pickle.dumps(record, 4), "file").array()
 
 
 @given(st.data())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.datasets.inspection.lag_estimation import estimate_lag, picture_motion, tool_motion
+from vla_ros.datasets.inspection.lag_estimation import estimate_lag, image_motion, tool_motion
 
 START_NS = 1_700_000_000_000_000_000
 
@@ -63,6 +63,6 @@ def test_motion_of_the_tool_and_of_pictures_are_speeds_midway() -> None:
     np.testing.assert_allclose(values, [0.1, 0.1, 0.0])
     pictures = np.zeros((5, 2, 2), np.uint8)
     pictures[1:] = 10
-    when, values = picture_motion(times_ns, pictures)
+    when, values = image_motion(times_ns, pictures)
     assert ((when - START_NS) / 1e6).tolist() == [50, 150, 300]
     np.testing.assert_allclose(values, [100, 0, 0])

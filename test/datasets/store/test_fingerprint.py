@@ -57,7 +57,7 @@ def test_comments_docstrings_and_layout_do_not_count(
         ("imaging/images.py", "cv2.IMREAD_COLOR", "cv2.IMREAD_UNCHANGED"),
         ("observations/observation.py", "KEPT_SAMPLES = 2000", "KEPT_SAMPLES = 2001"),
         ("datasets/bags/episodes/cutting.py", "MIN_FRAMES = 2", "MIN_FRAMES = 3"),
-        ("datasets/bags/episodes/labels.py", "return", "return 0 *"),
+        ("datasets/bags/episodes/labelling.py", "return", "return 0 *"),
         ("datasets/bags/storage/mcap_chunks.py", "_KEPT_CHUNKS = 4", "_KEPT_CHUNKS = 5"),
         ("datasets/calvin/reader.py", "STEP_M, STEP_RAD = 0.02", "STEP_M, STEP_RAD = 0.03"),
         ("datasets/rlds/catalogue.py", "/ 0.08", "/ 0.09"),

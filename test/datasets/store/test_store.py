@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import slow_shard
+from recordings import read_bag
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.source import bag_shards
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.episode import Episode, mapping_of
 from vla_ros.datasets.errors import BagError, SourceError, StoreError
 from vla_ros.datasets.shards import DecodeReport, SourceShard

@@ -20,8 +20,8 @@ from vla_ros.errors import UserError
 from vla_ros.evaluation.benchmarks import calvin
 from vla_ros.evaluation.benchmarks.tabletop import select_tasks
 from vla_ros.evaluation.closed_loop import chain_rollouts, evaluation
-from vla_ros.evaluation.closed_loop.config import configure
-from vla_ros.evaluation.closed_loop.rollouts import Outcome, RolloutSettings, run_rollouts, tabletop_requests
+from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig, configure
+from vla_ros.evaluation.closed_loop.rollouts import Outcome, request_rollouts, run_rollouts
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import Attempt, Chain, ChainResult
 from vla_ros.policy.checkpoint import save_checkpoint
@@ -44,23 +44,27 @@ def test_tasks_are_chosen_by_name_kind_and_set() -> None:
         select_tasks(["pickup"])
 
 
+def _requests(**options) -> list:
+    return request_rollouts(EvaluationConfig(**options), ["pick_up_red"])
+
+
 def test_requests_go_through_the_phrasings_on_new_scenes() -> None:
-    requests = tabletop_requests(["pick_up_red"], 4, 100)
+    requests = _requests(rollouts=4, seed=100)
     task = TASKS["pick_up_red"]
     assert [request.seed for request in requests] == [100, 101, 102, 103]
     assert {request.command for request in requests} == set(task.held_out)
-    assert {r.command for r in tabletop_requests(["pick_up_red"], 99, 0, phrasings="train")} == set(task.phrasings)
+    assert {r.command for r in _requests(rollouts=99, phrasings="train")} == set(task.phrasings)
 
 
 def test_a_swapped_colour_keeps_the_scene_and_asks_for_another_block() -> None:
-    for request in tabletop_requests(["pick_up_red"], 4, 0, swap_colour=True):
+    for request in _requests(rollouts=4, swap_colour=True):
         assert request.task == "pick_up_red"
         assert request.judged in ("pick_up_green", "pick_up_blue")
         assert request.command in TASKS[request.judged].held_out
 
 
 def test_an_override_is_said_and_the_task_still_counts() -> None:
-    (request,) = tabletop_requests(["pick_up_red"], 1, 0, command="open the drawer")
+    (request,) = _requests(rollouts=1, command_override="open the drawer")
     assert (request.command, request.judged) == ("open the drawer", "pick_up_red")
 
 
@@ -80,10 +84,10 @@ def test_the_report_counts_by_task_and_writes_json(config, episodes, monkeypatch
 
 def test_rollouts_run_on_the_simulated_arm_and_are_reproducible(config, episodes, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
-    settings = RolloutSettings(
-        str(tmp_path / "checkpoint"), "tabletop", max_time_s=0.5, delay_ticks=1, blank=("wrist",)
+    config = EvaluationConfig(
+        str(tmp_path / "checkpoint"), max_time_s=0.5, blank="wrist", rollouts=1, seed=7, workers=1
     )
-    first, again = run_rollouts(settings, tabletop_requests(["open_drawer"], 1, 7) * 2, workers=1)
+    first, again = run_rollouts(config, Condition(), request_rollouts(config, ["open_drawer"]) * 2)
     assert first.ticks == 5 and not first.success
     assert (first.success, first.time_s, first.ticks) == (again.success, again.time_s, again.ticks)
 
@@ -120,9 +124,9 @@ def test_a_checkpoint_of_another_robot_s_cameras_is_refused(config, episodes, mo
 
 def test_a_worker_that_cannot_start_says_why(config, episodes, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
-    settings = RolloutSettings(str(tmp_path / "checkpoint"), "no_such_robot", max_time_s=0.5, delay_ticks=1)
+    config = EvaluationConfig(str(tmp_path / "checkpoint"), robot="no_such_robot", rollouts=1)
     with pytest.raises(UserError, match="no_such_robot"):
-        list(run_rollouts(settings, tabletop_requests(["open_drawer"], 1, 7), workers=2))
+        list(run_rollouts(config, Condition(), request_rollouts(config, ["open_drawer"])))
 
 
 def test_swapping_the_colour_of_a_drawer_is_refused(tmp_path: Path) -> None:
@@ -131,13 +135,13 @@ def test_swapping_the_colour_of_a_drawer_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def counted(config, episodes, monkeypatch) -> list[tuple[RolloutSettings, str, int]]:
+def counted(config, episodes, monkeypatch) -> list[tuple[Condition, str, int]]:
     """Rollouts that take no time: a list of those that ran; every third fails."""
-    ran: list[tuple[RolloutSettings, str, int]] = []
+    ran: list[tuple[Condition, str, int]] = []
 
-    def run(settings, requests, _workers):
+    def run(_config, condition, requests):
         for request in requests:
-            ran.append((settings, request.task, request.seed))
+            ran.append((condition, request.task, request.seed))
             yield Outcome(request.seed % 3 > 0, 2.0, (1.5,), 20, 0)
 
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
@@ -180,7 +184,7 @@ def test_success_against_delay_is_counted_for_each_executor(counted, tmp_path: P
     assert found == [(executor, *delay) for executor in executors for delay in delays.items()]
     assert all((row["successes"], row["rollouts"]) == (2, 3) for row in conditions)
     assert len(counted) == 2 * 4 * 3  # what comes to the same ticks is measured once
-    assert {(settings.executor, settings.delay_ticks, settings.busy_ticks) for settings, _, _ in counted} == {
+    assert {(condition.executor, condition.delay_ticks, condition.busy_ticks) for condition, _, _ in counted} == {
         (executor, *ticks) for executor in executors for ticks in delays.values()
     }
     assert "first_action" in capsys.readouterr().out
@@ -189,7 +193,7 @@ def test_success_against_delay_is_counted_for_each_executor(counted, tmp_path: P
 def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Path, capsys) -> None:
     ran: list[int] = []
 
-    def run(config, numbers):
+    def run(config, _condition, numbers):
         for number in numbers:
             ran.append(number)
             attempts = (*[Attempt(True, 50)] * number, Attempt(False, 360))

@@ -23,6 +23,8 @@ REPORT = {
         }
     },
     "total": {"successes": 1, "rollouts": 2, "success_rate": 0.5, "interval": (0.1, 0.9), "mean_time_s": None},
+    "inference_ms": {"p50": 1.0, "p95": None},
+    "wall_s": 3.0,
     "settings": {"checkpoint": "x", "blank": None},
 }
 

@@ -45,7 +45,7 @@ def test_all_listeners_hear_it_and_are_counted_by_node(ros_environment):
         assert [listener.stdout.readline() for listener in listeners] == ["there\n"] * 2
         said = vla_say("open the drawer", environment=ros_environment)
         assert said.returncode == 0, said.stderr
-        assert "to 2 listeners" in said.stdout
+        assert "to 2 subscribers" in said.stdout
         assert [listener.stdout.readline() for listener in listeners] == ["open the drawer\n"] * 2
     finally:
         for listener in listeners:
@@ -55,4 +55,4 @@ def test_all_listeners_hear_it_and_are_counted_by_node(ros_environment):
 
 def test_without_a_listener_it_is_an_error(ros_environment):
     said = vla_say("open the drawer", "--patience", "0.5", environment=ros_environment)
-    assert said.returncode == 2 and "nobody has subscribed to /language_command" in said.stderr
+    assert said.returncode == 2 and "no subscribers on /language_command" in said.stderr

@@ -42,7 +42,7 @@ def remote(client: Client) -> RemoteNode:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(services, "AGAIN_AFTER_S", 0.05)
+    monkeypatch.setattr(services, "RETRY_AFTER_S", 0.05)
 
 
 def test_parameters_are_set_again_where_the_answer_is_lost() -> None:

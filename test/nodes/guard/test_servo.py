@@ -73,7 +73,7 @@ def test_servo_that_takes_fractions_of_a_scale_is_refused_with_what_to_set(robot
 
     servo = make_servo(units="unitless")
     robot.wait_state("waiting", "servo_refused")
-    assert "command_in_type is 'unitless'" in robot.states[-1]["detail"] and not servo.moved_s
+    assert "command_in_type must be speed_units" in robot.states[-1]["detail"] and not servo.moved_s
     servo.node.set_parameters([Parameter("moveit_servo.command_in_type", value="speed_units")])
     wait_speed(robot, servo, 0.05)
 
@@ -81,7 +81,7 @@ def test_servo_that_takes_fractions_of_a_scale_is_refused_with_what_to_set(robot
 def test_servo_that_gives_up_between_two_commands_is_refused_with_what_to_set(robot, make_servo):
     servo = make_servo(timeout_s=0.05)
     robot.wait_state("waiting", "servo_refused")
-    assert "set it to at least 0.1" in robot.states[-1]["detail"] and not servo.moved_s
+    assert "must be at least 0.1 s" in robot.states[-1]["detail"] and not servo.moved_s
 
 
 def test_a_pause_of_servo_stops_the_policy_until_somebody_ends_it(robot, make_servo):
@@ -109,7 +109,7 @@ def test_what_servo_says_is_reported(robot, make_servo):
     wait_speed(robot, servo, 0.05)
     robot.wait(lambda: outputs(robot).get("servo status") == "4: close to the table", "the status")
     newest = next(status for status in robot.diagnostics[-1].status if status.name.endswith("outputs"))
-    assert (newest.level, newest.message) == (b"\1", "servo says 4: close to the table")
+    assert (newest.level, newest.message) == (b"\1", "servo reports 4: close to the table")
 
 
 def test_a_frame_that_servo_does_not_know_moves_nothing_and_is_reported(robot, make_servo, monkeypatch):

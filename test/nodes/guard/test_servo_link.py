@@ -130,9 +130,9 @@ def test_units_and_timeout_are_checked_before_the_type_is_switched_and_the_pause
 @pytest.mark.parametrize(
     ("response", "detail"),
     [
-        (parameters(units="unitless"), "command_in_type is 'unitless'.*set it to speed_units"),
-        (parameters(timeout_s=0.1), r"incoming_command_timeout is 0\.1 s.*set it to at least 0\.2"),
-        (SimpleNamespace(values=[]), "has no parameter .*is it MoveIt Servo, of Jazzy or newer"),
+        (parameters(units="unitless"), "command_in_type must be speed_units.*got 'unitless'"),
+        (parameters(timeout_s=0.1), r"incoming_command_timeout must be at least 0\.2 s.*got 0\.1"),
+        (SimpleNamespace(values=[]), "has no parameter .*is it MoveIt Servo, Jazzy or newer"),
     ],
 )
 def test_settings_with_which_the_arm_would_move_otherwise_than_meant_are_refused(node, now, response, detail):
@@ -152,7 +152,7 @@ def test_a_service_that_is_missing_or_never_answers_is_asked_again(node, now):
     link = make(node)
     node.clients["get_parameters"].ready = False
     node.turn()
-    assert node.called == [] and "get_parameters is not there" in link.detail
+    assert node.called == [] and "get_parameters is not available" in link.detail
     node.clients["get_parameters"].ready = True
     node.turn()
     _, lost = node.called.pop()
@@ -185,7 +185,7 @@ def test_a_servo_that_was_started_anew_is_switched_anew(node, now):
     hear(node)
     node.gids = [b"second"]
     node.turn()
-    assert link.reason == "servo_not_ready" and "started anew" in link.detail
+    assert link.reason == "servo_not_ready" and "restarted" in link.detail
     assert answer(node, parameters(), YES) == ["get_parameters", "switch_command_type"]
     hear(node)
     assert link.reason is None
@@ -195,7 +195,7 @@ def test_a_refusal_is_named_with_servo_s_own_words(node, now):
     link = make(node)
     link.start()
     answer(node, parameters(), NO)
-    assert (link.reason, link.detail) == ("servo_refused", "servo_node/switch_command_type: refused not now")
+    assert (link.reason, link.detail) == ("servo_refused", "servo_node/switch_command_type: rejected not now")
 
 
 def test_while_the_handshake_is_done_anew_servo_is_not_ready(node, now):
@@ -217,7 +217,7 @@ def test_what_servo_says_of_our_twists_is_a_warning_while_it_says_so(node, now):
     answer(node, parameters(), YES)
     for code, message in ((0, ""), (4, "close to the table"), (4, "close to the table"), (2, "singularity")):
         hear(node, code, message)
-    assert link.reason is None and link.warning == "servo says 2: singularity"
-    assert node.warnings == ["servo_node says 4: close to the table", "servo_node says 2: singularity"]
+    assert link.reason is None and link.warning == "servo reports 2: singularity"
+    assert node.warnings == ["servo_node reports 4: close to the table", "servo_node reports 2: singularity"]
     hear(node)
     assert link.warning is None

@@ -32,6 +32,7 @@ from vla_ros.nodes.common.qos import message_class
 from vla_ros.nodes.policy import observation_streams
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
 from vla_ros.nodes.recorder import node as recorder_node
+from vla_ros.nodes.recorder import recorded_topic
 from vla_ros.nodes.simulator.messages import time_message
 from vla_ros.observations import messages
 from vla_ros.observations.observation import ObservationBuffer, ObservationQueue
@@ -60,7 +61,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     def kind(name: str) -> Any:
         return TransformStamped if name == TRANSFORMS else message_class(name)
 
-    for module in (observation_streams, recorder_node):
+    for module in (observation_streams, recorder_node, recorded_topic):
         monkeypatch.setattr(module, "message_class", kind)
     monkeypatch.setattr(
         messages, "transforms", lambda message, wants: one_of(SimpleNamespace(transforms=[message]), wants)
@@ -204,10 +205,10 @@ def test_the_recorder_writes_transforms_and_opens_every_episode_with_the_static_
 ):
     data = yaml.safe_load((resources.path("config/robots") / "tabletop.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**data, "ee_pose": TF}))
-    from vla_ros.datasets.bags.writer import typestore
+    from vla_ros.datasets.bags.cdr.messages import typestore
 
     types = typestore()
-    monkeypatch.setattr(recorder_node, "deserialize_message", lambda data, _: types.deserialize_cdr(data, TRANSFORMS))
+    monkeypatch.setattr(recorded_topic, "deserialize_message", lambda data, _: types.deserialize_cdr(data, TRANSFORMS))
 
     def tf(*links: tuple[str, str, float]) -> bytes:
         one = serialize_message  # a TFMessage is a count and that many transforms

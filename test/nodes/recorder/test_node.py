@@ -20,6 +20,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.serialization import serialize_message
+from recordings import read_bag
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import Float64MultiArray, String
 
@@ -27,7 +28,6 @@ from vla_ros import bringup
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.markers import parse_marker
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.datasets.errors import BagError
 from vla_ros.nodes.clients.services import RemoteNode, ServiceError
 from vla_ros.nodes.common.qos import LATCHED_QOS, SENSOR_QOS
@@ -127,10 +127,10 @@ def texts(bag: Path, topic: str) -> list:
 
 def test_start_is_refused_naming_what_is_silent_and_without_a_command(bench):
     bench.robot.silent = {"wrist"}
-    with pytest.raises(ServiceError, match="nothing has arrived on /camera/wrist/image_raw/compressed"):
+    with pytest.raises(ServiceError, match="nothing received on /camera/wrist/image_raw/compressed"):
         bench.graph.wait(lambda: _trigger_until_wrist(bench), "a refusal")
     bench.robot.silent = set()
-    with pytest.raises(ServiceError, match="no language command is known; publish one on /language_command"):
+    with pytest.raises(ServiceError, match="no language command received; publish one on /language_command"):
         bench.graph.wait(lambda: _trigger_until(bench, "no language"), "a refusal")
     bench.robot.language.publish(String(data="push it"))
     bench.settle()
@@ -220,7 +220,7 @@ def test_after_a_write_error_the_bag_is_still_closed_and_the_operator_told_where
             raise OSError("no space left on device")
 
         node._writer.write = fail
-        with pytest.raises(BagError, match=r"no space left.*one\.partial.*make room"):
+        with pytest.raises(BagError, match=r"no space left.*one\.partial.*free disk space"):
             node.close()
         node.destroy_node()
     finally:
@@ -241,7 +241,7 @@ def test_an_episode_does_not_start_on_a_disk_that_is_almost_full(tmp_path, ros_e
         node._streams[node._language].keep(serialize_message(String(data="push it")))
         assert node._why_not() is None
         monkeypatch.setattr(recorder_node.shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
-        assert node._why_not() == "5 MB are free for the bag, fewer than 200; make room first"
+        assert node._why_not() == "only 5 MB free for the bag, 200 required; free disk space first"
         node.close()
         node.destroy_node()
     finally:
@@ -277,7 +277,7 @@ def test_beside_ros2_bag_record_it_only_marks_episodes(make_graph):
 def test_killed_in_an_episode_it_leaves_what_it_wrote(bench):
     bench.robot.language.publish(String(data="push it"))
     bench.settle()
-    bench.graph.group.kill("recorder")
+    bench.graph.kill("recorder")
     partial = bench.bag.with_name("one.partial")
     assert not bench.bag.exists() and partial.is_dir()
 
@@ -294,13 +294,13 @@ def test_an_existing_bag_is_not_overwritten(tmp_path):
     command = [sys.executable, "-m", "vla_ros.nodes.recorder.node", "--ros-args", "-p", f"output:={tmp_path / 'kept'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "exists already and is not overwritten" in done.stderr
+    assert "already exists and is not overwritten" in done.stderr
     assert list((tmp_path / "kept").iterdir()) == []
 
 
 def test_stamps_are_read_from_serialised_messages():
-    from vla_ros.nodes.recorder.node import _stamp_ns
+    from vla_ros.nodes.recorder.recorded_topic import header_stamp_ns
 
     pose = PoseStamped()
     pose.header.stamp = time_message(1_795_000_000_123_456_789)
-    assert _stamp_ns(serialize_message(pose)) == 1_795_000_000_123_456_789
+    assert header_stamp_ns(serialize_message(pose)) == 1_795_000_000_123_456_789

@@ -37,7 +37,7 @@ def test_it_ends_with_success_after_holding_still():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_push_ends_while_moving(seed):
-    """Standing still at the end would teach the policy to stop wherever a push might have ended."""
+    """Holding still at the end would teach the policy to stop wherever a push might have ended."""
     _, steps, info = demonstrate("push_left_green", 0.0, seed)
     assert steps[-1].outcome == "success" and info["success"]
     assert all(np.linalg.norm(step.intended[:3]) > 0.1 for step in steps[-KEEP_MOVING_TICKS:])

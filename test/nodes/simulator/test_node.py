@@ -32,7 +32,7 @@ STEP_S = 0.02
 
 
 class Arm:
-    """The simulator on a clock of its own, a little slower than real time: a busy machine does not matter then."""
+    """The simulator on a simulated clock slower than real time, so that a busy machine does not matter."""
 
     def __init__(self, graph) -> None:
         self.graph = graph
@@ -72,7 +72,7 @@ def arm(make_module_graph) -> Arm:
     return Arm(make_module_graph())
 
 
-def test_the_arm_follows_twists_and_stops_by_itself(arm):
+def test_the_arm_follows_twists_and_stops_without_them(arm):
     arm.simulator.reset("pick_up_red", 1)
     arm.wait_s(0.2)
     for _ in range(4):
@@ -82,23 +82,23 @@ def test_the_arm_follows_twists_and_stops_by_itself(arm):
     arm.wait_s(0.6)
     assert arm.height_at(last_s + 0.18) - arm.height_at(last_s + 0.08) == pytest.approx(0.01, abs=0.005)
     stopped_s = last_s + 0.2 + 4 * STEP_S
-    assert abs(arm.height_at(last_s + 0.55) - arm.height_at(stopped_s)) < 3e-3  # it would be 27 mm further
+    assert abs(arm.height_at(last_s + 0.55) - arm.height_at(stopped_s)) < 3e-3  # otherwise 27 mm further
     travelled_m = arm.height_at(last_s + 0.55) - arm.height_at(last_s - 0.35)
     assert travelled_m == pytest.approx(0.1 * (0.3 + 0.2), abs=0.015)
 
 
-def test_a_twist_in_another_frame_does_not_move_it(arm):
+def test_a_twist_in_another_frame_is_ignored(arm):
     arm.simulator.reset("pick_up_red", 1)
     arm.wait_s(0.2)
     before = arm.position()
     arm.send(0.2, frame="tool0")
-    arm.gripper.publish(Float64MultiArray(data=[0.0]))  # comes after the twist: closed fingers say that it was read
+    arm.gripper.publish(Float64MultiArray(data=[0.0]))  # after the twist: closed fingers prove that it was read
     arm.graph.wait(lambda: sum(arm.joints[-1].position[7:9]) < 0.01, "closed fingers")
     np.testing.assert_allclose(arm.position(), before, atol=1e-3)
     assert "tool0" in arm.graph.group.log("simulator").read_text()
 
 
-def test_reset_gives_the_scene_of_the_seed_and_says_what_to_do(arm):
+def test_reset_creates_the_scene_of_the_seed_and_returns_a_command(arm):
     first = arm.simulator.reset("push_left_green", 7)
     arm.wait_s(0.1)
     state = parse_state(arm.states[-1])
@@ -110,7 +110,7 @@ def test_reset_gives_the_scene_of_the_seed_and_says_what_to_do(arm):
     assert arm.success[-1].data is False
 
 
-def test_success_is_published_when_the_physics_says_so_and_taken_back_by_a_reset(arm):
+def test_success_is_published_and_cleared_by_a_reset(arm):
     reset = arm.simulator.reset("close_drawer", 2)
     arm.graph.wait(lambda: state_time_ns(arm.states[-1]) > reset["time_ns"], "a state of the new scene")
     drawer_m = parse_state(arm.states[-1]).drawer_m
@@ -123,7 +123,7 @@ def test_success_is_published_when_the_physics_says_so_and_taken_back_by_a_reset
 
 
 def demonstrate(arm: Arm, task: str) -> None:
-    """The expert, from the state topic to the command topics."""
+    """Drive the arm by the expert, from the state topic to the command topics."""
     from vla_ros.sim.expert import Expert
     from vla_ros.sim.tasks import TASKS
 
@@ -142,7 +142,7 @@ def demonstrate(arm: Arm, task: str) -> None:
         arm.gripper.publish(Float64MultiArray(data=[0.08 * float(action[6])]))
 
 
-def test_both_kinds_of_pictures_show_the_same(arm):
+def test_raw_and_compressed_images_agree(arm):
     raw, compressed = [], []
     subscriptions = [
         arm.graph.node.create_subscription(Image, "camera/wrist/image_raw", raw.append, SENSOR_QOS),
@@ -163,7 +163,7 @@ def test_both_kinds_of_pictures_show_the_same(arm):
     assert np.abs(messages.decode_compressed(jpeg).astype(int) - rgb).mean() < 4
 
 
-def test_its_clock_counts_steps_and_pictures_are_stamped_on_it(arm):
+def test_the_clock_and_stamps_are_multiples_of_the_step(arm):
     arm.wait_s(0.2)
     times_ns = [clock.clock.sec * 10**9 + clock.clock.nanosec for clock in arm.clocks]
     assert all(time_ns % 20_000_000 == 0 for time_ns in times_ns)
@@ -171,12 +171,12 @@ def test_its_clock_counts_steps_and_pictures_are_stamped_on_it(arm):
     assert messages.stamp_ns(arm.poses[-1]) % 20_000_000 == 0
 
 
-def test_an_unknown_task_is_refused_with_the_names(arm):
+def test_an_unknown_task_is_refused_with_the_valid_names(arm):
     with pytest.raises(ServiceError, match=r"must be one of .*open_drawer.*; got 'juggle'"):
         arm.simulator.reset("juggle", 0)
 
 
-def test_more_than_real_time_without_a_clock_is_refused():
+def test_faster_than_real_time_needs_a_published_clock():
     command = [sys.executable, "-m", "vla_ros.nodes.simulator.node", "--ros-args", "-p", "real_time_factor:=4.0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2

@@ -49,7 +49,7 @@ def test_simulated_time_runs_at_its_factor_and_never_jumps():
     times_ns = [pace.wait().time_ns for _ in range(50)]
     assert times_ns == [STEP_NS * (index + 1) for index in range(50)]
     assert (fake.now_ns - start_ns) / 1e9 == pytest.approx(50 * STEP_NS / 1e9 / 5.0, rel=0.01)
-    fake.now_ns += 10 * STEP_NS  # the machine was busy: simulated time goes on from where it was
+    fake.now_ns += 10 * STEP_NS  # a busy machine: simulated time continues where it was
     assert pace.wait().time_ns == 51 * STEP_NS
     before_ns = fake.now_ns
     pace.wait()

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write annotations.csv beside bags: a table of their episodes that a person corrects, and training then follows.
+"""Write annotations.csv beside bags: a table of their episodes, to be corrected by a person and followed by training.
 
-  vla annotate bags                                writes bags/annotations.csv, or adds the bags that it lacks
+  vla annotate bags                                writes bags/annotations.csv, or adds missing bags to it
   vla annotate bags --robot config/robots/mine.yaml
 
-A row an episode: bag, start and end in seconds from the bag's first message, text (several phrasings with | between),
-keep (yes or no), outcome (success, failure, unknown) and task. It is filled with what the bags say: markers, language
-commands, custom data. Bags that say nothing get one row without a text, to be filled in. Rows that are there already
-stay as they are.
+One row per episode: bag, start and end in seconds from the bag's first message, text (phrasings separated by |), keep
+(yes or no), outcome (success, failure or unknown) and task. Rows are filled in from the bags' markers, language
+commands and custom data. A bag without any of these gets one row without a text, for you to fill in. Existing rows are
+kept.
 """
 
 from __future__ import annotations
@@ -16,27 +16,37 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla_ros.datasets.bags.episodes.annotations import TABLE, Row, read_table, write_table
-from vla_ros.datasets.bags.episodes.segmentation import find_segments, spoken_commands
-from vla_ros.datasets.bags.episodes.segments import Segment, usable
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.episodes.segmentation import (
+    TABLE,
+    Annotation,
+    Segment,
+    find_segments,
+    read_table,
+    spoken_commands,
+    write_table,
+)
+from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.episode import OUTCOMES
 from vla_ros.datasets.errors import BagError
 from vla_ros.robot import Robot, load_robot
 
 
+class Arguments(argparse.Namespace):
+    bags: list[Path]
+    robot: str
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vla annotate`."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="a bag, or a folder of bags")
     parser.add_argument(
-        "--robot", default="tabletop", help="name in config/robots, or a YAML file (default: %(default)s)"
+        "--robot", default="tabletop", help="name in config/robots, or YAML file (default: %(default)s)"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write or extend the table of each folder that holds bags."""
+def run(args: Arguments) -> int:
+    """Write or extend the table of each folder with bags."""
     robot = load_robot(args.robot)
     by_folder: dict[Path, list[Path]] = {}
     for bag in find_bags(args.bags):
@@ -52,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(bag: Path, robot: Robot) -> list[Row]:
-    """Return the rows of a bag as it describes itself; one without a text where it does not.
+def describe(bag: Path, robot: Robot) -> list[Annotation]:
+    """Return the rows of a bag according to its recording; one row without a text if it says nothing.
 
     Raises:
         BagError: the bag can't be read, or a marker in it is malformed.
@@ -70,12 +80,12 @@ def describe(bag: Path, robot: Robot) -> list[Row]:
         return [_row(recording, segment, spoken) for segment in segments or [whole]]
 
 
-def _row(recording: Recording, segment: Segment, spoken: Sequence[tuple[int, str]]) -> Row:
+def _row(recording: Recording, segment: Segment, spoken: Sequence[tuple[int, str]]) -> Annotation:
     said = [text for time_ns, text in spoken if text and time_ns < segment.stop_ns]
     text = " | ".join(segment.texts) or (said[-1] if said else "")
     start_s = (segment.start_ns - recording.start_ns) / 1e9
     end_s = (segment.stop_ns - recording.start_ns) / 1e9
-    keep = usable(segment, include_failures=True) and bool(text)
+    keep = segment.usable(include_failures=True) and bool(text)
     task = segment.task if segment.task != text else ""
     outcome = segment.outcome if segment.outcome in OUTCOMES else "unknown"
-    return Row(recording.path.name, max(start_s, 0.0), end_s, text, keep, outcome, task)
+    return Annotation(recording.path.name, max(start_s, 0.0), end_s, text, keep, outcome, task)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record demonstrations on LIBERO: a scripted expert turns on the stove of libero_goal; a LeRobot data set comes out.
+"""Record LIBERO demonstrations of a scripted expert, which turns on the stove of libero_goal, as a LeRobot data set.
 
 vla record-libero --output datasets/stove --episodes 30
 vla fit config/train/libero.json
 vla evaluate runs/libero/checkpoint --env libero --suite libero_goal --tasks turn_on_the_stove --rollouts 20
 
-Demonstration i starts at initial state FIRST_STATE + i of the task's 50: by default those from 20 on, so that the first
-20 are left to evaluate on. It needs: pip install 'vla_ros[libero,lerobot]'.
+Demonstration i starts from initial state FIRST_STATE + i of the task's 50. The default skips the first 20, which are
+kept for evaluation. Needs: pip install 'vla_ros[libero,lerobot]'.
 """
 
 from __future__ import annotations
@@ -18,39 +18,46 @@ from pathlib import Path
 from vla_ros.errors import UserError
 
 
+class Arguments(argparse.Namespace):
+    output: Path
+    episodes: int
+    first_state: int
+    noise: float
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla record-libero``."""
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the new data set's folder")
-    parser.add_argument("--episodes", type=int, default=30, help="demonstrations (default: %(default)s)")
+    """Add the arguments of `vla record-libero`."""
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the new data set")
+    parser.add_argument("--episodes", type=int, default=30, help="number of demonstrations (default: %(default)s)")
     parser.add_argument("--first-state", type=int, default=20, help="first initial state (default: %(default)s)")
     parser.add_argument(
-        "--noise", type=float, default=0.0, help="scale of the noise on what is executed, 0 to 2 (default: %(default)s)"
+        "--noise", type=float, default=0.0, help="scale of the noise on executed actions, 0 to 2 (default: %(default)s)"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run ``vla record-libero``."""
+def run(args: Arguments) -> int:
+    """Record the demonstrations."""
     for option, value, low, high in (
         ("--episodes", args.episodes, 1, 10_000),
         ("--first-state", args.first_state, 0, 10_000),
         ("--noise", args.noise, 0, 2),
     ):
         if not low <= value <= high:
-            raise UserError(f"{option} is {value:g}; allowed: {low} to {high}")
+            raise UserError(f"{option} is {value:g}; must be in [{low}, {high}]")
     from vla_ros.datasets.lerobot.writer import LeRobotWriter
     from vla_ros.evaluation.benchmarks import libero
     from vla_ros.evaluation.benchmarks.libero_demonstrations import STATES, SUITE, TASK, demonstrate
 
-    there = libero.initial_states(SUITE, TASK)
-    if args.first_state + args.episodes > there:
+    available = libero.initial_states(SUITE, TASK)
+    if args.first_state + args.episodes > available:
         raise UserError(
-            f"--first-state {args.first_state} and --episodes {args.episodes} go beyond the {there} initial states of "
-            f"{TASK}; allowed: up to {there} together"
+            f"--first-state {args.first_state} plus --episodes {args.episodes} exceeds the {available} initial states "
+            f"of {TASK}"
         )
     env = libero.LiberoEnv(SUITE)
     command = libero.task_languages(SUITE)[TASK]
     failed = 0
-    with LeRobotWriter(args.output, Fraction(int(libero.CONTROL_HZ)), STATES, "libero") as writer:
+    with LeRobotWriter.create(args.output, Fraction(int(libero.CONTROL_HZ)), STATES, "libero") as writer:
         for state in range(args.first_state, args.first_state + args.episodes):
             episode = demonstrate(env, state, command, args.noise)
             if episode is None:

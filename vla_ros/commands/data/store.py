@@ -57,6 +57,13 @@ class Entry:
         return self.state not in (CURRENT, BEING_WRITTEN)
 
 
+class Arguments(argparse.Namespace):
+    paths: list[Path]
+    clean: bool
+    all: bool
+    json: Path | None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vla store`."""
     parser.add_argument(
@@ -67,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the list as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     """List the entries of the stores at `args.paths`, and clean them if asked to."""
     if args.all and not args.clean:
         raise StoreError("--all only goes with --clean")

@@ -31,10 +31,10 @@ from vla_ros import files, html
 from vla_ros.commands.ros import ros_evaluation
 from vla_ros.evaluation.benchmarks import libero
 from vla_ros.evaluation.closed_loop import evaluation
-from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, EvaluationConfig, configure, option
-from vla_ros.evaluation.closed_loop.rollouts import Outcome
+from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, VIDEOS, EvaluationConfig, configure, option
+from vla_ros.evaluation.closed_loop.rollouts import Outcome, request_rollouts, select_tasks
 from vla_ros.evaluation.errors import EvaluationError
-from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks, percent
+from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks, summary, tables
 from vla_ros.runtime.execution.executors import EXECUTORS
 
 # Options that apply to a running simulator and policy.
@@ -107,13 +107,13 @@ def run(args: argparse.Namespace) -> int:
     if results is None:
         print("this share is done; the last one to finish writes the report")
         return 0
-    (_print_chains if config.chains else _print_rollouts)(results)
+    _print(results)
     text = json.dumps(results, indent=2) + "\n"
     if json_file:
         files.write_text(json_file, text)
     if config.output:
         files.write_text(config.output / "report.json", text)
-        blocks = evaluation_blocks(results, config.output / evaluation.VIDEOS)
+        blocks = evaluation_blocks(results, config.output / VIDEOS)
         files.write_text(config.output / "report.html", html.page(title, blocks))
     return 0
 
@@ -145,7 +145,7 @@ def _configure_ros(given: dict[str, Any]) -> EvaluationConfig:
 
 def _evaluate_running(config: EvaluationConfig, namespace: str) -> dict[str, Any]:
     """Run rollouts on the simulator's own clock, judged by what it publishes."""
-    requests = evaluation.request_rollouts(config, evaluation.select_tasks(config))
+    requests = request_rollouts(config, select_tasks(config))
     started_s = time.monotonic()
     rollouts = [ros_evaluation.ScheduledRollout(request.task, request.seed, request.command) for request in requests]
     result = ros_evaluation.attach(namespace, rollouts, on_rollout=_print_rollout, time_limit_s=config.max_time_s)
@@ -164,34 +164,11 @@ def _print_rollout(rollout: ros_evaluation.ScheduledRollout, success: bool, time
     print(f"{rollout.task} {rollout.seed}: {'success' if success else 'failure'}, {time_s:.1f} s", flush=True)
 
 
-def _console() -> Console:
-    return Console(width=None if Console().is_terminal else 100)
-
-
-def _print_rollouts(results: dict[str, Any]) -> None:
-    console = _console()
-    table = Table("task", "successes", "rate", "95 % interval", "mean time s")
-    for task, row in [*results["tasks"].items(), ("all", results["total"])]:
-        mean = "-" if row["mean_time_s"] is None else f"{row['mean_time_s']:.1f}"
-        successes, rate = f"{row['successes']}/{row['rollouts']}", f"{row['success_rate']:.0%}"
-        table.add_row(task, successes, rate, percent(row["interval"]), mean, style="bold" if task == "all" else None)
-    console.print(table)
-    p50, p95 = ("-" if ms is None else f"{ms:.1f} ms" for ms in map(results["inference_ms"].get, ("p50", "p95")))
-    console.print(f"inference p50 {p50}, p95 {p95}; {results['wall_s']:.0f} s")
-    if "conditions" in results:
-        table = Table("executor", "added delay ms", "ticks", "successes", "rate")
-        for row in results["conditions"]:
-            delay = "-" if row["delay_ms"] is None else f"{row['delay_ms']:g}"
-            successes = f"{row['successes']}/{row['rollouts']}"
-            table.add_row(row["executor"], delay, str(row["delay_ticks"]), successes, f"{row['success_rate']:.0%}")
+def _print(results: dict[str, Any]) -> None:
+    console = Console(width=None if Console().is_terminal else 100)
+    for columns, rows in tables(results).values():
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*map(str, row), style="bold" if row[0] == "all" else None)
         console.print(table)
-
-
-def _print_chains(results: dict[str, Any]) -> None:
-    console = _console()
-    table = Table("subtasks in a row", "chains", "rate", "95 % interval")
-    for k, row in results["success_at"].items():
-        table.add_row(k, f"{row['successes']}/{row['trials']}", f"{row['rate']:.1%}", percent(row["interval"]))
-    console.print(table)
-    average, (low, high) = results["average_length"], results["average_length_interval"]
-    console.print(f"average length {average:.2f} ({low:.2f} to {high:.2f}); {results['wall_s']:.0f} s")
+    console.print(summary(results))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say how big a checkpoint's policy is: parameters by part, memory, and operations per step.
+"""Print the size of a checkpoint's policy: parameters by module, memory and FLOPs per step.
 
 vla params config/checkpoints/tabletop
 
-Training memory is of the weights, gradients, AdamW's states and the moving average, without activations, and as if
-everything were trained; `vla fit` prints what a recipe really trains.
+Training memory covers weights, gradients, AdamW's states and the moving average, but no activations, and assumes that
+everything is trained; `vla fit` prints what a recipe actually trains.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla params``."""
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
-    parser.add_argument("--depth", type=int, default=2, help="how deep to look into modules (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--depth", type=int, default=2, help="depth of the listed modules (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,11 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from vla_ros.files import write_json
-    from vla_ros.policy import summary
+    from vla_ros.policy import parameter_summary as summary
     from vla_ros.policy.checkpoint import load_checkpoint
 
     policy = load_checkpoint(args.checkpoint)
-    parts = summary.parts(policy, args.depth)
+    parts = summary.count_parameters(policy, args.depth)
     figures = {
         "parts": {part.name: part.parameters for part in parts},
         "parameters": sum(part.parameters for part in parts),
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     table.add_row("all", f"{figures['parameters']:,}", style="bold")
     Console().print(table)
     print(
-        f"weights {figures['weights_mib']:.1f} MiB; training {figures['training_mib']:.1f} MiB and activations; "
-        f"a step is {figures['step_mflops']:.0f} MFLOP"
+        f"weights {figures['weights_mib']:.1f} MiB; training {figures['training_mib']:.1f} MiB plus activations; "
+        f"{figures['step_mflops']:.0f} MFLOP per step"
     )
     if args.json:
         write_json(args.json, figures)

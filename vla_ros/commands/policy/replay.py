@@ -30,8 +30,7 @@ from rich.table import Table
 
 from vla_ros import files, html
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.errors import EvaluationError
@@ -46,8 +45,7 @@ from vla_ros.evaluation.replay.open_loop import (
 )
 from vla_ros.evaluation.reports.overlay import overlay, write_bag, write_rerun
 from vla_ros.evaluation.reports.replay_page import replay_blocks
-from vla_ros.policy.checkpoint import load_checkpoint
-from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.inference import load_policy_for_inference
 from vla_ros.robot import Robot, load_robot, match_topic
 
 
@@ -74,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     for option, folder in (("--bag", args.bag), ("--rerun", args.rerun)):
         if folder is not None and folder.exists():
             raise EvaluationError(f"{option}: {folder} already exists; choose another folder")
-    runner = PolicyRunner(load_checkpoint(args.checkpoint), args.device)
+    runner = load_policy_for_inference(args.checkpoint, args.device, "fp32", "none")
     contract, robot = runner.contract, load_robot(args.robot)
     bags = find_bags(args.bags)
     spec = recorded_spec(contract, robot, bags)

@@ -21,7 +21,7 @@ from typing import Any
 
 from vla_ros import files, html
 from vla_ros.contract import PolicyContract
-from vla_ros.evaluation.closed_loop.evaluation import VIDEOS
+from vla_ros.evaluation.closed_loop.config import VIDEOS
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks
 from vla_ros.evaluation.reports.replay_page import replay_blocks

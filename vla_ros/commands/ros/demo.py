@@ -22,7 +22,6 @@ from vla_ros.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla demo``."""
     add = parser.add_argument
     add("--rollouts", type=int, default=2, metavar="N", help="rollouts per task (default %(default)s)")
     add("--tasks", nargs="+", default=["all"], metavar="NAME", help="task names, or all (the trained tasks; default)")
@@ -31,17 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--attach", action="store_true", help="use the simulator and the policy that are already running")
     add("--namespace", default="", help="their ROS namespace, with --attach")
     add("--view", action="store_true", help="show both cameras in a window (needs a display)")
-    add(
-        "--output",
-        type=Path,
-        default=Path("runs/demo"),
-        metavar="FOLDER",
-        help="folder for the results (default %(default)s)",
-    )
+    add("--output", type=Path, default="runs/demo", metavar="FOLDER", help="results folder (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla demo``."""
     if args.rollouts < 1:
         raise UserError(f"--rollouts must be at least 1; got {args.rollouts}")
     if args.view and not os.environ.get("DISPLAY"):

@@ -33,28 +33,44 @@ MARKER = "loop.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla loop``."""
     add = parser.add_argument
     add("--task", default="push_away_red", metavar="NAME", help="the new task (default %(default)s)")
     add("--episodes", type=int, default=50, metavar="N", help="demonstrations of the new task (default %(default)s)")
-    add("--rehearse", type=int, default=4, metavar="N", help="demonstrations per old task (default %(default)s)")
-    add("--rollouts", type=int, default=20, metavar="N", help="evaluation rollouts, new task (default %(default)s)")
-    add("--old-rollouts", type=int, default=3, metavar="N", help="the same per old task (default %(default)s)")
+    add(
+        "--rehearse",
+        type=int,
+        default=4,
+        metavar="N",
+        help="demonstrations per old task to rehearse (default %(default)s)",
+    )
+    add(
+        "--rollouts",
+        type=int,
+        default=20,
+        metavar="N",
+        help="evaluation rollouts of the new task (default %(default)s)",
+    )
+    add(
+        "--old-rollouts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="evaluation rollouts per old task (default %(default)s)",
+    )
     add("--checkpoint", default="", metavar="FOLDER", help="checkpoint to start from (default: the shipped one)")
     add("--recipe", type=Path, metavar="FILE", help=f"training recipe (default: {RECIPE})")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a recipe value")
-    add("--speed", type=float, default=10.0, metavar="X", help="recording speed, times real time (default %(default)g)")
     add(
-        "--output",
-        type=Path,
-        default=Path("runs/loop"),
-        metavar="FOLDER",
-        help="folder for bags, checkpoint and results (default %(default)s)",
+        "--speed",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="simulation speed while recording, times real time (default %(default)g)",
     )
+    add("--output", type=Path, default="runs/loop", metavar="FOLDER", help="results folder (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla loop``."""
     started_s, console = time.monotonic(), Console()
     checkpoint = args.checkpoint or str(resources.path(bringup.CHECKPOINT))
     old_tasks = _old_tasks(args.task)

@@ -27,7 +27,6 @@ POLICY_VALUES = ("plan age p50 ms", "camera to twist p50 ms", "camera to twist p
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla monitor``."""
     parser.add_argument(
         "--node", default="policy", metavar="NAME", help="name of the policy node (default %(default)s)"
     )
@@ -35,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla monitor``."""
     from vla_ros.nodes.clients.monitor import listen
 
     view, console = View(args.node), Console()

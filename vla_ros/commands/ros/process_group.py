@@ -86,24 +86,14 @@ class ProcessGroup:
     def stop(self, *names: str) -> None:
         """Stop processes (default: all), the last started first, escalating from SIGINT to SIGKILL."""
         for name in reversed(names or tuple(self._running)):
-            popen = self._pop(name)
+            _, popen = self._running.pop(name)
+            self._segments |= shared_segments(popen.pid)
             for number, patience_s in SIGNALS:
                 if popen.poll() is None:
                     popen.send_signal(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     popen.wait(patience_s)
                     break
-
-    def kill(self, name: str) -> None:
-        """Kill a process without warning."""
-        popen = self._pop(name)
-        popen.kill()
-        popen.wait()
-
-    def _pop(self, name: str) -> subprocess.Popen[bytes]:
-        _, popen = self._running.pop(name)
-        self._segments |= shared_segments(popen.pid)
-        return popen
 
     def __enter__(self) -> ProcessGroup:
         if threading.current_thread() is threading.main_thread():

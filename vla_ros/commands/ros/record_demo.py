@@ -34,44 +34,19 @@ FIRST_EVALUATION_SEED = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla record-demo``."""
     add = parser.add_argument
     add("--task", nargs="+", default=["all"], metavar="NAME", help="task names, or all (the trained tasks; default)")
     add("--episodes", type=int, default=120, metavar="N", help="demonstrations per task (default %(default)s)")
     add("--output", type=Path, required=True, metavar="FOLDER", help="folder for the bags, one per task")
     add(
-        "--speed",
-        type=float,
-        default=10.0,
-        metavar="X",
-        help="times real time, as far as the machine can keep up (default %(default)g)",
+        "--speed", type=float, default=10.0, metavar="X", help="simulation speed, times real time (default %(default)g)"
     )
-    add(
-        "--perturbation",
-        type=float,
-        default=0.4,
-        metavar="SCALE",
-        help="noise on the executed twist, 0 to 2 (default %(default)s)",
-    )
-    add(
-        "--first-seed",
-        type=int,
-        default=0,
-        metavar="SEED",
-        help="first seed of the scenes; no two tasks share a seed (default %(default)s)",
-    )
+    add("--perturbation", type=float, default=0.4, metavar="X", help="noise on the twist, 0 to 2 (default %(default)s)")
+    add("--first-seed", type=int, default=0, metavar="N", help="seed of the first scene (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla record-demo``."""
-    record(
-        args.output,
-        args.task,
-        args.episodes,
-        speed=args.speed,
-        perturbation=args.perturbation,
-        first_seed=args.first_seed,
-    )
+    record(args.output, args.task, args.episodes, args.speed, args.perturbation, args.first_seed)
     return 0
 
 
@@ -79,7 +54,6 @@ def record(
     output: Path,
     tasks: Sequence[str],
     episodes: int,
-    *,
     speed: float = 10.0,
     perturbation: float = 0.4,
     first_seed: int = 0,
@@ -94,7 +68,9 @@ def record(
     tasks = task_names(tasks)
     check(episodes, speed, perturbation, first_seed)
     first_seeds = _first_seeds(first_seed, episodes)
-    missing = [task for task in tasks if not _is_recorded(output / task)]
+    missing = [task for task in tasks if not (output / task).exists()]
+    for task in sorted(set(tasks) - set(missing)):
+        print(f"{task}: already recorded in {output / task}, skipping", flush=True)
     isolate()
     started_s, motion_s = time.monotonic(), 0.0
     with ProcessGroup(output.with_name(output.name + ".logs")) as group:
@@ -148,13 +124,6 @@ def _first_seeds(first_seed: int, episodes: int) -> dict[str, int]:
             f"{FIRST_EVALUATION_SEED} on, which are reserved for evaluation; use a smaller value of either"
         )
     return seeds
-
-
-def _is_recorded(bag: Path) -> bool:
-    if not bag.exists():
-        return False
-    print(f"{bag.name}: already recorded in {bag}, skipping", flush=True)
-    return True
 
 
 def _follow(group: ProcessGroup, task: str, episodes: int) -> float:

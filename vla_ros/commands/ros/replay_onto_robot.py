@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +39,13 @@ from vla_ros.files import write_json
 from vla_ros.robot import Robot, load_robot
 from vla_ros.runtime.playback import Playback
 
+if TYPE_CHECKING:
+    from vla_ros.nodes.policy.replay import ReplayResult
+
 START_M, START_RAD = 0.05, 0.2  # largest distance of the tool from where the episode begins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla replay-onto-robot``."""
     add = parser.add_argument
     add("checkpoint", type=Path, help="checkpoint folder")
     add("bags", nargs="+", help="bags, or folders of bags")
@@ -59,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla replay-onto-robot``."""
     if not 0.0 < args.speed <= 1.0:
         raise UserError(f"--speed must be in (0, 1]; got {args.speed:g}")
     robot = load_robot(args.robot)
@@ -69,10 +72,7 @@ def run(args: argparse.Namespace) -> int:
     recorded = episode.proprioception.astype(np.float64)
     playback = Playback(contract, episode.actions, episode.command, args.speed)
     seconds = len(episode.actions) / contract.timing.control_hz
-    print(
-        f'{episode.source}: "{episode.command}", {seconds:.1f} s; '
-        f"{seconds / args.speed:.1f} s at {args.speed:g} times its speed"
-    )
+    print(f'{episode.source}: "{episode.command}", {seconds:.1f} s, replayed in {seconds / args.speed:.1f} s')
 
     def check_start(state: NDArray[np.float64]) -> None:
         distance_m, turn_rad = pose_distance(names, recorded[0], state)
@@ -82,42 +82,41 @@ def run(args: argparse.Namespace) -> int:
                 f"{START_M} m and {START_RAD} rad; move it there, or use --anywhere"
             )
 
+    result = _replay(args, playback, check_start)
+    frames = np.array([seen.frame for seen in playback.seen])
+    try:
+        motion = compare_motion(names, recorded, frames, np.stack([seen.proprioception for seen in playback.seen]))
+    except ValueError as error:
+        raise UserError(f"the replay stopped ({result.reason}) before the arm moved: {error}") from None
+    _print(result, motion)
+    if args.json:
+        replayed = {"episode": episode.source, "speed": args.speed, "stopped": result.reason, "detail": result.detail}
+        ticks = {"ticks": result.ticks, "ticks_limited": result.ticks_limited}
+        write_json(args.json, {**replayed, **ticks, **dataclasses.asdict(motion)})
+    return 0 if result.reason is None and not motion.mismatches else 1
+
+
+def _replay(
+    args: argparse.Namespace, playback: Playback, check_start: Callable[[NDArray[np.float64]], None]
+) -> ReplayResult:
     from vla_ros.nodes.policy.replay import replay  # rclpy reads the environment once
 
-    ended = replay(
+    parameters = {
+        "checkpoint": str(args.checkpoint),
+        "robot": str(args.robot),
+        "speed_scale": args.speed,
+        "require_enable": args.require_enable,
+        "use_sim_time": args.use_sim_time,
+    }
+    return replay(
         playback,
-        parameters={
-            "checkpoint": str(args.checkpoint),
-            "robot": str(args.robot),
-            "speed_scale": args.speed,
-            "require_enable": args.require_enable,
-            "use_sim_time": args.use_sim_time,
-        },
+        parameters=parameters,
         namespace=args.namespace,
         arm=args.arm,
         timeout_s=args.patience,
         check_start=check_start,
-        report=lambda text: print(text, flush=True),
+        report=functools.partial(print, flush=True),
     )
-    figures: dict[str, Any] = {
-        "episode": episode.source,
-        "speed": args.speed,
-        "stopped": ended.reason,
-        "detail": ended.detail,
-        "ticks": ended.ticks,
-        "ticks_limited": ended.ticks_limited,
-    }
-    seen = playback.seen
-    frames = np.array([one.frame for one in seen])
-    try:
-        motion = compare_motion(names, recorded, frames, np.stack([one.proprioception for one in seen]))
-    except ValueError as error:
-        raise UserError(f"the replay stopped ({ended.reason}) before the arm moved: {error}") from None
-    figures |= dataclasses.asdict(motion)
-    _print(figures, motion)
-    if args.json:
-        write_json(args.json, figures)
-    return 0 if ended.reason is None and not motion.mismatches else 1
 
 
 def with_state(contract: PolicyContract, robot: Robot) -> PolicyContract:
@@ -148,10 +147,11 @@ def read_episode(args: argparse.Namespace, robot: Robot, contract: PolicyContrac
     if not 0 <= args.episode < len(loaded.episodes):
         skipped = f" (skipped: {loaded.report.dropped_text()})" if loaded.report.dropped else ""
         raise UserError(f"--episode must be between 0 and {len(loaded.episodes) - 1}{skipped}; got {args.episode}")
-    return loaded.episodes[args.episode]
+    episode: Episode = loaded.episodes[args.episode]
+    return episode
 
 
-def _print(figures: dict[str, Any], motion: Motion) -> None:
+def _print(result: ReplayResult, motion: Motion) -> None:
     table = Table("axis", "recorded", "measured", "measured / recorded")
     for axis in motion.axes:
         share = "barely moved" if axis.gain is None else f"{axis.gain:.2f}"
@@ -160,10 +160,10 @@ def _print(figures: dict[str, Any], motion: Motion) -> None:
     print(
         f"deviation from the recorded path: {1e3 * motion.position_error_m:.1f} mm (max {1e3 * motion.largest_m:.1f}), "
         f"{motion.rotation_error_rad:.3f} rad (max {motion.largest_rad:.3f}); the robot's limits modified "
-        f"{figures['ticks_limited']} of {figures['ticks']} twists"
+        f"{result.ticks_limited} of {result.ticks} twists"
     )
-    if figures["stopped"] is not None:
-        print(f"stopped early: {figures['stopped']} {figures['detail']}".rstrip())
+    if result.reason is not None:
+        print(f"stopped early: {result.reason} {result.detail}".rstrip())
     for name, detail in motion.mismatches:
         print(f"mismatch, {name}: {detail}")
     if not motion.mismatches:

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vla_ros import bringup
 from vla_ros.commands.ros.isolation import isolate
@@ -21,16 +21,12 @@ from vla_ros.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vla_ros.nodes.clients.rollouts import RolloutClient
+
 TIME_LIMIT_S = 15.0
 START_TIMEOUT_S = 120.0
 # A policy with arm_on_start is disarmed until its first control tick.
 DISARMED_AFTER_S = 2.0
-
-
-class PolicyClient(Protocol):
-    """Knows the latest state of a policy node."""
-
-    def policy_state(self) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +180,7 @@ def attach(
     return RosEvaluation(done, state["ticks"], state["inference_ms"], time.monotonic() - started_s)
 
 
-def wait_for_policy(client: PolicyClient, namespace: str, check: Callable[[], None]) -> None:
+def wait_for_policy(client: RolloutClient, namespace: str, check: Callable[[], None]) -> None:
     """Wait until the policy is armed and idle.
 
     Raises:

@@ -13,7 +13,6 @@ from vla_ros import topics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla say``."""
     add = parser.add_argument
     add("text", help='language command, e.g. "open the drawer"; an empty one stops the arm')
     add("--topic", default=topics.LANGUAGE_COMMAND, help="topic to publish on (default %(default)s)")
@@ -23,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla say``."""
     from vla_ros.nodes.clients.say import say
 
     subscribers = say(args.text, args.topic, args.patience)

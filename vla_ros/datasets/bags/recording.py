@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of an open bag, of all its files together: one by one as received, or many at once as they lie.
+"""The messages of an open bag, from all its files: one by one in order of receipt, or in batches as they are stored.
 
-What can't be read is left out and said in words: `Recording.damage`.
+What can't be read is left out and described by `Recording.damage`.
 """
 
 from __future__ import annotations
@@ -12,75 +12,97 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.datasets.bags.cdr.typestore import decoder
-from vla_ros.datasets.bags.message_refs import Marked, Place, Places
-from vla_ros.datasets.bags.storage.entries import Container, Damage, Piece, StoredTopic
-from vla_ros.datasets.bags.storage.inflate import inflate_message, plain
+from vla_ros.datasets.bags.cdr.messages import decoder
+from vla_ros.datasets.bags.storage.container import Damage, MessageBatch, StorageFile, StoredTopic, inflate_message
 from vla_ros.datasets.errors import BagError, unreadable
 from vla_ros.robot import RobotError, match_topic
 
-_READ_TOGETHER_BYTES = 1 << 21
+_TOGETHER_BYTES = 1 << 21
+_RUN = 4096
 
-SeePiece = Callable[[int, StoredTopic, Piece], None]  # file, topic, messages
+MessageRef = tuple[int, int]  # file, entry in its index
+MessageMask = Mapping[int, NDArray[np.bool_]]  # per file, which entries of its index
+
+
+class MessageRefs(NamedTuple):
+    """References to messages: the numbers of their files, of their entries there, and their receive times, all (n,)."""
+
+    file: NDArray[np.int64]
+    entry: NDArray[np.int64]
+    receive_ns: NDArray[np.int64]
+
+    @classmethod
+    def merged(cls, parts: Sequence[MessageRefs]) -> MessageRefs:
+        """Merge into order of receipt; of equal times, the earlier file and entry first."""
+        columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts)]
+        file, entry, receive_ns = columns or [np.zeros(0, np.int64)] * 3
+        return cls(file, entry, receive_ns).select(np.lexsort((entry, file, receive_ns)))
+
+    def select(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> MessageRefs:
+        """Return some of the references."""
+        return MessageRefs(*(column[which] for column in self))
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Split into short ranges [first, stop) of messages of one file."""
+        changes = np.flatnonzero(np.diff(self.file)) + 1
+        cuts = np.union1d(changes, np.arange(0, len(self.file) + 1, _RUN)).tolist()
+        yield from itertools.pairwise(sorted({*cuts, len(self.file)}))
+
+
+OnBatch = Callable[[int, StoredTopic, MessageBatch], None]  # file, topic, messages
 
 
 @dataclasses.dataclass(frozen=True)
 class Topic:
-    """A topic of a bag: its message type and how many messages the bag has."""
+    """A topic of a bag: its message type and number of messages."""
 
     type: str
     messages: int
 
 
 class Recording:
-    """An open bag. Times are receive times in ns: when the recorder got a message.
+    """An open bag. Times are receive times in ns: when the recorder received a message.
 
-    custom_data: what `ros2 bag record --custom-data` noted. tables: for `topic_tables`.
+    Attributes:
+        custom_data: Notes from `ros2 bag record --custom-data`.
+        tables: Cache of `cdr.batch_reader`.
     """
 
     def __init__(
-        self, path: Path, files: Sequence[Container], custom_data: Mapping[str, str], damage: Sequence[str]
+        self, path: Path, files: Sequence[StorageFile], custom_data: Mapping[str, str], damage: Sequence[str]
     ) -> None:
         self.path = path
         self.custom_data = dict(custom_data)
         self._files = files
         self._damage = list(damage)
-        # Messages that could not be read: topic -> where they are, and why the first could not.
-        self._unread: dict[str, tuple[set[Place], str]] = {}
-        self._kept: dict[Place, bytes] = {}
+        # Messages that could not be read: topic -> their references, and what is wrong with the first.
+        self._unread: dict[str, tuple[set[MessageRef], str]] = {}
+        self._preloaded: dict[MessageRef, bytes] = {}
         self.tables: dict[str, Any] = {}
         self.topics = _topics(files)
-        times_ns = [file.entries.time_ns for file in files if len(file.entries)]
+        times_ns = [file.index.time_ns for file in files if len(file.index)]
         self.start_ns = int(min(times[0] for times in times_ns)) if times_ns else 0
         self.end_ns = int(max(times[-1] for times in times_ns)) if times_ns else 0
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """What of the bag is lost, in sentences; messages that are damaged are known once they were asked for."""
+        """What is lost of the bag, in sentences; damaged messages are known once something has tried to read them."""
         unread = (
-            f"{len(where)} of {self.topics[topic].messages} messages on {topic} are damaged and left out ({why})"
-            for topic, (where, why) in sorted(self._unread.items())
+            f"{len(refs)} of {self.topics[topic].messages} messages on {topic} are damaged and left out ({why})"
+            for topic, (refs, why) in sorted(self._unread.items())
         )
         return (*self._damage, *unread)
 
-    def marked(self, places: Iterable[Places]) -> Marked:
-        """Mark the messages at `places`."""
-        marked = {number: np.zeros(len(file.entries), bool) for number, file in enumerate(self._files)}
-        for some in places:
-            for number, which in marked.items():
-                which[some.entry[some.file == number]] = True
-        return marked
-
     def find(self, wanted: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-        """Look up topics by what they are needed for: purpose -> (relative topic, type) to purpose -> name in the bag.
+        """Look up topics: purpose -> (relative topic, type) becomes purpose -> name in the bag.
 
         Raises:
-            BagError: some are missing or have another type; the message lists them all, and what the bag has.
+            BagError: Some are missing or have another type; lists all of them, and what the bag contains.
         """
         found, problems = {}, []
         for purpose, (topic, kind) in wanted.items():
@@ -90,42 +112,51 @@ class Recording:
                 problems.append(f"{purpose}: {error}")
                 continue
             if name is None:
-                problems.append(f"{purpose}: there is no topic {topic!r}")
+                problems.append(f"{purpose}: topic {topic!r} is missing")
             elif self.topics[name].type != kind:
                 problems.append(f"{purpose}: topic {name!r} has the type {self.topics[name].type}, not {kind}")
             else:
                 found[purpose] = name
         if problems:
-            has = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(self.topics.items())) or "nothing"
+            lines = "\n  ".join(problems)
             raise BagError(
-                f"bag {self.path} does not fit the robot's file:\n  " + "\n  ".join(problems) + f"\nThe bag has: {has}."
-                "\nRecord the missing topics, or write the topics into the robot's file as the bag has them."
-            )  # fmt: skip
+                f"bag {self.path} does not match the robot file:\n  {lines}\nThe bag contains {self.contents()}.\n"
+                "Record the missing topics, or change the robot file to the topics in the bag."
+            )
         return found
 
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
-        """Yield (topic, receive time, message) of `topics`, in the order in which they were received.
+    def contents(self) -> str:
+        """List the topics and their types, for error messages."""
+        return ", ".join(f"{name} ({topic.type})" for name, topic in sorted(self.topics.items())) or "nothing"
 
-        Messages of other topics are neither read nor decoded. Damaged ones are left out and told by `damage`.
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
+        """Yield (topic, receive time, message) of `topics`, in order of receipt.
+
+        Messages of other topics are neither read nor decoded. Damaged ones are left out and added to `damage`.
 
         Raises:
-            BagError: no message of one of the topics can be decoded.
+            BagError: No message on one of the topics can be decoded.
         """
-        for _, topic, receive_ns, message in self.placed_messages(topics):
+        for _, topic, receive_ns, message in self.messages_with_refs(topics):
             yield topic, receive_ns, message
 
-    def placed_messages(
-        self, topics: Collection[str], left_out: Marked | None = None
-    ) -> Iterator[tuple[Place, str, int, Any]]:
-        """Yield (place, topic, receive time, message) as `messages` does.
+    def messages_with_refs(
+        self, topics: Collection[str], left_out: MessageMask | None = None
+    ) -> Iterator[tuple[MessageRef, str, int, Any]]:
+        """Yield (reference, topic, receive time, message), as `messages` does.
 
-        left_out: messages that are good, and neither read nor decoded.
+        Args:
+            topics: Names of the topics.
+            left_out: Messages that are known to be good, and neither read nor decoded.
         """
         decoders: dict[int, Any] = {}
         good: collections.Counter[str] = collections.Counter()
         for number, which in (left_out or {}).items():
-            good.update(self._names(number, which))
-        for where, topic, receive_ns, data in self._read(topics, left_out):
+            file = self._files[number]
+            keys, counts = np.unique(file.index.topic[which], return_counts=True)
+            for key, count in zip(keys.tolist(), counts.tolist()):
+                good[file.topics[key].name] += count
+        for ref, topic, receive_ns, data in self._read(topics, left_out):
             decode = decoders.get(id(topic))  # by identity: hashing its definition takes longer than most messages
             if decode is None:
                 try:
@@ -135,79 +166,76 @@ class Recording:
             try:
                 message = decode(data)
             except Damage as error:
-                self._note(topic.name, where, str(error))
+                self._note(topic.name, ref, str(error))
                 continue
             good[topic.name] += 1
-            yield where, topic.name, receive_ns, message
+            yield ref, topic.name, receive_ns, message
         for name in topics:
             if name in self._unread and not good[name]:
                 raise BagError(
                     f"bag {self.path}: no message on {name} can be read ({self._unread[name][1]}); copy the bag again "
-                    "from where it was recorded"
+                    "from the machine that recorded it"
                 )
 
     @contextlib.contextmanager
-    def kept(
-        self, topics: Collection[str], others: Collection[str] = (), see: SeePiece | None = None
+    def preloaded(
+        self, topics: Collection[str], batch_topics: Collection[str] = (), on_batch: OnBatch | None = None
     ) -> Iterator[None]:
         """Read `topics` once for several passes over them: within the context their messages stay in memory.
 
-        A pass decompresses every chunk that has one of the messages, however small they are. So in the same pass `see`
-        is told of the `pieces` of `others`.
+        Each pass decompresses every chunk that has one of the messages, however small they are. So the same pass hands
+        the `batches` of `batch_topics` to `on_batch`.
         """
-        left_out = self.marked(())
-        kept: dict[Place, bytes] = {}
-        for number, topic, piece in self.pieces({*topics, *others}):
-            if see is not None and topic.name in others:
-                see(number, topic, piece)
+        loaded = self.mask(())
+        preloaded: dict[MessageRef, bytes] = {}
+        for number, topic, batch in self.batches({*topics, *batch_topics}):
+            if on_batch is not None and topic.name in batch_topics:
+                on_batch(number, topic, batch)
             if topic.name in topics:
-                left_out[number][piece.entry] = True
-                columns = (column.tolist() for column in (piece.entry, piece.start, piece.stop))
-                kept.update({(number, entry): piece.data[start:stop] for entry, start, stop in zip(*columns)})
-        kept.update({where: data for where, _, _, data in self._read(topics, left_out)})
-        self._kept = kept
+                loaded[number][batch.entry] = True
+                preloaded.update(((number, entry), data) for entry, data in batch.by_entry())
+        preloaded.update({ref: data for ref, _, _, data in self._read(topics, loaded)})
+        self._preloaded = preloaded
         try:
             yield
         finally:
-            self._kept = {}
+            self._preloaded = {}
 
-    def pieces(self, topics: Collection[str]) -> Iterator[tuple[int, StoredTopic, Piece]]:
-        """Yield (file, topic, messages) of `topics` as they lie in the files: all of them in one pass.
+    def batches(self, topics: Collection[str]) -> Iterator[tuple[int, StoredTopic, MessageBatch]]:
+        """Yield (file, topic, messages) of `topics` as they are stored, in one pass over the files.
 
-        Messages that are damaged, or compressed one by one, are left out and not told by `damage`.
+        Messages that are damaged, or compressed one by one, are left out without being added to `damage`.
         """
         for number, file in enumerate(self._files):
             keys = [key for key, topic in file.topics.items() if topic.name in topics]
             try:
-                for piece in map(plain, file.pieces(np.flatnonzero(np.isin(file.entries.topic, keys)))):
-                    key_of = file.entries.topic[piece.entry]
+                for stored in file.batches(np.flatnonzero(np.isin(file.index.topic, keys))):
+                    batch = stored.uncompressed()
+                    key_of = file.index.topic[batch.entry]
                     for key in set(key_of.tolist()):
-                        yield number, file.topics[key], piece.chosen(key_of == key)
+                        yield number, file.topics[key], batch.select(key_of == key)
             except OSError as error:
                 raise unreadable(self.path, error) from None
 
     def serialized(self) -> Iterator[tuple[StoredTopic, int, bytes]]:
-        """Yield (topic, receive time, serialised message) of all messages, as received."""
+        """Yield (topic, receive time, serialized message) of all messages, in order of receipt."""
         for _, topic, receive_ns, data in self._read(None):
             yield topic, receive_ns, data
 
-    def read(self, places: Places) -> Iterator[bytes]:
-        """Yield the serialised messages at `places`, which `pieces` found good.
+    def read(self, refs: MessageRefs) -> Iterator[bytes]:
+        """Yield the serialized messages at `refs`, which `batches` has yielded before.
 
         Raises:
-            BagError: one is good no more.
+            BagError: One can't be read any more.
         """
         first, count = 0, 1
-        while first < len(places.file):
-            file = self._files[places.file[first]]
-            other = np.flatnonzero(places.file[first : first + count] != places.file[first])
+        while first < len(refs.file):
+            file = self._files[refs.file[first]]
+            other = np.flatnonzero(refs.file[first : first + count] != refs.file[first])
             stop = first + (int(other[0]) if len(other) else count)
-            entry = places.entry[first:stop]
-            found: dict[int, bytes] = {}
+            entry = refs.entry[first:stop]
             try:
-                for piece in file.pieces(entry):
-                    columns = (column.tolist() for column in (piece.entry, piece.start, piece.stop))
-                    found.update((one, piece.data[begin:end]) for one, begin, end in zip(*columns))
+                found = dict(itertools.chain.from_iterable(batch.by_entry() for batch in file.batches(entry)))
             except OSError as error:
                 raise unreadable(self.path, error) from None
             for one in entry.tolist():
@@ -215,78 +243,78 @@ class Recording:
                     raise BagError(f"bag {self.path} was changed while it was read; run the same command again")
                 yield found[one]
             first = stop
-            count = max(1, _READ_TOGETHER_BYTES // max(map(len, found.values())))
+            count = max(1, _TOGETHER_BYTES // max(map(len, found.values())))
 
     def receive_times_ns(self) -> dict[str, NDArray[np.int64]]:
         """Return the receive times of all messages by topic, without reading any."""
         times_ns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self.topics}
         for file in self._files:
             for key, topic in file.topics.items():
-                if topic.name in times_ns:  # others are declared and have no message
-                    times_ns[topic.name].append(file.entries.time_ns[file.entries.topic == key])
+                if topic.name in times_ns:  # others are declared but have no message
+                    times_ns[topic.name].append(file.index.time_ns[file.index.topic == key])
         return {name: np.sort(np.concatenate(parts)) for name, parts in times_ns.items()}
 
     def stored_topics(self) -> dict[str, StoredTopic]:
-        """Return the topics that have messages, as the first file that has one declares them."""
-        return {topic.name: topic for file in reversed(self._files) for topic in file.topics.values()
-                if topic.name in self.topics}  # fmt: skip
+        """Return the topics that have messages, as declared by the first file that has one."""
+        stored = [topic for file in reversed(self._files) for topic in file.topics.values()]
+        return {topic.name: topic for topic in stored if topic.name in self.topics}
 
-    def _read(
-        self, topics: Collection[str] | None, left_out: Marked | None = None
-    ) -> Iterator[tuple[Place, StoredTopic, int, bytes]]:
-        """Yield (where it is, topic, receive time, serialised message) of `topics`, None for all, as received."""
-        for number, entry, key, time_ns, block, offset in self._columns(self.places(topics, left_out)):
-            file, where = self._files[number], (number, entry)
-            topic = file.topics[key]
-            try:
-                data = self._kept.get(where) or inflate_message(file.read(key, time_ns, block, offset))
-            except Damage as error:
-                self._note(topic.name, where, str(error))
-                continue
-            except OSError as error:
-                raise unreadable(self.path, error) from None
-            yield where, topic, time_ns, data
-
-    def places(self, topics: Collection[str] | None, left_out: Marked | None = None) -> Places:
-        """Return where the messages of `topics`, None for all, are, in the order in which they were received."""
+    def refs(self, topics: Collection[str] | None, left_out: MessageMask | None = None) -> MessageRefs:
+        """Return references to the messages of `topics`, None for all, in order of receipt."""
         found = []
         for number, file in enumerate(self._files):
             keys = [key for key, topic in file.topics.items() if topics is None or topic.name in topics]
-            wanted = np.isin(file.entries.topic, keys)
+            wanted = np.isin(file.index.topic, keys)
             if left_out:
                 wanted &= ~left_out[number]
             entry = np.flatnonzero(wanted)
-            found.append(Places(np.full(len(entry), number), entry, file.entries.time_ns[entry]))
-        return Places.joined(found)
+            found.append(MessageRefs(np.full(len(entry), number), entry, file.index.time_ns[entry]))
+        return MessageRefs.merged(found)
 
-    def _columns(self, places: Places) -> Iterator[tuple[int, int, int, int, int, int]]:
-        """Yield (file, entry, and the entry's columns) of the messages at `places`."""
-        # Python's numbers are quick to use and large to keep: some at a time, of one file.
-        for first, stop in places.runs():
-            number, chosen = int(places.file[first]), places.entry[first:stop]
-            table = self._files[number].entries
-            columns = (column[chosen].tolist() for column in (table.topic, table.time_ns, table.block, table.offset))
-            yield from zip(itertools.repeat(number), chosen.tolist(), *columns)
+    def mask(self, refs: Iterable[MessageRefs]) -> MessageMask:
+        """Return a mask of the messages at `refs`."""
+        mask = {number: np.zeros(len(file.index), bool) for number, file in enumerate(self._files)}
+        for some in refs:
+            for number, which in mask.items():
+                which[some.entry[some.file == number]] = True
+        return mask
 
-    def _names(self, number: int, which: NDArray[np.bool_]) -> collections.Counter[str]:
-        """How many of some of a file's entries each topic has."""
-        keys, counts = np.unique(self._files[number].entries.topic[which], return_counts=True)
-        found: collections.Counter[str] = collections.Counter()
-        for key, count in zip(keys.tolist(), counts.tolist()):
-            found[self._files[number].topics[key].name] += count
-        return found
+    def _read(
+        self, topics: Collection[str] | None, left_out: MessageMask | None = None
+    ) -> Iterator[tuple[MessageRef, StoredTopic, int, bytes]]:
+        """Yield (reference, topic, receive time, serialized message) of `topics`, None for all, as received."""
+        for number, entry, key, time_ns, block, offset in self._rows(self.refs(topics, left_out)):
+            file, ref = self._files[number], (number, entry)
+            topic = file.topics[key]
+            try:
+                data = self._preloaded.get(ref) or inflate_message(file.read(key, time_ns, block, offset))
+            except Damage as error:
+                self._note(topic.name, ref, str(error))
+                continue
+            except OSError as error:
+                raise unreadable(self.path, error) from None
+            yield ref, topic, time_ns, data
 
-    def _note(self, topic: str, where: Place, why: str) -> None:
-        self._unread.setdefault(topic, (set(), why))[0].add(where)
+    def _rows(self, refs: MessageRefs) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """Yield (file, entry, and the entry's row of the index)."""
+        # Python's numbers are fast to use and large to keep: a few at a time, from one file.
+        for first, stop in refs.runs():
+            number, entry = int(refs.file[first]), refs.entry[first:stop]
+            index = self._files[number].index
+            columns = (column[entry].tolist() for column in (index.topic, index.time_ns, index.block, index.offset))
+            yield from zip(itertools.repeat(number), entry.tolist(), *columns)
+
+    def _note(self, topic: str, ref: MessageRef, why: str) -> None:
+        self._unread.setdefault(topic, (set(), why))[0].add(ref)
 
 
-def _topics(files: Sequence[Container]) -> dict[str, Topic]:
-    """All topics that have a message."""
+def _topics(files: Sequence[StorageFile]) -> dict[str, Topic]:
+    """Return all topics that have a message."""
     types: dict[str, set[str]] = {}
     counts: collections.Counter[str] = collections.Counter()
     for file in files:
         for key, topic in file.topics.items():
-            count = int((file.entries.topic == key).sum())
+            count = int((file.index.topic == key).sum())
             if count:
                 types.setdefault(topic.name, set()).add(topic.type)
                 counts[topic.name] += count

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write what a killed recorder left as a whole bag, for tools that need one; training reads it as it is."""
+"""Rewrite what a killed recorder left behind as a complete bag, for tools that need one; training reads it as it is."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 from rosbags.rosbag2.metadata import parse_qos
 
-from vla_ros.datasets.bags.cdr.typestore import definitions
-from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.cdr.messages import definitions
+from vla_ros.datasets.bags.open_bag import METADATA, open_bag
 from vla_ros.datasets.bags.recording import Recording
-from vla_ros.datasets.bags.storage.entries import Damage
-from vla_ros.datasets.bags.storage.files import METADATA
-from vla_ros.datasets.bags.writer import PARTIAL, BagWriter, TopicQos
+from vla_ros.datasets.bags.storage.container import Damage
+from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.datasets.errors import BagError
+from vla_ros.files import PARTIAL
 
 
 def recover(path: str | Path) -> Path:
-    """Write the messages in an unfinished bag into a new bag beside it, NAME_recovered, and return that folder.
+    """Copy the messages of an unfinished bag into a new bag beside it, NAME_recovered, and return that folder.
 
-    `path` is NAME.partial or a folder that lacks its metadata.yaml; it is left as it is. What was not on the disk when
-    the recorder died is not in it.
+    `path`, NAME.partial or a folder without metadata.yaml, is left unchanged. What had not reached the disk when the
+    recorder died is lost.
 
     Raises:
-        BagError: there is nothing to recover, or NAME_recovered exists.
+        BagError: There is nothing to recover, or NAME_recovered exists.
     """
     path = Path(path)
     if (path / METADATA).is_file():
@@ -35,12 +35,12 @@ def recover(path: str | Path) -> Path:
             types = definitions(list(recording.stored_topics().values()))
         except Damage as error:
             raise BagError(f"{path} can't be recovered: {error}") from None
-        _write(recording, BagWriter(target, types))
+        _copy(recording, BagWriter(target, types))
     return target
 
 
-def _write(recording: Recording, writer: BagWriter) -> None:
-    """Copy everything into `writer` and close it; of a failure, a `.partial` stays only if there is something in it."""
+def _copy(recording: Recording, writer: BagWriter) -> None:
+    """Copy everything into `writer` and close it; after a failure, keep `.partial` only if it contains messages."""
     try:
         with writer:
             for name, topic in recording.stored_topics().items():
@@ -56,7 +56,7 @@ def _write(recording: Recording, writer: BagWriter) -> None:
 def _qos(offered: str) -> TopicQos:
     try:
         profiles = parse_qos(offered) if offered else []
-    except Exception:  # foreign text; the messages are worth more than their QoS
+    except Exception:  # foreign text; the messages matter more than their QoS
         profiles = []
     if not profiles:
         return TopicQos()

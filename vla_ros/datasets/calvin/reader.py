@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CALVIN (Mees et al. 2022, arXiv:2112.03227): the language-annotated segments of a split, in our units.
+"""Read CALVIN (Mees et al. 2022, arXiv:2112.03227): the language-annotated segments of a split.
 
-A split is a folder such as task_ABC_D/training: one episode_0000000.npz for each step at 30 Hz, and
-lang_annotations/auto_lang_ann.npy with the segments. A file has the state and the pictures before the action in it.
-`rel_actions` are increments of the tool's pose as CALVIN's environment takes them: +-1 is 0.02 m, or 0.05 rad of a
-fixed-axis xyz Euler angle, in the base frame; the gripper is +1 open, -1 closed. Episodes keep the frames from a
-segment's start to before its end, however few they are.
+A split is a folder such as task_ABC_D/training, with one episode_0000000.npz for each step at 30 Hz, and the segments
+in lang_annotations/auto_lang_ann.npy. A file holds the state and the images before its action. `rel_actions` are
+increments of the tool's pose as CALVIN's environment takes them: +-1 is 0.02 m, or 0.05 rad of a fixed-axis xyz Euler
+angle, in the base frame; the gripper is +1 open, -1 closed. Segments of any length are used.
 """
 
 from __future__ import annotations
@@ -24,14 +23,13 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.finding import absolute
-from vla_ros.datasets.calvin.numpy_files import read_npy, read_npz
-from vla_ros.datasets.calvin.safe_pickle import PickledArray
+from vla_ros.datasets.calvin.safe_pickle import PickledArray, read_npy, read_npz
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.fingerprint import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, require_rate, to_episode
+from vla_ros.files import absolute
 
 RATE_HZ = Fraction(30)
 STEP_M, STEP_RAD = 0.02, 0.05
@@ -40,12 +38,12 @@ CAMERAS = {"static": "rgb_static", "wrist": "rgb_gripper"}
 
 ANNOTATIONS = Path("lang_annotations/auto_lang_ann.npy")
 RECORDINGS = "ep_start_end_ids.npy"
-SEGMENTS_IN_A_PART = 64
+SEGMENTS_PER_SHARD = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Frames [start, stop) of a split, what they show, and the first frame of the recording that they are cut from."""
+    """Frames [start, stop) of a split; `recording` is the first frame of the recording that they are cut from."""
 
     start: int
     stop: int
@@ -55,13 +53,13 @@ class Segment:
 
 
 def calvin_shards(split: Path, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
-    """Return the parts of a split: its segments in the order of their frames, `SEGMENTS_IN_A_PART` at a time.
+    """Return the shards of a split: its segments in the order of their frames, `SEGMENTS_PER_SHARD` at a time.
 
-    A part is identified by the annotation file and the first frame of each of its segments, not by all of the frames.
+    A shard is identified by the annotations and the first frame of each segment: reading every frame takes too long.
 
     Raises:
-        SourceError: the folder is no split, the annotations can't be read, or the contract wants another camera or a
-            higher control rate.
+        SourceError: the folder is not a split, the annotations can't be read, or the contract requires another camera
+            or a higher control rate.
     """
     split = absolute(split)
     require_rate(RATE_HZ, timing, str(split))
@@ -69,13 +67,13 @@ def calvin_shards(split: Path, spec: ObservationSpec, timing: Timing) -> list[So
         if camera.name not in CAMERAS:
             raise SourceError(f"{split}: CALVIN has no camera {camera.name!r}; it has {', '.join(CAMERAS)}")
     segments = read_segments(split)
-    parts = []
-    for index in range(0, len(segments), SEGMENTS_IN_A_PART):
-        chosen = tuple(segments[index : index + SEGMENTS_IN_A_PART])
+    shards = []
+    for index in range(0, len(segments), SEGMENTS_PER_SHARD):
+        chosen = tuple(segments[index : index + SEGMENTS_PER_SHARD])
         frames = [frame_file(split, segment.start) for segment in chosen]
-        parts.append(
+        shards.append(
             SourceShard(
-                name=f"{split.name}.{index // SEGMENTS_IN_A_PART:05d}",
+                name=f"{split.name}.{index // SEGMENTS_PER_SHARD:05d}",
                 root=split,
                 files=(split / ANNOTATIONS, *dict.fromkeys(file for file in frames if file.exists())),
                 settings={
@@ -87,7 +85,7 @@ def calvin_shards(split: Path, spec: ObservationSpec, timing: Timing) -> list[So
                 decode=functools.partial(_decode, split, chosen, spec, timing),
             )
         )
-    return parts
+    return shards
 
 
 def read_segments(split: Path) -> list[Segment]:
@@ -99,14 +97,15 @@ def read_segments(split: Path) -> list[Segment]:
     path = split / ANNOTATIONS
     if not path.is_file():
         raise SourceError(
-            f"{split} is no split of CALVIN: it has no {ANNOTATIONS}; give a folder such as task_D_D/training"
+            f"{split} is not a split of CALVIN, because it has no {ANNOTATIONS}; must be a folder such as "
+            "task_D_D/training"
         )
     data = read_npy(path)
     commands, tasks = _list(path, data, "language", "ann"), _list(path, data, "language", "task")
     bounds = _list(path, data, "info", "indx")
     recordings = _recordings(split)
     if not len(commands) == len(tasks) == len(bounds):
-        raise SourceError(f"{path}: {len(commands)} texts, {len(tasks)} tasks and {len(bounds)} segments")
+        raise SourceError(f"{path} has {len(commands)} texts, {len(tasks)} tasks and {len(bounds)} segments")
     segments = []
     for command, task, bound in zip(commands, tasks, bounds):
         start, stop = _bounds(path, bound)
@@ -125,17 +124,18 @@ def frame_file(split: Path, frame: int) -> Path:
 
 
 def twists_from_relative(relative: NDArray[np.float64], euler: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the twists (S, 6) in m/s, rad/s of CALVIN's `rel_actions` (S, 6 or 7) at tool angles `euler` (S, 3)."""
+    """Convert CALVIN's `rel_actions` (S, 6 or 7) at tool angles `euler` (S, 3) to twists (S, 6) in m/s and rad/s."""
     before = Rotation.from_euler("xyz", euler)
     after = Rotation.from_euler("xyz", euler + STEP_RAD * relative[:, 3:6])
     turned = (after * before.inv()).as_rotvec()
-    return np.concatenate([STEP_M * relative[:, :3], turned], axis=1) * float(RATE_HZ)
+    twists: NDArray[np.float64] = np.concatenate([STEP_M * relative[:, :3], turned], axis=1) * float(RATE_HZ)
+    return twists
 
 
 def relative_from_twist(twist: NDArray[np.float64], euler: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return CALVIN's relative action (6,), clipped to +-1, for a twist (6,) at tool angles (3,): one step of 1/30 s.
+    """Return CALVIN's relative action (6,), clipped to +-1, for one step with a twist (6,) at tool angles (3,).
 
-    Inverse of `twists_from_relative`, as long as no angle is at a quarter turn about y.
+    Inverse of `twists_from_relative`, except at a quarter turn about y.
     """
     step_s = 1 / float(RATE_HZ)
     after = (Rotation.from_rotvec(twist[3:6] * step_s) * Rotation.from_euler("xyz", euler)).as_euler("xyz")
@@ -169,7 +169,7 @@ def _trajectory(split: Path, segment: Segment, spec: ObservationSpec) -> Traject
     quaternions = Rotation.from_euler("xyz", state[:, 3:6]).as_quat()
     return Trajectory(
         rate_hz=RATE_HZ,
-        picture=lambda camera, step: frames[step][CAMERAS[camera]],
+        image=lambda camera, step: frames[step][CAMERAS[camera]],
         twists=twists_from_relative(relative, state[:, 3:6]),
         grippers=(relative[:, 6] > 0).astype(np.float64),
         poses=np.concatenate([state[:, :3], quaternions], axis=1),
@@ -182,24 +182,24 @@ def _trajectory(split: Path, segment: Segment, spec: ObservationSpec) -> Traject
     )
 
 
-def _check(path: Path, frame: dict[str, NDArray[Any]], pictures: list[str]) -> None:
+def _check(path: Path, frame: dict[str, NDArray[Any]], images: list[str]) -> None:
     for name, size in (("rel_actions", 7), ("robot_obs", 15)):
         array = frame[name]
         if array.shape != (size,) or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise SourceError(f"{path}: {name} is {array!r}; expected {size} finite numbers")
     if np.abs(frame["rel_actions"]).max() > 1 + 1e-6:
         raise SourceError(f"{path}: rel_actions is {frame['rel_actions']}; CALVIN's are within -1 and 1")
-    for name in pictures:
+    for name in images:
         array = frame[name]
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or array.size == 0:
-            raise SourceError(f"{path}: {name} has the shape {array.shape} and the type {array.dtype}; expected RGB")
+            raise SourceError(f"{path}: {name} has shape {array.shape} and type {array.dtype}; expected an RGB image")
 
 
 def _recordings(split: Path) -> NDArray[np.int64]:
-    """Return the first and the last frame of each recording (R, 2): segments of one overlap, so split by these."""
+    """Return the first and last frame of each recording (R, 2). Its segments overlap, so training splits by these."""
     bounds = read_npy(split / RECORDINGS)
     if not isinstance(bounds, np.ndarray) or bounds.ndim != 2 or bounds.shape[1] != 2 or bounds.dtype.kind not in "iu":
-        raise SourceError(f"{split / RECORDINGS} does not hold the first and the last frame of each recording")
+        raise SourceError(f"{split / RECORDINGS} must hold the first and last frame of each recording")
     return bounds.astype(np.int64)
 
 
@@ -208,7 +208,7 @@ def _list(path: Path, data: Any, section: str, name: str) -> list[Any]:
         values = data[section][name]
         values = values.tolist() if isinstance(values, PickledArray) else values
     except (TypeError, KeyError, ValueError) as error:
-        raise SourceError(f"{path} has no {section}.{name} ({error!r}): these are no annotations of CALVIN") from None
+        raise SourceError(f"{path} has no {section}.{name} ({error!r}): it is not CALVIN's annotation file") from None
     if not isinstance(values, list):
         raise SourceError(f"{path}: {section}.{name} is {type(values).__name__}; expected a list")
     return values

@@ -1,59 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the values out of a pickle without unpickling it: text, numbers, lists, dicts, tuples and numpy arrays.
+"""Read npy and npz files from untrusted sources: no code is run, and no memory is taken beyond the data in the file.
 
-A pickle is a program, and Python's `pickle` runs it. Here the program is only read (`pickletools` disassembles it):
-of all that it may call, the six functions by which Python and numpy save bytes and arrays are understood, and nothing
-is ever called.
+CALVIN keeps its annotations in a pickle, a program that may call anything. Here it may call six functions, those by
+which Python and numpy save bytes and arrays, and gets harmless stand-ins even for these: numpy's own accept any dtype
+and flags, with which a pickle could make numpy read memory that is not its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pickletools
+import pickle
 import re
-from typing import Any
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.datasets.errors import SourceError
 
-_RECONSTRUCT, _SCALAR, _ARRAY, _DTYPE, _ENCODE, _BYTES = "reconstruct", "scalar", "ndarray", "dtype", "encode", "bytes"
-_KNOWN = {
-    **{f"numpy.{core}.multiarray _reconstruct": _RECONSTRUCT for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray scalar": _SCALAR for core in ("core", "_core")},
-    "numpy ndarray": _ARRAY,
-    "numpy dtype": _DTYPE,
-    "_codecs encode": _ENCODE,  # how protocol 2 writes bytes
-    "__builtin__ bytes": _BYTES,  # and empty ones
-}
-# A number, a truth value or text of so many bytes: nothing that numpy would have to parse.
+# Images and annotations are smaller; a header that says otherwise is damaged, or meant to exhaust the memory.
+LARGEST_ARRAY_BYTES = 1 << 28
+LARGEST_FILE_BYTES = 1 << 30
+
+# A number, a bool or text of so many bytes: no type that numpy would have to parse.
 _TYPE_CODE = re.compile(r"[<>|=]?[biufSU]\d{0,8}")
-_MARK = object()
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,  # of an encrypted member
+    SyntaxError,  # these two of a header, which is parsed as Python text
+    tokenize.TokenError,
+)
+_DAMAGED_PICKLE = (*_DAMAGED, pickle.UnpicklingError, TypeError, IndexError, AttributeError, OverflowError)
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_LITERALS = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-}  # fmt: skip
-_EMPTY: dict[str, type] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
-_SMALL_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Return the arrays `names` of an npz file; others are not even decompressed.
+
+    Raises:
+        SourceError: the file is missing or damaged, or lacks one of them.
+    """
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in names:
+                with archive.open(f"{name}.npy") as stream:
+                    arrays[name] = _read_array(stream)
+    except FileNotFoundError:
+        raise SourceError(f"{path} is missing") from None
+    except KeyError:
+        raise SourceError(f"{path} has no array {name!r}") from None
+    except OSError as error:
+        raise SourceError(f"{path} can't be read: {error}") from None
+    except _DAMAGED as error:
+        raise SourceError(f"{path} is damaged: {error}") from None
+    return arrays
 
 
-@dataclasses.dataclass(frozen=True)
-class _Global:
-    name: str
+def read_npy(path: Path) -> Any:
+    """Return what an npy file holds: an array, or the object if it is an array with one pickled object.
+
+    Raises:
+        SourceError: the file is missing or damaged, or its pickle holds more than plain data.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise SourceError(f"{path} has {path.stat().st_size} bytes; must be at most {LARGEST_FILE_BYTES}")
+        stream = BytesIO(path.read_bytes())
+        shape, _, dtype = _header(stream)
+        if not dtype.hasobject:
+            stream.seek(0)
+            return _read_array(stream)
+    except FileNotFoundError:
+        raise SourceError(f"{path} is missing") from None
+    except OSError as error:
+        raise SourceError(f"{path} can't be read: {error}") from None
+    except _DAMAGED as error:
+        raise SourceError(f"{path} is damaged: {error}") from None
+    value = read_pickle(stream.read(), str(path))
+    if not isinstance(value, PickledArray) or not isinstance(value.data, list) or shape != () or len(value.data) != 1:
+        raise SourceError(f"{path} does not hold a single pickled object")
+    return value.data[0]
+
+
+def read_pickle(data: bytes, name: str) -> Any:
+    """Return the value in a pickle of plain data: text, numbers, lists, dicts, tuples, and arrays as `PickledArray`.
+
+    Raises:
+        SourceError: the pickle calls anything else, or is damaged; the message begins with `name`.
+    """
+    try:
+        return _PlainDataUnpickler(BytesIO(data)).load()
+    except SourceError as error:
+        raise SourceError(f"{name}: {error}") from None
+    except MemoryError:
+        raise SourceError(f"{name} declares more data than fits into memory") from None
+    except _DAMAGED_PICKLE as error:
+        raise SourceError(f"{name} is damaged: {error}") from None
+
+
+# Python's own implementation: the one in C reserves memory up to whatever memo index a damaged file names.
+class _PlainDataUnpickler(pickle._Unpickler):
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        function = _STAND_INS.get((module, name))
+        if function is None:
+            raise SourceError(
+                f"it wants to call {module}.{name}, but annotations hold only text, numbers and arrays; the file is "
+                "damaged or malicious, and is not read"
+            )
+        # A new function each time: a pickle may set attributes of what it gets.
+        return lambda *arguments: function(*arguments)
 
 
 @dataclasses.dataclass
 class _Type:
-    """A numpy dtype in the making."""
+    """Stands in for a numpy dtype."""
 
     code: str
     order: str = "|"
 
-    def dtype(self) -> np.dtype:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = _checked(state[1], str)
+
+    def dtype(self) -> np.dtype[Any]:
         if not _TYPE_CODE.fullmatch(self.code):
             raise ValueError(f"an array of type {self.code!r}")
         dtype = np.dtype(self.code)
@@ -62,157 +143,91 @@ class _Type:
 
 @dataclasses.dataclass
 class PickledArray:
-    """A numpy array as it lies in a pickle: `data` is bytes, or a list for an array of objects."""
+    """Stands in for a numpy array; `data` is bytes, or a list for an array of objects."""
 
     shape: tuple[int, ...] = ()
     type: _Type = dataclasses.field(default_factory=lambda: _Type("O"))
-    data: bytes | list = b""
+    data: bytes | list[Any] = b""
     column_major: bool = False
 
-    def tolist(self) -> list:
-        """Return the values, row by row; raises ValueError where shape and data do not fit."""
-        if isinstance(self.data, list):
-            return self.data
-        return self.array().tolist()
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, column_major, data = state
+        self.shape = tuple(_checked(size, int) for size in _checked(shape, tuple))
+        self.type, self.column_major = _checked(kind, _Type), bool(column_major)
+        if isinstance(data, str):  # Python 2's bytes
+            data = data.encode("latin-1")
+        self.data = data if isinstance(data, list) else _checked(data, bytes)
 
-    def array(self) -> NDArray:
-        """Return the array of numbers or text; raises ValueError where shape and data do not fit, or for objects."""
+    def tolist(self) -> list[Any]:
+        """Return the values, row by row; raise ValueError if shape and data do not match."""
+        return self.data if isinstance(self.data, list) else list(self.array().tolist())
+
+    def array(self) -> NDArray[Any]:
+        """Return the numbers or text as an array; raise ValueError if shape and data do not match, or for objects."""
         dtype = self.type.dtype()
-        if not isinstance(self.data, bytes) or dtype.itemsize * int(np.prod(self.shape, dtype=object)) != len(
-            self.data
-        ):
-            raise ValueError(f"an array of shape {self.shape} and type {dtype} whose data do not fit")
+        size = dtype.itemsize * int(np.prod(self.shape, dtype=object))
+        if not isinstance(self.data, bytes) or size != len(self.data):
+            raise ValueError(f"an array of shape {self.shape} and type {dtype} whose data do not match")
         return np.frombuffer(self.data, dtype).reshape(self.shape, order="F" if self.column_major else "C")
 
 
-def read_pickle(data: bytes, name: str) -> Any:
-    """Return the value in a pickle. Arrays come as `PickledArray`.
-
-    Raises:
-        SourceError: the pickle wants to call something that is not known here, or is damaged; `name` says whose it is.
-    """
-    machine = _Machine()
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
-                return machine.stack.pop()
-            machine.step(opcode.name, argument)
-    except SourceError as error:
-        raise SourceError(f"{name}: {error}") from None
-    # Whatever a damaged file may bring about; nothing of it was executed.
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise SourceError(f"{name} is damaged: {error}") from None
-    raise SourceError(f"{name} is damaged: it ends too early")
+def _reconstruct(*_: Any) -> PickledArray:
+    return PickledArray()  # its content comes with __setstate__
 
 
-class _Machine:
-    """The stack and the memo of a pickle's program."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
-
-    def step(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        if name in _LITERALS:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _EMPTY:
-            stack.append(_EMPTY[name]())
-        elif name in _SMALL_TUPLES:
-            items = [stack.pop() for _ in range(_SMALL_TUPLES[name])]
-            stack.append(tuple(reversed(items)))
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self._memo[argument])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name not in ("PROTO", "FRAME"):
-            self._compose(name, argument)
-
-    def _compose(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        if name == "APPEND":
-            item = stack.pop()
-            _checked(stack[-1], list).append(item)
-        elif name == "APPENDS":
-            items = self._to_mark()
-            _checked(stack[-1], list).extend(items)
-        elif name == "SETITEM":
-            value, key = stack.pop(), stack.pop()
-            _checked(stack[-1], dict)[key] = value
-        elif name == "SETITEMS":
-            items = self._to_mark()
-            _checked(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
-        elif name in ("TUPLE", "LIST"):
-            items = self._to_mark()
-            stack.append(tuple(items) if name == "TUPLE" else items)
-        elif name == "DICT":
-            items = self._to_mark()
-            stack.append(dict(zip(items[::2], items[1::2], strict=True)))
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            if name == "STACK_GLOBAL":
-                attribute, module = stack.pop(), stack.pop()
-                argument = f"{module} {attribute}"
-            stack.append(_known(argument))
-        elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            stack.append(_reduce(function, _checked(arguments, tuple)))
-        elif name == "BUILD":
-            state = stack.pop()
-            _build(stack[-1], _checked(state, tuple))
-        else:
-            raise SourceError(f"it uses {name}, which only programs need; it is not read")
-
-    def _to_mark(self) -> list[Any]:
-        items: list[Any] = []
-        while (item := self.stack.pop()) is not _MARK:
-            items.append(item)
-        return items[::-1]
+def _scalar(kind: Any, data: Any) -> Any:
+    return np.frombuffer(_checked(data, bytes), _checked(kind, _Type).dtype(), count=1)[0].item()
 
 
-def _known(name: str) -> _Global:
-    if name not in _KNOWN:
-        raise SourceError(
-            f"it wants to call {name.replace(' ', '.')}; annotations hold text, numbers and arrays only, so this file "
-            "is damaged or meant to do harm, and is not read"
-        )
-    return _Global(_KNOWN[name])
+def _dtype(code: Any, *_: Any) -> _Type:
+    return _Type(_checked(code, str))
 
 
-def _reduce(function: Any, arguments: tuple) -> Any:
-    kind = _checked(function, _Global).name
-    if kind == _RECONSTRUCT:
-        return PickledArray()
-    if kind == _DTYPE:
-        return _Type(_checked(arguments[0], str))
-    if kind == _ENCODE:
-        return _checked(arguments[0], str).encode("latin-1")
-    if kind == _BYTES and not arguments:
-        return b""
-    if kind == _SCALAR:
-        return np.frombuffer(_checked(arguments[1], bytes), _checked(arguments[0], _Type).dtype(), count=1)[0].item()
-    raise ValueError(f"{kind} is not called by numpy")
+def _encode(text: Any, *_: Any) -> bytes:
+    return str(_checked(text, str)).encode("latin-1")
 
 
-def _build(target: Any, state: tuple) -> None:
-    if isinstance(target, _Type):
-        target.order = _checked(state[1], str)
-        return
-    array = _checked(target, PickledArray)
-    _, shape, kind, column_major, data = state
-    array.shape = tuple(_checked(size, int) for size in _checked(shape, tuple))
-    array.type, array.column_major = _checked(kind, _Type), bool(column_major)
-    if isinstance(data, str):  # Python 2's bytes
-        data = data.encode("latin-1")
-    array.data = data if isinstance(data, list) else _checked(data, bytes)
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _never_called(*_: Any) -> None:
+    raise ValueError("numpy.ndarray is called, which numpy's pickles never do")
+
+
+_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    ("numpy", "ndarray"): _never_called,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,  # how protocol 2 writes bytes
+    ("__builtin__", "bytes"): _no_bytes,  # and empty ones
+}
 
 
 def _checked(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"{type(value).__name__} where {kind.__name__} belongs")
+        raise ValueError(f"{type(value).__name__} instead of {kind.__name__}")
     return value
+
+
+def _read_array(stream: IO[bytes]) -> NDArray[Any]:
+    shape, column_major, dtype = _header(stream)
+    if dtype.hasobject:
+        raise ValueError("an array of objects, which is not read")
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if not 0 <= size <= LARGEST_ARRAY_BYTES:
+        raise ValueError(f"an array of shape {shape}; must have at most {LARGEST_ARRAY_BYTES} bytes")
+    data = stream.read(size)
+    if len(data) < size:
+        raise ValueError(f"an array of shape {shape} with {len(data)} of {size} bytes")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if column_major else "C")
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(stream)
+    raise ValueError(f"version {version} of the npy format")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How late a stream tells of a motion, compared with another stream that saw the same motion.
+"""Estimate how late a stream shows a motion, compared with another stream that shows the same motion.
 
-Both are reduced to how much moves at each time (speed of the tool, change of the picture); the shift at which the two
-curves agree best is the lag (their normalised cross-correlation).
+Both are reduced to how much moves at each time, the tool's speed or the change of the image. The lag is the shift at
+which the normalised cross-correlation of the two curves is largest.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Floats = NDArray[np.float64]
 
 GRID_S = 0.01
 MAX_LAG_S = 0.5
-# Less agreement than this, or a shorter recording, says nothing about a lag.
+# Less correlation, or a shorter overlap, says nothing about a lag.
 MIN_CORRELATION = 0.5
 MIN_OVERLAP_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Lag:
-    """`lag_s`: how much later the stream is than the reference (negative: earlier); `correlation`: how well it fits."""
+    """How much later a stream is than the reference (negative: earlier), and how well the two correlate at that lag."""
 
     lag_s: float
     correlation: float
@@ -33,7 +33,8 @@ class Lag:
 def estimate_lag(reference_ns: Times, reference: Floats, times_ns: Times, values: Floats) -> Lag | None:
     """Estimate how much later `values` (S,) at `times_ns` are than `reference` (R,) at `reference_ns`.
 
-    Up to `MAX_LAG_S` either way. None where they have too little in common: no motion, too short, another motion.
+    Returns:
+        A lag of at most `MAX_LAG_S` in either direction; None if there is no motion, too little of it, or another one.
     """
     if min(len(reference_ns), len(times_ns)) < 3:
         return None
@@ -64,16 +65,17 @@ def tool_motion(times_ns: Times, poses: Floats) -> tuple[Times, Floats]:
     return _midway(times_ns)[finite], speed[finite]
 
 
-def picture_motion(times_ns: Times, pictures: NDArray[np.uint8]) -> tuple[Times, Floats]:
-    """Return how fast pictures (S, h, w) change [grey levels per second], midway between them, and those times."""
+def image_motion(times_ns: Times, images: NDArray[np.uint8]) -> tuple[Times, Floats]:
+    """Return how fast grey images (S, h, w) change [levels per second], midway between them, and those times."""
     order = np.unique(times_ns, return_index=True)[1]
-    times_ns, pictures = times_ns[order], pictures[order]
-    change = np.abs(np.diff(pictures.astype(np.float32), axis=0)).mean(axis=(1, 2))
+    times_ns, images = times_ns[order], images[order]
+    change = np.abs(np.diff(images.astype(np.float32), axis=0)).mean(axis=(1, 2))
     return _midway(times_ns), change / np.maximum(np.diff(times_ns) / 1e9, 1e-9)
 
 
 def _midway(times_ns: Times) -> Times:
-    return times_ns[:-1] + np.diff(times_ns) // 2
+    midway: Times = times_ns[:-1] + np.diff(times_ns) // 2
+    return midway
 
 
 def _ascending(times_ns: Times, values: Floats) -> tuple[Times, Floats]:
@@ -88,7 +90,7 @@ def _correlation(a: Floats, b: Floats) -> float:
 
 
 def _between(correlations: Floats, best: int) -> float:
-    """Offset of the peak of the parabola through the best shift and its neighbours, in shifts."""
+    """Return the offset, in shifts, of the peak of the parabola through the best shift and its neighbours."""
     if not 0 < best < len(correlations) - 1:
         return 0.0
     left, middle, right = correlations[best - 1 : best + 2]

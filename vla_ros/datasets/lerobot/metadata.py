@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metadata of LeRobot's data sets of version 3 (huggingface/lerobot, src/lerobot/datasets), without LeRobot."""
+"""The metadata of LeRobot data sets of version 3 (huggingface/lerobot, src/lerobot/datasets), without LeRobot.
+
+LeRobot does not say what the columns of a data set mean. meta/vla_ros.json does, beside its metadata: `vla convert`
+writes the file, and for other data sets a person does (docs/data.md).
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,140 @@ import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow
-import pyarrow.parquet
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
+from vla_ros import schema
 from vla_ros.datasets.errors import SourceError
+
+if TYPE_CHECKING:
+    import pyarrow  # imported on use: it is an extra
 
 VERSION = "v3.0"
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
 EPISODES = Path("meta/episodes")
-FILES_IN_A_CHUNK = 1000
+MAPPING = Path("meta/vla_ros.json")
+FILES_PER_CHUNK = 1000
 PATHS = {
     "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
     "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
 }
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-# Our own column of meta/episodes: the recorded episode that several of the data set may be pieces of.
+# Our own column of meta/episodes: the recorded episode, of which several in the data set may be pieces.
 SOURCE = "vla_ros/source"
+
+Floats = NDArray[np.float64]
+_ROTATION_COLUMNS = {"quaternion_xyzw": 4, "euler_xyz": 3, "rotation_vector": 3, "matrix_columns": 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseColumns:
+    """The tool's pose in the robot's base frame.
+
+    Attributes:
+        position: columns of `feature`, in m.
+        rotation: columns of `feature`.
+        rotation_as: a quaternion x y z w, fixed-axis xyz Euler angles [rad], a rotation vector [rad], or the first two
+            columns of the rotation matrix, one after the other.
+    """
+
+    feature: str
+    position: tuple[int, int, int]
+    rotation: tuple[int, ...]
+    rotation_as: Literal["quaternion_xyzw", "euler_xyz", "rotation_vector", "matrix_columns"]
+
+    def __post_init__(self) -> None:
+        expected = _ROTATION_COLUMNS[self.rotation_as]
+        if len(self.rotation) != expected:
+            raise SourceError(
+                f"pose.rotation has {len(self.rotation)} columns of {self.feature}; {self.rotation_as} needs {expected}"
+            )
+
+    def poses(self, values: Floats) -> Floats:
+        """Return poses (S, 7), position in m and quaternion x y z w, from the feature (S, D).
+
+        Raises:
+            ValueError: a rotation is invalid or not finite.
+        """
+        rotation = values[:, self.rotation]
+        if not np.isfinite(rotation).all():
+            raise ValueError("a rotation is not a finite number")
+        if self.rotation_as == "euler_xyz":
+            quaternions = Rotation.from_euler("xyz", rotation).as_quat()
+        elif self.rotation_as == "rotation_vector":
+            quaternions = Rotation.from_rotvec(rotation).as_quat()
+        elif self.rotation_as == "matrix_columns":
+            first, second = rotation[:, :3], rotation[:, 3:]
+            matrices = np.stack([first, second, np.cross(first, second)], axis=2)
+            quaternions = Rotation.from_matrix(matrices).as_quat()
+        else:
+            quaternions = Rotation.from_quat(rotation).as_quat()
+        return np.concatenate([values[:, self.position], quaternions], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwistColumns:
+    """The commanded twist in the base frame during the step: six columns of `feature`, in m/s and rad/s."""
+
+    feature: str
+    columns: tuple[int, int, int, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class OpeningColumn:
+    """The gripper's opening: a column of `feature`, and its values when closed and when open."""
+
+    feature: str
+    column: int
+    closed: float = 0.0
+    open: float = 1.0
+
+    def openings(self, values: Floats) -> Floats:
+        """Return openings (S,) in [0, 1] from the feature (S, D)."""
+        result: Floats = np.clip((values[:, self.column] - self.closed) / (self.open - self.closed), 0.0, 1.0)
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMapping:
+    """What the features of a data set mean.
+
+    Attributes:
+        cameras: our name -> the feature.
+        gripper: the commanded opening.
+        twist: the commanded twist; without it, labels are the measured motion of `pose` from one step to the next.
+        opening: the measured opening, if there is one.
+    """
+
+    cameras: dict[str, str]
+    gripper: OpeningColumn
+    twist: TwistColumns | None = None
+    pose: PoseColumns | None = None
+    opening: OpeningColumn | None = None
+
+    def __post_init__(self) -> None:
+        if self.twist is None and self.pose is None:
+            raise SourceError("twist and pose are both missing; labels are made from one of them")
+
+    def columns(self) -> dict[str, int]:
+        """Return the numeric features that are needed, and how many columns each must have at least."""
+        needed: dict[str, int] = {}
+        uses = [(one.feature, [one.column]) for one in (self.gripper, self.opening) if one is not None]
+        if self.twist is not None:
+            uses.append((self.twist.feature, list(self.twist.columns)))
+        if self.pose is not None:
+            uses.append((self.pose.feature, [*self.pose.position, *self.pose.rotation]))
+        for feature, columns in uses:
+            needed[feature] = max([needed.get(feature, 0), *(column + 1 for column in columns)])
+        return needed
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredEpisode:
-    """Where an episode is: `videos` has for each video feature the file and the time of its first frame [s]."""
+    """Where an episode is stored; `videos` has the file and the time of the first frame [s] for each video feature."""
 
     index: int
     length: int
@@ -42,7 +157,7 @@ class StoredEpisode:
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """features: name -> dtype and shape; tasks: number -> text."""
+    """What a data set says of itself: `features` are name -> (dtype, shape), `tasks` number -> text."""
 
     rate_hz: Fraction
     features: Mapping[str, tuple[str, tuple[int, ...]]]
@@ -50,13 +165,31 @@ class Metadata:
     episodes: Sequence[StoredEpisode]
 
 
-def read_metadata(folder: Path) -> Metadata:
-    """Read the metadata of a data set.
+def load_mapping(folder: Path) -> FeatureMapping:
+    """Read the feature mapping of the data set in `folder`.
 
     Raises:
-        SourceError: the folder is no data set of version 3, or its metadata are damaged.
+        SourceError: it is missing or malformed.
     """
-    info = _info(folder)
+    path = folder / MAPPING
+    data = _read_json(
+        path, f"{path} is missing: LeRobot does not say what the columns of a data set mean; docs/data.md says what to "
+        "write there"
+    )  # fmt: skip
+    try:
+        return schema.parse(FeatureMapping, data, str(path), SourceError)
+    except SourceError as error:
+        text = str(error)
+        raise SourceError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read the metadata of the data set in `folder`.
+
+    Raises:
+        SourceError: the folder is not a data set of version 3, or its metadata are damaged.
+    """
+    info = _read_info(folder)
     try:
         features = {
             name: (str(feature["dtype"]), tuple(int(size) for size in feature["shape"]))
@@ -69,18 +202,26 @@ def read_metadata(folder: Path) -> Metadata:
         raise SourceError(f"{folder / INFO} is damaged: {error!r}") from None
     videos = [name for name, (kind, _) in features.items() if kind == "video"]
     try:
-        tasks = {int(row["task_index"]): str(_task(row)) for row in table(folder / TASKS).to_pylist()}
+        # pandas gives an index without a name the name __index_level_0__.
+        rows = read_table(folder / TASKS).to_pylist()
+        tasks = {
+            int(row["task_index"]): str(row["task"] if "task" in row else row["__index_level_0__"]) for row in rows
+        }
         rows = [row for file in sorted((folder / EPISODES).glob("*/*.parquet")) for row in _episode_rows(file)]
         episodes = [_episode(folder, row, videos) for row in sorted(rows, key=lambda row: row["episode_index"])]
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(f"the metadata of {folder} are damaged: {error!r}") from None
     if not episodes:
-        raise SourceError(f"{folder} has no episode in {EPISODES}: was its recording finished (`finalize`)?")
+        raise SourceError(f"{folder} has no episode in {EPISODES}; was its recording finished (`finalize`)?")
     return Metadata(rate_hz, features, tasks, episodes)
 
 
-def table(path: Path, columns: Sequence[str] | None = None, episodes: Sequence[int] | None = None) -> pyarrow.Table:
-    """Read a parquet file, all of it or the rows of some episodes. Raises SourceError where it can't be read."""
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, episodes: Sequence[int] | None = None
+) -> pyarrow.Table:
+    """Read a parquet file, or only the rows of some episodes; raise SourceError if it can't be read."""
+    import pyarrow.parquet
+
     filters = None if episodes is None else [("episode_index", "in", list(episodes))]
     try:
         return pyarrow.parquet.read_table(path, columns=columns, filters=filters, use_threads=False, partitioning=None)
@@ -90,36 +231,38 @@ def table(path: Path, columns: Sequence[str] | None = None, episodes: Sequence[i
         raise SourceError(f"{path} is damaged or can't be read: {error}") from None
 
 
-def _info(folder: Path) -> dict[str, Any]:
-    try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError(f"{folder} is no data set of LeRobot: it has no {INFO}") from None
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{folder / INFO} can't be read as JSON: {error}") from None
-    if not isinstance(info, dict) or info.get("codebase_version") != VERSION:
-        found = info.get("codebase_version") if isinstance(info, dict) else None
+def _read_info(folder: Path) -> dict[str, Any]:
+    path = folder / INFO
+    info = _read_json(path, f"{folder} is not a LeRobot data set: it has no {INFO}")
+    version = info.get("codebase_version") if isinstance(info, dict) else None
+    if version != VERSION:
         raise SourceError(
-            f"{folder / INFO}: codebase_version is {found!r}; read is {VERSION}. LeRobot converts older data sets: "
-            "python -m lerobot.scripts.convert_dataset_v21_to_v30"
+            f"{path} has codebase_version {version!r}, but only {VERSION} is supported. LeRobot converts older data "
+            "sets: python -m lerobot.scripts.convert_dataset_v21_to_v30"
         )
     for name, expected in PATHS.items():
         if info.get(name, expected) not in (expected, None):
-            raise SourceError(f"{folder / INFO}: {name} is {info[name]!r}; expected {expected!r}")
-    return info
+            raise SourceError(f"{path} has {name} {info[name]!r}; must be {expected!r}")
+    return dict(info)
 
 
-def _task(row: Mapping[str, Any]) -> Any:
-    """The text of a task: pandas calls an index without a name so."""
-    return row["task"] if "task" in row else row["__index_level_0__"]
+def _read_json(path: Path, if_missing: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError(if_missing) from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} can't be read as JSON: {error}") from None
 
 
 def _episode_rows(file: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
     try:
         names = pyarrow.parquet.read_schema(file).names
     except (pyarrow.ArrowException, OSError) as error:
         raise SourceError(f"{file} is damaged or can't be read: {error}") from None
-    return list(table(file, [name for name in names if not name.startswith("stats/")]).to_pylist())
+    return list(read_table(file, [name for name in names if not name.startswith("stats/")]).to_pylist())
 
 
 def _episode(folder: Path, row: Mapping[str, Any], videos: Sequence[str]) -> StoredEpisode:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeRobot's data sets of version 3: parquet files and mp4 videos, read without LeRobot, some episodes a part.
+"""Read LeRobot data sets of version 3, parquet files and mp4 videos, without LeRobot.
 
-What the columns mean stands in meta/vla_ros.json (`lerobot_layout`). Frames are at the data set's steady rate; labels
-are the commanded twists, or the measured motion from one frame to the next, which the last frame of an episode lacks.
+meta/vla_ros.json says what the columns mean (`metadata.FeatureMapping`). Frames are at the data set's steady rate.
+Labels are the commanded twists, or the measured motion from one frame to the next, which an episode's last frame lacks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import importlib.metadata
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,92 +22,98 @@ from numpy.typing import NDArray
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.finding import absolute
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.lerobot.layout import LAYOUT, Layout, load_layout, openings, poses
+from vla_ros.datasets.lerobot.metadata import (
+    INFO,
+    MAPPING,
+    TASKS,
+    FeatureMapping,
+    Metadata,
+    StoredEpisode,
+    load_mapping,
+    read_metadata,
+    read_table,
+)
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.fingerprint import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_rate, to_episode
+from vla_ros.files import absolute
 from vla_ros.imaging import images
 
-if TYPE_CHECKING:  # at run time where it is used: pyarrow and PyAV are an extra
-    import pyarrow
+if TYPE_CHECKING:
+    import pyarrow  # imported on use, as PyAV is: both are an extra
 
-    from vla_ros.datasets.lerobot.metadata import Metadata, StoredEpisode
-
-EPISODES_IN_A_PART = 32
+EPISODES_PER_SHARD = 32
 
 Floats = NDArray[np.float64]
-Picture = Callable[[str, int], NDArray[np.uint8]]
+ImageReader = Callable[[str, int], NDArray[np.uint8]]  # (camera, step) -> image
 
 
 @dataclasses.dataclass(frozen=True)
 class _DataSet:
-    """What all parts of a data set share."""
+    """What all shards of a data set share."""
 
     folder: Path
     rate_hz: Fraction
-    layout: Layout
+    mapping: FeatureMapping
     tasks: Mapping[int, str]
 
 
 def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
-    """Return the parts of a data set: its episodes in their order, `EPISODES_IN_A_PART` at a time.
+    """Return the shards of a data set: its episodes in order, `EPISODES_PER_SHARD` at a time.
 
     Raises:
-        SourceError: the folder is no data set of version 3, its layout is missing or does not fit it, or the contract
-            wants another camera or a higher control rate.
+        SourceError: the folder is not a data set of version 3, its feature mapping is missing or does not fit it, or
+            the contract requires another camera or a higher control rate.
     """
-    from vla_ros.datasets.lerobot.metadata import INFO, TASKS, read_metadata
-
     folder = absolute(folder)
-    metadata, layout = read_metadata(folder), load_layout(folder)
+    metadata, mapping = read_metadata(folder), load_mapping(folder)
     require_rate(metadata.rate_hz, timing, str(folder))
-    _check(folder, layout, metadata, spec)
-    dataset = _DataSet(folder, metadata.rate_hz, layout, metadata.tasks)
+    _check(folder, mapping, metadata, spec)
+    dataset = _DataSet(folder, metadata.rate_hz, mapping, metadata.tasks)
     settings = {
         "format": "lerobot",
         "name": folder.name,
-        "layout": dataclasses.asdict(layout),
+        "mapping": dataclasses.asdict(mapping),
         "rate_hz": str(metadata.rate_hz),
         "libraries": {name: importlib.metadata.version(name) for name in ("av", "pyarrow")},
         **sampling_settings(spec, timing),
     }
-    videos = [layout.cameras[camera.name] for camera in spec.cameras]
-    parts = []
-    for first in range(0, len(metadata.episodes), EPISODES_IN_A_PART):
-        chosen = tuple(metadata.episodes[first : first + EPISODES_IN_A_PART])
+    videos = [mapping.cameras[camera.name] for camera in spec.cameras]
+    shards = []
+    for first in range(0, len(metadata.episodes), EPISODES_PER_SHARD):
+        chosen = tuple(metadata.episodes[first : first + EPISODES_PER_SHARD])
         used = [(one.data, *(one.videos[name][0] for name in videos if name in one.videos)) for one in chosen]
-        parts.append(
+        shards.append(
             SourceShard(
-                name=f"{folder.name}.{first // EPISODES_IN_A_PART:05d}",
+                name=f"{folder.name}.{first // EPISODES_PER_SHARD:05d}",
                 root=folder,
                 files=(folder / INFO, folder / TASKS, *dict.fromkeys(itertools.chain(*used))),
                 settings={**settings, "episodes": [_plain(folder, one) for one in chosen]},
                 decode=functools.partial(_decode, dataset, chosen, spec, timing),
             )
         )
-    return parts
+    return shards
 
 
-def _check(folder: Path, layout: Layout, metadata: Metadata, spec: ObservationSpec) -> None:
-    """Raise SourceError where the layout names what the data set lacks, or lacks what the contract wants."""
-    where = folder / LAYOUT
+def _check(folder: Path, mapping: FeatureMapping, metadata: Metadata, spec: ObservationSpec) -> None:
+    """Raise SourceError if the mapping names what the data set lacks, or lacks what the contract requires."""
+    where = folder / MAPPING
     for camera in spec.cameras:
-        if camera.name not in layout.cameras:
-            raise SourceError(f"{where} has no camera {camera.name!r}; it has {', '.join(layout.cameras) or 'none'}")
-        name = layout.cameras[camera.name]
+        if camera.name not in mapping.cameras:
+            raise SourceError(f"{where} has no camera {camera.name!r}; it has {', '.join(mapping.cameras) or 'none'}")
+        name = mapping.cameras[camera.name]
         kind = metadata.features.get(name, ("missing", ()))[0]
         if kind not in ("video", "image"):
-            has = ", ".join(key for key, (other, _) in metadata.features.items() if other in ("video", "image"))
-            raise SourceError(f"{where}: the feature {name!r} of camera {camera.name!r} is {kind}; pictures are: {has}")
-    for name, count in layout.columns().items():
+            known = ", ".join(key for key, (other, _) in metadata.features.items() if other in ("video", "image"))
+            raise SourceError(f"{where}: feature {name!r} of camera {camera.name!r} is {kind}; must be one of {known}")
+    for name, count in mapping.columns().items():
         kind, shape = metadata.features.get(name, ("missing", ()))
         if not kind.startswith("float") or len(shape) != 1 or shape[0] < count:
             raise SourceError(
-                f"{where} names column {count - 1} of {name!r}, which is {kind} of the shape {list(shape)}; expected a "
-                f"float feature of {count} columns or more"
+                f"{where} names column {count - 1} of {name!r}, which is {kind} of shape {list(shape)}; must be a "
+                f"float feature with at least {count} columns"
             )
 
 
@@ -124,49 +130,49 @@ def _decode(
     add: Callable[[Episode], None],
 ) -> DecodeReport:
     dropped: Counter[str] = Counter()
-    odd: list[str] = []
+    errors: list[str] = []
     for stored, rows in _tables(dataset, episodes, spec):
         try:
-            for trajectory, phrasings in _trajectories(dataset, stored, rows, spec):
+            for trajectory in _trajectories(dataset, stored, rows, spec):
                 episode = to_episode(trajectory, spec, timing) if trajectory.command else None
                 if episode is None:
                     dropped[TOO_SHORT if trajectory.command else WITHOUT_TEXT] += len(trajectory)
                 else:
-                    add(dataclasses.replace(episode, phrasings=phrasings))
+                    add(episode)
         except ValueError as error:
-            odd.append(f"episode {stored.index}: {error}")
-    return DecodeReport(dropped, damage=skipped_records(dataset.folder, "episodes", odd, len(episodes)))
+            errors.append(f"episode {stored.index}: {error}")
+    return DecodeReport(dropped, damage=skipped_records(dataset.folder, "episodes", errors, len(episodes)))
 
 
-def _tables(dataset: _DataSet, episodes: Sequence[StoredEpisode], spec: ObservationSpec) -> Any:
-    """Yield each episode with its rows (step, column)."""
-    from vla_ros.datasets.lerobot.metadata import table
-
-    pictures = [dataset.layout.cameras[camera.name] for camera in spec.cameras]
+def _tables(
+    dataset: _DataSet, episodes: Sequence[StoredEpisode], spec: ObservationSpec
+) -> Iterator[tuple[StoredEpisode, pyarrow.Table]]:
+    """Yield each episode with its rows."""
+    cameras = [dataset.mapping.cameras[camera.name] for camera in spec.cameras]
     for path, group in itertools.groupby(episodes, key=lambda episode: episode.data):
         members = list(group)
-        columns = [*dataset.layout.columns(), *(name for name in pictures if name not in members[0].videos)]
-        rows = table(path, ["episode_index", "task_index", *columns], [episode.index for episode in members])
+        columns = [*dataset.mapping.columns(), *(name for name in cameras if name not in members[0].videos)]
+        rows = read_table(path, ["episode_index", "task_index", *columns], [episode.index for episode in members])
         numbers = rows.column("episode_index").to_numpy()
         for episode in members:
             at = np.flatnonzero(numbers == episode.index)
             if len(at) != episode.length or (len(at) and at[-1] - at[0] != len(at) - 1):
                 raise SourceError(
-                    f"{path} has {len(at)} rows of episode {episode.index}, of {episode.length} that the metadata "
-                    "count; copy the data set again"
+                    f"{path} has {len(at)} rows of episode {episode.index}, but the metadata count {episode.length}; "
+                    "copy the data set again"
                 )
             yield episode, rows.slice(at[0] if len(at) else 0, len(at))
 
 
 def _trajectories(
     dataset: _DataSet, stored: StoredEpisode, rows: pyarrow.Table, spec: ObservationSpec
-) -> list[tuple[Trajectory, tuple[str, ...]]]:
-    """Return an episode, cut where its task changes, and the ways to say each piece's command.
+) -> list[Trajectory]:
+    """Return an episode, cut where its task changes.
 
     Raises:
-        ValueError: a number is not finite, a rotation is none, a picture or a task is not there.
+        ValueError: a number is not finite, a rotation is invalid, or an image or a task is missing.
     """
-    values = {name: _numbers(name, rows) for name in dataset.layout.columns()}
+    values = {name: _numbers(name, rows) for name in dataset.mapping.columns()}
     tasks = rows.column("task_index").to_numpy()
     cuts = [0, *(np.flatnonzero(np.diff(tasks)) + 1).tolist(), len(tasks)]
     result = []
@@ -174,71 +180,71 @@ def _trajectories(
         if start == stop:
             continue
         if int(tasks[start]) not in dataset.tasks:
-            raise ValueError(f"its task {tasks[start]} is none of the {len(dataset.tasks)} of the data set")
+            raise ValueError(f"its task {tasks[start]} is not among the {len(dataset.tasks)} of the data set")
         command = dataset.tasks[int(tasks[start])].strip()
         phrasings = tuple(dict.fromkeys(text.strip() for text in stored.tasks)) if len(cuts) == 2 else ()
-        picture = _pictures(dataset, stored, rows, spec, start, stop)
         piece = {name: array[start:stop] for name, array in values.items()}
-        trajectory = _trajectory(dataset, piece, picture, command, f"{dataset.folder.name}#{stored.source}")
-        result.append((trajectory, phrasings if len(phrasings) > 1 and command in phrasings else ()))
+        trajectory = dataclasses.replace(
+            _trajectory(dataset, piece, _image_reader(dataset, stored, rows, spec, start, stop), command),
+            source=f"{dataset.folder.name}#{stored.source}",
+            phrasings=phrasings if len(phrasings) > 1 and command in phrasings else (),
+        )
+        result.append(trajectory)
     return result
 
 
-def _trajectory(
-    dataset: _DataSet, values: Mapping[str, Floats], picture: Picture, command: str, source: str
-) -> Trajectory:
-    layout = dataset.layout
-    measured = poses(layout.pose, values[layout.pose.feature]) if layout.pose is not None else None
-    grippers = openings(layout.gripper, values[layout.gripper.feature])
-    if layout.twist is not None:
-        twists = values[layout.twist.feature][:, layout.twist.columns]
+def _trajectory(dataset: _DataSet, values: Mapping[str, Floats], image: ImageReader, command: str) -> Trajectory:
+    mapping = dataset.mapping
+    measured = mapping.pose.poses(values[mapping.pose.feature]) if mapping.pose is not None else None
+    if mapping.twist is not None:
+        twists = values[mapping.twist.feature][:, mapping.twist.columns]
     else:
-        assert measured is not None  # as Layout demands without a twist
+        assert measured is not None  # FeatureMapping has one of the two
         begin, end, step_s = measured[:-1], measured[1:], float(1 / dataset.rate_hz)
         twists = actions.twist_between(begin[:, :3], begin[:, 3:], end[:, :3], end[:, 3:], step_s)
     steps = len(twists)
-    opened = None if layout.opening is None else openings(layout.opening, values[layout.opening.feature])[:steps]
+    openings = mapping.opening.openings(values[mapping.opening.feature])[:steps] if mapping.opening else None
     return Trajectory(
         rate_hz=dataset.rate_hz,
-        picture=picture,
+        image=image,
         twists=twists,
-        grippers=grippers[:steps],
+        grippers=mapping.gripper.openings(values[mapping.gripper.feature])[:steps],
         poses=None if measured is None else measured[:steps],
-        openings=opened,
+        openings=openings,
         command=command,
         task=command,
         outcome="unknown",
-        source=source,
+        source="",
     )
 
 
-def _pictures(
+def _image_reader(
     dataset: _DataSet, stored: StoredEpisode, rows: pyarrow.Table, spec: ObservationSpec, start: int, stop: int
-) -> Picture:
-    """Return what gives the pictures of steps start .. stop - 1, counted from 0; those of videos are small already."""
-    from vla_ros.datasets.lerobot.video import read_pictures
+) -> ImageReader:
+    """Return what reads the images of steps start .. stop - 1, counted from 0; videos are decoded right away."""
+    from vla_ros.datasets.lerobot.video import read_video
 
     decoded: dict[str, Sequence[NDArray[np.uint8]]] = {}
     for camera in spec.cameras:
-        name = dataset.layout.cameras[camera.name]
+        name = dataset.mapping.cameras[camera.name]
         if name in stored.videos:
             path, from_s = stored.videos[name]
-            small = functools.partial(images.resize, camera=camera)
-            decoded[camera.name] = read_pictures(path, from_s, range(start, stop), dataset.rate_hz, small)
+            resize = functools.partial(images.resize, camera=camera)
+            decoded[camera.name] = read_video(path, from_s, range(start, stop), dataset.rate_hz, resize)
 
-    def picture(camera: str, step: int) -> NDArray[np.uint8]:
+    def image(camera: str, step: int) -> NDArray[np.uint8]:
         if camera in decoded:
             return decoded[camera][step]
-        content = rows.column(dataset.layout.cameras[camera])[start + step].as_py()
+        content = rows.column(dataset.mapping.cameras[camera])[start + step].as_py()
         if not isinstance(content, dict) or not content.get("bytes"):
-            raise ValueError(f"a picture of the camera {camera} is not in the file")
+            raise ValueError(f"an image of camera {camera!r} is not in the file")
         return images.decode_image_file(content["bytes"])
 
-    return picture
+    return image
 
 
 def _numbers(name: str, rows: pyarrow.Table) -> Floats:
-    """Return a feature (S, D). Raises ValueError where a row has another length or a number is missing."""
+    """Return a feature (S, D); raise ValueError if rows differ in length or a number is missing."""
     import pyarrow.compute
 
     column = rows.column(name).combine_chunks()
@@ -246,7 +252,7 @@ def _numbers(name: str, rows: pyarrow.Table) -> Floats:
     flat = column.flatten() if nested else column
     lengths = pyarrow.compute.unique(pyarrow.compute.list_value_length(column)) if nested else [1]
     if len(column) == 0 or len(lengths) != 1 or flat.null_count or column.null_count:
-        raise ValueError(f"the rows of {name} are not of one length, or have gaps")
+        raise ValueError(f"the rows of {name} differ in length, or a number is missing")
     values: Floats = flat.to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError(f"a number of {name} is not finite")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in mp4 files with PyAV: written without loss, read from whatever codec a data set has."""
+"""Images in mp4 files with PyAV, written losslessly and read from any codec; and the statistics that LeRobot keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 
 from vla_ros.datasets.errors import SourceError
 
-# H.264 without loss, in RGB: a frame comes back bit for bit. A key frame every second one, as LeRobot has it, so that
-# any frame is found after decoding two.
+# Lossless H.264 in RGB: a frame comes back bit for bit. As in LeRobot, every second one is a key frame, so that any is
+# found after decoding two.
 CODEC, PIXEL_FORMAT = "libx264rgb", "rgb24"
 OPTIONS = {"qp": "0", "g": "2", "preset": "veryfast", "threads": "1"}
 
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+
 Image = NDArray[np.uint8]
+Stats = dict[str, NDArray[Any]]
 
 
 class VideoFile:
-    """An mp4 file that frames are appended to, one after the other at a steady rate."""
+    """An mp4 file to which frames are appended at a steady rate."""
 
     def __init__(self, path: Path, rate_hz: Fraction, height: int, width: int) -> None:
         self.path = path
@@ -38,27 +41,27 @@ class VideoFile:
     def duration_s(self) -> float:
         return float(self.frames / self._rate_hz)
 
-    def append(self, pictures: Sequence[Image] | Image) -> None:
-        """Append pictures (T, h, w, 3), RGB."""
-        for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    def append(self, images: Image) -> None:
+        """Append RGB images (T, h, w, 3)."""
+        for image in images:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts, frame.time_base = self.frames, 1 / self._rate_hz
             self._container.mux(self._stream.encode(frame))
             self.frames += 1
 
     def close(self) -> None:
-        """Write what the encoder still holds, and the file's index."""
+        """Flush the encoder and write the file's index."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
 
-def read_pictures(
-    path: Path, from_s: float, steps: Sequence[int], rate_hz: Fraction, take: Callable[[Image], Image]
+def read_video(
+    path: Path, from_s: float, steps: Sequence[int], rate_hz: Fraction, transform: Callable[[Image], Image]
 ) -> list[Image]:
-    """Return `take` of the pictures of an episode's `steps`, ascending; step 0 is at `from_s` in the file.
+    """Return the transformed images of an episode's `steps`, ascending; step 0 is at `from_s` in the file.
 
     Raises:
-        SourceError: the file is missing or damaged, or has no picture within half a step of where one must be.
+        SourceError: the file is missing or damaged, or has no image within half a step of a step's time.
     """
     found: list[Image] = []
     half_s = float(1 / rate_hz) / 2
@@ -77,12 +80,70 @@ def read_pictures(
                     continue
                 if frame.time > wanted_s + half_s:
                     break
-                found.append(take(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
+                found.append(transform(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
     except FileNotFoundError:
         raise SourceError(f"{path} is missing") from None
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise SourceError(f"{path} is damaged or can't be decoded: {error}") from None
     if len(found) < len(steps):
         missing_s = from_s + float(steps[len(found)] / rate_hz)
-        raise SourceError(f"{path} has no picture at {missing_s:.3f} s, where an episode has one")
+        raise SourceError(f"{path} has no image at {missing_s:.3f} s, but an episode has a step there")
     return found
+
+
+def vector_stats(values: NDArray[Any]) -> Stats:
+    """Return the statistics (D,) of values (n, D), and their count (1,): exact, as the images' are."""
+    values = values.astype(np.float64)
+    stats: Stats = {
+        "min": values.min(axis=0),
+        "max": values.max(axis=0),
+        "mean": values.mean(axis=0),
+        "std": values.std(axis=0),
+        "count": np.array([len(values)]),
+    }
+    return stats | {name: np.quantile(values, q, axis=0) for name, q in QUANTILES.items()}
+
+
+class ImageStats:
+    """Exact statistics of uint8 images, from how often each value occurs in each channel."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((3, 256), np.int64)
+        self._images = 0
+
+    def add(self, images: Image) -> None:
+        """Count images (T, h, w, 3)."""
+        for channel in range(3):
+            self._counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
+        self._images += len(images)
+
+    def merge(self, other: ImageStats) -> None:
+        """Add the counts of `other`."""
+        self._counts += other._counts
+        self._images += other._images
+
+    def stats(self) -> Stats:
+        """Return the statistics (3, 1, 1) in [0, 1], and the number of images (1,)."""
+        values = np.arange(256)
+        total = int(self._counts[0].sum())
+        mean = self._counts @ values / total
+        variance = np.array([(count * (values - m) ** 2).sum() / total for count, m in zip(self._counts, mean)])
+        found = {
+            "min": np.array([np.flatnonzero(count)[0] for count in self._counts]),
+            "max": np.array([np.flatnonzero(count)[-1] for count in self._counts]),
+            "mean": mean,
+            "std": np.sqrt(variance),
+            **{name: np.array([_quantile(count, q) for count in self._counts]) for name, q in QUANTILES.items()},
+        }
+        stats: Stats = {name: (value / 255.0).reshape(3, 1, 1) for name, value in found.items()}
+        return stats | {"count": np.array([self._images])}
+
+
+def _quantile(counts: NDArray[np.int64], q: float) -> float:
+    """Return the quantile of values 0 .. 255 that occur `counts` times, linearly interpolated as in numpy."""
+    at = q * (int(counts.sum()) - 1)
+    low = int(np.floor(at))
+    ends = np.cumsum(counts)
+    ranks = [low, min(low + 1, int(ends[-1]) - 1)]
+    first, second = np.searchsorted(ends, ranks, side="right").tolist()
+    return float(first + (at - low) * (second - first))

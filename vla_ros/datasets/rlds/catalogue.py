@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data sets of Open X-Embodiment call things, and which way their grippers count.
+"""The data sets of Open X-Embodiment: what they call their features, and the signs of their grippers.
 
-All have the tool's pose at each step, in metres and in the robot's base frame. The labels are made from it: the motion
-from one step to the next. Their commands come in units that differ and are partly written down nowhere, and that
-BridgeData's and DROID's controllers do not reach; Octo (arXiv:2405.12213) labels BridgeData anew for that reason. The
-last step of an episode therefore has no label and is left out.
+All have the tool's pose at each step, in metres and in the robot's base frame, and labels are made from it: the motion
+from one step to the next. Their commands are not used: units differ and are partly undocumented, and BridgeData's and
+DROID's controllers do not reach what was commanded, which is why Octo (arXiv:2405.12213) relabels BridgeData likewise.
+The last step of an episode therefore has no label and is left out.
 
 Sources: the feature texts of the TensorFlow Datasets catalog, the data sets' own pages, and Octo's transforms.
 """
@@ -26,16 +26,19 @@ Numbers = Mapping[str, Floats]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where a data set has what. Names are relative to `steps/`.
+class DatasetSpec:
+    """Where a data set keeps what. Names are relative to `steps/`.
 
-    rate_hz: steps per second; cameras: ours -> name of the image; commands: names of the text; of
-        several that say something, the first is the command and the others are more ways to say it
-    numbers: name -> how many it has at each step
-    poses: -> (S, 7) position m, quaternion x y z w; grippers: -> (S,) commanded openings 0 or 1; openings: -> (S,)
-        measured openings in [0, 1], or None
-    first_step: 1 where the first one is a dummy
-    cameras_in_bgr: ours whose images were encoded with blue where red belongs
+    Attributes:
+        rate_hz: steps per second.
+        cameras: our name -> name of the image.
+        commands: names of the text. The first that is not empty is the command, the others are phrasings of it.
+        numbers: name -> how many it has at each step.
+        poses: computes (S, 7): position in m, quaternion x y z w.
+        grippers: computes the commanded openings (S,), 0 or 1.
+        openings: computes the measured openings (S,) in [0, 1]; None if there are none.
+        first_step: 1 if the first step is a dummy.
+        cameras_in_bgr: our cameras whose images were encoded with red and blue exchanged.
     """
 
     rate_hz: Fraction
@@ -50,9 +53,9 @@ class Layout:
 
 
 def openings_from_changes(closing: Floats) -> Floats:
-    """Return commanded openings (S,) from changes (S,): above 0.1 closes, below -0.1 opens, else it stays as it is.
+    """Return commanded openings (S,) from changes (S,): above 0.1 closes, below -0.1 opens, anything else keeps it.
 
-    What was before the first change is its opposite; a gripper that is never changed is open.
+    Before its first change the gripper is in the opposite state; if it never changes, it is open.
     """
     decided = np.where(closing < -0.1, 1.0, np.where(closing > 0.1, 0.0, np.nan))
     changes = np.flatnonzero(~np.isnan(decided))
@@ -64,7 +67,7 @@ def openings_from_changes(closing: Floats) -> Floats:
 
 
 def _euler_poses(name: str) -> Callable[[Numbers], Floats]:
-    """Poses from x, y, z and fixed-axis xyz Euler angles."""
+    """Return what computes poses from x, y, z and fixed-axis xyz Euler angles."""
 
     def poses(numbers: Numbers) -> Floats:
         values = numbers[name]
@@ -80,9 +83,9 @@ def _unit(values: Floats) -> Floats:
 _TEXT = "observation/natural_language_instruction"
 _CLOSING = "action/gripper_closedness_action"
 
-# BridgeData V2 as its authors give it out, and as TensorFlow Datasets has it under "bridge" by now. The gripper's
-# command is 1 open, 0 closed, with values between while it moves.
-_BRIDGE = Layout(
+# BridgeData V2 as its authors publish it, and as TensorFlow Datasets now has it under "bridge". The gripper's command
+# is 1 open, 0 closed, and in between while it moves.
+_BRIDGE = DatasetSpec(
     rate_hz=Fraction(5),
     cameras={"static": "observation/image_0"},
     commands=("language_instruction",),
@@ -92,11 +95,11 @@ _BRIDGE = Layout(
     openings=lambda numbers: _unit(numbers["observation/state"][:, 6]),
 )
 
-LAYOUTS: dict[str, Layout] = {
+DATASETS: dict[str, DatasetSpec] = {
     "bridge_dataset": _BRIDGE,
     "bridge": _BRIDGE,
-    # The first release in Open X-Embodiment: told from the others by `action/open_gripper`.
-    "bridge (first release)": Layout(
+    # The first release in Open X-Embodiment, recognised by `action/open_gripper`.
+    "bridge (first release)": DatasetSpec(
         rate_hz=Fraction(5),
         cameras={"static": "observation/image"},
         commands=(_TEXT,),
@@ -106,7 +109,7 @@ LAYOUTS: dict[str, Layout] = {
         openings=lambda numbers: _unit(numbers["observation/state"][:, 6]),
         first_step=1,
     ),
-    "fractal20220817_data": Layout(
+    "fractal20220817_data": DatasetSpec(
         rate_hz=Fraction(3),
         cameras={"static": "observation/image"},
         commands=(_TEXT,),
@@ -115,7 +118,7 @@ LAYOUTS: dict[str, Layout] = {
         grippers=lambda numbers: openings_from_changes(numbers[_CLOSING][:, 0]),
         openings=lambda numbers: 1 - _unit(numbers["observation/gripper_closed"][:, 0]),
     ),
-    "droid": Layout(
+    "droid": DatasetSpec(
         rate_hz=Fraction(15),
         cameras={"static": "observation/exterior_image_1_left", "wrist": "observation/wrist_image_left"},
         commands=("language_instruction", "language_instruction_2", "language_instruction_3"),
@@ -129,7 +132,7 @@ LAYOUTS: dict[str, Layout] = {
         openings=lambda numbers: 1 - _unit(numbers["observation/gripper_position"][:, 0]),
     ),
     # The catalog's text says that -1 opens; the data's own page, Octo and OpenVLA say that 1 does.
-    "taco_play": Layout(
+    "taco_play": DatasetSpec(
         rate_hz=Fraction(15),
         cameras={"static": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
         commands=(_TEXT,),
@@ -138,7 +141,7 @@ LAYOUTS: dict[str, Layout] = {
         grippers=lambda numbers: (numbers["action/rel_actions_world"][:, 6] > 0).astype(np.float64),
         openings=lambda numbers: _unit(numbers["observation/robot_obs"][:, 6] / 0.08),
     ),
-    "berkeley_autolab_ur5": Layout(
+    "berkeley_autolab_ur5": DatasetSpec(
         rate_hz=Fraction(5),
         cameras={"static": "observation/image", "wrist": "observation/hand_image"},
         commands=(_TEXT,),
@@ -148,14 +151,14 @@ LAYOUTS: dict[str, Layout] = {
         openings=lambda numbers: 1 - _unit(numbers["observation/robot_state"][:, 13]),
         cameras_in_bgr=("wrist",),
     ),
-    "jaco_play": Layout(
+    "jaco_play": DatasetSpec(
         rate_hz=Fraction(10),
         cameras={"static": "observation/image", "wrist": "observation/image_wrist"},
         commands=(_TEXT,),
         numbers={"observation/end_effector_cartesian_pos": 7, _CLOSING: 1},
         poses=lambda numbers: numbers["observation/end_effector_cartesian_pos"],
         grippers=lambda numbers: openings_from_changes(numbers[_CLOSING][:, 0]),
-        openings=None,  # joint_pos has the fingers, in a unit that nobody states
+        openings=None,  # joint_pos has the fingers, in an undocumented unit
     ),
 }
 FIRST_BRIDGE = "bridge (first release)"

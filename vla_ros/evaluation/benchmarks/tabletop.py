@@ -1,31 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated table-top arm as a benchmark: its tasks, chains of them, and demonstrations made in process."""
+"""The simulated table-top arm as a benchmark: its tasks, and chains of them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vla_ros.contract import ObservationSpec
-from vla_ros.datasets.episode import Episode
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import CHAIN_LENGTH, STEPS_PER_SUBTASK, Attempt, Chain
-from vla_ros.imaging import images
-from vla_ros.observations.observation import proprioception
 from vla_ros.runtime.planning.planner import ChunkPolicy
 from vla_ros.runtime.rollout import EpisodeConfig, run_episode
 from vla_ros.sim.env import TabletopEnv
-from vla_ros.sim.expert import Expert, Perturbation
+from vla_ros.sim.expert import Expert
 from vla_ros.sim.state import COLORS
 from vla_ros.sim.tasks import MEMORY_TASKS, NOVEL_TASKS, TASKS, TRAINED_TASKS
 
-PERTURBATION = 0.4  # as in `vla record-demo`
-_LONGEST_S = 15.0
-_AFTER_SUCCESS_S = 0.4
 _MAX_DRAWS = 200
 
 
@@ -130,46 +121,3 @@ def _expert_succeeds(env: TabletopEnv, task: str) -> bool:
     env.begin(task)
     expert = Expert(TASKS[task])
     return any(env.step(expert.act(env.state()))[2] for _ in range(STEPS_PER_SUBTASK))
-
-
-def demonstrate(env: TabletopEnv, task: str, seed: int, spec: ObservationSpec) -> Episode:
-    """Return the scripted expert's episode of `task` in the scene of `seed`.
-
-    Actions are perturbed as in recorded demonstrations, and images pass through JPEG as on their way into a bag.
-    """
-    phrasings = TASKS[task].phrasings
-    command = phrasings[seed % len(phrasings)]
-    observation, _ = env.reset(seed=seed, options={"task": task, "command": command})
-    expert = Expert(TASKS[task])
-    perturbation = Perturbation(np.random.default_rng(seed), PERTURBATION, env.control_hz)
-    frames: list[dict[str, Any]] = []
-    states, actions = [], []
-    left, info = round(_AFTER_SUCCESS_S * env.control_hz), {"success": False}
-    for _ in range(round(_LONGEST_S * env.control_hz)):
-        action = expert.act(env.state())
-        frames.append({camera.name: _through_jpeg(observation[camera.name]) for camera in spec.cameras})
-        pose = np.concatenate([observation["ee_position"], observation["ee_quaternion"]])
-        states.append(proprioception(spec.proprioception, pose, float(observation["opening"][0])))
-        actions.append(action)
-        observation, _, _, _, info = env.step(perturbation.apply(action))
-        left -= info["success"]
-        if not left:
-            break
-    return Episode(
-        images={
-            camera.name: np.stack([images.resize(frame[camera.name], camera) for frame in frames])
-            for camera in spec.cameras
-        },
-        proprioception=np.stack(states),
-        actions=np.stack(actions),
-        command=command,
-        task=task,
-        outcome="success" if info["success"] else "failure",
-        source=f"{task}#{seed}",
-        start_ns=0,
-        ticks=np.arange(len(frames), dtype=np.int64),
-    )
-
-
-def _through_jpeg(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return images.decode_image_file(images.encode_jpeg(rgb))

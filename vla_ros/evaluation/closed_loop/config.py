@@ -8,12 +8,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from vla_ros.contract import PolicyContract
+from vla_ros.contract import PolicyContract, Timing
 from vla_ros.datasets.calvin.reader import CAMERAS as CALVIN_CAMERAS
 from vla_ros.evaluation.benchmarks import calvin, libero
 from vla_ros.evaluation.errors import EvaluationError
+from vla_ros.runtime.execution.executors import DEFAULT_EXECUTOR
 from vla_ros.sim.cameras import CAMERAS
 
+VIDEOS = "videos"  # folder below `EvaluationConfig.output`
 FIRST_SEED = 50_000  # demonstrations use smaller seeds, so scenes here are new
 BLANKS = {"none": (), "static": ("static",), "wrist": ("wrist",), "both": ("static", "wrist")}
 
@@ -64,6 +66,38 @@ ENVIRONMENTS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Condition:
+    """What rollouts run under.
+
+    Attributes:
+        delay_ms: Time to compute a chunk; None if given in ticks.
+        delay_ticks: From an observation until its chunk takes effect.
+        busy_ticks: From an observation until the next one is taken.
+    """
+
+    executor: str = DEFAULT_EXECUTOR
+    delay_ms: float | None = None
+    delay_ticks: int = 1
+    busy_ticks: int = 1
+
+    @property
+    def name(self) -> str:
+        """What affects a rollout: equal names are one measurement."""
+        return f"{self.executor}, {self.delay_ticks} ticks, one in {self.busy_ticks}"
+
+
+def delay_in_ticks(inference_ms: float, timing: Timing) -> tuple[int, int]:
+    """Return the ticks until a chunk takes effect, and between observations, for an inference time; each at least 1.
+
+    As in real time: an observation is complete a settle time after its tick, the arm acts on grid ticks, and one engine
+    computes one chunk at a time while the world moves on. The simulation's own inference time does not count.
+    """
+    delays_s = (timing.settle_s + inference_ms / 1e3, inference_ms / 1e3)
+    delay, busy = (max(1, math.ceil(round(seconds * timing.control_hz, 6))) for seconds in delays_s)
+    return delay, busy
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What to evaluate, and how; `configure` fills in an environment's defaults.
 
@@ -105,7 +139,7 @@ class EvaluationConfig:
     swap_colour: bool = False
     delay_ticks: int = 1
     delays: tuple[float, ...] | None = None
-    executors: tuple[str, ...] = ("full_chunk",)
+    executors: tuple[str, ...] = (DEFAULT_EXECUTOR,)
     max_time_s: float = 12.0
     robot: str = "tabletop"
     workers: int = 2
@@ -130,15 +164,18 @@ class EvaluationConfig:
             raise EvaluationError(f"--rank is {self.rank}/{self.ranks}; must be 0/1, or 0/4 to 3/4 for instance")
         if (self.videos or self.ranks > 1) and self.output is None:
             raise EvaluationError("--videos and --rank need --output FOLDER to write to")
-        if len(self.conditions) > len(set(self.conditions)):
+        delays = self.delays or (None,)
+        if len(delays) > len(set(delays)) or len(self.executors) > len(set(self.executors)):
             raise EvaluationError("--delays or --executors lists the same value twice")
-        if self.videos and len(self.conditions) > 1:
+        if self.videos and len(delays) * len(self.executors) > 1:
             raise EvaluationError("--videos needs a single executor and a single delay: each rollout has one video")
 
-    @property
-    def conditions(self) -> list[tuple[str, float | None]]:
-        """(executor, added delay [ms] or None) that everything runs under."""
-        return [(executor, delay) for executor in self.executors for delay in self.delays or (None,)]
+    def conditions(self, timing: Timing) -> list[Condition]:
+        """Return the conditions that everything runs under."""
+        delays: list[tuple[float | None, int, int]] = [(None, self.delay_ticks, max(1, self.delay_ticks - 1))]
+        if self.delays:
+            delays = [(ms, *delay_in_ticks(ms, timing)) for ms in self.delays]
+        return [Condition(executor, *delay) for executor in self.executors for delay in delays]
 
     def settings(self) -> dict[str, Any]:
         """Return what affects the results as plain types, to identify an evaluation on disk."""

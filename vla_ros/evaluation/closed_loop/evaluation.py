@@ -12,19 +12,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vla_ros.contract import Timing
-from vla_ros.evaluation.benchmarks import libero, tabletop
 from vla_ros.evaluation.closed_loop.chain_rollouts import run_chains
-from vla_ros.evaluation.closed_loop.config import BLANKS, EvaluationConfig, check_contract
+from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig, check_contract
 from vla_ros.evaluation.closed_loop.rollouts import (
     Outcome,
     RolloutRequest,
-    RolloutSettings,
-    libero_requests,
+    request_rollouts,
     run_rollouts,
-    tabletop_requests,
+    select_tasks,
 )
-from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import ChainResult, chain_statistics, merge
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.evaluation.protocols.result_log import ResultLog
@@ -32,29 +28,7 @@ from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
 from vla_ros.runtime.planning.planner import check_trained_with_delays
 
-VIDEOS = "videos"
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Condition:
-    """What the same rollouts run under.
-
-    Attributes:
-        delay_ms: Time to compute a chunk; None if given in ticks.
-        delay_ticks: From an observation until its chunk takes effect.
-        busy_ticks: From an observation until the next one is taken.
-    """
-
-    executor: str
-    delay_ms: float | None
-    delay_ticks: int
-    busy_ticks: int
-
-    @property
-    def name(self) -> str:
-        """What affects a rollout: equal names are one measurement."""
-        return f"{self.executor}, {self.delay_ticks} ticks, one in {self.busy_ticks}"
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any] | None:
@@ -71,67 +45,32 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any] | None:
     if "delay_aware" in config.executors:
         check_trained_with_delays(policy.config.max_delay_steps)
     started_s = time.monotonic()
+    conditions = config.conditions(policy.contract.timing)
     if config.chains:
-        results = _evaluate_chains(config)
+        results = _evaluate_chains(config, conditions[0])
     else:
-        results = _evaluate_tasks(config, request_rollouts(config, tasks), policy.contract.timing)
+        results = _evaluate_tasks(config, conditions, request_rollouts(config, tasks))
     if results is None:
         return None
     return {**results, "wall_s": round(time.monotonic() - started_s, 1), "settings": config.settings()}
 
 
-def select_tasks(config: EvaluationConfig) -> list[str]:
-    """Expand the configured tasks, kinds and sets of tasks.
-
-    Raises:
-        EvaluationError: A task is unknown, or has no colour to swap.
-    """
-    if config.suite:
-        return libero.select_tasks(config.suite, config.tasks)
-    tasks = tabletop.select_tasks(config.tasks)
-    if config.swap_colour and not all(map(tabletop.has_colour, tasks)):
-        raise EvaluationError("--swap-colour needs tasks that name a block, for instance --tasks pick_up")
-    return tasks
-
-
-def request_rollouts(config: EvaluationConfig, tasks: Sequence[str]) -> list[RolloutRequest]:
-    """Return the configured rollouts of `tasks`.
-
-    Raises:
-        EvaluationError: A LIBERO task has too few initial states.
-    """
-    if config.suite:
-        return libero_requests(config.suite, tasks, config.rollouts, config.seed, config.command_override)
-    return tabletop_requests(
-        tasks,
-        config.rollouts,
-        config.seed,
-        phrasings=config.phrasings,
-        command=config.command_override,
-        swap_colour=config.swap_colour,
-    )
-
-
 def _evaluate_tasks(
-    config: EvaluationConfig, requests: Sequence[RolloutRequest], timing: Timing
+    config: EvaluationConfig, conditions: Sequence[Condition], requests: Sequence[RolloutRequest]
 ) -> dict[str, Any] | None:
     """Run every request under every condition; conditions with the same ticks are measured once."""
-    conditions = [_condition(config, *one, timing) for one in config.conditions]
+    different = {condition.name: condition for condition in conditions}
     work = {
         f"{condition.name}, {request.task} {request.seed}": (condition, request)
-        for condition in {condition.name: condition for condition in conditions}.values()
+        for condition in different.values()
         for request in requests
     }
     log = _open_log(config)
     done = _outcomes(log)
     share = [key for key in _share(list(work), config) if key not in done]
-    for name in dict.fromkeys(condition.name for condition in conditions):
+    for name, condition in different.items():
         missing = [key for key in share if work[key][0].name == name]
-        if not missing:
-            continue
-        outcomes = run_rollouts(
-            _rollout_settings(config, work[missing[0]][0]), [work[key][1] for key in missing], config.workers
-        )
+        outcomes = run_rollouts(config, condition, [work[key][1] for key in missing]) if missing else ()
         for key, outcome in zip(missing, outcomes, strict=True):
             done[key] = outcome
             if log:
@@ -149,44 +88,13 @@ def _evaluate_tasks(
     return results
 
 
-def _rollout_settings(config: EvaluationConfig, condition: Condition) -> RolloutSettings:
-    return RolloutSettings(
-        checkpoint=config.checkpoint,
-        robot=config.robot,
-        max_time_s=config.max_time_s,
-        delay_ticks=condition.delay_ticks,
-        busy_ticks=condition.busy_ticks,
-        blank=BLANKS[config.blank],
-        executor=condition.executor,
-        suite=config.suite or "",
-        videos=str(config.output / VIDEOS) if config.videos and config.output else "",
-    )
-
-
-def _condition(config: EvaluationConfig, executor: str, delay_ms: float | None, timing: Timing) -> Condition:
-    if delay_ms is None:
-        return Condition(executor, None, config.delay_ticks, max(1, config.delay_ticks - 1))
-    return Condition(executor, delay_ms, *delay_in_ticks(delay_ms, timing))
-
-
-def delay_in_ticks(inference_ms: float, timing: Timing) -> tuple[int, int]:
-    """Return the ticks until a chunk takes effect, and between observations, for an inference time; each at least 1.
-
-    As in real time: an observation is complete a settle time after its tick, the arm acts on grid ticks, and one engine
-    computes one chunk at a time while the world moves on. The simulation's own inference time does not count.
-    """
-    delays_s = (timing.settle_s + inference_ms / 1e3, inference_ms / 1e3)
-    delay, busy = (max(1, math.ceil(round(seconds * timing.control_hz, 6))) for seconds in delays_s)
-    return delay, busy
-
-
-def _evaluate_chains(config: EvaluationConfig) -> dict[str, Any] | None:
+def _evaluate_chains(config: EvaluationConfig, condition: Condition) -> dict[str, Any] | None:
     chains = config.chains or 0
     log = _open_log(config)
     done = _chain_results(log)
     known = {result.chain.number for result in done}
     missing = [number for number in _share(range(chains), config) if number not in known]
-    for result in run_chains(config, missing) if missing else ():
+    for result in run_chains(config, condition, missing) if missing else ():
         done.append(result)
         if log:
             log.add(result.to_dict())

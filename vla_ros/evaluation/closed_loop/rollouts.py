@@ -6,15 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from vla_ros.evaluation.benchmarks import libero
-from vla_ros.evaluation.benchmarks.tabletop import other_colour
-from vla_ros.evaluation.closed_loop.workers import load_limits, load_runner, new_executor, run_in_workers, tabletop
+from vla_ros.evaluation.benchmarks import libero, tabletop
+from vla_ros.evaluation.closed_loop.config import VIDEOS, Condition, EvaluationConfig
+from vla_ros.evaluation.closed_loop.workers import PolicyWorker, run_in_workers, tabletop_env
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.reports.video import RolloutVideo
-from vla_ros.runtime.rollout import EpisodeConfig, run_episode
+from vla_ros.runtime.rollout import run_episode
 from vla_ros.sim.tasks import TASKS
 
 
@@ -26,29 +25,6 @@ class RolloutRequest:
     seed: int
     command: str
     judged: str
-
-
-@dataclass(frozen=True)
-class RolloutSettings:
-    """What all rollouts of an evaluation share.
-
-    Attributes:
-        robot: Robot file whose limits apply; empty for none.
-        delay_ticks: See `EpisodeConfig`.
-        busy_ticks: See `EpisodeConfig`.
-        suite: LIBERO suite; empty for the simulated arm.
-        videos: Folder for a video of each rollout; empty for none.
-    """
-
-    checkpoint: str
-    robot: str
-    max_time_s: float
-    delay_ticks: int
-    blank: tuple[str, ...] = ()
-    executor: str = "full_chunk"
-    suite: str = ""
-    busy_ticks: int | None = None
-    videos: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,94 +44,86 @@ class Outcome:
         return cls(*times, data["ticks"], data["ticks_missed"])
 
 
-def tabletop_requests(
-    tasks: Sequence[str],
-    rollouts: int,
-    first_seed: int,
-    *,
-    phrasings: str = "held_out",
-    command: str | None = None,
-    swap_colour: bool = False,
-) -> list[RolloutRequest]:
-    """Return `rollouts` requests for each task, with seeds from `first_seed`.
+def select_tasks(config: EvaluationConfig) -> list[str]:
+    """Expand the configured tasks, kinds and sets of tasks.
 
-    Args:
-        phrasings: "train" or "held_out": which of the task's phrasings to cycle through.
-        command: Overrides the phrasings for every task.
-        swap_colour: Name another colour than the task's, alternating; that block counts.
+    Raises:
+        EvaluationError: A task is unknown, or has no colour to swap.
     """
+    if config.suite:
+        return libero.select_tasks(config.suite, config.tasks)
+    tasks = tabletop.select_tasks(config.tasks)
+    if config.swap_colour and not all(map(tabletop.has_colour, tasks)):
+        raise EvaluationError("--swap-colour needs tasks that name a block, for instance --tasks pick_up")
+    return tasks
+
+
+def request_rollouts(config: EvaluationConfig, tasks: Sequence[str]) -> list[RolloutRequest]:
+    """Return the configured rollouts of each task, with consecutive seeds and cycling through its phrasings.
+
+    Raises:
+        EvaluationError: A LIBERO task has too few initial states.
+    """
+    if config.suite:
+        return _libero_requests(config, config.suite, tasks)
     requests = []
     for task in tasks:
-        for index in range(rollouts):
-            judged = other_colour(task, index) if swap_colour else task
-            texts = TASKS[judged].held_out if phrasings == "held_out" else TASKS[judged].phrasings
-            requests.append(RolloutRequest(task, first_seed + index, command or texts[index % len(texts)], judged))
+        for index in range(config.rollouts):
+            judged = tabletop.other_colour(task, index) if config.swap_colour else task
+            texts = TASKS[judged].held_out if config.phrasings == "held_out" else TASKS[judged].phrasings
+            command = config.command_override or texts[index % len(texts)]
+            requests.append(RolloutRequest(task, config.seed + index, command, judged))
     return requests
 
 
-def libero_requests(
-    suite: str, tasks: Sequence[str], rollouts: int, first_state: int, command: str | None
-) -> list[RolloutRequest]:
-    """Return `rollouts` requests for each LIBERO task, with initial states from `first_state`.
-
-    Raises:
-        EvaluationError: A task has fewer initial states.
-    """
+def _libero_requests(config: EvaluationConfig, suite: str, tasks: Sequence[str]) -> list[RolloutRequest]:
     languages = libero.task_languages(suite)
     for task in tasks:
         states = libero.initial_states(suite, task)
-        if first_state + rollouts > states:
+        if config.seed + config.rollouts > states:
             raise EvaluationError(
-                f"--rollouts {rollouts} from --seed {first_state} exceeds the initial states of {task}, 0 to "
+                f"--rollouts {config.rollouts} from --seed {config.seed} exceeds the initial states of {task}, 0 to "
                 f"{states - 1}; each is used once, so lower --rollouts or --seed"
             )
     return [
-        RolloutRequest(task, first_state + index, command or languages[task], task)
+        RolloutRequest(task, config.seed + index, config.command_override or languages[task], task)
         for task in tasks
-        for index in range(rollouts)
+        for index in range(config.rollouts)
     ]
 
 
-def run_rollouts(settings: RolloutSettings, requests: Sequence[RolloutRequest], workers: int) -> Iterator[Outcome]:
-    """Run the requests in `workers` processes, and yield their outcomes in order.
+def run_rollouts(
+    config: EvaluationConfig, condition: Condition, requests: Sequence[RolloutRequest]
+) -> Iterator[Outcome]:
+    """Run the requests in worker processes, and yield their outcomes in order.
 
     Raises:
         UserError: The checkpoint or robot file cannot be loaded, or the cameras lack OpenGL.
     """
-    return run_in_workers(RolloutWorker, settings, requests, workers)
+    return run_in_workers(RolloutWorker, config, condition, requests)
 
 
-class RolloutWorker:
-    """A policy and a simulator."""
+class RolloutWorker(PolicyWorker):
+    """A policy, and the simulated arm or LIBERO."""
 
-    def __init__(self, settings: RolloutSettings) -> None:
-        self._settings = settings
-        self._runner = load_runner(settings.checkpoint)
-        self._limits = load_limits(settings.robot)
-        self._tabletop = None if settings.suite else tabletop(self._runner.contract.timing.control_hz)
-        self._env = self._tabletop or libero.LiberoEnv(settings.suite)
+    def __init__(self, config: EvaluationConfig, condition: Condition) -> None:
+        super().__init__(config, condition)
+        self._tabletop = None if config.suite else tabletop_env(self.control_hz)
+        self._env = self._tabletop or libero.LiberoEnv(config.suite or "")
 
     def run(self, request: RolloutRequest) -> Outcome:
         """Run one rollout."""
-        settings, contract = self._settings, self._runner.contract
         options = {"task": request.task, "command": request.command}
         observation, _ = self._env.reset(seed=request.seed, options=options)
         if self._tabletop is not None:
             self._tabletop.task = TASKS[request.judged]
-        video = RolloutVideo(contract.camera_names) if settings.videos else None
-        config = EpisodeConfig(
-            command=request.command,
-            max_ticks=max(1, math.floor(settings.max_time_s * contract.timing.control_hz)),
-            delay_ticks=settings.delay_ticks,
-            busy_ticks=settings.busy_ticks,
-            blank=settings.blank,
-            limits=self._limits,
-            executor=new_executor(settings.executor),
-        )
-        result = run_episode(self._env, self._runner, observation, config, video.on_frame if video else None)
-        if video is not None:
+        video = RolloutVideo(self.runner.contract.camera_names)
+        episode = self.episode(request.command, max(1, math.floor(self.config.max_time_s * self.control_hz)))
+        on_frame = video.on_frame if self.config.videos else None
+        result = run_episode(self._env, self.runner, observation, episode, on_frame)
+        if self.config.videos and self.config.output is not None:
             name = f"{request.task}-{request.seed}-{'success' if result.success else 'failure'}.webp"
-            video.save(Path(settings.videos) / name, contract.timing.control_hz)
+            video.save(self.config.output / VIDEOS / name, self.control_hz)
         inference_ms = tuple(round(ms, 3) for ms in result.inference_ms)
         return Outcome(result.success, result.time_s, inference_ms, result.ticks, result.ticks_missed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from multiprocessing.util import Finalize
@@ -15,16 +15,14 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from vla_ros.errors import UserError
+from vla_ros.evaluation.closed_loop.config import BLANKS, Condition, EvaluationConfig
 from vla_ros.policy.checkpoint import load_checkpoint
-from vla_ros.policy.runner import PolicyRunner
-from vla_ros.robot import Limits, load_robot
-from vla_ros.runtime.execution.executors import Executor, make_executor
+from vla_ros.policy.inference import PolicyRunner
+from vla_ros.robot import load_robot
+from vla_ros.runtime.execution.executors import make_executor
+from vla_ros.runtime.rollout import EpisodeConfig
 from vla_ros.sim.env import TabletopEnv
 
-# As in config/policy.yaml.
-HORIZON_TICKS, ENSEMBLE_DECAY = 4, 0.01
-
-Settings = TypeVar("Settings", bound=Hashable)
 Request = TypeVar("Request", contravariant=True)
 Result = TypeVar("Result", covariant=True)
 
@@ -37,53 +35,62 @@ class Worker(Protocol[Request, Result]):
     def close(self) -> None: ...
 
 
+Create = Callable[[EvaluationConfig, Condition], Worker[Request, Result]]
+
+
 def run_in_workers(
-    create: Callable[[Settings], Worker[Request, Result]], settings: Settings, requests: Sequence[Request], workers: int
+    create: Create[Request, Result], config: EvaluationConfig, condition: Condition, requests: Sequence[Request]
 ) -> Iterator[Result]:
-    """Yield the result of each request in order, from `workers` processes that each run `create(settings)` once.
+    """Yield the result of each request in order, from processes that each run `create(config, condition)` once.
 
     Raises:
-        UserError: A worker cannot be created.
+        UserError: The checkpoint or robot file cannot be loaded, or the cameras lack OpenGL.
     """
-    if workers <= 1:
-        with closing(create(settings)) as worker:
+    if config.workers <= 1:
+        with closing(create(config, condition)) as worker:
             yield from map(worker.run, requests)
         return
     context = multiprocessing.get_context("spawn")  # neither torch nor OpenGL survives a fork
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(functools.partial(_run, create, settings), requests)
+    with ProcessPoolExecutor(config.workers, context, torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(functools.partial(_run, create, config, condition), requests)
 
 
-def _run(create: Callable[[Any], Worker[Any, Any]], settings: Hashable, request: Any) -> Any:
-    return _worker(create, settings).run(request)
+def _run(create: Create[Any, Any], config: EvaluationConfig, condition: Condition, request: Any) -> Any:
+    return _worker(create, config, condition).run(request)
 
 
 @functools.cache
-def _worker(create: Callable[[Any], Worker[Any, Any]], settings: Hashable) -> Worker[Any, Any]:
+def _worker(create: Create[Any, Any], config: EvaluationConfig, condition: Condition) -> Worker[Any, Any]:
     """Return this process's worker; created on first use, so that its errors reach the caller."""
-    worker = create(settings)
+    worker = create(config, condition)
     Finalize(None, worker.close, exitpriority=1)  # free the OpenGL context before the interpreter exits
     return worker
 
 
-def load_runner(checkpoint: str) -> PolicyRunner:
-    """Load a checkpoint and warm it up."""
-    runner = PolicyRunner(load_checkpoint(Path(checkpoint)))
-    runner.warm_up()
-    return runner
+class PolicyWorker:
+    """A worker's policy, and how its episodes run."""
+
+    def __init__(self, config: EvaluationConfig, condition: Condition) -> None:
+        self.config, self._condition = config, condition
+        self.runner = PolicyRunner(load_checkpoint(Path(config.checkpoint)))
+        self.runner.warm_up()
+        self.control_hz = self.runner.contract.timing.control_hz
+        self._limits = load_robot(config.robot).limits if config.robot else None
+
+    def episode(self, command: str, max_ticks: int) -> EpisodeConfig:
+        """Return the configuration of one episode, with a new executor."""
+        return EpisodeConfig(
+            command=command,
+            max_ticks=max_ticks,
+            delay_ticks=self._condition.delay_ticks,
+            busy_ticks=self._condition.busy_ticks,
+            blank=BLANKS[self.config.blank],
+            limits=self._limits,
+            executor=make_executor(self._condition.executor),
+        )
 
 
-def load_limits(robot: str) -> Limits | None:
-    """Return the limits in a robot file, or None for an empty name."""
-    return load_robot(robot).limits if robot else None
-
-
-def new_executor(name: str) -> Executor:
-    """Return a new executor with the node's default parameters."""
-    return make_executor(name, horizon=HORIZON_TICKS, decay=ENSEMBLE_DECAY)
-
-
-def tabletop(control_hz: float) -> TabletopEnv:
+def tabletop_env(control_hz: float) -> TabletopEnv:
     """Return the simulated arm with its cameras; UserError if they cannot render."""
     try:
         return TabletopEnv(control_hz=control_hz)

@@ -17,66 +17,76 @@ if TYPE_CHECKING:
 # Failures are what to learn from; a few successes show that it works.
 SHOWN_FAILURES, SHOWN_SUCCESSES = 12, 6
 
+Table = tuple[tuple[str, ...], Sequence[tuple[Any, ...]]]  # columns and rows
+TASKS, CHAINS, CONDITIONS = "Success by task", "Chains of tasks", "Delays and executors"
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Summarize the JSON results of `vla evaluate` in a line."""
+    if "success_at" in results:
+        low, high = results["average_length_interval"]
+        text = f"average length {results['average_length']:.2f} ({low:.2f} to {high:.2f})"
+    else:
+        inference = results["inference_ms"]
+        text = ", ".join(f"{q} {_format(inference[q], '.1f', '-')} ms" for q in ("p50", "p95"))
+        text = f"inference {text}"
+    return f"{text}; {results['wall_s']:.0f} s"
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, Table]:
+    """Return the tables of the JSON results of `vla evaluate`: by heading."""
+    if "success_at" in results:
+        lengths = [
+            (k, _count(row, "trials"), f"{row['rate']:.1%}", percent(row["interval"]))
+            for k, row in results["success_at"].items()
+        ]
+        subtasks = [
+            (task, _count(row, "trials"), f"{row['rate']:.0%}", _format(row["mean_steps"], ".0f"))
+            for task, row in results["tasks"].items()
+        ]
+        return {
+            CHAINS: (("subtasks in a row", "chains", "rate", "95 % interval"), lengths),
+            "Subtasks": (("subtask", "done / attempted", "rate", "mean steps"), subtasks),
+        }
+    tasks = [
+        (task, *_rate(row), _format(row["mean_time_s"], ".1f"))
+        for task, row in [*results["tasks"].items(), ("all", results["total"])]
+    ]
+    found: dict[str, Table] = {TASKS: (("task", "successes", "rate", "95 % interval", "mean time [s]"), tasks)}
+    if "conditions" in results:
+        rows = [
+            (row["executor"], _format(row["delay_ms"], "g"), row["delay_ticks"], *_rate(row))
+            for row in results["conditions"]
+        ]
+        columns = ("executor", "added delay [ms]", "ticks", "successes", "rate", "95 % interval")
+        found[CONDITIONS] = (columns, rows)
+    return found
+
 
 def evaluation_blocks(results: Mapping[str, Any], videos: Path | None = None) -> list[html.Block]:
     """Return the blocks of a page on the JSON results of `vla evaluate`, with videos from a folder."""
-    blocks = _chains(results) if "success_at" in results else _tasks(results)
-    if "conditions" in results:
-        blocks += _conditions(results["conditions"])
+    blocks = [html.paragraph(summary(results))]
+    plots = _plots(results)
+    for heading, (columns, rows) in tables(results).items():
+        blocks += [html.heading(heading), html.table(columns, rows), *plots.get(heading, ())]
     if videos is not None and videos.is_dir():
         blocks += _videos(videos)
     settings = [(key, value) for key, value in results["settings"].items() if value is not None]
     return [*blocks, html.heading("Settings"), html.table(("", ""), settings)]
 
 
-def _tasks(results: Mapping[str, Any]) -> list[html.Block]:
+def _plots(results: Mapping[str, Any]) -> dict[str, list[html.Block]]:
+    if "success_at" in results:
+        rates = [(f"{k} in a row", row["rate"], row["interval"]) for k, row in results["success_at"].items()]
+        caption = "Chains with at least k subtasks done in a row, with 95 % intervals"
+        return {CHAINS: [html.plot(rates_plot(rates), caption)]}
     tasks = [*results["tasks"].items(), ("all", results["total"])]
-    rows = [
-        (task, _count(row, "rollouts"), f"{row['success_rate']:.0%}", percent(row["interval"]), _or_empty(row, 1))
-        for task, row in tasks
-    ]
     rates = [(task, row["success_rate"], row["interval"]) for task, row in tasks]
-    return [
-        html.heading("Success by task"),
-        html.table(("task", "successes", "rate", "95 % interval", "mean time [s]"), rows),
-        html.plot(rates_plot(rates), "Success rates with 95 % intervals"),
-    ]
-
-
-def _chains(results: Mapping[str, Any]) -> list[html.Block]:
-    low, high = results["average_length_interval"]
-    success_at, tasks = results["success_at"].items(), results["tasks"].items()
-    average = f"Average length {results['average_length']:.2f} ({low:.2f} to {high:.2f}), {results['chains']} chains."
-    lengths = [(k, _count(row, "trials"), f"{row['rate']:.1%}", percent(row["interval"])) for k, row in success_at]
-    rates = [(f"{k} in a row", row["rate"], row["interval"]) for k, row in success_at]
-    subtasks = [(task, _count(row, "trials"), f"{row['rate']:.0%}", _or_empty(row, 0)) for task, row in tasks]
-    return [
-        html.heading("Chains of tasks"),
-        html.paragraph(average),
-        html.table(("subtasks in a row", "chains", "rate", "95 % interval"), lengths),
-        html.plot(rates_plot(rates), "Chains with at least k subtasks done in a row, with 95 % intervals"),
-        html.heading("Subtasks"),
-        html.table(("subtask", "done / attempted", "rate", "mean steps"), subtasks),
-    ]
-
-
-def _conditions(conditions: Sequence[Mapping[str, Any]]) -> list[html.Block]:
-    rows = [
-        (
-            row["executor"],
-            "" if row["delay_ms"] is None else f"{row['delay_ms']:g}",
-            row["delay_ticks"],
-            _count(row, "rollouts"),
-            f"{row['success_rate']:.0%}",
-            percent(row["interval"]),
-        )
-        for row in conditions
-    ]
-    columns = ("executor", "added delay [ms]", "ticks", "successes", "rate", "95 % interval")
-    blocks = [html.heading("Delays and executors"), html.table(columns, rows)]
+    plots = {TASKS: [html.plot(rates_plot(rates), "Success rates with 95 % intervals")]}
+    conditions = results.get("conditions", ())
     if len({row["delay_ms"] for row in conditions}) > 1:
-        blocks.append(html.plot(delays_plot(conditions), "Success against added delay"))
-    return blocks
+        plots[CONDITIONS] = [html.plot(delays_plot(conditions), "Success against added delay")]
+    return plots
 
 
 def _videos(folder: Path) -> list[html.Block]:
@@ -142,9 +152,12 @@ def _count(row: Mapping[str, Any], trials: str) -> str:
     return f"{row['successes']}/{row[trials]}"
 
 
-def _or_empty(row: Mapping[str, Any], digits: int) -> str:
-    mean = row["mean_steps"] if "mean_steps" in row else row["mean_time_s"]
-    return "" if mean is None else f"{mean:.{digits}f}"
+def _rate(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return _count(row, "rollouts"), f"{row['success_rate']:.0%}", percent(row["interval"])
+
+
+def _format(value: float | None, form: str, missing: str = "") -> str:
+    return missing if value is None else format(value, form)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from vla_ros import files
 from vla_ros.contract import ARM_AXES
-from vla_ros.datasets.bags.writer import BagWriter, TopicQos, typestore
+from vla_ros.datasets.bags.cdr.messages import typestore
+from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
 from vla_ros.geometry.rigid import rotation_from_6d

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listen to what the policy node says about itself."""
+"""Listen to the policy node's state and diagnostics."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def listen(
     on_status: Callable[[str, str, str, Mapping[str, str]], None],
     period_s: float,
 ) -> Iterator[None]:
-    """Call back for what arrives, and yield each `period_s`, until the caller closes this.
+    """Call back for each message, and yield every `period_s`, until the caller closes this generator.
 
     Args:
         name: of the policy node, absolute or relative.
-        on_state: gets the JSON of ~/state as a dictionary.
-        on_status: gets the name, the level (ok, warn, error, stale), the message and the values of a diagnostic status.
+        on_state: given the JSON of ~/state as a dict.
+        on_status: given name, level (ok, warn, error, stale), message and values of a diagnostic status.
+        period_s: between two yields.
     """
     rclpy.init(args=[])
     executor = SingleThreadedExecutor()

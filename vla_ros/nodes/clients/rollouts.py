@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closed-loop rollouts over ROS: reset the simulated arm, say a command, and watch the task from outside.
+"""Closed-loop rollouts over ROS: reset the simulated arm, publish a command, and watch the task from outside.
 
-The client is an ordinary node that sees what anybody on the network sees. Nothing of the policy runs in it.
+The client is an ordinary node that sees what everybody on the network sees. No part of the policy runs in it.
 """
 
 from __future__ import annotations
@@ -28,27 +28,31 @@ from vla_ros.observations import messages
 
 CAMERAS = ("static", "wrist")
 POLL_S = 0.02
-FRAME_NS = 100_000_000  # of the film
-# ~/state comes with every change, and once a second for its figures.
+FRAME_NS = 100_000_000  # between frames of the video
+# ~/state is published on every change, and once a second for its figures.
 STATE_PERIOD_S = 1.2
 
-Pictures = dict[str, bytes]
+Images = dict[str, bytes]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """How one episode went: `time_s` from the command to success, or to the end; JPEGs of the cameras at 10 Hz."""
+    """How one episode went: `time_s` from the command to success or to the end; the cameras' JPEGs at 10 Hz."""
 
     success: bool
     time_s: float
-    frames: list[Pictures]
+    frames: list[Images]
 
 
 class RolloutClient:
-    """Runs rollouts against a simulator and a policy that are running somewhere. Use it in a `with` statement."""
+    """Runs rollouts against a simulator and a policy node that are running already. Use it in a `with` statement.
+
+    Args:
+        namespace: of simulator and policy.
+        watch: record the cameras, for a video.
+    """
 
     def __init__(self, namespace: str, *, watch: bool) -> None:
-        """namespace: of simulator and policy. watch: subscribe to the cameras, for the film."""
         rclpy.init(args=[])
         self._node = Node("rollouts", namespace=namespace)
         self._simulator, self._policy = RemoteSimulator(self._node), RemoteNode(self._node, "policy")
@@ -56,8 +60,8 @@ class RolloutClient:
         self._success: bool | None = None
         self._state: dict[str, Any] = {}
         self._states = 0
-        self._pictures: Pictures = {}
-        self._frames: list[Pictures] = []
+        self._images: Images = {}
+        self._frames: list[Images] = []
         self._next_frame_ns = 0
         self._node.create_subscription(Bool, topics.TASK_SUCCESS, self._on_success, LATCHED_QOS)
         self._node.create_subscription(String, topics.POLICY_STATE, self._on_state, LATCHED_QOS)
@@ -70,11 +74,11 @@ class RolloutClient:
         self._thread.start()
 
     def policy_state(self) -> dict[str, Any]:
-        """The newest ~/state of the policy; empty before the first."""
+        """Return the policy's newest ~/state; empty before the first."""
         return self._state
 
     def final_policy_state(self) -> dict[str, Any]:
-        """A state from after this call, with the figures of everything until now."""
+        """Return a state published after this call, with the figures of everything until now."""
         seen, deadline = self._states, time.monotonic() + 2 * STATE_PERIOD_S
         while self._states == seen and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -86,17 +90,21 @@ class RolloutClient:
         seed: int,
         command: str,
         time_limit_s: float,
-        on_poll: Callable[[Pictures], None] = lambda _: None,
+        on_poll: Callable[[Images], None] = lambda _: None,
         check: Callable[[], None] = lambda: None,
     ) -> Rollout:
-        """One episode of `task` in the scene of `seed`, told `command`.
+        """Run one episode.
 
         Args:
-            on_poll: called with the newest pictures while the episode runs (a window, say).
-            check: called as often; raises when there is no point in going on.
+            task: its name, for the simulator.
+            seed: of the scene.
+            command: for the policy.
+            time_limit_s: until the episode is given up.
+            on_poll: called with the newest images during the episode (a window, say).
+            check: called as often; raises to abort.
 
         Raises:
-            ServiceError: simulator or policy do not answer.
+            ServiceError: simulator or policy does not answer.
         """
         self._say("")
         self._policy.trigger("reset")
@@ -110,13 +118,13 @@ class RolloutClient:
             if self._success or time_s > time_limit_s:
                 break
             check()
-            on_poll(self._pictures)
+            on_poll(self._images)
             time.sleep(POLL_S)
         self._say("")
         return Rollout(bool(self._success), time_s, self._frames)
 
     def _wait_for_reset(self) -> None:
-        """The reset has published that the new task is not done yet; what comes afterwards is about this episode."""
+        """Wait until the reset has published that the new task is not done; later messages are about this episode."""
         deadline = time.monotonic() + 5.0
         while self._success is not False:
             if time.monotonic() > deadline:
@@ -137,11 +145,11 @@ class RolloutClient:
 
     def _keeper(self, camera: str) -> Callable[[CompressedImage], None]:
         def keep(message: CompressedImage) -> None:
-            self._pictures = {**self._pictures, camera: bytes(message.data)}
+            self._images = {**self._images, camera: bytes(message.data)}
             stamp_ns = messages.stamp_ns(message)
-            if camera == CAMERAS[-1] and len(self._pictures) == len(CAMERAS) and stamp_ns >= self._next_frame_ns:
+            if camera == CAMERAS[-1] and len(self._images) == len(CAMERAS) and stamp_ns >= self._next_frame_ns:
                 self._next_frame_ns = stamp_ns + FRAME_NS
-                self._frames.append(self._pictures)
+                self._frames.append(self._images)
 
         return keep
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publish a language command once, to everybody who listens."""
+"""Publish a language command once, to all subscribers."""
 
 from __future__ import annotations
 
@@ -14,50 +14,53 @@ from std_msgs.msg import String
 from vla_ros.errors import UserError
 from vla_ros.nodes.common.qos import LATCHED_QOS
 
-# Listeners are found one after the other; when none has come for this long, all are there.
+# Subscribers are discovered one by one; if none has appeared for this long, all are there.
 SETTLED_S = 0.5
 ACKNOWLEDGED_S = 2.0
 POLL_S = 0.02
 
 
-def say(text: str, topic: str, patience_s: float) -> int:
-    """Publish `text` on `topic` and wait until it has arrived everywhere; returns how many nodes listened.
+def say(text: str, topic: str, timeout_s: float) -> int:
+    """Publish `text` on `topic` and wait until all subscribers have acknowledged it.
+
+    Returns:
+        The number of subscribed nodes.
 
     Raises:
-        UserError: nobody has subscribed within `patience_s`, or somebody has not acknowledged it.
+        UserError: no subscribers within `timeout_s`, or one has not acknowledged it.
     """
     rclpy.init(args=[])
     try:
         node = Node("say")
         publisher = node.create_publisher(String, topic, LATCHED_QOS)
-        _wait_for_listener(publisher, patience_s)
-        # Before all are found: the publisher is latched, whoever is found later gets it then.
+        _wait_for_subscriber(publisher, timeout_s)
+        # The publisher is latched, so subscribers discovered later receive it as well.
         publisher.publish(String(data=text))
         _wait_until_settled(publisher)
         if not publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_S)):
             raise UserError(
-                f"not everybody who subscribed to {publisher.topic_name} has acknowledged {text!r} within "
-                f"{ACKNOWLEDGED_S:.0f} s; is one of them stopped or hanging? say it again when it runs"
+                f"a subscriber of {publisher.topic_name} did not acknowledge {text!r} within {ACKNOWLEDGED_S:.0f} s; "
+                "check whether one of them hangs or is stopped, then try again"
             )
-        listeners = node.get_subscriptions_info_by_topic(publisher.topic_name)
-        return len({(listener.node_namespace, listener.node_name) for listener in listeners})
+        subscriptions = node.get_subscriptions_info_by_topic(publisher.topic_name)
+        return len({(info.node_namespace, info.node_name) for info in subscriptions})
     finally:
         rclpy.try_shutdown()
 
 
-def _wait_for_listener(publisher: Publisher[String], patience_s: float) -> None:
-    deadline = time.monotonic() + patience_s
+def _wait_for_subscriber(publisher: Publisher[String], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
     while not publisher.get_subscription_count():
         if time.monotonic() > deadline:
             raise UserError(
-                f"nobody has subscribed to {publisher.topic_name} within {patience_s:.0f} s; is the policy "
-                "running, with the same ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE?"
+                f"no subscribers on {publisher.topic_name} within {timeout_s:.0f} s; check that the policy node is "
+                "running with the same ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE"
             )
         time.sleep(POLL_S)
 
 
 def _wait_until_settled(publisher: Publisher[String]) -> None:
-    """Until the number of subscriptions has stayed the same for `SETTLED_S`."""
+    """Wait until the number of subscriptions has not changed for `SETTLED_S`."""
     count, since_s = publisher.get_subscription_count(), time.monotonic()
     while time.monotonic() - since_s < SETTLED_S:
         time.sleep(POLL_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Call services from a thread that may wait, while another thread spins the node."""
+"""Call services from a thread that may block, while another thread spins the node."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from std_srvs.srv import Trigger
 
 from vla_ros.errors import UserError
 
-AGAIN_AFTER_S = 3.0
+RETRY_AFTER_S = 3.0
 
 
 class ServiceError(UserError):
-    """A service that is not there, does not answer, or refuses."""
+    """A service is missing, does not answer, or refuses."""
 
 
 class RemoteNode:
-    """Another node's Trigger services and parameters, by that node's (relative) name."""
+    """Another node's Trigger services and parameters; `name` may be relative."""
 
     def __init__(self, node: Node, name: str, *, timeout_s: float = 20.0) -> None:
         self._node = node
@@ -35,7 +35,7 @@ class RemoteNode:
         """Call `~/service` and return its message.
 
         Raises:
-            ServiceError: it is missing, silent, or answers with success = false.
+            ServiceError: it is missing, does not answer, or refuses.
         """
         response = self._call(Trigger, f"{self._name}/{service}", Trigger.Request())
         if not response.success:
@@ -46,31 +46,32 @@ class RemoteNode:
         """Set parameters.
 
         Raises:
-            ServiceError: the node is missing or silent, or refuses a value.
+            ServiceError: the node is missing, does not answer, or refuses a value.
         """
         request = SetParameters.Request()
         request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        response = self._call(SetParameters, f"{self._name}/set_parameters", request, again_after_s=AGAIN_AFTER_S)
+        response = self._call(SetParameters, f"{self._name}/set_parameters", request, retry_after_s=RETRY_AFTER_S)
         for name, result in zip(values, response.results, strict=True):
             if not result.successful:
                 raise ServiceError(f"{self._name}: parameter {name} = {values[name]!r} refused: {result.reason}")
 
-    def _call(self, kind: Any, service: str, request: Any, again_after_s: float | None = None) -> Any:
-        """Call a service; where doing it twice is doing it once, `again_after_s` without an answer it is called again.
+    def _call(self, kind: Any, service: str, request: Any, retry_after_s: float | None = None) -> Any:
+        """Call a service; an idempotent one again after `retry_after_s` without an answer.
 
-        DDS says that a service is there as soon as requests reach it; its answers may not reach us yet, and are lost.
+        DDS reports a service as available once requests reach it, although its answers may not reach us yet and get
+        lost.
         """
         client = self._clients.get(service)
         if client is None:
             client = self._clients[service] = self._node.create_client(kind, service)
         if not client.wait_for_service(self._timeout_s):
-            raise ServiceError(f"service {service} is not there after {self._timeout_s:.0f} s; is that node running?")
+            raise ServiceError(f"no service {service} after {self._timeout_s:.0f} s; is its node running?")
         answered, futures = threading.Event(), []
         gives_up_s = time.monotonic() + self._timeout_s
         while (left_s := gives_up_s - time.monotonic()) > 0:
             futures.append(client.call_async(request))
             futures[-1].add_done_callback(lambda _: answered.set())
-            if answered.wait(min(left_s, again_after_s or left_s)):
+            if answered.wait(min(left_s, retry_after_s or left_s)):
                 break
         unanswered = [future for future in futures if not future.done()]
         for future in unanswered:
@@ -87,6 +88,6 @@ class RemoteSimulator(RemoteNode):
         super().__init__(node, "simulator")
 
     def reset(self, task: str, seed: int) -> dict[str, Any]:
-        """Start an episode; returns task, seed, a fitting command and the instant `time_ns` of the reset."""
+        """Start an episode; return task, seed, a suitable command, and the time of the reset, `time_ns`."""
         self.set_parameters(task=task, seed=seed)
         return dict(json.loads(self.trigger("reset")))

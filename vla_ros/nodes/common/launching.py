@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of `vla_ros.bringup` as launch actions, and the arguments that all launch files share."""
+"""Launch actions for the processes of `vla_ros.bringup`, and arguments shared by all launch files."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 
 def argument(name: str, default: str, description: str, choices: Sequence[str] | None = None) -> DeclareLaunchArgument:
-    """An argument of a launch file, as `ros2 launch ... --show-args` lists it."""
+    """Declare an argument, as `ros2 launch ... --show-args` lists it."""
     return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
 
 
 def flag(name: str, default: bool, description: str) -> DeclareLaunchArgument:
-    """An argument that is true or false."""
+    """Declare a boolean argument."""
     return argument(name, str(default).lower(), description, ["true", "false"])
 
 
 def shared_arguments() -> list[DeclareLaunchArgument]:
-    """Deployment settings that every launch file has."""
+    """Return the deployment arguments of every launch file."""
     return [
         argument("namespace", "", "Namespace of all nodes and topics"),
-        flag("use_sim_time", False, "Follow /clock instead of the system's clock"),
-        argument("log_level", "info", "Least severe messages that are logged", LOG_LEVELS),
-        flag("use_respawn", False, "Start a node again when it ends unexpectedly"),
+        flag("use_sim_time", False, "Use simulated time from /clock"),
+        argument("log_level", "info", "Minimum severity of logged messages", LOG_LEVELS),
+        flag("use_respawn", False, "Restart a node that ends unexpectedly"),
     ]
 
 
 def value(context: LaunchContext, name: str) -> str:
-    """The value of an argument."""
-    return LaunchConfiguration(name).perform(context)
+    """Return the value of an argument."""
+    return str(LaunchConfiguration(name).perform(context))
 
 
 def truth(context: LaunchContext, name: str) -> bool:
-    """The value of a flag."""
+    """Return the value of a flag."""
     return value(context, name) == "true"
 
 
 def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
-    """Launch actions for `processes`, with the shared arguments applied."""
+    """Return launch actions for `processes`, with the shared arguments applied."""
     use_sim_time = {"use_sim_time": True} if truth(context, "use_sim_time") else {}
     return [
         Node(
@@ -56,13 +56,13 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
             executable=process.executable,
             name=process.name,
             namespace=value(context, "namespace"),
-            # The file first: what was given on the command line overrides it.
+            # The file first: the command line overrides it.
             parameters=[
                 *([process.params_file] if process.params_file else []),
                 {**_typed(process.parameters), **use_sim_time},
             ],
             additional_env=process.environment,
-            # Without ROS_SECURITY_ENABLE the enclave is only a name.
+            # Without ROS_SECURITY_ENABLE, the enclave has no effect.
             ros_arguments=[
                 *("--log-level", value(context, "log_level")),
                 *("--enclave", process.enclave(_namespace(context))),
@@ -76,14 +76,14 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
 
 
 def _namespace(context: LaunchContext) -> str:
-    """The namespace of the nodes in full, that of a launch file which includes ours with PushRosNamespace included."""
+    """Return the full namespace, including what a launch file that includes ours has pushed (PushRosNamespace)."""
     given = value(context, "namespace")
     pushed = context.launch_configurations.get("ros_namespace", "")
     return given if given.startswith("/") else "/".join(part for part in (pushed.rstrip("/"), given) if part)
 
 
 def _typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Texts as texts: launch_ros takes them for YAML, in which `no` is false and `7` a number."""
+    """Keep strings as strings: launch_ros parses them as YAML, where `no` is false and `7` a number."""
     return {
         name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
         for name, value in parameters.items()

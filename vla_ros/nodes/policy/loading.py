@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from vla_ros.robot import Robot
 from vla_ros.runtime.planning.planner import ChunkPolicy
 
 if TYPE_CHECKING:
-    from vla_ros.policy.runner import PolicyRunner
+    from vla_ros.policy.inference import PolicyRunner
 
 GRIPPER_TYPE = "std_msgs/msg/Float64MultiArray"
 
@@ -32,8 +31,10 @@ def from_parameters(value: Value, robot: Robot) -> tuple[PolicyContract, Callabl
         ContractError, RobotError: see `load_contract`.
     """
     contract = load_contract(value("checkpoint"), robot)
-    names = ("checkpoint", "device", "cpu_threads", "precision", "compile")
-    return contract, functools.partial(load_runner, *map(value, names))
+    checkpoint, device, precision, compile, cpu_threads = (
+        value(name) for name in ("checkpoint", "device", "precision", "compile", "cpu_threads")
+    )
+    return contract, lambda: load_runner(checkpoint, device, precision, compile, cpu_threads, contract=contract)
 
 
 def load_contract(checkpoint: str, robot: Robot) -> PolicyContract:
@@ -76,27 +77,28 @@ def check(contract: PolicyContract, robot: Robot) -> None:
 
 
 def load_runner(
-    checkpoint: str, device: str, cpu_threads: int = 1, precision: str = "auto", compile: str = "auto"
+    checkpoint: str,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: str = "auto",
+    cpu_threads: int = 1,
+    contract: PolicyContract | None = None,
 ) -> PolicyRunner:
     """Load the weights, in the thread that will use them.
 
     Args:
         checkpoint: its folder.
-        device: auto, or what torch calls it.
-        cpu_threads: for torch's operators on the CPU. A second thread is no help to a small policy, and makes it wait
-            for a core that another process holds: under load, a step of 8 ms becomes one of 900 ms now and then.
-        precision, compile: as ``vla_ros.policy.acceleration.choose`` takes them.
+        device, precision, compile, contract: see `load_policy_for_inference`.
+        cpu_threads: per operator on the CPU. A second one does not speed up a small policy, and makes it wait for a
+            core that another process occupies: under load, steps of 8 ms occasionally take 900 ms.
 
     Raises:
-        CheckpointError: the folder is no checkpoint.
-        AccelerationError: the device is not there, or can't do what is asked for by name.
+        CheckpointError: the folder is not a valid checkpoint.
+        AccelerationError: an explicit choice is not available here.
     """
     import torch
 
-    from vla_ros.policy import acceleration
-    from vla_ros.policy.checkpoint import load_checkpoint
-    from vla_ros.policy.runner import PolicyRunner
+    from vla_ros.policy.inference import load_policy_for_inference
 
     torch.set_num_threads(cpu_threads)
-    where = str(acceleration.choose(device, precision, compile).device)  # before the weights are read
-    return PolicyRunner(load_checkpoint(Path(checkpoint).expanduser(), where), where, precision, compile)
+    return load_policy_for_inference(Path(checkpoint).expanduser(), device, precision, compile, contract)

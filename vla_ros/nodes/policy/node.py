@@ -24,7 +24,7 @@ from vla_ros.nodes.policy.parameters import PARAMETERS
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until it is told to end. Exit status: 0 on request, 1 after an error."""
+    """Run the node until a signal; return 0, or 1 after an error."""
     given = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
         prog="policy_node",

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import uuid
 from collections.abc import Callable
@@ -40,10 +39,12 @@ class PlanPublisher:
 
     Attributes:
         count: plans published so far.
+        blocked: why the plan must not be executed although the engine has no reason yet, or None.
     """
 
     def __init__(self, node: Node, robot: Robot, period_ns: int, status: Callable[[], EngineStatus]) -> None:
         self.count = 0
+        self.blocked: str | None = None
         self._node = node
         self._robot = robot
         self._period_ns = period_ns
@@ -72,17 +73,19 @@ class PlanPublisher:
         self._thread = threading.Thread(target=self._beat, name="vla_heartbeat", daemon=True)
         self._thread.start()
 
-    def stop(self, reason: str) -> None:
-        """Say `reason` last, and end the heartbeat."""
+    def stop(self) -> None:
+        """Say that the policy is inactive, and end the heartbeat."""
         if self._thread is None:
             return
         self._stopping.set()
         self._thread.join()
         self._thread = None
-        self.publish_status(reason)
+        self.blocked = "inactive"
+        self.publish_status()
+        self.blocked = None
 
     def close(self) -> None:
-        self.stop("shutdown")
+        self.stop()
         self._node.destroy_publisher(self._plans)
         self._node.destroy_publisher(self._statuses)
 
@@ -118,13 +121,12 @@ class PlanPublisher:
         newest = self._newest
         return None if newest is None else newest[1][max(0, tick - newest[0]) :]
 
-    def publish_status(self, reason: str | None = None) -> None:
-        """Publish the engine's status, with another `reason` if one is given."""
+    def publish_status(self) -> None:
+        """Publish the engine's status."""
         with self._publishing:
             engine = self._engine_status()
-            status = PlannerStatus(self._session, engine.command[:COMMAND_CHARACTERS], engine.reason)
-            detail = engine.detail[-DETAIL_CHARACTERS:] if engine.reason and reason is None else ""
-            status = dataclasses.replace(status, detail=detail, reason=reason or engine.reason)
+            command, detail = engine.command[:COMMAND_CHARACTERS], engine.detail[-DETAIL_CHARACTERS:]
+            status = PlannerStatus(self._session, command, engine.reason or self.blocked, detail)
             self._statuses.publish(status_message(status, self._node.get_fully_qualified_name()))
 
     def _beat(self) -> None:

@@ -116,7 +116,7 @@ class PolicySession:
         self._grid_thread = None
         self.streams.stop()
         self.engine.set_command("")
-        self.plans.stop("inactive")
+        self.plans.stop()
         engine, active_s = self.engine.status(), time.monotonic() - self._started_s
         measured = engine.inference_ms
         inference = f"inference p50 {measured.p50:.1f} ms, p99 {measured.p99:.1f} ms" if measured else "no inference"
@@ -169,8 +169,9 @@ class PolicySession:
         tick = now_ns // self._period_ns
         with self.turn:
             self._follow(self.commands.tick(tick, self.plans.ticks))
-        if self.streams.stale(now_ns) and self.engine.reason is None:
-            self.plans.publish_status("stale")  # the engine looks closer, but not while the model computes
+        self.plans.blocked = "stale" if self.streams.stale(now_ns) else None
+        if self.plans.blocked and self.engine.reason is None:
+            self.plans.publish_status()  # the engine checks more closely, but not while the model computes
         self._display.show(self.streams.ee_pose(now_ns), self.plans.remaining(tick))
         self._on_change()
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record demonstrations: episodes with a start, an outcome and a language command, in a rosbag2 bag (MCAP).
 
-Services    ~/start refuses, naming the topic, while a camera is silent or no language command is known
+Services    ~/start is refused while a camera is silent or no language command is known
             ~/success, ~/failure, ~/discard end the episode (all std_srvs/Trigger)
-Publishes   episode (std_msgs/String, latched): JSON markers of starts and ends, which the bag holds as well
-Subscribes  every topic of the robot's file, as serialised bytes that go into the bag untouched
+Publishes   episode (std_msgs/String, latched): JSON markers of starts and ends, also written to the bag
+Subscribes  every topic of the robot file, as serialised bytes that are written unchanged
 
-With write:=false it writes no bag, but gates and marks episodes beside `ros2 bag record`.
+With write:=false it writes no bag, but gates and marks episodes alongside `ros2 bag record`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import json
 import shutil
-import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,72 +23,28 @@ from pathlib import Path
 
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from vla_ros import topics
-from vla_ros.datasets.bags.episodes.markers import EPISODE_TYPE, INTERVENTION_TYPE, EpisodeMarker
+from vla_ros.datasets.bags.episodes.markers import EPISODE_TYPE, EpisodeMarker
 from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.datasets.errors import BagError
 from vla_ros.nodes.common import startup
-from vla_ros.nodes.common.qos import (
-    LATCHED_QOS,
-    STATE_QOS,
-    STATIC_TRANSFORMS_QOS,
-    TRANSFORMS_QOS,
-    message_class,
-    subscribe_latched,
-)
+from vla_ros.nodes.common.qos import LATCHED_QOS, STATE_QOS, message_class, subscribe_latched
+from vla_ros.nodes.recorder.recorded_topic import RecordedTopic, header_stamp_ns, robot_topics
 from vla_ros.nodes.simulator.messages import time_message
-from vla_ros.robot import TRANSFORMS, Robot, load_robot
+from vla_ros.robot import load_robot
 
 SILENT_AFTER_S = 1.0
-# An episode does not start with less than that: some seconds of raw pictures, minutes of compressed ones.
-FREE_BYTES = 200 * 10**6
-CDR_HEADER_BYTES = 4
-# Deep enough for the writer to pause on a full disk cache; best effort, because it takes whatever a camera offers.
-CAMERA_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
-
-
-@dataclasses.dataclass
-class Recorded:
-    """A topic of the robot's file: its full name and type, and what has come in.
-
-    required: an episode cannot start while it is silent. repeated: its last message opens every episode, since it may
-    have been published long before; of static transforms, the last one about each set of frames.
-    """
-
-    topic: str
-    type: str
-    qos: QoSProfile
-    required: bool = False
-    repeated: bool = False
-    stamped: bool = False  # its time is its header's stamp
-    kept: dict[tuple[str, ...], bytes] = dataclasses.field(default_factory=dict)  # what opens every episode
-    stamp_ns: int = 0
-    heard_s: float | None = None  # steady clock
-    count: int = 0  # in the running episode
-
-    @property
-    def last(self) -> bytes | None:
-        """The last message, of a topic that is `repeated` and no other."""
-        return next(reversed(self.kept.values()), None)
-
-    def keep(self, data: bytes) -> None:
-        """Remember a message for the episodes to come."""
-        about: tuple[str, ...] = ()
-        if self.type == TRANSFORMS:
-            message = deserialize_message(data, message_class(TRANSFORMS))
-            about = tuple(sorted(one.child_frame_id for one in message.transforms))
-        self.kept.pop(about, None)
-        self.kept[about] = data
+# Required to start an episode: some seconds of raw images, minutes of compressed ones.
+MIN_FREE_BYTES = 200 * 10**6
 
 
 class RecorderNode(Node):
-    """Gate, mark and write episodes."""
+    """Gates, marks and writes episodes."""
 
     def __init__(self, *, steady_s: Callable[[], float] = time.monotonic) -> None:
         super().__init__("recorder")
@@ -97,16 +52,19 @@ class RecorderNode(Node):
         self._steady_s = steady_s
         declare = startup.declare
         robot_file = declare(self, "robot", "tabletop", "Robot file: a path, or a name in config/robots")
-        output = declare(self, "output", "", "Folder of the bag; it must not exist yet")
-        self._write = declare(self, "write", True, "Write the bag; false: only gate and mark episodes")
-        declare(self, "task", "", "Name of the task, written into the markers", fixed=False)
-        description = "With a simulator in lockstep: rate of the instants that it waits for [Hz]; 0: none"
+        output = declare(self, "output", "", "Folder of the bag; must not exist yet")
+        self._write = declare(self, "write", True, "Write a bag; false: only gate and mark episodes")
+        declare(self, "task", "", "Name of the task, for the markers", fixed=False)
+        description = "Rate at which a simulator in lockstep waits for the recorder [Hz]; 0: no lockstep"
         lockstep_hz = declare(self, "lockstep_hz", 0.0, description, low=0.0, high=50.0)
         self._lockstep_ns = round(1e9 / lockstep_hz) if lockstep_hz else 0  # 0: none
         self._recorded_ns = 0
         if self._write and not output:
-            raise BagError("output is empty; set it to the folder of the bag: -p output:=bags/NAME (or write:=false)")
-        self._streams = {stream.topic: stream for stream in self._wanted(load_robot(robot_file))}
+            raise BagError("parameter output is empty; set it to a folder (-p output:=bags/NAME), or use write:=false")
+        robot, name = load_robot(robot_file), self.resolve_topic_name
+        self._language, self._gripper = name(robot.language.topic), name(robot.gripper_command.topic)
+        self._demonstrated = name(robot.demonstrated_twist.topic)
+        self._streams = {stream.topic: stream for stream in robot_topics(robot, name)}
         self._episode: EpisodeMarker | None = None
         self._episodes = 0
         self._markers = self.create_publisher(String, topics.EPISODE, LATCHED_QOS)
@@ -121,49 +79,13 @@ class RecorderNode(Node):
         self.create_service(Trigger, "~/start", self._on_start)
         for event in ("success", "failure", "discard"):
             self.create_service(Trigger, f"~/{event}", functools.partial(self._on_end, event))
-        # Now, not at the first episode: it takes a tenth of a second, which that episode's cameras would wait; and
-        # last, so that nothing is left behind when something above fails.
+        # Now instead of at the first episode, since it takes a tenth of a second; and last, so that nothing is left
+        # behind if something above fails.
         self._writer = self._open_bag(Path(output)) if self._write else None
-        where = f"writes {output}" if self._write else "marks episodes only"
-        self.get_logger().info(f"ready: {where}; waits for ~/start")
+        where = f"writing {output}" if self._write else "marking episodes only"
+        self.get_logger().info(f"ready: {where}; waiting for ~/start")
 
-    def _wanted(self, robot: Robot) -> list[Recorded]:
-        """The robot's topics by full name, each once: a demonstrator may be the commander and share its topic."""
-        name = self.resolve_topic_name
-        sensors = (*robot.cameras.values(), robot.ee_pose, robot.gripper_state)
-        streams = [
-            Recorded(
-                name(sensor.topic),
-                sensor.type,
-                TRANSFORMS_QOS if sensor.type == TRANSFORMS else CAMERA_QOS,
-                required=True,
-                stamped=sensor.stamp == "header" and sensor.type != TRANSFORMS,  # which have a stamp each
-            )
-            for sensor in sensors
-            if sensor is not None
-        ]
-        if robot.ee_pose is not None and robot.ee_pose.static_topic is not None:
-            static = name(robot.ee_pose.static_topic)
-            streams.append(Recorded(static, TRANSFORMS, STATIC_TRANSFORMS_QOS, repeated=True))
-        self._language = name(robot.language.topic)
-        self._gripper = name(robot.gripper_command.topic)
-        self._demonstrated = name(robot.demonstrated_twist.topic)
-        streams += [
-            Recorded(self._language, robot.language.type, LATCHED_QOS, repeated=True),
-            Recorded(self._gripper, robot.gripper_command.type, RELIABLE_QOS, repeated=True),
-            Recorded(self._demonstrated, robot.demonstrated_twist.type, RELIABLE_QOS),
-            Recorded(
-                name(robot.twist_command.topic),
-                robot.twist_command.type,
-                RELIABLE_QOS,
-                stamped=robot.twist_command.stamp == "header",
-            ),
-            Recorded(name(topics.TASK_SUCCESS), "std_msgs/msg/Bool", RELIABLE_QOS),
-            Recorded(name(topics.INTERVENTION), INTERVENTION_TYPE, LATCHED_QOS, repeated=True),
-        ]
-        return list({stream.topic: stream for stream in streams}.values())
-
-    def _on_message(self, stream: Recorded, data: bytes) -> None:
+    def _on_message(self, stream: RecordedTopic, data: bytes) -> None:
         stream.heard_s = self._steady_s()
         if stream.repeated:
             stream.keep(data)
@@ -171,16 +93,16 @@ class RecorderNode(Node):
             stream.count += 1
             self._record(stream.topic, self._now_ns(), data)
             if self._lockstep_ns and stream.stamped:
-                stream.stamp_ns = _stamp_ns(data)
+                stream.stamp_ns = header_stamp_ns(data)
                 self._report_recorded()
 
-    def _on_language(self, stream: Recorded, data: bytes) -> None:
-        """Who publishes latched is heard twice, and recorded once."""
+    def _on_language(self, stream: RecordedTopic, data: bytes) -> None:
+        """Record a latched message once, although it arrives twice."""
         if data != stream.last:
             self._on_message(stream, data)
 
     def _report_recorded(self) -> None:
-        """Let the simulator go on when everything of an instant of the control grid has been written."""
+        """Let the simulator continue once everything up to a tick of the control grid is written."""
         stamps = [stream.stamp_ns for stream in self._streams.values() if stream.stamped]
         instant_ns = min(stamps) // self._lockstep_ns * self._lockstep_ns
         if instant_ns > self._recorded_ns:
@@ -193,7 +115,7 @@ class RecorderNode(Node):
     def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         reason = self._why_not()
         if reason is not None:
-            self.get_logger().warning(f"start refused: {reason}")
+            self.get_logger().warning(f"cannot start an episode: {reason}")
             response.message = reason
             return response
         self._episode = EpisodeMarker("start", self._episodes, self.get_parameter("task").value, self._command())
@@ -211,24 +133,25 @@ class RecorderNode(Node):
         return response
 
     def _why_not(self) -> str | None:
-        """Why an episode cannot start now, with the way out; None when it can."""
+        """Return why no episode can start now, and the way out; None if one can."""
         if self._episode is not None:
             return f"episode {self._episode.episode} is running; end it with ~/success, ~/failure or ~/discard"
         for stream in self._streams.values():
             if not stream.required:
                 continue
             if stream.heard_s is None:
-                return f"nothing has arrived on {stream.topic} ({stream.type}); start its publisher"
+                return f"nothing received on {stream.topic} ({stream.type}); start its publisher"
             silent_s = self._steady_s() - stream.heard_s
             if silent_s > SILENT_AFTER_S:
                 return f"{stream.topic} has been silent for {silent_s:.1f} s; restart its publisher"
         if not self._command():
-            return f"no language command is known; publish one on {self._language} first (vla say TEXT)"
-        free_bytes = shutil.disk_usage(self._writer.partial).free if self._writer is not None else FREE_BYTES
-        if free_bytes < FREE_BYTES:
-            return f"{free_bytes / 1e6:.0f} MB are free for the bag, fewer than {FREE_BYTES / 1e6:.0f}; make room first"
+            return f"no language command received; publish one on {self._language} first (vla say TEXT)"
+        free_bytes = shutil.disk_usage(self._writer.partial).free if self._writer is not None else MIN_FREE_BYTES
+        if free_bytes < MIN_FREE_BYTES:
+            free, required = f"{free_bytes / 1e6:.0f} MB", f"{MIN_FREE_BYTES / 1e6:.0f}"
+            return f"only {free} free for the bag, {required} required; free disk space first"
         if self._now_ns() == 0:
-            return "use_sim_time is true, but nothing has arrived on /clock; start the simulation, or set it to false"
+            return "use_sim_time is true, but nothing received on /clock; start the simulation first"
         return None
 
     def _command(self) -> str:
@@ -254,7 +177,7 @@ class RecorderNode(Node):
         needed = [stream.topic for stream in self._streams.values() if stream.required] + [self._demonstrated]
         empty = [topic for topic in needed if not counts[topic]]
         if empty and event == "success":
-            self.get_logger().warning(f"episode {self._episodes - 1} holds no message of {', '.join(empty)}")
+            self.get_logger().warning(f"episode {self._episodes - 1} contains no messages on {', '.join(empty)}")
         return counts
 
     def _mark(self, marker: EpisodeMarker, time_ns: int) -> None:
@@ -272,16 +195,16 @@ class RecorderNode(Node):
             raise self._give_up(error) from None
 
     def _give_up(self, error: OSError) -> BagError:
-        """Write no more, and tell everybody that the running episode is none; returns what the operator is told."""
+        """Stop writing and discard the running episode; return the error for the operator."""
         writer, self._writer = self._writer, None
         assert writer is not None
-        with contextlib.suppress(OSError):  # of a full disk: what was written stays, and is read as a killed recorder's
+        with contextlib.suppress(OSError):  # full disk: what was written stays, and reads like a killed recorder's bag
             writer.abort()
         if self._episode is not None:
             self._end("discard")
         return BagError(
-            f"the bag can't be written any more: {error}; what was written until now is in {writer.partial}, without "
-            "the running episode's end, so training leaves that one out; make room and start the recorder anew"
+            f"cannot write the bag: {error}; {writer.partial} holds everything until now, and training skips the "
+            "unfinished episode; free disk space and restart the recorder"
         )
 
     def _open_bag(self, folder: Path) -> BagWriter:
@@ -296,12 +219,12 @@ class RecorderNode(Node):
         return self.get_clock().now().nanoseconds
 
     def close(self) -> None:
-        """End an open episode as discarded, and complete the bag; one without any episode is removed again."""
+        """Discard an open episode and complete the bag; remove it if it has no episodes."""
         try:
             if self._episode is not None:
-                self.get_logger().warning(f"episode {self._episode.episode} was not ended; it is marked as discarded")
+                self.get_logger().warning(f"episode {self._episode.episode} was not ended; marking it as discarded")
                 self._end("discard")
-        finally:  # also when the marker can't be written: the bag holds the episodes from before
+        finally:  # also if the marker cannot be written: earlier episodes are in the bag
             writer, self._writer = self._writer, None
             if writer is not None and self._episodes:
                 writer.close()
@@ -310,19 +233,12 @@ class RecorderNode(Node):
                 shutil.rmtree(writer.partial)
 
 
-def _stamp_ns(data: bytes) -> int:
-    """The stamp of a serialised message that begins with a std_msgs/Header, without deserialising the rest."""
-    order = "<" if data[1] & 1 else ">"
-    seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, CDR_HEADER_BYTES)
-    return seconds * 1_000_000_000 + nanoseconds
-
-
 def _offered(qos: QoSProfile) -> TopicQos:
     return TopicQos(qos.reliability.name.lower(), qos.durability.name.lower())
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the recorder until it is stopped."""
+    """Run the recorder until a signal."""
     startup.answer_help("recorder_node", __doc__, args)
     return startup.run(RecorderNode, args)
 

@@ -160,7 +160,7 @@ class SimulatorNode(Node):
             robot = SimulatedRobot(self._height, self._width)
             self._reset(robot, self.get_parameter("task").value, self.get_parameter("seed").value, 0)
             pace = self._make_pace()
-            self.get_logger().info(f"ready: {robot.command!r} on task {self.get_parameter('task').value}")
+            self.get_logger().info(f"ready: {robot.env.command!r} on task {self.get_parameter('task').value}")
             while not self._stop.is_set():
                 self._step(robot, pace)
         except Exception as error:  # or the thread would end silently
@@ -170,7 +170,7 @@ class SimulatorNode(Node):
                 self.context.try_shutdown()
         finally:
             if robot is not None:
-                robot.close()
+                robot.env.close()
 
     def _make_pace(self) -> SimulatedPace | RealTimePace:
         if self._publish_clock:
@@ -219,10 +219,10 @@ class SimulatorNode(Node):
         return min(self._recorded_ns, self._twist_stamp_ns) < time_ns
 
     def _reset(self, robot: SimulatedRobot, task: str, seed: int, time_ns: int) -> dict[str, object]:
-        command = robot.reset(task, seed)
+        robot.reset(task, seed)
         self._success = self._recorded_ns = None
         self._publish_success(robot)
-        return {"task": task, "seed": seed, "command": command, "time_ns": time_ns}
+        return {"task": task, "seed": seed, "command": robot.env.command, "time_ns": time_ns}
 
     def _publish(self, robot: SimulatedRobot, before_ns: int, time_ns: int) -> None:
         """Publish what is due at `time_ns`, the clock first: no message may come from the future."""
@@ -232,7 +232,7 @@ class SimulatorNode(Node):
         if time_ns // self._state_ns != before_ns // self._state_ns:
             self._scene.publish(outgoing.state_message(robot.state, time_ns))
             self._pose.publish(outgoing.pose_message(robot.state, stamp))
-            self._joints.publish(outgoing.joint_message(JOINT_NAMES, robot.joint_positions(), stamp))
+            self._joints.publish(outgoing.joint_message(JOINT_NAMES, robot.env.sim.joint_positions(), stamp))
         self._publish_success(robot)
         if time_ns // self._camera_ns != before_ns // self._camera_ns:
             self._publish_images(robot, stamp)
@@ -240,7 +240,7 @@ class SimulatorNode(Node):
             self._publish_diagnostics(stamp)
 
     def _publish_success(self, robot: SimulatedRobot) -> None:
-        if (success := robot.succeeded()) != self._success:
+        if (success := robot.env.succeeded(robot.state)) != self._success:
             self._success = success
             self._task_success.publish(Bool(data=success))
 
@@ -252,7 +252,7 @@ class SimulatorNode(Node):
         }
         if not any(map(any, wanted.values())):
             return
-        for camera, rgb in robot.images().items():
+        for camera, rgb in robot.env.images().items():
             raw, compressed = self._image_publishers[camera]
             if raw and wanted[camera][0]:
                 raw.publish(outgoing.image_message(rgb, camera, stamp))

@@ -10,9 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.sim.cameras import Cameras
 from vla_ros.sim.env import TabletopEnv
-from vla_ros.sim.state import SceneState
 
 # As on a real driver, the arm stops when commands cease.
 COMMAND_TIMEOUT_NS = 200_000_000
@@ -22,36 +20,29 @@ STEP_NS = 20_000_000
 
 
 class SimulatedRobot:
-    """Scene, renderer, task and command watchdog. Create, use and close it in one thread (the renderer's)."""
+    """The environment with a command watchdog. Create, use and close it in one thread (the renderer's).
+
+    Attributes:
+        env: its scenes are those of an evaluation without ROS; it renders only when asked for images.
+        state: the scene after the last `reset` or `advance`.
+    """
 
     def __init__(self, height: int, width: int) -> None:
-        # TabletopEnv gives a seed the same scene as in an evaluation without ROS. Its own cameras are off: images are
-        # only rendered for subscribers.
-        self._env = TabletopEnv(render=False)
-        self._cameras = Cameras(self._env.sim, height, width)
+        self.env = TabletopEnv(height=height, width=width, render=False, render_mode="rgb_array")
         self._twist = np.zeros(6)
         self._twist_ns: int | None = None
         self._opening = 1.0
-        self.command = ""
-        self.state: SceneState = self._env.state()
-        self._start = self.state
+        self.state = self.env.state()
 
-    def close(self) -> None:
-        """Free the OpenGL context."""
-        self._cameras.close()
-        self._env.close()
-
-    def reset(self, task: str, seed: int) -> str:
-        """Start an episode in a new scene with the gripper open; returns a command for the task.
+    def reset(self, task: str, seed: int) -> None:
+        """Start an episode in a new scene with the gripper open.
 
         Raises:
             ValueError: unknown task.
         """
-        self._env.reset(seed=seed, options={"task": task})
+        self.env.reset(seed=seed, options={"task": task})
         self._twist_ns, self._opening = None, 1.0
-        self.command = self._env.command
-        self._start = self.state = self._env.state()
-        return self.command
+        self.state = self.env.state()
 
     def set_twist(self, twist: NDArray[np.float64], time_ns: int) -> None:
         """Set the twist (6,) [m/s, rad/s] in base_link until the next one, for at most 0.2 s."""
@@ -64,21 +55,9 @@ class SimulatedRobot:
     def advance(self, duration_s: float, time_ns: int) -> None:
         """Run the physics for `duration_s`, up to `time_ns`."""
         moving = self._twist_ns is not None and time_ns - self._twist_ns <= COMMAND_TIMEOUT_NS
-        self._env.sim.set_command(self._twist if moving else np.zeros(6), self._opening)
-        self._env.sim.advance(duration_s)
-        self.state = self._env.state()
-
-    def succeeded(self) -> bool:
-        """Return whether the task is done, judged by the physics."""
-        return self._env.task.success(self._start, self.state)
-
-    def joint_positions(self) -> NDArray[np.float64]:
-        """Return the arm joints [rad] and fingers [m] (9,), in the order of `vla_ros.sim.physics.JOINT_NAMES`."""
-        return self._env.sim.joint_positions()
-
-    def images(self) -> dict[str, NDArray[np.uint8]]:
-        """Render one RGB image (height, width, 3) per camera."""
-        return self._cameras.capture()
+        self.env.sim.set_command(self._twist if moving else np.zeros(6), self._opening)
+        self.env.sim.advance(duration_s)
+        self.state = self.env.state()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small backbone that learns from scratch on a CPU: one language-conditioned conv encoder per camera.
 
-Two ideas carry it: spatial softmax turns feature maps into image coordinates, which is what reaching for something
-needs (Levine et al. 2016, "End-to-end training of deep visuomotor policies"), and FiLM lets the command decide which
-object those keypoints follow (Perez et al. 2018).
+Spatial softmax turns feature maps into image coordinates, which reaching needs (Levine et al. 2016, "End-to-end
+training of deep visuomotor policies"); FiLM lets the command decide which object those keypoints follow (Perez et al.
+2018).
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vla_ros.policy.backbones.backbone import PROPRIOCEPTION_LIMIT, Backbone
 from vla_ros.policy.config import CompactConfig
-from vla_ros.policy.prediction import Readout
+from vla_ros.policy.heads.head import Readout
 from vla_ros.policy.tokenizer import CommandTokenizer
 
-PROPRIOCEPTION_LIMIT = 5.0  # standard deviations; further out the robot is where no demonstration was
 
-
-class CompactBackbone(nn.Module):
-    """Encode frames of named cameras, proprioception and a command into features, each frame alone.
+class CompactBackbone(Backbone):
+    """Encodes each frame by itself: its images, proprioception and the command.
 
     Args:
         camera_sizes: camera name -> (height, width) of its network input, multiples of 8.
         proprioception_size: P, 0 for none.
-        tokenizer: its number of token ids is the size of the table of embeddings.
+        tokenizer: its vocabulary size is that of the embedding table.
     """
 
     fuses_time = False
@@ -42,7 +41,6 @@ class CompactBackbone(nn.Module):
         config: CompactConfig,
     ) -> None:
         super().__init__()
-        self.text_size = config.text_size
         self.feature_size = config.feature_size
         self.text = TextEncoder(tokenizer.vocabulary_size, config.text_size)
         encoders = {name: CameraEncoder(size, config) for name, size in camera_sizes.items()}
@@ -61,20 +59,12 @@ class CompactBackbone(nn.Module):
         )
 
     def encode_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
-        """Return the text features (B, E) of ``tokens`` (B, L); padding does not change them."""
-        return self.text(tokens, token_mask)
+        text: Tensor = self.text(tokens, token_mask)
+        return text
 
     def encode(
         self, images: Mapping[str, Tensor], proprioception: Tensor, text: Tensor, camera_keep: Tensor | None = None
     ) -> Tensor:
-        """Return the features (F, D) of F frames.
-
-        Args:
-            images: camera name -> (F, 3, h, w), normalised.
-            proprioception: (F, P), standardised.
-            text: (F, E) from ``encode_text``.
-            camera_keep: (F, cameras) of 0 and 1; where 0, that camera's features are zero (camera dropout).
-        """
         parts = []
         for index, (name, encoder) in enumerate(self.cameras.items()):
             features = encoder(images[name], text)  # (F, output_size)
@@ -84,15 +74,15 @@ class CompactBackbone(nn.Module):
         if self.proprioception is not None:
             bounded = proprioception.clamp(-PROPRIOCEPTION_LIMIT, PROPRIOCEPTION_LIMIT)
             parts.append(self.proprioception(bounded))
-        return self.fuse(torch.cat([*parts, text], dim=-1))
+        fused: Tensor = self.fuse(torch.cat([*parts, text], dim=-1))
+        return fused
 
     def read(self, frames: Tensor, valid: Tensor, text: Tensor) -> Readout:
-        """Return the features (B, W, D) as they are: the head fuses time."""
         return Readout(frames, valid)
 
 
 class TextEncoder(nn.Module):
-    """Tokens to one feature: the last state of a GRU (word order) plus the mean embedding (which words at all)."""
+    """Tokens to one feature: the last state of a GRU (word order) plus the mean embedding (which words occur)."""
 
     def __init__(self, vocabulary_size: int, size: int) -> None:
         super().__init__()
@@ -102,17 +92,18 @@ class TextEncoder(nn.Module):
         self.bag = nn.Linear(size, size)
 
     def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
-        """Return (B, size). ``token_mask`` (B, L) is True on tokens; they come first, padding is on the right."""
+        """Return (B, size). `token_mask` (B, L) is True on tokens; they come first, padding is on the right."""
         embedded = self.embedding(tokens)  # (B, L, size)
         states, _ = self.gru(embedded)  # causal: padding on the right cannot reach the states before it
         count = token_mask.sum(dim=1).clamp(min=1)  # an empty command reads its first padding token
         last = states[torch.arange(len(tokens), device=tokens.device), count - 1]
         mean = (embedded * token_mask[..., None]).sum(dim=1) / count[:, None]
-        return last + self.bag(mean)
+        feature: Tensor = last + self.bag(mean)
+        return feature
 
 
 class CameraEncoder(nn.Module):
-    """One camera's images, conditioned on the text at every convolution, to keypoints and a coarse feature map."""
+    """One camera's images to keypoints and a coarse feature map, conditioned on the text at every convolution."""
 
     coordinates: Tensor
     map_coordinates: Tensor
@@ -125,7 +116,7 @@ class CameraEncoder(nn.Module):
         inputs = config.channels[:-1]
         self.channels: Sequence[int] = config.channels
         self.stem = nn.Conv2d(3, first, kernel_size=7, stride=4, padding=3)
-        # CoordConv (Liu et al. 2018) without a copy of the coordinates per image: a convolution is linear in its input
+        # CoordConv (Liu et al. 2018) without copying the coordinates per image: a convolution is linear in its input
         self.stem_coordinates = nn.Conv2d(2, first, kernel_size=7, stride=4, padding=3, bias=False)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size=3, padding=1) for a, b in zip(inputs, others, strict=True)
@@ -141,7 +132,7 @@ class CameraEncoder(nn.Module):
         self.register_buffer("map_coordinates", grid.flatten(2)[0].T.contiguous(), persistent=False)
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:
-        """Return (F, output_size) for ``images`` (F, 3, h, w) and ``text`` (F, E)."""
+        """Return (F, output_size) for `images` (F, 3, h, w) and `text` (F, E)."""
         scales, shifts = self.film(text)[:, :, None, None].chunk(2, dim=1)
         scales = scales.split(list(self.channels), dim=1)
         shifts = shifts.split(list(self.channels), dim=1)
@@ -153,7 +144,7 @@ class CameraEncoder(nn.Module):
         return torch.cat([self._keypoints(x), F.relu(self.coarse(x)).flatten(1)], dim=1)
 
     def _keypoints(self, x: Tensor) -> Tensor:
-        """Return x, y in [-1, 1] and the value at the expected place of each heat map, (F, 3 * keypoints)."""
+        """Return x, y in [-1, 1] and the expected value of each heat map, (F, 3 * keypoints)."""
         heat = self.heatmaps(x).flatten(2)  # (F, K, map pixels)
         where = (heat * self.log_sharpness.exp()[:, None]).softmax(dim=-1)
         values = (where * heat).sum(dim=-1)

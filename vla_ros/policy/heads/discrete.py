@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions as tokens: each of the seven numbers of an action is one of 256 bins (RT-1, RT-2, OpenVLA)."""
+"""Actions as tokens: each of the seven numbers of an action falls into one of 256 bins (RT-1, RT-2, OpenVLA)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_ros.policy.config import DiscreteConfig
-from vla_ros.policy.heads.head import Head
-from vla_ros.policy.heads.lstm import fuse
-from vla_ros.policy.losses import LossConfig, action_errors, masked_mean
-from vla_ros.policy.prediction import ACTION_DIMENSIONS, ARM_DIMENSIONS, ActionPrediction
+from vla_ros.policy.config import DiscreteConfig, LossConfig
+from vla_ros.policy.heads.head import (
+    ACTION_DIMENSIONS,
+    ARM_DIMENSIONS,
+    ActionPrediction,
+    Head,
+    action_errors,
+    weighted_loss,
+)
+from vla_ros.policy.heads.lstm import append_states
 
 
 class DiscreteHead(Head):
-    """The LSTM's fusion of time, then a distribution over the bins of every number of the chunk, all in one pass.
+    """An LSTM over time, then a distribution over bins for every number of the chunk.
 
-    One pass instead of one token after the other (OpenVLA-OFT, arXiv:2502.19645): 7 N tokens cost as much as one.
-    Bins divide [-1, 1] evenly, as ``actions.discretize``; the gripper's opening in [0, 1] is stretched to that.
+    All 7 N tokens are predicted in one pass, not one after the other (OpenVLA-OFT, arXiv:2502.19645). Bins divide
+    [-1, 1] evenly, as in `actions.discretize`; the gripper's opening in [0, 1] is stretched to that range.
     """
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: DiscreteConfig) -> None:
@@ -34,38 +39,34 @@ class DiscreteHead(Head):
         self.classify = nn.Linear(config.token_size, config.bins)
 
     def context(self, features: Tensor) -> Tensor:
-        return fuse(self.lstm, features)
+        return append_states(self.lstm, features)
 
     def logits(self, context: Tensor) -> Tensor:
         """Return (B, W, N, 7, bins)."""
-        return self.classify(self.mlp(context).unflatten(-1, (self.chunk, ACTION_DIMENSIONS, -1)))
+        logits: Tensor = self.classify(self.mlp(context).unflatten(-1, (self.chunk, ACTION_DIMENSIONS, -1)))
+        return logits
 
     def decode(self, context: Tensor) -> ActionPrediction:
         return self._most_likely(self.logits(context))
 
     def _most_likely(self, logits: Tensor) -> ActionPrediction:
-        """Return the centres of the arm's likeliest bins, and how much likelier "open" is than "closed"."""
+        """Return the centres of the arm's most likely bins and the log odds of "open" against "closed"."""
         arm = (logits[..., :ARM_DIMENSIONS, :].argmax(dim=-1) + 0.5) / self.bins * 2 - 1
         closed, opened = logits[..., ARM_DIMENSIONS, :].chunk(2, dim=-1)
         return ActionPrediction(arm.to(logits.dtype), opened.logsumexp(dim=-1) - closed.logsumexp(dim=-1))
 
     def losses(
-        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, added: Tensor | None = None
+        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, context_bias: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the bins, the arm's averaged over its six axes."""
-        logits = self.logits(self.context_with(features, added))
+        """Return the cross-entropy of the bins, averaged over the arm's six axes."""
+        logits = self.logits(self.context_with(features, context_bias))
         entropy = F.cross_entropy(logits.movedim(-1, 1), self.discretize(actions), reduction="none")  # (B, W, N, 7)
-        arm_loss = masked_mean(entropy[..., :ARM_DIMENSIONS].mean(dim=-1), mask)
-        gripper_loss = masked_mean(entropy[..., ARM_DIMENSIONS], mask)
-        return {
-            "loss": arm_loss + config.gripper_weight * gripper_loss,
-            "arm_loss": arm_loss,
-            "gripper_loss": gripper_loss,
-            **action_errors(self._most_likely(logits), actions, mask),
-        }
+        arm, gripper = entropy[..., :ARM_DIMENSIONS].mean(dim=-1), entropy[..., ARM_DIMENSIONS]
+        errors = action_errors(self._most_likely(logits), actions, mask)
+        return weighted_loss(arm, gripper, mask, config) | errors
 
     def discretize(self, actions: Tensor) -> Tensor:
-        """Return the bins (..., 7) of normalised ``actions`` (..., 7), 0 ... bins - 1."""
+        """Return the bins (..., 7), 0 ... bins - 1, of normalised `actions` (..., 7)."""
         opening = actions[..., ARM_DIMENSIONS:] * 2 - 1
         stretched = torch.cat([actions[..., :ARM_DIMENSIONS], opening], dim=-1).clamp(-1, 1)
         return ((stretched + 1) / 2 * self.bins).long().clamp(max=self.bins - 1)

@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.policy.config import GptConfig
-from vla_ros.policy.heads.head import Head
-from vla_ros.policy.prediction import ACTION_DIMENSIONS, ActionPrediction, split_actions
+from vla_ros.policy.heads.head import ACTION_DIMENSIONS, ActionPrediction, Head, split_actions
 
 
 class GptHead(Head):
     """Pre-norm transformer blocks (GPT-2's) over the features, then a linear layer to the chunk.
 
-    Positions count from the oldest frame of the window, in training and on the robot alike.
+    Positions are counted from the oldest frame of the window, in training and on the robot.
     """
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: GptConfig) -> None:
@@ -27,10 +26,11 @@ class GptHead(Head):
         self.output = nn.Linear(config.width, chunk * ACTION_DIMENSIONS)
 
     def context(self, features: Tensor) -> Tensor:
-        x = self.input(features) + self.positions[: features.shape[1]]  # (B, W, width)
+        x: Tensor = self.input(features) + self.positions[: features.shape[1]]  # (B, W, width)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        x = self.norm(x)
+        return x
 
     def decode(self, context: Tensor) -> ActionPrediction:
         return split_actions(self.output(context).unflatten(-1, (self.chunk, ACTION_DIMENSIONS)))
@@ -53,4 +53,5 @@ class Block(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, W, width / heads)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.attention_output(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.mlp(self.mlp_norm(x))
+        return x

@@ -1,29 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all heads share: the window in training, one frame at a time on the robot, and the loss."""
+"""What all heads share: their inputs and outputs, the history window, and the default loss.
+
+Shapes: B windows, W frames, K features, D feature size, C context size, N actions per chunk.
+"""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import NamedTuple
 
-from vla_ros.policy.history import History, at_end, slide
-from vla_ros.policy.losses import LossConfig, action_loss
-from vla_ros.policy.prediction import ActionPrediction
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+
+from vla_ros.policy.config import LossConfig
+
+ARM_DIMENSIONS = 6
+ACTION_DIMENSIONS = ARM_DIMENSIONS + 1
+
+
+class ActionPrediction(NamedTuple):
+    """One chunk per position; the first action of a chunk belongs to the frame at that position."""
+
+    arm: Tensor  # (B, W, N, 6), normalised
+    gripper_logit: Tensor  # (B, W, N), positive = open
+
+
+class Readout(NamedTuple):
+    """The features that a backbone reads from B windows, oldest first.
+
+    `frames` maps features to frames of the window; None if there is one feature per frame.
+    """
+
+    features: Tensor  # (B, K, D)
+    valid: Tensor  # (B, K), True on features, which come first
+    frames: Tensor | None = None  # (B, K)
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Return the rows (B, K, ...) of per-frame `values` (B, W, ...) that belong to the features."""
+        if self.frames is None:
+            return values
+        rows = torch.arange(len(values), device=values.device)[:, None]
+        return values[rows, self.frames]
+
+
+class History(NamedTuple):
+    """The last frames of B streams, padded as in training: oldest first, zeros at the end.
+
+    Its shape never changes, so that a step can be compiled or captured.
+    """
+
+    frames: Tensor  # (B, W, ...)
+    seen: Tensor  # (B,) long, the number of frames present
+
+    @property
+    def valid(self) -> Tensor:
+        """Mask (B, W), True on frames that are present."""
+        return torch.arange(self.frames.shape[1], device=self.frames.device) < self.seen[:, None]
+
+
+def slide(history: History | None, newest: Tensor, length: int) -> History:
+    """Append `newest` (B, ...) to `history`, dropping the oldest frame if it holds `length`; None starts a new one.
+
+    The operations do not depend on any value: the same ones run at every step.
+    """
+    if history is None:
+        frames = newest.new_zeros(len(newest), length, *newest.shape[1:])
+        history = History(frames, torch.zeros(len(newest), dtype=torch.long, device=newest.device))
+    slot = torch.arange(length, device=newest.device)
+    full = (history.seen == length).long()  # (B,)
+    source = (slot + full[:, None]).clamp(max=length - 1)  # (B, W)
+    ones = [1] * (newest.ndim - 1)
+    kept = history.frames.gather(1, source.view(*source.shape, *ones).expand(history.frames.shape))
+    last = history.seen - full  # slot of the newest frame
+    placed = torch.where((slot == last[:, None]).view(*source.shape, *ones), newest[:, None], kept)
+    # Absent frames must be zero, not merely masked: attention weights them with 0, and 0 times NaN is NaN.
+    present = (slot <= last[:, None]).view(*source.shape, *ones)
+    return History(torch.where(present, placed, 0), last + 1)
+
+
+def at_end(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the last valid row (B, ...) of `values` (B, W, ...); `valid` (B, W) starts with its True entries."""
+    return values[torch.arange(len(values), device=values.device), valid.sum(dim=1) - 1]
 
 
 class Head(nn.Module):
     """Features of the last frames -> an action chunk at every frame.
 
-    A head is two functions: ``context`` fuses time and must be causal, ``decode`` turns one position into a chunk.
-    Everything else follows from them, so that a window in training and the stream on the robot are one computation.
-
-    Shapes: B windows, W frames, D features, C context, N actions a chunk.
+    A head defines two functions: `context` fuses time, causally, and `decode` turns one position into a chunk. All else
+    follows from them, so that a window in training and a stream on the robot are the same computation. Wherever
+    `context_bias` is an argument, it is added to the context (see `policy/committed.py`).
 
     Args:
         chunk: N.
-        history: how many of the newest frames the prediction depends on.
+        history: the number of newest frames that the prediction depends on.
         context_size: C.
-
-    Wherever ``added`` is an argument, it is what is added to the context, of committed actions for instance.
     """
 
     def __init__(self, *, chunk: int, history: int, context_size: int) -> None:
@@ -33,65 +103,112 @@ class Head(nn.Module):
         self.context_size = context_size
 
     def context(self, features: Tensor) -> Tensor:
-        """Return (B, W, C) for ``features`` (B, W, D), oldest first; position t depends on positions up to t only."""
+        """Return (B, W, C) for `features` (B, W, D), oldest first; position t depends on positions up to t only."""
         raise NotImplementedError
 
     def decode(self, context: Tensor) -> ActionPrediction:
-        """Return the chunks (B, W, N, ...) of ``context`` (B, W, C); positions do not see each other."""
+        """Return the chunks (B, W, N, ...) for `context` (B, W, C), each position by itself."""
         raise NotImplementedError
 
-    def context_with(self, features: Tensor, added: Tensor | None) -> Tensor:
-        """Return ``context``, plus ``added`` (B, W, C) where there is any."""
+    def context_with(self, features: Tensor, context_bias: Tensor | None) -> Tensor:
+        """Return `context`, plus `context_bias` (B, W, C) if there is one."""
         context = self.context(features)
-        return context if added is None else context + added
+        return context if context_bias is None else context + context_bias
 
-    def forward(self, features: Tensor, valid: Tensor, added: Tensor | None = None) -> ActionPrediction:
+    def forward(self, features: Tensor, valid: Tensor, context_bias: Tensor | None = None) -> ActionPrediction:
         """Predict at every position.
 
         Args:
             features: (B, W, D), oldest first.
-            valid: (B, W), True on frames; they come first, padding is on the right, so that it cannot reach a valid
-                position. Predictions at padding are zero.
-            added: (B, W, C) or None.
+            valid: (B, W), True on frames. Padding is on the right, where it cannot reach a valid position; predictions
+                at padding are zero.
+            context_bias: (B, W, C) or None.
         """
-        prediction = self.decode(self.context_with(features, added))
+        prediction = self.decode(self.context_with(features, context_bias))
         mask = valid[..., None]
         return ActionPrediction(prediction.arm * mask[..., None], prediction.gripper_logit * mask)
 
     def step(
-        self, feature: Tensor, state: History | None, added: Tensor | None = None
+        self, feature: Tensor, state: History | None, context_bias: Tensor | None = None
     ) -> tuple[ActionPrediction, History]:
-        """Predict for the newest frame only: what ``forward`` says at the end of the window of the last W frames.
+        """Predict for the newest frame: what `forward` predicts at the end of the window of the last W frames.
 
-        Pure: one head serves any number of robots. The state is a window of features and the head runs over it from
-        the start at each step, exactly as in training, where a recurrent state that is carried on forever is not.
+        Pure: one head serves any number of robots. The state is a window of features, and the head runs over it from
+        the start at each step, exactly as in training; a recurrent state carried on forever would differ.
 
         Args:
             feature: (B, D) of the newest frame.
-            state: what the last step returned, None at the start.
-            added: (B, C) or None.
+            state: as returned by the last step; None at the start.
+            context_bias: (B, C) or None.
 
         Returns:
             The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step.
         """
         state = slide(state, feature, self.history)
-        return self.newest(state.frames, state.valid, added), state
+        return self.newest(state.frames, state.valid, context_bias), state
 
-    def newest(self, features: Tensor, valid: Tensor, added: Tensor | None = None) -> ActionPrediction:
-        """Return the chunk, arm (B, N, 6) and gripper_logit (B, N), of the last valid one of ``features`` (B, W, D)."""
+    def newest(self, features: Tensor, valid: Tensor, context_bias: Tensor | None = None) -> ActionPrediction:
+        """Return the chunk, arm (B, N, 6) and gripper_logit (B, N), at the last valid of `features` (B, W, D)."""
         context = at_end(self.context(features), valid)
-        arm, gripper_logit = self.decode((context if added is None else context + added)[:, None])
+        arm, gripper_logit = self.decode((context if context_bias is None else context + context_bias)[:, None])
         return ActionPrediction(arm[:, 0], gripper_logit[:, 0])
 
     def losses(
-        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, added: Tensor | None = None
+        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, context_bias: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return every term by name; ``loss`` is what to minimise, the others are for the log or parts of it.
+        """Return the loss terms by name: `loss` is minimised, the others are logged.
 
         Args:
             features: (B, W, D).
             actions: (B, W, N, 7) normalised, gripper opening in [0, 1] last.
-            mask: (B, W, N), True where the action exists and is to be learned.
-            added: (B, W, C) or None.
+            mask: (B, W, N), True on actions to learn from.
+            context_bias: (B, W, C) or None.
         """
-        return action_loss(self.decode(self.context_with(features, added)), actions, mask, config)
+        return action_loss(self.decode(self.context_with(features, context_bias)), actions, mask, config)
+
+
+def split_actions(values: Tensor) -> ActionPrediction:
+    """Return `values` (..., N, 7), six arm axes and the gripper's logit, as a prediction."""
+    return ActionPrediction(arm=values[..., :ARM_DIMENSIONS], gripper_logit=values[..., ARM_DIMENSIONS])
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of `values` where `mask` is True; zero, with zero gradient, if it is True nowhere.
+
+    In distributed training the mean of the processes' results is the mean over all their batches.
+    """
+    count = mask.sum()
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return (values * mask).sum() / count.clamp(min=1)
+    total = count.to(torch.float32)
+    distributed.all_reduce(total)
+    return (values * mask).sum() / (total.clamp(min=1) / distributed.get_world_size())
+
+
+def action_loss(prediction: ActionPrediction, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    """Return Huber loss on the arm plus cross-entropy on the gripper; arguments as for `Head.losses`.
+
+    The Huber loss is divided by its delta: with slope 1 far out, `gripper_weight` and gradient clipping mean the same
+    for every delta.
+    """
+    arm_target, opening = actions[..., :ARM_DIMENSIONS], actions[..., ARM_DIMENSIONS]
+    huber = F.smooth_l1_loss(prediction.arm, arm_target, beta=config.huber_delta, reduction="none").mean(dim=-1)
+    entropy = F.binary_cross_entropy_with_logits(prediction.gripper_logit, opening, reduction="none")
+    return weighted_loss(huber, entropy, mask, config) | action_errors(prediction, actions, mask)
+
+
+def weighted_loss(arm: Tensor, gripper: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    """Return the total and the masked means of the losses (B, W, N) of arm and gripper."""
+    arm_loss, gripper_loss = masked_mean(arm, mask), masked_mean(gripper, mask)
+    loss = arm_loss + config.gripper_weight * gripper_loss
+    return {"loss": loss, "arm_loss": arm_loss, "gripper_loss": gripper_loss}
+
+
+def action_errors(prediction: ActionPrediction, actions: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return metrics that all heads share: the arm's mean absolute error and the gripper's accuracy."""
+    arm_target, opening = actions[..., :ARM_DIMENSIONS], actions[..., ARM_DIMENSIONS]
+    correct = (prediction.gripper_logit > 0) == (opening > 0.5)
+    return {
+        "arm_l1": masked_mean((prediction.arm - arm_target).abs().mean(dim=-1), mask).detach(),
+        "gripper_accuracy": masked_mean(correct.to(arm_target.dtype), mask).detach(),
+    }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An LSTM over the history window, and an MLP that predicts a chunk at every position."""
+"""An LSTM over the history window, then an MLP that predicts a chunk at every position."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from vla_ros.policy.config import LstmConfig
-from vla_ros.policy.heads.head import Head
-from vla_ros.policy.prediction import ACTION_DIMENSIONS, ActionPrediction, split_actions
+from vla_ros.policy.heads.head import ACTION_DIMENSIONS, ActionPrediction, Head, split_actions
 
 
 class LstmHead(Head):
     """LSTM from a zero state over at most W features, then an MLP.
 
-    The newest frame's feature also goes straight to the MLP: reacting to what is seen now must not depend on what
-    the recurrent state lets through.
+    The newest feature also bypasses the LSTM: reacting to the current frame must not depend on the recurrent state.
     """
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: LstmConfig) -> None:
@@ -28,13 +26,13 @@ class LstmHead(Head):
         )
 
     def context(self, features: Tensor) -> Tensor:
-        return fuse(self.lstm, features)
+        return append_states(self.lstm, features)
 
     def decode(self, context: Tensor) -> ActionPrediction:
         return split_actions(self.mlp(context).unflatten(-1, (self.chunk, ACTION_DIMENSIONS)))
 
 
-def fuse(lstm: nn.LSTM, features: Tensor) -> Tensor:
-    """Return each feature beside the state of ``lstm`` after it, (B, W, D + hidden)."""
+def append_states(lstm: nn.LSTM, features: Tensor) -> Tensor:
+    """Return each feature followed by the LSTM's state after it, (B, W, D + hidden)."""
     states, _ = lstm(features)
     return torch.cat([features, states], dim=-1)

@@ -26,7 +26,7 @@ RECENT_CHUNKS = 20
 
 
 class ChunkPolicy(Protocol):
-    """What the runtime needs of a policy (`vla_ros.policy.runner.PolicyRunner`); called from one thread only."""
+    """What the runtime needs of a policy (`vla_ros.policy.inference.PolicyRunner`); called from one thread only."""
 
     @property
     def contract(self) -> PolicyContract: ...

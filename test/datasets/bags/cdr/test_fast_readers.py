@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.datasets.bags.cdr.batch_reader import RegularReader
-from vla_ros.datasets.bags.cdr.fast_readers import common_reader
-from vla_ros.datasets.bags.storage.entries import Piece
-from vla_ros.datasets.bags.writer import typestore
+from vla_ros.datasets.bags.cdr.batch_reader import BatchReader
+from vla_ros.datasets.bags.cdr.messages import fast_reader, typestore
+from vla_ros.datasets.bags.storage.container import MessageBatch
 
 TYPES = typestore()
 KINDS = (
@@ -59,7 +58,7 @@ def messages(draw: st.DrawFn, kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_they_are_read_as_rosbags_reads_them(kind: str) -> None:
-    reader = common_reader(TYPES, kind)
+    reader = fast_reader(TYPES, kind)
     assert reader is not None
 
     @settings(max_examples=60, deadline=None)
@@ -76,7 +75,7 @@ def test_they_are_read_as_rosbags_reads_them(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_damaged_bytes_they_give_what_rosbags_gives_or_leave_them_to_it(kind: str) -> None:
-    reader = common_reader(TYPES, kind)
+    reader = fast_reader(TYPES, kind)
     assert reader is not None
 
     @settings(max_examples=150, deadline=None)
@@ -96,9 +95,9 @@ def test_of_damaged_bytes_they_give_what_rosbags_gives_or_leave_them_to_it(kind:
 def test_big_endian_bytes_and_other_types_are_left_to_rosbags() -> None:
     header = make("std_msgs/msg/Header", stamp=make("builtin_interfaces/msg/Time", sec=1, nanosec=2), frame_id="base")
     image = make(KINDS[0], header=header, format="jpeg", data=np.zeros(4, np.uint8))
-    reader = common_reader(TYPES, KINDS[0])
+    reader = fast_reader(TYPES, KINDS[0])
     assert reader is not None and reader(bytes(TYPES.serialize_cdr(image, KINDS[0], little_endian=False))) is None
-    assert common_reader(TYPES, "std_msgs/msg/String") is None
+    assert fast_reader(TYPES, "std_msgs/msg/String") is None
 
 
 def test_a_type_that_a_bag_defines_otherwise_is_left_to_rosbags() -> None:
@@ -111,11 +110,11 @@ def test_a_type_that_a_bag_defines_otherwise_is_left_to_rosbags() -> None:
         "std_msgs/msg/Header": known["std_msgs/msg/Header"],
         KINDS[0]: ([], [*known[KINDS[0]][1], ("more", known[KINDS[0]][1][1][1])]),
     })  # fmt: skip
-    assert common_reader(other, KINDS[0]) is None
+    assert fast_reader(other, KINDS[0]) is None
 
 
-def in_one_piece(serialised: list[bytes]) -> Piece:
-    return Piece.joined(np.arange(len(serialised)), serialised)
+def in_one_piece(serialised: list[bytes]) -> MessageBatch:
+    return MessageBatch.joined(np.arange(len(serialised)), serialised)
 
 
 def doubles_of(message: Any, kind: str) -> list[float]:
@@ -133,7 +132,7 @@ def doubles_of(message: Any, kind: str) -> list[float]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_at_once_are_read_as_one_by_one(kind: str) -> None:
     """Messages built like the first, others, damaged and cut off ones, in one piece of memory."""
-    reader = common_reader(TYPES, kind)
+    reader = fast_reader(TYPES, kind)
     assert reader is not None
 
     @settings(max_examples=150, deadline=None)
@@ -148,7 +147,7 @@ def test_many_at_once_are_read_as_one_by_one(kind: str) -> None:
             serialised.append(
                 bytes(data[: drawn.draw(st.integers(0, len(data) + 1))] if drawn.draw(small) < 60 else data)
             )
-        regular = RegularReader(kind, serialised[0])
+        regular = BatchReader(kind, serialised[0])
         piece = in_one_piece(serialised)
         fits = regular.fits(piece.stop - piece.start)
         rows, stamp_ns, found = regular.read(regular.rows(piece, fits), (piece.stop - piece.start)[fits])
@@ -179,7 +178,7 @@ def test_messages_that_differ_in_stamp_and_numbers_only_are_all_read_at_once(kin
         frame_stop = 16 + int.from_bytes(second[12:16], "little")
         if kind.endswith(("PoseStamped", "TwistStamped")):
             second[frame_stop : -(-(frame_stop - 4) // 8) * 8 + 4] = b"\xff" * (-(frame_stop - 4) % 8)
-        regular = RegularReader(kind, first)
+        regular = BatchReader(kind, first)
         piece = in_one_piece([first, bytes(second)])
         fits = regular.fits(piece.stop - piece.start)
         assert regular.read(regular.rows(piece, fits), (piece.stop - piece.start)[fits]).which.all() and fits.all()

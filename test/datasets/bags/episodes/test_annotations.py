@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from recordings import read_bag
 from rosbags.rosbag2 import Writer
 
 from vla_ros.cli import main
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.episodes.annotations import TABLE, Row, annotation_file, read_table, write_table
-from vla_ros.datasets.bags.finding import find_bags
-from vla_ros.datasets.bags.single_bag import read_bag
-from vla_ros.datasets.bags.source import bag_shards
-from vla_ros.datasets.bags.writer import typestore
+from vla_ros.datasets.bags.cdr.messages import typestore
+from vla_ros.datasets.bags.episodes.segmentation import TABLE, Annotation, annotation_file, read_table, write_table
+from vla_ros.datasets.bags.open_bag import find_bags
+from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.errors import BagError
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot
@@ -152,18 +152,21 @@ def test_reading_what_annotate_wrote_changes_nothing(
     ("text", "said"),
     [
         ("", "is empty; its first line must be"),
-        ("bag,start,end,text\n", "required: bag, start, end, text, keep"),
-        ("bag,start,end,text,keep,colour\n", "allowed too: outcome, task"),
-        (HEADER + "bag,0,9,open it, then close it,yes,,\n", "line 2 has 8 values; expected 7.*quotes"),
-        (HEADER + "bag,zero,9,open it,yes,,\n", "line 2: start is 'zero'"),
-        (HEADER + "bag,nan,9,open it,yes,,\n", "line 2: start is 'nan'"),
-        (HEADER + "bag,9,3,open it,yes,,\n", "line 2: start is 9, end is 3"),
-        (HEADER + "bag,0,9,open it,maybe,,\n", "line 2: keep is 'maybe'; allowed: yes, no"),
+        ("bag,start,end,text\n", "it must have bag, start, end, text, keep"),
+        ("bag,start,end,text,keep,colour\n", "may have outcome, task"),
+        (HEADER + "bag,0,9,open it, then close it,yes,,\n", "line 2 has 8 values instead of 7.*quotes"),
+        (HEADER + "bag,zero,9,open it,yes,,\n", "line 2: start must be seconds .*; got 'zero'"),
+        (HEADER + "bag,nan,9,open it,yes,,\n", "line 2: start must be seconds .*; got 'nan'"),
+        (HEADER + "bag,9,3,open it,yes,,\n", "line 2: start must be 0 or more, and end later; got 9 and 3"),
+        (HEADER + "bag,0,9,open it,maybe,,\n", "line 2: keep must be yes or no; got 'maybe'"),
         (HEADER + "bag,0,9, | ,yes,,\n", "line 2: text is empty"),
-        (HEADER + "bag,0,9,open it,yes,great,\n", "line 2: outcome is 'great'; allowed: success, failure, unknown"),
+        (
+            HEADER + "bag,0,9,open it,yes,great,\n",
+            "line 2: outcome must be one of success, failure, unknown; got 'great'",
+        ),
         (HEADER + "bag,0,2,a,yes,,\nbag,1,3,b,yes,,\n", "line 3: the episode begins before that of .*line 2 ends"),
-        (HEADER + "bag,99,100,a,yes,,\n", "line 2: start is 99 s, but bag .* has only 2.08 s"),
-        (HEADER + 'bag,0,2,"a,yes,,\n', "no table of comma separated values"),
+        (HEADER + "bag,99,100,a,yes,,\n", "line 2: start is 99 s, but bag .* lasts only 2.08 s"),
+        (HEADER + 'bag,0,2,"a,yes,,\n', "is not a table of comma-separated values"),
     ],
 )
 def test_a_wrong_table_is_refused_by_line(
@@ -183,7 +186,10 @@ def test_a_table_of_a_spreadsheet_program_is_read(tmp_path: Path) -> None:
 
 
 def test_a_table_is_written_as_it_is_read(tmp_path: Path) -> None:
-    rows = [Row("a, b", 0.5, 2.25, 'say "hello" | wave', True, "success", "hi"), Row("c", 0.0, 1.0, "", False)]
+    rows = [
+        Annotation("a, b", 0.5, 2.25, 'say "hello" | wave', True, "success", "hi"),
+        Annotation("c", 0.0, 1.0, "", False),
+    ]
     write_table(tmp_path / TABLE, rows)
     read = read_table(tmp_path / TABLE)
     assert [(r.bag, r.start_s, r.end_s, r.text, r.keep, r.outcome, r.task) for r in read] == [

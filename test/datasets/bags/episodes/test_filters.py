@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.datasets.bags.episodes.filters import idle_frames, outlier_frames
+from vla_ros.datasets.bags.episodes.cutting import idle_frames, outlier_frames
 from vla_ros.robot import Idle, Outliers
 
 PERIOD_NS = 100_000_000

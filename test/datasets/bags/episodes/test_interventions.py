@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recordings import read_bag
 
 from vla_ros.cli import main
-from vla_ros.datasets.bags.episodes.interventions import Interventions
-from vla_ros.datasets.bags.single_bag import read_bag
+from vla_ros.datasets.bags.episodes.cutting import Interventions
 from vla_ros.datasets.errors import BagError
 
 if TYPE_CHECKING:

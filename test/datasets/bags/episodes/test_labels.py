@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from vla_ros import actions
-from vla_ros.datasets.bags.episodes.labels import HOLD_NS, as_of, hold_average, motion, poses_at
+from vla_ros.datasets.bags.episodes.labelling import HOLD_NS, ZeroOrderHold, as_of, motion, poses_at
 
 MS = 1_000_000
 PERIOD_NS = 100 * MS
@@ -19,7 +19,7 @@ PERIOD_NS = 100 * MS
 def average(samples: list[tuple[int, float]], start_ms: int, hold_ns: int = HOLD_NS) -> float:
     times_ns = np.array([time_ms * MS for time_ms, _ in samples], np.int64)
     values = np.array([value for _, value in samples]).reshape(-1, 1)
-    return float(hold_average(times_ns, values, np.array([start_ms * MS]), PERIOD_NS, hold_ns)[0, 0])
+    return float(ZeroOrderHold(times_ns, values, hold_ns).average(np.array([start_ms * MS]), PERIOD_NS)[0, 0])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_labels_stay_exact_at_the_times_of_a_wall_clock_and_in_long_recordings()
     start_ns = 1_700_000_000_000_000_000
     times_ns = start_ns + np.arange(36_000) * PERIOD_NS
     values = np.tile(np.array([[0.1], [-0.3]]), (18_000, 1))
-    labels = hold_average(times_ns, values, times_ns, PERIOD_NS)
+    labels = ZeroOrderHold(times_ns, values).average(times_ns, PERIOD_NS)
     np.testing.assert_allclose(labels, values, atol=1e-10)
 
 

@@ -24,7 +24,7 @@ def test_marker_survives_the_wire(event: str) -> None:
     [
         ("go", "not JSON"),
         ("[1]", "not a JSON object"),
-        (json.dumps({**GOOD, "event": "stop"}), "'stop'; allowed: start, success, failure, discard"),
+        (json.dumps({**GOOD, "event": "stop"}), "one of start, success, failure, discard; got 'stop'"),
         (json.dumps({**GOOD, "episode": "3"}), "episode is '3', not int"),
         (json.dumps({**GOOD, "episode": True}), "episode is True, not int"),
         (json.dumps({**GOOD, "operator": "me"}), "'operator' is unknown"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vla_ros.datasets.bags.episodes.markers import EpisodeMarker
-from vla_ros.datasets.bags.episodes.segments import Segment, segments_from_commands, segments_from_markers, usable
+from vla_ros.datasets.bags.episodes.segmentation import Segment, segments_from_commands, segments_from_markers
 
 
 def marker(event: str, episode: int) -> EpisodeMarker:
@@ -61,8 +61,8 @@ def test_without_markers_each_command_is_an_episode_of_unknown_outcome() -> None
 )
 def test_only_demonstrations_are_used(outcome: str, normally: bool, with_failures: bool) -> None:
     segment = Segment(0, 1, 0, "", outcome)
-    assert usable(segment, include_failures=False) == normally
-    assert usable(segment, include_failures=True) == with_failures
+    assert segment.usable(include_failures=False) == normally
+    assert segment.usable(include_failures=True) == with_failures
 
 
 @pytest.mark.parametrize(

@@ -1,55 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many messages of one topic at once: what of them differs from the first one is read with numpy.
+"""All messages of a topic at once: numpy reads what differs between them, their stamps and numbers.
 
-Messages of a topic are nearly always built alike: the same texts and lengths, other stamps, numbers and pixels. Of
-those the stamps and numbers are read here, all that lie in one piece of memory in a few steps; all others are left to
-who reads messages one by one.
+Messages of a topic nearly always have the same layout: the same texts and lengths, with other stamps, numbers and
+pixels. Those that do not are left to whoever reads messages one by one.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import NamedTuple
+import contextlib
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.datasets.bags.storage.entries import Piece, byte_rows
+from vla_ros.datasets.bags.cdr.messages import LENGTH, PADDING, START, aligned, fast_reader, types_of
+from vla_ros.datasets.bags.recording import MessageRefs, Recording
+from vla_ros.datasets.bags.storage.container import Damage, MessageBatch, StoredTopic, byte_rows
 
-KINDS = (
+BATCH_TYPES = (
     "sensor_msgs/msg/CompressedImage",
     "sensor_msgs/msg/Image",
     "sensor_msgs/msg/JointState",
     "geometry_msgs/msg/PoseStamped",
     "geometry_msgs/msg/TwistStamped",
 )
-
-_START = 4  # before it, how the message is encoded; alignments count from here
+# Batches are small in files with small chunks; this many bytes of messages are read together.
+_TOGETHER_BYTES = 1 << 19
 _STAMP = slice(4, 12)
 _FRAME = 12
-_LENGTH = struct.Struct("<I")
-_PADDING = 3  # bytes that may follow a message
+
+# Given a topic's first message, returns which numbers of each message to keep.
+Columns = Callable[[Any], "tuple[int, ...]"]
 
 
-class Read(NamedTuple):
-    """Messages that are built like the first one: which (m,), and of those (r,) the stamps and (r, k) the numbers."""
+@dataclasses.dataclass(frozen=True)
+class TopicTable:
+    """Those messages of a topic that have the layout of its first one, in order of receipt.
+
+    Attributes:
+        first: The first message.
+        columns: Which numbers of each message `numbers` contains.
+        pixels: Where an image's pixels begin in a message, 0 for other types.
+        refs: Where the messages are (n).
+        stamp_ns: Header stamps (n,).
+        numbers: (n, k).
+    """
+
+    first: Any
+    columns: tuple[int, ...]
+    pixels: int
+    refs: MessageRefs
+    stamp_ns: NDArray[np.int64]
+    numbers: NDArray[np.float64]
+
+
+def read_tables(recording: Recording, columns: Mapping[str, Columns]) -> dict[str, TopicTable]:
+    """Return the tables of topics, by name, except for topics of other types or without a regular first message."""
+    known: dict[str, TopicTable | None] = recording.tables
+    missing = {
+        name: wanted
+        for name, wanted in columns.items()
+        if name not in known or ((table := known[name]) is not None and table.columns != wanted(table.first))
+    }
+    if missing:
+        with preloaded(recording, missing):
+            pass
+    return {name: table for name in columns if (table := known[name]) is not None}
+
+
+@contextlib.contextmanager
+def preloaded(recording: Recording, columns: Mapping[str, Columns], topics: Collection[str] = ()) -> Iterator[None]:
+    """Read tables, for `read_tables`, and preload the messages of `topics`, all in one pass over the recording."""
+    builders = {
+        name: _TableBuilder(wanted) for name, wanted in columns.items() if recording.topics[name].type in BATCH_TYPES
+    }
+
+    def add(file: int, topic: StoredTopic, batch: MessageBatch) -> None:
+        builders[topic.name].add(file, topic, batch)
+
+    with recording.preloaded(topics, builders, add):
+        recording.tables.update(dict.fromkeys(columns))
+        recording.tables.update({name: one.table(recording.refs([name])) for name, one in builders.items()})
+        yield
+
+
+class BatchValues(NamedTuple):
+    """What was read of m messages: which (m,) have the layout, and of those (r,) the stamps and (r, k) the numbers."""
 
     which: NDArray[np.bool_]
     stamp_ns: NDArray[np.int64]
     numbers: NDArray[np.float64]
 
 
-class RegularReader:
-    """Reads messages that are built like `first`, a message of a type in KINDS that `common_reader` can read.
+class BatchReader:
+    """Reads messages with the layout of `first`, a message of one of BATCH_TYPES that `fast_reader` can read.
 
-    pixels: where an image's pixels begin, 0 for other types.
+    Attributes:
+        pixels: Where an image's pixels begin, 0 for other types.
     """
 
     def __init__(self, kind: str, first: bytes) -> None:
-        walk = _Walk(first)
-        walk.header()
+        walk = _LayoutWalk(first)
+        walk.at = _FRAME
+        walk.text()
         self.pixels = 0
-        self._numbers = (walk.at, 0)  # where they begin, and how many
+        self._numbers = (walk.at, 0)  # where they begin, and how many there are
         name = kind.rpartition("/")[2]
         if name == "PoseStamped":
             self._numbers = walk.numbers(7)
@@ -64,82 +121,144 @@ class RegularReader:
         elif name == "CompressedImage":
             walk.text()
         else:
-            walk.aligned(4)
-            walk.alike(8)  # height, width
+            walk.align(4)
+            walk.fixed(8)  # height, width
             walk.text()
-            walk.alike(1)
-            walk.aligned(4)
-            walk.alike(4)  # step
+            walk.fixed(1)
+            walk.align(4)
+            walk.fixed(4)  # step
         if name.endswith("Image"):
-            walk.aligned(4)
-            self.pixels = walk.at + _LENGTH.size
+            walk.align(4)
+            self.pixels = walk.at + LENGTH.size
         self._bytes = self.pixels or len(first)
         self._first = np.frombuffer(first, np.uint8, self._bytes)
-        self._alike = np.zeros(self._bytes, np.uint8)
+        self._fixed = np.zeros(self._bytes, np.uint8)
         for begin, end in walk.ranges:
-            self._alike[begin:end] = 0xFF
+            self._fixed[begin:end] = 0xFF
 
     def fits(self, length: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Say which messages, of these lengths (m,), may be built like the first one."""
+        """Return which messages of these lengths (m,) may have the layout."""
         return length >= self._bytes if self.pixels else length == self._bytes
 
-    def rows(self, piece: Piece, which: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Copy from some of a piece's messages, of a length that fits, the bytes that `read` looks at: (m, bytes)."""
-        return byte_rows(piece.data, piece.start[which], self._bytes)
+    def rows(self, batch: MessageBatch, which: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Copy the bytes that `read` needs, (m, bytes), from those messages of a batch whose length fits."""
+        return byte_rows(batch.data, batch.start[which], self._bytes)
 
-    def read(self, rows: NDArray[np.uint8], length: NDArray[np.int64]) -> Read:
-        """Read those of the messages (m,), given by `rows` and their lengths, that are built like the first one."""
-        which: NDArray[np.bool_] = np.logical_not(((rows ^ self._first) & self._alike).any(axis=1))
+    def read(self, rows: NDArray[np.uint8], length: NDArray[np.int64]) -> BatchValues:
+        """Read those messages (m,), given by `rows` and their lengths, that have the layout."""
+        which: NDArray[np.bool_] = np.logical_not(((rows ^ self._first) & self._fixed).any(axis=1))
         if self.pixels:
-            stop = self.pixels + _columns(rows, self.pixels - _LENGTH.size, "<u4", 1)[:, 0].astype(np.int64)
-            which &= (stop <= length) & (length <= stop + _PADDING)
+            stop = self.pixels + _columns(rows, self.pixels - LENGTH.size, "<u4", 1)[:, 0].astype(np.int64)
+            which &= (stop <= length) & (length <= stop + PADDING)
         rows = rows[which]
         seconds = _columns(rows, _STAMP.start, "<i4", 1)[:, 0].astype(np.int64)
         nanoseconds = _columns(rows, _STAMP.start + 4, "<u4", 1)[:, 0].astype(np.int64)
         numbers = _columns(rows, self._numbers[0], "<f8", self._numbers[1])
-        return Read(which, seconds * 1_000_000_000 + nanoseconds, numbers)
+        return BatchValues(which, seconds * 1_000_000_000 + nanoseconds, numbers)
 
 
-class _Walk:
-    """Goes through a message that is known to be regular; `ranges` are bytes in which messages must be alike."""
+class _LayoutWalk:
+    """Walks through a regular message and collects the ranges of bytes that are part of its layout."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self.at = _START
+        self.at = START
         self.ranges = [(0, 2)]
 
-    def header(self) -> None:
-        self.at = _FRAME
-        self.text()
+    def align(self, size: int) -> None:
+        self.at = aligned(self.at, size)
 
-    def aligned(self, size: int) -> None:
-        self.at = (self.at - _START + size - 1) // size * size + _START
-
-    def alike(self, size: int) -> None:
+    def fixed(self, size: int) -> None:
         self.ranges.append((self.at, self.at + size))
         self.at += size
 
     def count(self) -> int:
-        self.aligned(_LENGTH.size)
-        (count,) = _LENGTH.unpack_from(self._data, self.at)
-        self.alike(_LENGTH.size)
+        self.align(LENGTH.size)
+        (count,) = LENGTH.unpack_from(self._data, self.at)
+        self.fixed(LENGTH.size)
         return int(count)
 
     def text(self) -> None:
-        self.alike(self.count())
+        self.fixed(self.count())
 
     def numbers(self, count: int) -> tuple[int, int]:
-        """Step over doubles; return where they begin, and how many there are."""
+        """Skip doubles; return where they begin, and how many there are."""
         if count:
-            self.aligned(8)
+            self.align(8)
         begin = self.at
         self.at += 8 * count
         return begin, count
 
 
-def _columns(rows: NDArray[np.uint8], at: int, kind: str, count: int) -> NDArray:
-    """Numbers (m, count) of each of the rows (m, bytes), from column `at` on."""
+def _columns(rows: NDArray[np.uint8], at: int, kind: str, count: int) -> NDArray[Any]:
+    """Return numbers (m, count) of rows (m, bytes), from column `at` on."""
     if not count:
         return np.zeros((len(rows), 0), kind)
     size = np.dtype(kind).itemsize
     return np.ascontiguousarray(rows[:, at : at + size * count]).view(kind).reshape(len(rows), count)
+
+
+class _TableBuilder:
+    """Builds a table batch by batch."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._reader: BatchReader | None = None
+        self._topic: StoredTopic | None = None
+        self._first: Any = None
+        self._wanted: tuple[int, ...] = ()
+        # File, entry, length and bytes; then file, entry, stamp and numbers.
+        self._waiting: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]] = []
+        self._bytes = 0
+        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+
+    def add(self, file: int, topic: StoredTopic, batch: MessageBatch) -> None:
+        if self._reader is None:
+            self._start(topic, batch)
+        if self._reader is None or topic != self._topic:  # another file of the bag may define the type otherwise
+            return
+        length = batch.stop - batch.start
+        fits = self._reader.fits(length)
+        rows = self._reader.rows(batch, fits)
+        entry = batch.entry[fits]
+        self._waiting.append((np.full(len(entry), file), entry, length[fits], rows))
+        self._bytes += rows.size
+        if self._bytes > _TOGETHER_BYTES:
+            self._read()
+
+    def _read(self) -> None:
+        assert self._reader is not None
+        file, entry, length, rows = (np.concatenate(column) for column in zip(*self._waiting))
+        self._waiting, self._bytes = [], 0
+        read = self._reader.read(rows, length)
+        self._parts.append((file[read.which], entry[read.which], read.stamp_ns, read.numbers[:, list(self._wanted)]))
+
+    def table(self, refs: MessageRefs) -> TopicTable | None:
+        """Return the table, in the order of `refs`, which are those of all messages of the topic."""
+        if self._waiting:
+            self._read()
+        if not self._parts or self._reader is None:
+            return None
+        file, entry, stamp_ns, numbers = (np.concatenate(column) for column in zip(*self._parts))
+        span = int(refs.entry.max()) + 1
+        row = np.full(span * (int(refs.file.max()) + 1), -1, np.int64)
+        row[file * span + entry] = np.arange(len(entry))
+        found = row[refs.file * span + refs.entry]
+        regular = found >= 0
+        found = found[regular]
+        return TopicTable(
+            self._first, self._wanted, self._reader.pixels, refs.select(regular), stamp_ns[found], numbers[found]
+        )
+
+    def _start(self, topic: StoredTopic, batch: MessageBatch) -> None:
+        """Learn the layout from the first message, if that is regular."""
+        try:
+            read = fast_reader(types_of(topic), topic.type)
+        except Damage:
+            return  # reported when its messages are read one by one
+        data = batch.data[int(batch.start[0]) : int(batch.stop[0])]
+        first = read(data) if read is not None else None
+        if first is None:
+            return
+        self._reader, self._topic, self._first = BatchReader(topic.type, data), topic, first
+        self._wanted = self._columns(first)

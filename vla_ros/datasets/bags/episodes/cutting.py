@@ -1,61 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One recording cut into labelled episodes."""
+"""Cut a recording into labelled episodes, and leave out frames that training should not imitate.
+
+Those are the frames of a policy that a person corrected (DAgger, arXiv:1011.0686), long pauses, and impossible actions.
+"""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_ros import topics
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.cdr.topic_tables import Columns, tables_read
-from vla_ros.datasets.bags.episodes.annotations import Row
-from vla_ros.datasets.bags.episodes.filters import idle_frames, outlier_frames
-from vla_ros.datasets.bags.episodes.interventions import PolicyFrames, find_interventions
-from vla_ros.datasets.bags.episodes.labelling import Labelling, twist_columns
-from vla_ros.datasets.bags.episodes.segmentation import find_segments
-from vla_ros.datasets.bags.episodes.segments import Segment, usable
-from vla_ros.datasets.bags.frame_arena import stacked
-from vla_ros.datasets.bags.grid_sampling import SILENCE_NS, observations
+from vla_ros.datasets.bags.cdr.batch_reader import Columns, preloaded
+from vla_ros.datasets.bags.episodes.labelling import ActionLabels, twist_columns
+from vla_ros.datasets.bags.episodes.markers import INTERVENTION_TYPE
+from vla_ros.datasets.bags.episodes.segmentation import Annotation, Segment, find_segments
 from vla_ros.datasets.bags.recording import Recording
-from vla_ros.datasets.bags.streams import columns_of
+from vla_ros.datasets.bags.streams import SILENCE_NS, Tick, columns_of, observations
 from vla_ros.datasets.episode import Episode
+from vla_ros.imaging.images import stack_frames
 from vla_ros.observations.observation import Observation, Refusal
-from vla_ros.robot import TWIST_STAMPED, Robot, RobotError, match_topic
+from vla_ros.robot import TWIST_STAMPED, Idle, Outliers, Robot, RobotError, match_topic
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2
-
 MOVED_BY_THE_POLICY = "moved by the policy"
+
+# What becomes of frames in which a policy moved the arm: they are dropped, or imitated like a person's.
+PolicyFrames = Literal["drop", "imitate"]
 
 _REFUSALS = {
     "missing": "{stream}: nothing received yet",
     "stale": "{stream}: too old",
     "skewed": "{stream}: too far behind the other camera",
-    "frozen": "{stream}: picture frozen",
-    "undecodable": "{stream}: not decodable",
-    "invalid": "{stream}: not finite, or no rotation",
+    "frozen": "{stream}: image frozen",
+    "undecodable": "{stream}: undecodable",
+    "invalid": "{stream}: not finite, or not a rotation",
     "no_command": "no language command",
 }
 
 _Frame = tuple[int, Observation]  # tick, what was seen
-_Labelled = tuple[int, Observation, np.ndarray]  # and what was done (7,)
+_Mask = NDArray[np.bool_]
 
 
 class EpisodeCutter:
-    """Cuts a recording into episodes; `rows` are those of a table about it, None where no table has any.
+    """Cuts a recording into episodes.
 
-    policy_frames: what becomes of frames in which a policy moved the arm beside which it was recorded; "imitate" takes
-    what moved the arm as what was done, `twist_command`, instead of what a demonstrator meant.
+    Args:
+        annotations: The recording's rows of a table, None if no table has any.
+        policy_frames: What becomes of frames in which a policy moved the arm; "imitate" takes what moved the arm,
+            `twist_command`, as the action instead of what a demonstrator meant.
 
-    segmentation: where they are; labelling: what was done; interventions: who did it, None where it was a demonstrator;
-    dropped: counts the frames that were left out, by reason.
+    Attributes:
+        segmentation: Where the episodes are.
+        labels: Their actions.
+        interventions: Who moved the arm; None if it was always a demonstrator.
+        dropped: Number of frames left out, by reason.
 
     Raises:
-        BagError: the recording lacks a topic, or holds values that can't be right.
+        BagError: The recording lacks a topic, or contains impossible values.
     """
 
     def __init__(
@@ -64,35 +74,39 @@ class EpisodeCutter:
         robot: Robot,
         spec: ObservationSpec,
         timing: Timing,
-        rows: Sequence[Row] | None,
+        annotations: Sequence[Annotation] | None,
         policy_frames: PolicyFrames = "drop",
     ) -> None:
         self._recording = recording
         self._robot = robot
         self._spec = spec
         self._timing = timing
-        with tables_read(recording, _numbers(recording, robot, spec), _topics_of_labels(recording, robot)):
-            self.segmentation = find_segments(recording, robot, rows)
+        with preloaded(recording, _table_columns(recording, robot, spec), _label_topics(recording, robot)):
+            self.segmentation = find_segments(recording, robot, annotations)
             self.interventions = find_interventions(recording)
             imitated = self.interventions is not None and policy_frames == "imitate"
-            self.labelling = Labelling(recording, robot, robot.twist_command if imitated else None)
+            self.labels = ActionLabels(recording, robot, robot.twist_command if imitated else None)
         self._corrections = None if imitated else self.interventions
         self.dropped: collections.Counter[str] = collections.Counter()
 
     def episodes(self, include_failures: bool) -> Iterator[Episode]:
-        """Yield the episodes in time order; one that was cut comes as several with the same `source`."""
+        """Yield the episodes in order of time; one that is interrupted becomes several with the same `source`."""
         wanted = []
         for segment in self.segmentation.segments:
-            if usable(segment, include_failures):
+            if segment.usable(include_failures):
                 wanted.append(segment)
             else:
                 self.dropped[f"episode {segment.outcome}"] += len(segment.ticks(self._timing.period_ns))
         for segment, frames in self._frames(wanted):
-            for piece in _pieces(self._filtered(self._labelled(segment, frames))):
-                if len(piece) < MIN_FRAMES:
-                    self.dropped[f"piece shorter than {MIN_FRAMES} frames"] += len(piece)
+            ticks = np.array([tick for tick, _ in frames], np.int64)
+            actions = self.labels.actions(segment, ticks, self._timing.period_ns)
+            chosen = self._choose(ticks, actions)
+            seen = [frames[index][1] for index in chosen]
+            for run in _runs(ticks[chosen], [observed.command for observed in seen]):
+                if run.stop - run.start < MIN_FRAMES:
+                    self.dropped[f"piece shorter than {MIN_FRAMES} frames"] += run.stop - run.start
                 else:
-                    yield self._episode(segment, piece)
+                    yield self._episode(segment, ticks[chosen][run], seen[run], actions[chosen][run])
 
     def _frames(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[_Frame]]]:
         """Yield each segment with its frames, as soon as its last tick has passed."""
@@ -126,23 +140,21 @@ class EpisodeCutter:
             yield segment, frames
             frames, seen = [], 0
 
-    def _observations(
-        self, segments: Collection[tuple[Segment, range, Mapping[int, str]]]
-    ) -> Iterator[tuple[int, Observation | Refusal | None]]:
-        """What was seen at the ticks of `segments` that are used, None at all others."""
+    def _observations(self, segments: Collection[tuple[Segment, range, Mapping[int, str]]]) -> Iterator[Tick]:
+        """Yield what was seen at the used ticks of `segments`, and None for all others."""
         used = {tick for _, _, unused in segments for tick, why in unused.items() if not why}
         asked = np.array(sorted(used), np.int64)
         commands = self.segmentation.commands
         return observations(self._recording, self._robot, self._spec, self._timing, commands, asked)
 
     def _unused(self, segment: Segment, covered: Sequence[range]) -> dict[int, str]:
-        """Say for each tick of a segment, of those `covered`, why it is not used, whatever was seen; empty: it is."""
+        """Return for each of a segment's `covered` ticks why it is not used, whatever was seen at it; "" if it is."""
         period_ns = self._timing.period_ns
         inside = segment.ticks(period_ns)
         parts = [np.arange(max(one.start, inside.start), min(one.stop, inside.stop)) for one in covered]
         ticks = np.concatenate([np.zeros(0, np.int64), *parts])
         why = np.full(len(ticks), "", object)
-        first_ns = self.labelling.first_ns(segment)
+        first_ns = self.labels.first_ns(segment)
         if first_ns is None:
             why[:] = "episode without a twist command"
         else:
@@ -152,52 +164,40 @@ class EpisodeCutter:
         return dict(zip(ticks.tolist(), why.tolist(), strict=True))
 
     def _covered(self) -> list[range]:
-        """Ticks near anything that was received, ascending: all that are ever sampled.
-
-        A single damaged time may lie years away from all others.
-        """
-        margin_ns = SILENCE_NS + 2 * self._timing.period_ns
-        received_ns = self._recording.places(None).receive_ns
+        """Return the ranges of ticks near anything received, ascending: a damaged time may be years from all others."""
+        period_ns = self._timing.period_ns
+        margin_ns = SILENCE_NS + 2 * period_ns
+        received_ns = self._recording.refs(None).receive_ns
         pauses = np.flatnonzero(np.diff(received_ns) > 2 * margin_ns)
         begins = received_ns[np.append(0, pauses + 1)] - margin_ns
         ends = received_ns[np.append(pauses, len(received_ns) - 1)] + margin_ns
-        period_ns = self._timing.period_ns
         return [range(begin // period_ns, end // period_ns + 1) for begin, end in zip(begins.tolist(), ends.tolist())]
 
-    def _labelled(self, segment: Segment, frames: Sequence[_Frame]) -> list[_Labelled]:
-        """Return the frames with their labels, without those where nobody knows what was done."""
-        ticks = np.array([tick for tick, _ in frames], np.int64)
-        actions = self.labelling.actions(segment, ticks, self._timing.period_ns)
+    def _choose(self, ticks: NDArray[np.int64], actions: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the indices of frames whose label is known and that the robot file's filters let through."""
         without_arm = np.isnan(actions[:, :6]).any(axis=1)
         without_gripper = ~without_arm & np.isnan(actions[:, 6])
         gripper = "measured" if self._robot.labels.gripper == "state" else "command yet"
         self.dropped["ee_pose: not known well enough for the arm's motion"] += int(without_arm.sum())
         self.dropped[f"no gripper {gripper}"] += int(without_gripper.sum())
-        labelled = zip(frames, actions, without_arm | without_gripper, strict=True)
-        return [(*frame, action) for frame, action, drop in labelled if not drop]
-
-    def _filtered(self, frames: list[_Labelled]) -> list[_Labelled]:
-        """Leave out what the robot's file filters."""
+        chosen = np.flatnonzero(~(without_arm | without_gripper))
         filters = self._robot.filters
-        if filters.outliers is not None and frames:
-            impossible = outlier_frames(np.stack([action for _, _, action in frames]), filters.outliers)
-            self.dropped["action faster than filters.outliers allows"] += int(impossible.sum())
-            frames = [frame for frame, drop in zip(frames, impossible, strict=True) if not drop]
-        if filters.idle is not None and frames:
-            ticks = np.array([tick for tick, _, _ in frames], np.int64)
-            actions = np.stack([action for _, _, action in frames])
-            idle = idle_frames(actions, ticks, self._timing.period_ns, filters.idle)
+        if filters.outliers is not None:
+            outliers = outlier_frames(actions[chosen], filters.outliers)
+            self.dropped["action faster than filters.outliers allows"] += int(outliers.sum())
+            chosen = chosen[~outliers]
+        if filters.idle is not None:
+            idle = idle_frames(actions[chosen], ticks[chosen], self._timing.period_ns, filters.idle)
             self.dropped["idle, in a pause longer than filters.idle allows"] += int(idle.sum())
-            frames = [frame for frame, drop in zip(frames, idle, strict=True) if not drop]
-        return frames
+            chosen = chosen[~idle]
+        return chosen
 
-    def _episode(self, segment: Segment, frames: Sequence[_Labelled]) -> Episode:
-        ticks = np.array([tick for tick, _, _ in frames], np.int64)
-        seen = [observed for _, observed, _ in frames]
+    def _episode(
+        self, segment: Segment, ticks: NDArray[np.int64], seen: Sequence[Observation], actions: NDArray[np.float64]
+    ) -> Episode:
         states = [observed.proprioception for observed in seen if observed.proprioception is not None]
-        actions = np.stack([action for _, _, action in frames])
         return Episode(
-            images={camera: stacked([observed.images[camera] for observed in seen]) for camera in seen[0].images},
+            images={camera: stack_frames([observed.images[camera] for observed in seen]) for camera in seen[0].images},
             proprioception=np.stack(states) if states else np.zeros((len(seen), 0), np.float32),
             actions=actions,
             command=seen[0].command,
@@ -207,15 +207,12 @@ class EpisodeCutter:
             start_ns=int(ticks[0]) * self._timing.period_ns,
             ticks=ticks,
             phrasings=segment.texts,
-            executed=self.labelling.executed(actions, ticks, self._timing.period_ns),
+            executed=self.labels.executed(actions, ticks, self._timing.period_ns),
         )
 
 
-def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
-    """Return the topics that say where episodes are and what was done, as far as the recording has them.
-
-    Without those that are read as numbers.
-    """
+def _label_topics(recording: Recording, robot: Robot) -> list[str]:
+    """Return the recording's topics from which segments and labels come, except for those read as tables."""
     wanted = [topics.EPISODE, topics.INTERVENTION, robot.language.topic, robot.gripper_command.topic]
     twists = (robot.demonstrated_twist, robot.twist_command)
     wanted += [stream.topic for stream in twists if stream.type != TWIST_STAMPED]
@@ -227,8 +224,8 @@ def _topics_of_labels(recording: Recording, robot: Robot) -> list[str]:
     return [found for topic in wanted if (found := _find(topic, recording)) is not None]
 
 
-def _numbers(recording: Recording, robot: Robot, spec: ObservationSpec) -> dict[str, Columns]:
-    """Return which numbers of which topics are needed, of those that the recording has."""
+def _table_columns(recording: Recording, robot: Robot, spec: ObservationSpec) -> dict[str, Columns]:
+    """Return which numbers of which of the recording's topics are read as tables."""
     streams = [robot.stream(name) for name in spec.streams if name != "language"]
     wanted = [(stream, columns_of(stream)) for stream in streams]
     if robot.labels.arm == "command":
@@ -245,18 +242,89 @@ def _numbers(recording: Recording, robot: Robot, spec: ObservationSpec) -> dict[
 
 
 def _find(topic: str, recording: Recording) -> str | None:
-    with contextlib.suppress(RobotError):  # several topics of that name: told by whoever needs it
+    with contextlib.suppress(RobotError):  # an ambiguous name; reported where the topic is needed
         return match_topic(topic, recording.topics)
     return None
 
 
-def _pieces(frames: Sequence[_Labelled]) -> list[list[_Labelled]]:
-    """Cut frames where a tick is missing and where the command changes."""
-    pieces: list[list[_Labelled]] = []
-    for tick, observed, action in frames:
-        follows = pieces and pieces[-1][-1][0] == tick - 1 and pieces[-1][-1][1].command == observed.command
-        if follows:
-            pieces[-1].append((tick, observed, action))
-        else:
-            pieces.append([(tick, observed, action)])
-    return pieces
+def _runs(ticks: NDArray[np.int64], commands: Sequence[str]) -> list[slice]:
+    """Split frames (T,) where a tick is missing and where the command changes."""
+    changes = [before != after for before, after in itertools.pairwise(commands)]
+    cuts = np.flatnonzero((np.diff(ticks) != 1) | np.array(changes, bool)) + 1
+    return [slice(*ends) for ends in itertools.pairwise([0, *cuts.tolist(), len(ticks)])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interventions:
+    """Who moves the arm.
+
+    The policy node says so on `intervention` (std_msgs/Bool, latched): true from the first twist of a takeover, false
+    from the policy's next turn. A recording without such a message is a demonstrator's alone.
+
+    Attributes:
+        time_ns: Receive times (S,) of the messages, ascending.
+        by_hand: Whether a person moves the arm from then on (S,).
+    """
+
+    time_ns: NDArray[np.int64]
+    by_hand: _Mask
+
+    def frames(self, ticks: NDArray[np.int64], period_ns: int) -> _Mask:
+        """Return for which ticks (T,) a person moved the arm during the whole period that begins there.
+
+        Before the first message the policy moves it: a correction begins with a message.
+        """
+        start_ns = ticks * period_ns
+        before = np.searchsorted(self.time_ns, start_ns, side="right") - 1
+        at_start = np.append(self.by_hand, False)[before]
+        handed_back_ns = self.time_ns[~self.by_hand]
+        first, last = (np.searchsorted(handed_back_ns, time_ns) for time_ns in (start_ns + 1, start_ns + period_ns))
+        result: _Mask = at_start & (first == last)
+        return result
+
+    def share(self, segment: Segment, period_ns: int) -> float:
+        """Return the share of an episode's ticks in which a person moved the arm, 0 for an episode without a tick."""
+        ticks = np.array(segment.ticks(period_ns), np.int64)
+        return float(self.frames(ticks, period_ns).mean()) if len(ticks) else 0.0
+
+
+def find_interventions(recording: Recording) -> Interventions | None:
+    """Read who moved the arm; None if the recording was not made beside a policy.
+
+    Raises:
+        BagError: The topic has another type.
+    """
+    if match_topic(topics.INTERVENTION, recording.topics) is None:
+        return None
+    name = recording.find({"intervention": (topics.INTERVENTION, INTERVENTION_TYPE)})["intervention"]
+    said = sorted((receive_ns, bool(message.data)) for _, receive_ns, message in recording.messages([name]))
+    return Interventions(np.array([time for time, _ in said], np.int64), np.array([hand for _, hand in said], bool))
+
+
+def idle_frames(actions: NDArray[np.float64], ticks: NDArray[np.int64], period_ns: int, idle: Idle) -> _Mask:
+    """Return which frames (T,) lie in a pause longer than `idle` allows; actions (T, 7), ticks (T,) ascending.
+
+    A frame whose gripper opening differs from the frame before it is not part of a pause.
+    """
+    linear, angular = _speeds(actions)
+    slow = (linear < idle.linear_mps) & (angular < idle.angular_radps)
+    follows = np.diff(ticks, prepend=ticks[:1] - 1) == 1
+    changed = np.diff(actions[:, 6], prepend=actions[:1, 6]) != 0
+    still = slow & ~(changed & follows)
+    # A run ends at a frame that is not still, or where ticks are missing.
+    run = np.cumsum(~still | ~follows)
+    lengths = np.bincount(run, weights=still, minlength=1 if len(run) else 0)
+    result: _Mask = still & (lengths[run] * period_ns > idle.longer_than_s * 1e9)
+    return result
+
+
+def outlier_frames(actions: NDArray[np.float64], outliers: Outliers) -> _Mask:
+    """Return which frames (T,) have an action (T, 7) faster than `outliers` allows."""
+    linear, angular = _speeds(actions)
+    result: _Mask = (linear > outliers.linear_mps) | (angular > outliers.angular_radps)
+    return result
+
+
+def _speeds(actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the linear and the angular speed (T,) of actions (T, 7)."""
+    return np.linalg.norm(actions[:, :3], axis=1), np.linalg.norm(actions[:, 3:6], axis=1)

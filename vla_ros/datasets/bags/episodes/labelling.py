@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was done during a recording: the arm's twists and the gripper's openings, commanded or measured."""
+"""Action labels of a recording: the arm's twists and the gripper's openings, commanded or measured, per control period.
+
+A command holds until the next one, but only for a limited time, as in the robot's controller: one that receives nothing
+stops the arm. Measured poses are interpolated between neighbours.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +16,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros import actions
-from vla_ros.datasets.bags.cdr.topic_tables import Columns, read_tables
-from vla_ros.datasets.bags.episodes.labels import HeldValues, as_of, motion, poses_at
-from vla_ros.datasets.bags.episodes.segments import Segment
+from vla_ros.datasets.bags.cdr.batch_reader import Columns, read_tables
+from vla_ros.datasets.bags.episodes.segmentation import Segment
 from vla_ros.datasets.bags.recording import Recording
-from vla_ros.datasets.bags.streams import BagStream, columns_of, times_of
+from vla_ros.datasets.bags.streams import BagStream, columns_of, event_times_ns
 from vla_ros.datasets.errors import BagError
 from vla_ros.observations import messages
-from vla_ros.observations.messages import observation_value
 from vla_ros.robot import GripperCommand, GripperState, Robot, Stream, match_topic
+
+Times = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# How long controllers follow a twist without a new one: the simulated arm 0.2 s, MoveIt Servo 0.1 s by default.
+HOLD_NS = 200_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
-    """A stream over a whole recording, in the order of receipt: times of the events (S,), values (S, ...)."""
+class _Series:
+    """A stream over a whole recording, in order of receipt: times of the events (S,), values (S, ...)."""
 
-    time_ns: NDArray[np.int64]
-    values: NDArray[np.float64]
+    time_ns: Times
+    values: Floats
 
 
-class Labelling:
-    """The actions of one recording, from what the robot's file says under `labels`.
+class ActionLabels:
+    """The actions of one recording, from the sources that the robot file names under `labels`.
 
-    commanded: the stream of twists to take; None: what the demonstrator meant, `demonstrated_twist`. What moved the
-    arm, `twist_command`, is read beside it where it is another topic and was recorded.
-    delay_s: median of receive time minus header stamp of the arm's stream, 0 without stamps: large when two clocks were
-    recorded.
+    Args:
+        recording: The open bag.
+        robot: Its robot.
+        commanded: The stream of twists to use; by default what the demonstrator meant, `demonstrated_twist`. What moved
+            the arm, `twist_command`, is read as well if it was recorded on another topic.
 
     Raises:
-        BagError: a topic is missing, a twist is in an unknown frame, or a value is not a finite number.
+        BagError: A topic is missing, a twist is in an unknown frame, or a value is not finite.
     """
 
     def __init__(self, recording: Recording, robot: Robot, commanded: Stream | None = None) -> None:
@@ -48,7 +57,7 @@ class Labelling:
         self._robot = robot
         self._commanded = commanded or robot.demonstrated_twist
         self._delays_ns: list[int] = []
-        self._measured_openings: Samples | None = None
+        self._measured: _Series | None = None
         labels = robot.labels
         wanted: dict[str, Stream | GripperCommand] = {}
         if labels.arm == "command":
@@ -59,144 +68,143 @@ class Labelling:
             wanted["gripper command"] = robot.gripper_command
         _require_topics(recording, wanted)
         self._max_gap_ns = round(robot.observation.max_age_s * 1e9)
-        self._twists, self._poses = Samples(np.zeros(0, np.int64), np.zeros((0, 6))), None
-        self._executed: HeldValues | None = None
+        twists, self._poses = _Series(np.zeros(0, np.int64), np.zeros((0, 6))), None
+        self._executed: ZeroOrderHold | None = None
         if labels.arm == "command":
-            self._twists = self._read_twists(self._commanded)
-            if self._is_recorded_beside(robot.twist_command):
-                self._executed = _holding(self._read_twists(robot.twist_command))
+            twists = self._read_twists(self._commanded)
+            if self._is_recorded_separately(robot.twist_command):
+                self._executed = _hold_twists(self._read_twists(robot.twist_command))
         else:
             self._poses = self._read_poses()
-        self._sorted_twists_ns = np.sort(self._twists.time_ns)
-        self._held = _holding(self._twists)
-        self._commands: Samples | None = None
+        self._sorted_twists_ns = np.sort(twists.time_ns)
+        self._meant = _hold_twists(twists)
+        self._gripper_commands: _Series | None = None
         if labels.gripper == "command":
-            self._commands = self._read(robot.gripper_command, self._commanded_opening)
+            gripper = robot.gripper_command
+            self._gripper_commands = self._read(gripper, lambda one: messages.commanded_opening(one, gripper))
         else:
             self._openings()
 
     @property
     def delay_s(self) -> float:
+        """Median of receive time minus header stamp of the arm's stream, 0 without stamps; large between two clocks."""
         return statistics.median(self._delays_ns) / 1e9 if self._delays_ns else 0.0
 
-    def actions(self, segment: Segment, ticks: NDArray[np.int64], period_ns: int) -> NDArray[np.float64]:
-        """Return the labels (T, 7) of `ticks` of a segment: mean twist over each period, and the gripper's opening.
+    def actions(self, segment: Segment, ticks: Times, period_ns: int) -> Floats:
+        """Return the labels (T, 7) at `ticks` of a segment: the mean twist over each period, and the gripper's opening.
 
-        As commanded at the period's middle, or as measured at its end. NaN where nobody knows.
+        The opening is the one commanded at the period's middle, or measured at its end. NaN if unknown.
         """
         start_ns = ticks * period_ns
         if self._poses is None:
-            arm = _held(self._held, start_ns, period_ns)
+            arm = _mean_twists(self._meant, start_ns, period_ns)
         else:
             arm = motion(self._poses.time_ns, self._poses.values, start_ns, period_ns, self._max_gap_ns)
         gripper = self._gripper(segment, start_ns, period_ns)
         return np.concatenate([arm, gripper[:, None]], axis=1)
 
-    def executed(self, actions: NDArray[np.float64], ticks: NDArray[np.int64], period_ns: int) -> NDArray | None:
-        """Return what moved the arm (T, 7) at `ticks` with the labels `actions`, each gripper as there.
+    def executed(self, actions: Floats, ticks: Times, period_ns: int) -> Floats | None:
+        """Return what moved the arm (T, 7) at `ticks` with the labels `actions`, whose grippers it keeps.
 
-        None where nobody recorded it beside what was meant, for one of the ticks or at all.
+        None if that was not recorded apart from what was meant, for all of the ticks.
         """
         if self._executed is None:
             return None
-        arm = _held(self._executed, ticks * period_ns, period_ns)
+        arm = _mean_twists(self._executed, ticks * period_ns, period_ns)
         return None if np.isnan(arm).any() else np.concatenate([arm, actions[:, 6:]], axis=1)
 
     def first_ns(self, segment: Segment) -> int | None:
-        """Return when the demonstrator begins in a segment: its first twist or None; where motion counts, its start."""
+        """Return when the demonstrator begins in a segment: its first twist or None; its start if motion counts."""
         if self._poses is not None:
             return segment.start_ns
         time_ns = self._sorted_twists_ns
         first = np.searchsorted(time_ns, segment.start_ns)
         return int(time_ns[first]) if first < len(time_ns) and time_ns[first] < segment.stop_ns else None
 
-    def _gripper(self, segment: Segment, start_ns: NDArray[np.int64], period_ns: int) -> NDArray[np.float64]:
-        if self._commands is None:
-            return self._decided_openings(segment, start_ns + period_ns)
-        gripper = as_of(self._commands.time_ns, self._commands.values, start_ns + period_ns // 2)
+    def _gripper(self, segment: Segment, start_ns: Times, period_ns: int) -> Floats:
+        if self._gripper_commands is None:
+            return self._binary_openings(segment, start_ns + period_ns)
+        commands = self._gripper_commands
+        gripper = as_of(commands.time_ns, commands.values, start_ns + period_ns // 2)
         unknown = np.isnan(gripper)
         if unknown.any():
-            # A gripper that was not commanded yet stays where it is.
+            # Before its first command, a gripper stays where it is.
             measured = self._openings()
             gripper[unknown] = as_of(measured.time_ns, measured.values, start_ns[unknown])
         return gripper
 
-    def _decided_openings(self, segment: Segment, time_ns: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Measured openings in the segment as 0 or 1; in between counts what they are next."""
+    def _binary_openings(self, segment: Segment, time_ns: Times) -> Floats:
+        """Return the openings measured in the segment as 0 or 1."""
         measured, labels = self._openings(), self._robot.labels
-        order = np.argsort(measured.time_ns, kind="stable")
-        sample_ns, openings = measured.time_ns[order], measured.values[order]
+        sample_ns, openings = _in_order(measured.time_ns, measured.values)
         inside = (sample_ns >= segment.start_ns) & (sample_ns <= segment.stop_ns) & np.isfinite(openings)
-        decided = actions.binarize_gripper(openings[inside], labels.closed_below, labels.open_above)
-        return as_of(sample_ns[inside], decided, time_ns, self._max_gap_ns)
+        binary = actions.binarize_gripper(openings[inside], labels.closed_below, labels.open_above)
+        return as_of(sample_ns[inside], binary, time_ns, self._max_gap_ns)
 
-    def _openings(self) -> Samples:
-        """The gripper's measured opening, read when it is needed first; no samples where the recording has none."""
-        if self._measured_openings is None:
+    def _openings(self) -> _Series:
+        """Return the gripper's measured openings, read on first use; empty if the recording has none."""
+        if self._measured is None:
             state = self._robot.gripper_state
             topic = match_topic(state.topic, self._recording.topics) if state is not None else None
             if state is not None and topic is not None and self._recording.topics[topic].type == state.type:
-                self._measured_openings = self._read(state, lambda message: messages.measured_opening(message, state))
+                self._measured = self._read(state, lambda message: messages.measured_opening(message, state))
             else:
                 if self._robot.labels.gripper == "state" and state is not None:
                     _require_topics(self._recording, {"gripper_state, for the gripper's opening": state})
-                self._measured_openings = Samples(np.zeros(0, np.int64), np.zeros(0))
-        return self._measured_openings
+                self._measured = _Series(np.zeros(0, np.int64), np.zeros(0))
+        return self._measured
 
-    def _is_recorded_beside(self, stream: Stream) -> bool:
-        """Whether `stream` is in the recording, as another topic than the one that labels are taken from."""
+    def _is_recorded_separately(self, stream: Stream) -> bool:
+        """Return whether `stream` is in the recording, on another topic than the labels."""
         topics = self._recording.topics
         topic, labelled = match_topic(stream.topic, topics), match_topic(self._commanded.topic, topics)
         return topic not in (None, labelled) and topics[topic].type == stream.type
 
-    def _read_twists(self, stream: Stream) -> Samples:
+    def _read_twists(self, stream: Stream) -> _Series:
         robot = self._robot
-
-        def value(message: Any) -> NDArray[np.float64]:
-            in_tool = self._is_in_tool_frame(message)
-            return np.append(messages.twist(message), in_tool)
-
-        found = self._read(stream, value, (7,), twist_columns)
-        twists, rotated = Samples(found.time_ns, found.values[:, :6].copy()), found.values[:, 6] != 0
+        found = self._read(
+            stream, lambda one: np.append(messages.twist(one), self._is_in_tool_frame(one)), (7,), twist_columns
+        )
+        twists, in_tool = _Series(found.time_ns, found.values[:, :6].copy()), found.values[:, 6] != 0
         strange = ~np.isfinite(twists.values).all(axis=1)
         if strange.any():
             what = f"has a twist that is not finite: {twists.values[strange][0]}; record the bag again"
             raise BagError(f"bag {self._recording.path}, {self._topic(stream)}: {what}")
-        if rotated.any():
+        if in_tool.any():
             if robot.ee_pose is None:
                 raise BagError(
-                    f"bag {self._recording.path}: {stream.topic} is in the tool's frame {robot.tool_frame!r}; to turn "
-                    "it into the base frame, ee_pose is needed: add it to the robot's file"
+                    f"bag {self._recording.path}: {stream.topic} is in the tool frame {robot.tool_frame!r}; rotating "
+                    "it into the base frame takes ee_pose: add that to the robot file"
                 )
-            _require_topics(self._recording, {"ee_pose, to turn twists into the base frame": robot.ee_pose})
+            _require_topics(self._recording, {"ee_pose, to rotate twists into the base frame": robot.ee_pose})
             poses = self._read_poses()
-            at = poses_at(poses.time_ns, poses.values, twists.time_ns[rotated], self._max_gap_ns)
+            at = poses_at(poses.time_ns, poses.values, twists.time_ns[in_tool], self._max_gap_ns)
             known = np.isfinite(at).all(axis=1)
-            turned = np.full((len(at), 6), np.nan)
+            rotated = np.full((len(at), 6), np.nan)
             if known.any():
-                turned[known] = actions.rotate_twist(twists.values[rotated][known], at[known, 3:])
-            twists.values[rotated] = turned
+                rotated[known] = actions.rotate_twist(twists.values[in_tool][known], at[known, 3:])
+            twists.values[in_tool] = rotated
         return twists
 
     def _is_in_tool_frame(self, message: Any) -> bool:
         if not hasattr(message, "header"):
-            return False  # a Twist without a header says no frame
+            return False  # a Twist names no frame
         frame, robot = message.header.frame_id.lstrip("/"), self._robot
         if robot.tool_frame is not None and frame == robot.tool_frame.lstrip("/"):
             return True
         if frame != robot.base_frame.lstrip("/"):
-            tool = f"or the tool's frame {robot.tool_frame!r}" if robot.tool_frame else "(and tool_frame is not set)"
+            tool = f"or the tool frame {robot.tool_frame!r}" if robot.tool_frame else "(tool_frame is not set)"
             raise ValueError(
-                f"has a twist in the frame {frame!r}, training takes it in the base frame {robot.base_frame!r} {tool}; "
-                "record it in one of them, or correct base_frame and tool_frame in the robot's file"
+                f"has a twist in the frame {frame!r}, which must be the base frame {robot.base_frame!r} {tool}; record "
+                "it in one of them, or correct base_frame and tool_frame in the robot file"
             )
         return False
 
-    def _read_poses(self) -> Samples:
+    def _read_poses(self) -> _Series:
         stream = self._robot.stream("ee_pose")
         if columns := columns_of(stream):
             robot = self._robot
-            return self._read(stream, lambda message: observation_value(message, robot, "ee_pose"), (7,), columns)
+            return self._read(stream, lambda one: messages.observation_value(one, robot, "ee_pose"), (7,), columns)
         topic = self._topic(stream)
         times_ns, poses = [], []
         for receive_ns, time_ns, pose in BagStream(self._recording, self._robot, "ee_pose", topic).samples():
@@ -204,10 +212,7 @@ class Labelling:
             poses.append(pose)
             if stream.stamp == "header":
                 self._delays_ns.append(receive_ns - time_ns - round(stream.latency_s * 1e9))
-        return Samples(np.array(times_ns, np.int64), np.array(poses, np.float64).reshape(-1, 7))
-
-    def _commanded_opening(self, message: Any) -> float:
-        return messages.commanded_opening(message, self._robot.gripper_command)
+        return _Series(np.array(times_ns, np.int64), np.array(poses, np.float64).reshape(-1, 7))
 
     def _read(
         self,
@@ -215,12 +220,17 @@ class Labelling:
         value: Callable[[Any], Any],
         shape: tuple[int, ...] = (),
         columns: Columns | None = None,
-    ) -> Samples:
-        """Read a stream; messages whose value is None are passed over.
+    ) -> _Series:
+        """Read a stream, skipping messages whose value is None.
 
-        columns: which numbers of a message its value begins with; the rest of it depends on none.
+        Args:
+            stream: The stream.
+            value: Returns a message's value, of this `shape`.
+            shape: See `value`.
+            columns: Which numbers of a message its value begins with; the rest of the value is the same for all.
         """
         recording, topic = self._recording, self._topic(stream)
+        stamped = isinstance(stream, Stream) and stream.stamp == "header"
 
         def value_of(message: Any) -> Any:
             try:
@@ -229,30 +239,30 @@ class Labelling:
                 raise BagError(f"bag {recording.path}, {topic}: {error}") from None
 
         table = read_tables(recording, {topic: columns}).get(topic) if columns is not None else None
-        places, times_ns, values = [], [], []
-        for place, _, receive_ns, message in recording.placed_messages(
-            [topic], None if table is None else recording.marked([table.places])
-        ):
+        left_out = None if table is None else recording.mask([table.refs])
+        refs, times_ns, values = [], [], []
+        for ref, _, receive_ns, message in recording.messages_with_refs([topic], left_out):
             found = value_of(message)
             if found is None:
                 continue
-            places.append((*place, receive_ns))
+            refs.append((*ref, receive_ns))
             times_ns.append(messages.message_time_ns(message, stream, receive_ns))
             values.append(found)
-            if _stamped(stream):
+            if stamped:
                 self._delays_ns.append(receive_ns - messages.stamp_ns(message))
-        read = Samples(np.array(times_ns, np.int64), np.array(values, np.float64).reshape(-1, *shape))
+        read = _Series(np.array(times_ns, np.int64), np.array(values, np.float64).reshape(-1, *shape))
         if table is None:
             return read
-        if _stamped(stream):
-            self._delays_ns += (table.places.receive_ns - table.stamp_ns).tolist()
+        if stamped:
+            self._delays_ns += (table.refs.receive_ns - table.stamp_ns).tolist()
         rest = value_of(table.first)[table.numbers.shape[1] :]
         numbers = np.concatenate([table.numbers, np.tile(rest, (len(table.numbers), 1))], axis=1)
-        order = np.lexsort(
-            np.concatenate([np.array(places, np.int64).reshape(-1, 3), np.stack(table.places, axis=1)]).T[[1, 0, 2]]
-        )
-        return Samples(
-            np.concatenate([read.time_ns, times_of(table, stream)])[order],
+        file, entry, received_ns = np.concatenate(
+            [np.array(refs, np.int64).reshape(-1, 3), np.stack(table.refs, axis=1)]
+        ).T
+        order = np.lexsort((entry, file, received_ns))
+        return _Series(
+            np.concatenate([read.time_ns, event_times_ns(table, stream)])[order],
             np.concatenate([read.values, numbers])[order],
         )
 
@@ -260,24 +270,19 @@ class Labelling:
         return self._recording.find({stream.topic: (stream.topic, stream.type)})[stream.topic]
 
 
-def _stamped(stream: Stream | GripperState | GripperCommand) -> bool:
-    """Whether the stamps of the arm's stream tell how long its messages took."""
-    return isinstance(stream, Stream) and stream.stamp == "header"
-
-
 def twist_columns(first: Any) -> tuple[int, ...]:
-    """All the numbers of a twist."""
+    """Return all the numbers of a twist."""
     return tuple(range(6))
 
 
-def _holding(twists: Samples) -> HeldValues:
-    """Twists that hold, and as a seventh value how much of them is not known."""
+def _hold_twists(twists: _Series) -> ZeroOrderHold:
+    """Hold twists, and as a seventh value whether they are unknown."""
     unknown = np.isnan(twists.values).any(axis=1, keepdims=True)  # (S, 1)
-    return HeldValues(twists.time_ns, np.concatenate([np.where(unknown, 0.0, twists.values), unknown], axis=1))
+    return ZeroOrderHold(twists.time_ns, np.concatenate([np.where(unknown, 0.0, twists.values), unknown], axis=1))
 
 
-def _held(twists: HeldValues, start_ns: NDArray[np.int64], period_ns: int) -> NDArray[np.float64]:
-    """Average held twists; NaN where one of them is not known."""
+def _mean_twists(twists: ZeroOrderHold, start_ns: Times, period_ns: int) -> Floats:
+    """Return the mean twists (T, 6) over each period; NaN if part of one is unknown."""
     arm = twists.average(start_ns, period_ns)
     return np.where(arm[:, 6:] > 1e-6, np.nan, arm[:, :6])
 
@@ -285,3 +290,96 @@ def _held(twists: HeldValues, start_ns: NDArray[np.int64], period_ns: int) -> ND
 def _require_topics(recording: Recording, streams: dict[str, Any]) -> None:
     """Raise BagError that lists all of `streams` that the recording lacks."""
     recording.find({purpose: (stream.topic, stream.type) for purpose, stream in streams.items()})
+
+
+class ZeroOrderHold:
+    """Values (S, D) that each hold until the next one, for `hold_ns` at most; zero while none holds.
+
+    Samples may come in any order; of equal times the last one counts.
+    """
+
+    def __init__(self, sample_ns: Times, values: Floats, hold_ns: int = HOLD_NS) -> None:
+        self._sample_ns, self._values = _in_order(sample_ns, values)
+        if len(sample_ns) == 0:
+            return
+        until_next_ns = np.diff(self._sample_ns, append=self._sample_ns[-1] + hold_ns)
+        self._held_s = np.minimum(until_next_ns, hold_ns) / 1e9  # (S,)
+        # The integral up to each sample; its differences are exact enough: 1e-12 m/s after an hour.
+        sums = np.cumsum(self._values * self._held_s[:, None], axis=0)
+        self._integrals = np.concatenate([np.zeros((1, values.shape[1])), sums])
+
+    def average(self, start_ns: Times, period_ns: int) -> Floats:
+        """Average over [start, start + period) for each of `start_ns` (T,): (T, D)."""
+        if len(self._sample_ns) == 0:
+            return np.zeros((len(start_ns), self._values.shape[1]))
+        return (self._integral(start_ns + period_ns) - self._integral(start_ns)) / (period_ns / 1e9)
+
+    def _integral(self, time_ns: Times) -> Floats:
+        last = np.searchsorted(self._sample_ns, time_ns, side="right") - 1
+        sample = np.maximum(last, 0)
+        since_s = np.minimum((time_ns - self._sample_ns[sample]) / 1e9, self._held_s[sample])
+        since_s = np.where(last < 0, 0.0, since_s)
+        return self._integrals[sample] + self._values[sample] * since_s[:, None]
+
+
+def as_of(sample_ns: Times, values: Floats, time_ns: Times, max_age_ns: int | None = None) -> Floats:
+    """Return the newest of `values` (S,) at or before each of `time_ns` (T,), NaN if older than `max_age_ns`."""
+    sample_ns, values = _in_order(sample_ns, values)
+    last = np.searchsorted(sample_ns, time_ns, side="right") - 1
+    unknown = last < 0
+    if max_age_ns is not None:
+        unknown |= time_ns - np.append(sample_ns, 0)[last] > max_age_ns
+    return np.where(unknown, np.nan, np.append(values, np.nan)[last])
+
+
+def poses_at(sample_ns: Times, poses: Floats, time_ns: Times, max_gap_ns: int) -> Floats:
+    """Interpolate poses (S, 7), position and quaternion x y z w, at each of `time_ns` (T,): (T, 7).
+
+    Linear in position, along the shorter arc in rotation; NaN outside the samples, and between two that are more than
+    `max_gap_ns` apart. Samples may come in any order; invalid ones are skipped, and of equal times the first one
+    counts: a sensor that repeats a stamp repeats its sample.
+    """
+    from scipy.spatial.transform import Rotation  # on use: see actions
+
+    valid = np.isfinite(poses).all(axis=1) & (np.linalg.norm(poses[:, 3:], axis=1) > 1e-6)
+    sample_ns, first = np.unique(sample_ns[valid], return_index=True)
+    poses = poses[valid][first]
+    result = np.full((len(time_ns), 7), np.nan)
+    if len(sample_ns) == 0:
+        return result
+    right = np.searchsorted(sample_ns, time_ns, side="left")
+    left = np.where(np.append(sample_ns, -1)[right] == time_ns, right, right - 1)
+    inside = (left >= 0) & (right < len(sample_ns))
+    left, right = left[inside], right[inside]
+    gap_ns = sample_ns[right] - sample_ns[left]
+    near = gap_ns <= max_gap_ns
+    fraction = ((time_ns[inside] - sample_ns[left]) / np.maximum(gap_ns, 1))[:, None]
+    between = np.full((len(left), 7), np.nan)
+    if near.any():
+        start, end, part = poses[left][near], poses[right][near], fraction[near]
+        turn = (Rotation.from_quat(end[:, 3:]) * Rotation.from_quat(start[:, 3:]).inv()).as_rotvec()
+        rotation = Rotation.from_rotvec(turn * part) * Rotation.from_quat(start[:, 3:])
+        between[near] = np.concatenate([start[:, :3] + (end[:, :3] - start[:, :3]) * part, rotation.as_quat()], axis=1)
+    result[inside] = between
+    return result
+
+
+def motion(sample_ns: Times, poses: Floats, start_ns: Times, period_ns: int, max_gap_ns: int) -> Floats:
+    """Return the constant twists (T, 6) that lead from the measured pose at each of `start_ns` to that a period later.
+
+    In the frame of the poses; NaN if either pose is unknown (see `poses_at`).
+    """
+    before = poses_at(sample_ns, poses, start_ns, max_gap_ns)
+    after = poses_at(sample_ns, poses, start_ns + period_ns, max_gap_ns)
+    known = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
+    result = np.full((len(start_ns), 6), np.nan)
+    if known.any():
+        b, a = before[known], after[known]
+        result[known] = actions.twist_between(b[:, :3], b[:, 3:], a[:, :3], a[:, 3:], period_ns / 1e9)
+    return result
+
+
+def _in_order(sample_ns: Times, values: Floats) -> tuple[Times, Floats]:
+    """Sort samples by time; those of equal times keep their order."""
+    order = np.argsort(sample_ns, kind="stable")
+    return sample_ns[order], values[order]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages on the `episode` topic that say where a demonstration starts, ends and how it went.
+"""The messages on the `episode` topic: where a demonstration starts and ends, and how it went.
 
-A marker is JSON in a std_msgs/String, so that a person reads it with `ros2 topic echo` and any bag keeps it without a
-message package of ours: {"event": "start", "episode": 3, "task": "open_drawer", "command": "open the drawer"}.
+A marker is JSON in a std_msgs/String, so that people can read it with `ros2 topic echo` and bags need no custom message
+type: {"event": "start", "episode": 3, "task": "open_drawer", "command": "open the drawer"}.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import json
 from vla_ros.datasets.errors import BagError
 
 EPISODE_TYPE = "std_msgs/msg/String"
-# A Bool: true while a person moves the arm instead of the policy that runs beside the recording.
-INTERVENTION_TYPE = "std_msgs/msg/Bool"
+INTERVENTION_TYPE = "std_msgs/msg/Bool"  # true while a person moves the arm instead of the policy
 EVENTS = ("start", "success", "failure", "discard")
+
+_TYPES: dict[str, type] = {"event": str, "episode": int, "task": str, "command": str}
+_EXAMPLE = json.dumps({"event": "|".join(EVENTS), "episode": 0, "task": "...", "command": "..."})
+_EXPECTED = f"expected {_EXAMPLE}. If another tool uses this topic, exclude it from the recording"
 
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeMarker:
-    """`event` (one of EVENTS) of episode number `episode`; `task` and `command` as they were at its start."""
+    """One of EVENTS in an episode, with the `task` and `command` from its start."""
 
     event: str
     episode: int
@@ -29,18 +32,18 @@ class EpisodeMarker:
 
     def __post_init__(self) -> None:
         if self.event not in EVENTS:
-            raise BagError(f"episode marker: event is {self.event!r}; allowed: {', '.join(EVENTS)}")
+            raise BagError(f"episode marker: event must be one of {', '.join(EVENTS)}; got {self.event!r}")
 
     def to_text(self) -> str:
-        """Return the text of the message; `parse_marker` is its inverse."""
+        """Return the text of the message."""
         return json.dumps(dataclasses.asdict(self))
 
 
 def parse_marker(text: str) -> EpisodeMarker:
-    """Read the text of an `episode` message.
+    """Parse the text of an `episode` message.
 
     Raises:
-        BagError: it is not JSON, a key is unknown or missing, or a value has the wrong type.
+        BagError: It is not JSON, a key is unknown or missing, or a value is invalid.
     """
     try:
         data = json.loads(text)
@@ -55,10 +58,3 @@ def parse_marker(text: str) -> EpisodeMarker:
         if type(data[key]) is not kind:
             raise BagError(f"episode marker {text!r}: {key} is {data[key]!r}, not {kind.__name__}; {_EXPECTED}")
     return EpisodeMarker(**data)
-
-
-_TYPES: dict[str, type] = {"event": str, "episode": int, "task": str, "command": str}
-_EXPECTED = (
-    "expected " + json.dumps({"event": "|".join(EVENTS), "episode": 0, "task": "...", "command": "..."})
-    + ". If the topic belongs to another tool, leave it out of the recording"
-)  # fmt: skip

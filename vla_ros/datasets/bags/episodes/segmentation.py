@@ -1,43 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the episodes of a recording are, and who says so.
+"""Where the episodes of a recording are, and what says so.
 
-The first of these that there is: a table that a person wrote (`annotations`), markers of our recorder, the language
-command, the bag's custom data (`ros2 bag record --custom-data task='open the drawer'`: the whole bag is one episode).
+The first available of: a table written by a person, markers of our recorder, the language command, and the bag's custom
+data (`ros2 bag record --custom-data task='open the drawer'`: the whole bag is one episode).
+
+The table, annotations.csv, has one row per episode, with times in seconds from the bag's first message. It is in the
+bag's own folder or else in the folder that contains the bags. A bag without a row is read as it was recorded.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Sequence
+import functools
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from vla_ros import topics
-from vla_ros.datasets.bags.episodes.annotations import Row
 from vla_ros.datasets.bags.episodes.markers import EPISODE_TYPE, EpisodeMarker, parse_marker
-from vla_ros.datasets.bags.episodes.segments import Segment, phrasings, segments_from_commands, segments_from_markers
 from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.episode import OUTCOMES
 from vla_ros.datasets.errors import BagError
+from vla_ros.files import write_text
 from vla_ros.observations import messages
 from vla_ros.robot import Robot, match_topic
 
+TABLE = "annotations.csv"
+COLUMNS = ("bag", "start", "end", "text", "keep", "outcome", "task")
+_OPTIONAL = ("outcome", "task")
+_KEEP = {"yes": True, "no": False}
 TASK_KEY = "task"
+# The outcome of the event that ends an episode.
+_ENDINGS = {"success": "success", "failure": "failure", "discard": "discarded"}
 
 Origin = Literal["annotations", "markers", "language", "custom_data", "nothing"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """The episodes of a recording, usable or not.
+class Annotation:
+    """One row of the table.
 
-    origin: what they come from; "nothing": nobody said where episodes are.
+    Attributes:
+        bag: Name of the bag's folder or file.
+        text: The command, or several phrasings separated by |.
+        where: File and line, for error messages.
     """
+
+    bag: str
+    start_s: float
+    end_s: float
+    text: str
+    keep: bool
+    outcome: str = "unknown"
+    task: str = ""
+    where: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """One episode on the recording's clock: receive times in [start_ns, stop_ns).
+
+    Attributes:
+        outcome: "success", "failure", "unknown" (a recording without markers), "discarded", or "unfinished" (the
+            recording ended, or the next episode began, before the end marker).
+        texts: The command in one or several phrasings, unless the recording's language topic has it.
+    """
+
+    start_ns: int
+    stop_ns: int
+    number: int
+    task: str
+    outcome: str
+    texts: tuple[str, ...] = ()
+
+    def ticks(self, period_ns: int) -> range:
+        """Return the ticks of the control grid whose whole period is in the segment: no label reaches beyond it."""
+        return range(-(-self.start_ns // period_ns), self.stop_ns // period_ns)
+
+    def usable(self, include_failures: bool) -> bool:
+        """Return whether this is a demonstration: complete, not discarded, and a failure only on request."""
+        return self.outcome in ("success", "unknown") or (include_failures and self.outcome == "failure")
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The episodes of a recording, usable or not, and their origin; "nothing" says where episodes are."""
 
     segments: list[Segment]
     origin: Origin
 
     @property
     def commands(self) -> list[tuple[int, str]] | None:
-        """(time, command) for each change of it, or None where the recording's language topic says it."""
+        """(time, command) for each change of the command, or None if the recording's language topic has them."""
         if self.origin in ("markers", "language", "nothing"):
             return None
         changes = []
@@ -46,19 +103,20 @@ class Segmentation:
         return changes
 
 
-def find_segments(recording: Recording, robot: Robot, rows: Sequence[Row] | None) -> Segmentation:
-    """Find the episodes of a recording; `rows` are those of a table about it, None where no table has any.
+def find_segments(recording: Recording, robot: Robot, annotations: Sequence[Annotation] | None) -> Segmentation:
+    """Find the episodes of a recording; `annotations` are its rows of the table, None if it has none.
 
     Raises:
-        BagError: a row does not fit the bag, a marker is malformed, or nothing says where episodes are.
+        BagError: A row does not match the bag, a marker is malformed, or nothing says where episodes are.
     """
-    if rows is not None:
-        return Segmentation([_annotated(recording, number, row) for number, row in enumerate(rows)], "annotations")
+    if annotations is not None:
+        rows = enumerate(annotations)
+        return Segmentation([_annotated(recording, number, row) for number, row in rows], "annotations")
     end_ns = recording.end_ns + 1
-    marked = _received(recording, topics.EPISODE, EPISODE_TYPE)
-    markers = [(time_ns, _marker(recording, message)) for time_ns, message in marked]
+    received = _received(recording, topics.EPISODE, EPISODE_TYPE)
+    markers = [(time_ns, _marker(recording, message)) for time_ns, message in received]
     if markers:
-        # A robot without its language topic is a mistake of the recording, not another kind of recording.
+        # With markers, a missing language topic is a mistake rather than another kind of recording.
         recording.find({"language": (robot.language.topic, robot.language.type)})
         return Segmentation(segments_from_markers(markers, end_ns), "markers")
     segments = segments_from_commands(spoken_commands(recording, robot), end_ns)
@@ -70,34 +128,72 @@ def find_segments(recording: Recording, robot: Robot, rows: Sequence[Row] | None
         return Segmentation([whole], "custom_data")
     if match_topic(robot.language.topic, recording.topics) is None:
         raise BagError(
-            f"bag {recording.path} does not say what was done in it: there is no topic {robot.language.topic!r}, no "
-            f"marker on {topics.EPISODE!r} and no custom data {TASK_KEY!r}. Write it into a table with `vla annotate "
-            f"{recording.path}`, or correct `language` in the robot's file. The bag has: "
-            + ", ".join(f"{name} ({topic.type})" for name, topic in sorted(recording.topics.items()))
+            f"bag {recording.path} does not say what was done in it: it has no topic {robot.language.topic!r}, no "
+            f"marker on {topics.EPISODE!r} and no custom data {TASK_KEY!r}. Describe its episodes with `vla annotate "
+            f"{recording.path}`, or correct `language` in the robot file. The bag contains {recording.contents()}"
         )
     return Segmentation([], "nothing")
 
 
+def segments_from_markers(markers: Iterable[tuple[int, EpisodeMarker]], end_ns: int) -> list[Segment]:
+    """Split a recording that ends at `end_ns` at its markers, given as (receive time, marker) in any order.
+
+    An end without a start is what a latched topic repeats to a recorder that joined late: it ends nothing.
+    """
+    segments: list[Segment] = []
+    running: tuple[int, EpisodeMarker] | None = None
+    for time_ns, marker in sorted(markers, key=lambda entry: entry[0]):
+        if running is not None:
+            start_ns, start = running
+            same = marker.event != "start" and marker.episode == start.episode
+            outcome = _ENDINGS[marker.event] if same else "unfinished"
+            segments.append(Segment(start_ns, time_ns, start.episode, start.task, outcome))
+        running = (time_ns, marker) if marker.event == "start" else None
+    if running is not None:
+        segments.append(Segment(running[0], end_ns, running[1].episode, running[1].task, "unfinished"))
+    return segments
+
+
+def segments_from_commands(commands: Sequence[tuple[int, str]], end_ns: int) -> list[Segment]:
+    """Split a recording without markers where its command, (receive time, text), changes; empty text is a pause.
+
+    The command doubles as the task.
+    """
+    segments: list[Segment] = []
+    running: tuple[int, str] | None = None
+    for time_ns, text in [*sorted(commands, key=lambda entry: entry[0]), (end_ns, "")]:
+        if running is not None and running[1] == text:
+            continue
+        if running is not None:
+            segments.append(Segment(running[0], time_ns, len(segments), running[1], "unknown"))
+        running = (time_ns, text) if text else None
+    return segments
+
+
 def spoken_commands(recording: Recording, robot: Robot) -> list[tuple[int, str]]:
-    """Return (receive time, text) of the language topic's messages; none where the recording lacks it."""
+    """Return (receive time, text) of the messages on the language topic; none if the recording lacks it."""
     received = _received(recording, robot.language.topic, robot.language.type)
     return [(time_ns, messages.text(message)) for time_ns, message in received]
 
 
-def _annotated(recording: Recording, number: int, row: Row) -> Segment:
-    """The segment of a row; its times count from the bag's first message."""
+def phrasings(text: str) -> tuple[str, ...]:
+    """Split "open the drawer | pull the drawer open" into its phrasings, without repeats."""
+    return tuple(dict.fromkeys(part for part in map(str.strip, text.split("|")) if part))
+
+
+def _annotated(recording: Recording, number: int, row: Annotation) -> Segment:
     start_ns = recording.start_ns + round(row.start_s * 1e9)
     stop_ns = min(recording.start_ns + round(row.end_s * 1e9), recording.end_ns + 1)
     if start_ns > recording.end_ns:
         length_s = (recording.end_ns - recording.start_ns) / 1e9
-        raise BagError(f"{row.where}: start is {row.start_s:g} s, but bag {recording.path} has only {length_s:.2f} s")
+        raise BagError(f"{row.where}: start is {row.start_s:g} s, but bag {recording.path} lasts only {length_s:.2f} s")
     texts = phrasings(row.text)
     outcome = row.outcome if row.keep else "discarded"
     return Segment(start_ns, stop_ns, number, row.task or (texts[0] if texts else ""), outcome, texts)
 
 
 def _received(recording: Recording, topic: str, kind: str) -> list[tuple[int, Any]]:
-    """All messages of a topic with their receive times; none where the recording lacks it."""
+    """Return all messages of a topic with their receive times; none if the recording lacks it."""
     if match_topic(topic, recording.topics) is None:
         return []
     name = recording.find({topic: (topic, kind)})[topic]
@@ -109,3 +205,110 @@ def _marker(recording: Recording, message: Any) -> EpisodeMarker:
         return parse_marker(message.data)
     except BagError as error:
         raise BagError(f"bag {recording.path}: {error}") from None
+
+
+def annotation_file(bag: Path) -> Path | None:
+    """Return the table for `bag`, or None."""
+    folders = [bag, bag.parent] if bag.is_dir() else [bag.parent]
+    return next((folder / TABLE for folder in folders if (folder / TABLE).is_file()), None)
+
+
+def annotations_of(bag: Path) -> list[Annotation] | None:
+    """Return the rows of `bag` in order of time, None if no table has any.
+
+    Raises:
+        BagError: The table is malformed.
+    """
+    table = annotation_file(bag)
+    if table is None:
+        return None
+    rows = [row for row in read_table(table) if row.bag == bag.name]
+    return sorted(rows, key=lambda row: row.start_s) or None
+
+
+def read_table(path: Path) -> list[Annotation]:
+    """Read a table as spreadsheets write it: separated by commas or semicolons, with or without a byte order mark.
+
+    Raises:
+        BagError: It can't be read, a column is unknown or missing, a value is invalid, or episodes of a bag overlap.
+    """
+    status = path.stat()
+    return list(_read_table(path, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=8)  # every bag in a folder looks up the folder's table
+def _read_table(path: Path, mtime_ns: int, size: int) -> tuple[Annotation, ...]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BagError(f"{path} can't be read as UTF-8 text: {error}") from None
+    first = text.partition("\n")[0]
+    try:
+        lines = list(csv.reader(io.StringIO(text), delimiter=";" if ";" in first else ",", strict=True))
+    except csv.Error as error:
+        raise BagError(f"{path} is not a table of comma-separated values: {error}") from None
+    if not lines:
+        raise BagError(f"{path} is empty; its first line must be {','.join(COLUMNS)}; `vla annotate` writes it")
+    header = [name.strip().lower() for name in lines[0]]
+    _check_header(path, header)
+    rows = [
+        _parse_row(dict(zip(header, line)), f"{path}, line {number}", len(line), len(header))
+        for number, line in enumerate(lines[1:], start=2)
+        if any(map(str.strip, line))
+    ]
+    last: dict[str, Annotation] = {}
+    for row in sorted(rows, key=lambda row: (row.bag, row.start_s)):
+        before = last.get(row.bag)
+        if before is not None and row.start_s < before.end_s:
+            raise BagError(f"{row.where}: the episode begins before that of {before.where} ends; shorten one of them")
+        last[row.bag] = row
+    return tuple(rows)
+
+
+def write_table(path: Path, rows: Iterable[Annotation]) -> None:
+    """Write a table atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        keep = "yes" if row.keep else "no"
+        writer.writerow([row.bag, f"{row.start_s:.3f}", f"{row.end_s:.3f}", row.text, keep, row.outcome, row.task])
+    write_text(path, text.getvalue())
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    unknown = [name for name in header if name not in COLUMNS]
+    missing = [name for name in COLUMNS if name not in header and name not in _OPTIONAL]
+    if unknown or missing or len(set(header)) < len(header):
+        required = ", ".join(name for name in COLUMNS if name not in _OPTIONAL)
+        raise BagError(
+            f"{path} has the columns {', '.join(header)}; it must have {required}, and may have {', '.join(_OPTIONAL)}"
+        )
+
+
+def _parse_row(values: dict[str, str], where: str, length: int, expected: int) -> Annotation:
+    if length != expected:
+        raise BagError(f"{where} has {length} values instead of {expected}; put texts that contain commas in quotes")
+    values = {name: value.strip() for name, value in values.items()}
+    start_s, end_s = _seconds(values["start"], f"{where}: start"), _seconds(values["end"], f"{where}: end")
+    if not 0 <= start_s < end_s:
+        raise BagError(f"{where}: start must be 0 or more, and end later; got {start_s:g} and {end_s:g}")
+    keep = _KEEP.get(values["keep"].lower())
+    if keep is None:
+        raise BagError(f"{where}: keep must be yes or no; got {values['keep']!r}")
+    if keep and not phrasings(values["text"]):
+        raise BagError(f"{where}: text is empty; describe what was done, or write no under keep")
+    outcome = values.get("outcome") or "unknown"
+    if keep and outcome not in OUTCOMES:
+        raise BagError(f"{where}: outcome must be one of {', '.join(OUTCOMES)}; got {outcome!r}")
+    return Annotation(values["bag"], start_s, end_s, values["text"], keep, outcome, values.get("task", ""), where)
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BagError(f"{where} must be seconds from the bag's first message; got {text!r}")
+    return value

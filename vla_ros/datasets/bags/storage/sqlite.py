@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rosbag2's sqlite3 files (.db3), read row by row so that damage costs the rows that it hits and not the file.
+"""rosbag2's sqlite3 files (.db3), read row by row so that damage costs only the rows it affects, not the file.
 
-The file is never written to. What a killed recorder left in a journal beside it is replayed on a copy.
+The file is never written to; a journal that a killed recorder left beside it is replayed on a copy. It takes apsw
+because cut-off files need a VFS, and because Python 3.10's sqlite3 can't tell a full disk from a damaged file.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import shutil
 import urllib.parse
 from collections.abc import Iterator
@@ -18,22 +18,28 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.datasets.bags.storage.entries import MAX_TIME_NS, Damage, Entries, Piece, StoredTopic, read_pieces
+from vla_ros.datasets.bags.storage.container import (
+    MAX_TIME_NS,
+    Damage,
+    MessageBatch,
+    MessageIndex,
+    StoredTopic,
+    read_batches,
+)
 
 _JOURNALS = ("-wal", "-journal")
-# Text columns come decoded; a damaged one may hold anything.
+# apsw decodes text columns; a damaged one may contain anything.
 _ERRORS = (apsw.Error, UnicodeDecodeError)
-# What says nothing about the file.
+# These say nothing about the file.
 _MACHINE_ERRORS = (apsw.IOError, apsw.FullError, apsw.CantOpenError, apsw.BusyError, apsw.LockedError)
-_number = itertools.count()
 
 
 class SqliteFile:
-    """An open .db3 file; see `Container`. `scratch` is a folder for copies.
+    """An open .db3 file; see `StorageFile`. `scratch` is a folder for copies.
 
     Raises:
-        Damage: it is no database of rosbag2.
-        OSError, MemoryError: it can't be read, which is no fault of the file's.
+        Damage: It is not a rosbag2 database.
+        OSError, MemoryError: It can't be read, for reasons other than its contents.
     """
 
     def __init__(self, path: Path, scratch: Path) -> None:
@@ -48,32 +54,31 @@ class SqliteFile:
             self._check_tables()
             self._read_topics()
             self.metadata = self._newest_metadata()
-            self.entries = self._index()
+            self.index = self._index()
         except BaseException as error:
             if database is not None:
                 database.close()
             if isinstance(error, _ERRORS):
                 _pass_on(error)
-                raise Damage(f"it is no sqlite3 bag, or its beginning is damaged ({error})") from None
+                raise Damage(f"it is not a sqlite3 bag, or its beginning is damaged ({error})") from None
             raise
 
     def close(self) -> None:
         self._database.close()
 
     def read(self, topic: int, time_ns: int, block: int, offset: int) -> bytes:
-        """Return the serialised message of one of the `entries`. Raises Damage, OSError, MemoryError."""
+        """Return the serialized message of a row of the index. Raises Damage, OSError, MemoryError."""
         try:
             row = self._database.execute("SELECT data FROM messages WHERE rowid = ?", (offset,)).fetchone()
         except _ERRORS as error:
             _pass_on(error)
             raise Damage(f"its row is damaged ({error})") from None
         if row is None or not isinstance(row[0], bytes):
-            raise Damage("its row holds no message")
+            raise Damage("its row contains no message")
         return row[0]
 
-    def pieces(self, entry: NDArray[np.int64]) -> Iterator[Piece]:
-        """As `Container.pieces`."""
-        return read_pieces(self, entry)
+    def batches(self, entry: NDArray[np.int64]) -> Iterator[MessageBatch]:
+        return read_batches(self, entry)
 
     def _connect(self, path: Path, scratch: Path) -> apsw.Connection:
         journals = [path.with_name(path.name + ending) for ending in _JOURNALS]
@@ -97,14 +102,14 @@ class SqliteFile:
         return database
 
     def _check_tables(self) -> None:
-        """Refuse views and virtual tables of these names: a query of those may run whatever the file says."""
+        """Refuse views and virtual tables of these names: querying one may run anything the file says."""
         rows = self._database.execute(
             "SELECT CAST(name AS BLOB) FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
         )
         tables = {_text(name) for (name,) in rows}
         missing = {"topics", "messages"} - tables
         if missing:
-            raise Damage(f"it has no table {' and no table '.join(sorted(missing))}: it is no bag of rosbag2")
+            raise Damage(f"it has no table {' and no table '.join(sorted(missing))}, so it is not a rosbag2 bag")
         self._tables = tables
 
     def _read_topics(self) -> None:
@@ -126,22 +131,22 @@ class SqliteFile:
         return texts[-1][0] if texts else ""
 
     def _texts(self, table: str, *columns: str) -> list[list[str]]:
-        """Read text columns of one of rosbag2's tables; letters that are damaged are replaced."""
+        """Read text columns of one of rosbag2's tables, replacing damaged characters."""
         wanted = ", ".join(f"CAST({column} AS BLOB)" for column in columns)
         return [list(map(_text, row)) for _, *row in self._rows(wanted, table)]
 
     def _rows(self, columns: str, table: str, behind: int = -(1 << 63)) -> Iterator[tuple[Any, ...]]:
-        """Yield (rowid, columns) of the rows behind one, in order. A damaged tree may lead in circles: an error."""
+        """Yield (rowid, columns) of the rows behind one, in order; raise if a damaged tree leads in circles."""
         query = f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? ORDER BY rowid"
         for row in self._database.execute(query, (behind,)):
             if row[0] <= behind:
-                raise apsw.CorruptError("its rows are in no order")
+                raise apsw.CorruptError("its rows are out of order")
             behind = row[0]
             yield row
 
     @functools.cached_property
     def _last_row(self) -> int:
-        """The last row of the messages, or the last that there can be where that is not known."""
+        """The last row of the messages, or the last possible one if it is unknown."""
         try:
             found = self._database.execute("SELECT max(rowid) FROM messages").fetchone()
         except _ERRORS as error:
@@ -149,8 +154,8 @@ class SqliteFile:
             return MAX_TIME_NS
         return found[0] or 0 if found else 0
 
-    def _index(self) -> Entries:
-        """Find the messages; where a page is damaged, go on behind it."""
+    def _index(self) -> MessageIndex:
+        """Find the messages, skipping damaged pages."""
         rows: list[tuple[int, int, int, int]] = []
         strange, last, step = 0, 0, 1
         while last < self._last_row:
@@ -166,21 +171,21 @@ class SqliteFile:
             except _ERRORS as error:
                 _pass_on(error)
                 if step == 1:
-                    self.damage.append(f"it is damaged behind {len(rows)} messages ({error})")
+                    self.damage.append(f"it is damaged after {len(rows)} messages ({error})")
                 last, step = min(last + step, self._last_row), 2 * step
         if strange:
-            self.damage.append(f"{strange} of its messages have no topic or no time")
-        return Entries.sort([np.array(rows, np.int64).reshape(-1, 4)])
+            self.damage.append(f"{strange} of its messages lack a topic or a time")
+        return MessageIndex.sort([np.array(rows, np.int64).reshape(-1, 4)])
 
 
 class _CutOffFile(apsw.VFS):
-    """A file system in which a cut-off file has its full size, and what is missing can't be read.
+    """A file system in which a cut-off file has its full size, and the missing part can't be read.
 
-    SQLite by itself refuses such a file, or takes zeros for what is missing.
+    SQLite itself rejects such a file, or reads the missing part as zeros.
     """
 
     def __init__(self, path: Path, size: int) -> None:
-        self.name = f"vla_ros-cut-off-{next(_number)}"
+        self.name = f"vla_ros-cut-off-{id(self)}"
         self._path, self._size = path, size
         super().__init__(self.name, "")
 
@@ -199,7 +204,7 @@ class _CutOffHandle(apsw.VFSFile):
         self._file.seek(offset)
         data = self._file.read(amount)
         if len(data) < amount:
-            raise apsw.CorruptError("it lies behind the cut")
+            raise apsw.CorruptError("it lies beyond the cut")
         return data
 
     def xClose(self) -> None:
@@ -216,7 +221,7 @@ class _CutOffHandle(apsw.VFSFile):
 
 
 def _pass_on(error: BaseException) -> None:
-    """Raise what is wrong with the machine, not with the file, as what Python calls it."""
+    """Raise errors of the machine, as opposed to the file, as Python's own."""
     if isinstance(error, apsw.NoMemError):
         raise MemoryError(str(error)) from None
     if isinstance(error, _MACHINE_ERRORS):
@@ -224,7 +229,7 @@ def _pass_on(error: BaseException) -> None:
 
 
 def _announced_bytes(path: Path) -> int:
-    """The size of a database as its head says, 0 where it does not (https://sqlite.org/fileformat2.html)."""
+    """Return the database size in its header, 0 if there is none (https://sqlite.org/fileformat2.html)."""
     with path.open("rb") as file:
         head = file.read(100)
     if len(head) < 100 or head[24:28] != head[92:96]:

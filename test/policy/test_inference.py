@@ -10,7 +10,7 @@ import torch
 from vla_ros import actions
 from vla_ros.imaging import images
 from vla_ros.observations.observation import Observation
-from vla_ros.policy.runner import PolicyRunner
+from vla_ros.policy.inference import PolicyRunner
 
 
 def observations(count: int) -> list[Observation]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recordings import read_bag
 from scipy.spatial.transform import Rotation
 
 from vla_ros import cli
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
-from vla_ros.datasets.bags.single_bag import read_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.lerobot.reader import lerobot_shards
@@ -26,7 +26,7 @@ pytest.importorskip("av")
 
 from vla_ros.datasets.lerobot import reader  # noqa: E402
 from vla_ros.datasets.lerobot import writer as lerobot_writer  # noqa: E402
-from vla_ros.datasets.lerobot.stats import PictureStats, vector_stats  # noqa: E402
+from vla_ros.datasets.lerobot.video import ImageStats, vector_stats  # noqa: E402
 from vla_ros.datasets.lerobot.writer import LeRobotWriter  # noqa: E402
 
 RATE_HZ = Fraction(10)
@@ -58,7 +58,7 @@ EPISODES = [
 
 
 def write(folder: Path, episodes: list[Episode] = EPISODES) -> Path:
-    with LeRobotWriter(folder, RATE_HZ, STATES, "tabletop") as writer:
+    with LeRobotWriter.create(folder, RATE_HZ, STATES, "tabletop") as writer:
         for one in episodes:
             writer.add(one)
     return folder
@@ -81,7 +81,7 @@ def test_a_round_trip_keeps_frames_actions_states_and_commands(tmp_path: Path, m
     """In one file of each kind, and in one for each episode."""
     monkeypatch.setattr(lerobot_writer, "DATA_FILE_BYTES", file_bytes)
     monkeypatch.setattr(lerobot_writer, "VIDEO_FILE_BYTES", file_bytes)
-    monkeypatch.setattr(reader, "EPISODES_IN_A_PART", 3)
+    monkeypatch.setattr(reader, "EPISODES_PER_SHARD", 3)
     folder = write(tmp_path / "set")
     found = read(folder)
     assert len(found) == len(EPISODES)
@@ -140,7 +140,7 @@ def test_statistics_are_exact_over_all_frames(tmp_path: Path) -> None:
 
 def test_picture_statistics_of_few_values_are_numpy_s() -> None:
     for pictures in (np.zeros((1, 1, 1, 3), np.uint8), np.array([[[[0, 7, 255]], [[255, 7, 0]]]], np.uint8)):
-        counted = PictureStats()
+        counted = ImageStats()
         counted.add(pictures)
         expected = vector_stats(pictures.reshape(-1, 3) / 255)
         for name, value in counted.stats().items():
@@ -156,14 +156,14 @@ def test_a_lower_control_rate_composes_steps_and_takes_the_newest_frame(tmp_path
     np.testing.assert_allclose(found.actions[:, :3], pairs, atol=1e-6)
 
 
-def layout_of(folder: Path, **changes) -> None:
+def change_mapping(folder: Path, **changes) -> None:
     path = folder / "meta/vla_ros.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_without_recorded_twists_labels_are_the_measured_motion(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
-    layout_of(folder, twist=None)
+    change_mapping(folder, twist=None)
     found = read(folder)
     assert [len(one) for one in found] == [6, 3, 4, 5]  # no motion follows the last frame
     for one in found:
@@ -188,7 +188,7 @@ def test_rotations_of_other_data_sets_are_understood(tmp_path: Path, kind: str) 
     folder = write(tmp_path / "set", [dataclasses.replace(source, proprioception=states)])
     feature = "observation.state"
     rotated = list(range(3, 3 + notation.shape[1]))
-    layout_of(
+    change_mapping(
         folder,
         pose={"feature": feature, "position": [0, 1, 2], "rotation": rotated, "rotation_as": kind},
         opening={"feature": feature, "column": 9, "closed": 1.0, "open": 0.0},
@@ -252,7 +252,7 @@ def test_a_feature_of_one_number_and_an_episode_without_text_are_read_as_lerobot
     info = json.loads((folder / "meta/info.json").read_text())
     info["features"]["width"] = {"dtype": "float32", "shape": [1], "names": None}
     (folder / "meta/info.json").write_text(json.dumps(info))
-    layout_of(folder, gripper={"feature": "width", "column": 0, "closed": 0.0, "open": 0.08})
+    change_mapping(folder, gripper={"feature": "width", "column": 0, "closed": 0.0, "open": 0.08})
     loaded = load_shards(lerobot_shards(folder, SPEC, TIMING), workers=1)
     (found,) = loaded.episodes
     assert_same(found, EPISODES[0])
@@ -263,13 +263,25 @@ def test_a_feature_of_one_number_and_an_episode_without_text_are_read_as_lerobot
     ("harm", "message"),
     [
         (lambda folder: (folder / "meta/vla_ros.json").unlink(), r"vla_ros\.json is missing.*docs/data\.md"),
-        (lambda folder: (folder / "meta/info.json").unlink(), r"no data set of LeRobot: it has no meta/info\.json"),
-        (lambda folder: layout_of(folder, cameras={"static": "observation.images.static"}), r"has no camera 'wrist'"),
-        (lambda folder: layout_of(folder, cameras={"static": "a", "wrist": "a"}), r"feature 'a' of camera 'static'"),
-        (lambda folder: layout_of(folder, gripper={"feature": "action", "column": 9}), r"column 9 of 'action'.*10 col"),
-        (lambda folder: layout_of(folder, twist=None, pose=None), r"vla_ros\.json: neither twist nor pose"),
-        (lambda folder: layout_of(folder, pose=None), r"has no ee pose"),
-        (lambda folder: layout_of(folder, grip=1), r"unknown key 'grip'"),
+        (lambda folder: (folder / "meta/info.json").unlink(), r"is not a LeRobot data set: it has no meta/info\.json"),
+        (
+            lambda folder: change_mapping(folder, cameras={"static": "observation.images.static"}),
+            r"has no camera 'wrist'",
+        ),
+        (
+            lambda folder: change_mapping(folder, cameras={"static": "a", "wrist": "a"}),
+            r"feature 'a' of camera 'static'",
+        ),
+        (
+            lambda folder: change_mapping(folder, gripper={"feature": "action", "column": 9}),
+            r"column 9 of 'action'.*10 col",
+        ),
+        (
+            lambda folder: change_mapping(folder, twist=None, pose=None),
+            r"vla_ros\.json: twist and pose are both missing",
+        ),
+        (lambda folder: change_mapping(folder, pose=None), r"has no ee pose"),
+        (lambda folder: change_mapping(folder, grip=1), r"unknown key 'grip'"),
         (lambda folder: next(folder.glob("videos/*/*/*.mp4")).unlink(), r"mp4 is missing"),
         (lambda folder: next(folder.glob("data/*/*.parquet")).write_bytes(b"PAR1"), r"parquet is damaged"),
         (lambda folder: next(folder.glob("meta/episodes/*/*.parquet")).write_bytes(b""), r"parquet is damaged"),
@@ -286,12 +298,12 @@ def test_a_video_that_was_cut_off_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
     video = next(folder.glob("videos/*static/*/*.mp4"))
     video.write_bytes(video.read_bytes()[:4000])
-    with pytest.raises(SourceError, match=r"file-000\.mp4 (is damaged|has no picture)"):
+    with pytest.raises(SourceError, match=r"file-000\.mp4 (is damaged|has no image)"):
         read(folder)
 
 
 def test_a_higher_rate_than_that_of_the_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"at 10 Hz, and contract\.control_hz is 20"):
+    with pytest.raises(SourceError, match=r"contract\.control_hz is 20, but .* at 10 Hz"):
         lerobot_shards(write(tmp_path / "set", EPISODES[:1]), SPEC, Timing(20.0, 4, 8))
 
 
@@ -299,19 +311,26 @@ def test_an_older_version_says_how_to_convert(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", EPISODES[:1])
     info = json.loads((folder / "meta/info.json").read_text())
     (folder / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))
-    with pytest.raises(SourceError, match=r"codebase_version is 'v2\.1'; read is v3\.0.*convert_dataset_v21_to_v30"):
+    with pytest.raises(
+        SourceError, match=r"codebase_version .v2\.1., but only v3\.0 is supported.*convert_dataset_v21_to_v30"
+    ):
         lerobot_shards(folder, SPEC, TIMING)
 
 
 def test_a_writer_that_fails_leaves_nothing_and_overwrites_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), LeRobotWriter(tmp_path / "set", RATE_HZ, STATES, "r") as writer:
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        LeRobotWriter.create(tmp_path / "set", RATE_HZ, STATES, "r") as writer,
+    ):
         writer.add(EPISODES[0])
         raise RuntimeError("stop")
-    with pytest.raises(SourceError, match="no episode"), LeRobotWriter(tmp_path / "set", RATE_HZ, STATES, "r"):
+    with pytest.raises(SourceError, match="no episode"), LeRobotWriter.create(tmp_path / "set", RATE_HZ, STATES, "r"):
         pass
     assert not list(tmp_path.iterdir())
-    with pytest.raises(SourceError, match="is not overwritten"):
-        LeRobotWriter(write(tmp_path / "set"), RATE_HZ, STATES, "r")
+    folder = write(tmp_path / "set")
+    with pytest.raises(SourceError, match="is not overwritten"), LeRobotWriter.create(folder, RATE_HZ, STATES, "r"):
+        pass
+    assert len(read(folder)) == len(EPISODES)
 
 
 def test_bags_are_converted_and_read_back_as_they_are(demonstration, robot, tmp_path: Path, capsys) -> None:
@@ -326,4 +345,4 @@ def test_bags_are_converted_and_read_back_as_they_are(demonstration, robot, tmp_
     assert_same(found, expected)
     assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(output)]) == 2
     assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(tmp_path / "o"), "--size", "big"]) == 2
-    assert "expected HEIGHTxWIDTH" in capsys.readouterr().err
+    assert "must be HEIGHTxWIDTH" in capsys.readouterr().err

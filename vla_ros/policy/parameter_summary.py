@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How big a policy is and what a step of it costs."""
+"""The size of a policy and the cost of a step: parameters, memory, floating point operations."""
 
 from __future__ import annotations
 
@@ -11,46 +11,45 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vla_ros.policy.policy import Policy
 
-GRADIENT, ADAM_STATES, AVERAGE = 1, 2, 1  # copies of what is trained: AdamW's are the two moments
+GRADIENT, ADAM_MOMENTS, AVERAGE = 1, 2, 1  # copies of each trained weight
 
 
 @dataclass(frozen=True)
-class Part:
-    """Parameters of a part of the network, by the name of its module."""
+class ParameterCount:
+    """The parameters of the module `name`."""
 
     name: str
     parameters: int
     trainable: int
 
 
-def parts(policy: nn.Module, depth: int = 2) -> list[Part]:
-    """Return the modules at ``depth`` below ``policy`` (parameters above that stand for themselves), each once."""
+def count_parameters(policy: nn.Module, depth: int = 2) -> list[ParameterCount]:
+    """Return the counts of the modules at `depth` below `policy`; parameters above that are listed by themselves."""
     counted: dict[str, list[int]] = {}
     for name, parameter in policy.named_parameters():
         owner = name.split(".")[:-1][:depth] or [name]
         counts = counted.setdefault(".".join(owner), [0, 0])
         counts[0] += parameter.numel()
         counts[1] += parameter.numel() * parameter.requires_grad
-    return [Part(name, *counts) for name, counts in counted.items()]
+    return [ParameterCount(name, *counts) for name, counts in counted.items()]
 
 
 def weight_bytes(policy: nn.Module) -> int:
-    """Return the bytes of the weights and buffers: what running the policy needs beside its activations."""
+    """Return the bytes of weights and buffers: what running the policy needs besides activations."""
     return sum(t.numel() * t.element_size() for t in [*policy.parameters(), *policy.buffers()])
 
 
 def training_bytes(policy: nn.Module) -> int:
     """Return the bytes of weights, gradients, optimizer states and the moving average, without activations."""
     trained = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
-    return weight_bytes(policy) + (GRADIENT + ADAM_STATES + AVERAGE) * trained
+    return weight_bytes(policy) + (GRADIENT + ADAM_MOMENTS + AVERAGE) * trained
 
 
 @torch.no_grad()
 def step_flops(policy: Policy) -> int:
-    """Return the floating point operations of a step on the robot with a full history: multiply and add are two.
+    """Return the floating point operations of a step with a full history; a multiply-add counts as two.
 
-    Counted are matrix products, convolutions and attention, as ``torch.utils.flop_counter`` does; an LSTM's, which it
-    does not see, are added.
+    Counts matrix products, convolutions and attention, as `torch.utils.flop_counter` does, and the LSTMs it misses.
     """
     training = policy.training
     policy.eval()
@@ -65,9 +64,11 @@ def step_flops(policy: Policy) -> int:
     with FlopCounterMode(display=False) as counter:
         policy.step(images, proprioception, text, state)
     policy.train(training)
-    recurrent = sum(_lstm_weights(m) for m in policy.head.modules() if isinstance(m, nn.LSTM))
-    return counter.get_total_flops() + 2 * contract.timing.history * recurrent
-
-
-def _lstm_weights(lstm: nn.LSTM) -> int:
-    return sum(weight.numel() for weight in lstm.parameters() if weight.ndim == 2)
+    recurrent = sum(
+        weight.numel()
+        for module in policy.head.modules()
+        if isinstance(module, nn.LSTM)
+        for weight in module.parameters()
+        if weight.ndim == 2
+    )
+    return int(counter.get_total_flops()) + 2 * contract.timing.history * recurrent

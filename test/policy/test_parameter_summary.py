@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from vla_ros import cli
-from vla_ros.policy import summary
+from vla_ros.policy import parameter_summary as summary
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.tuning import freeze
 
 
 def test_every_parameter_is_in_one_part(policy) -> None:
     freeze(policy, ["head.lstm.*"])
-    parts = {part.name: part for part in summary.parts(policy)}
+    parts = {part.name: part for part in summary.count_parameters(policy)}
     assert sum(part.parameters for part in parts.values()) == sum(p.numel() for p in policy.parameters())
     assert parts["head.lstm"].trainable == 0
     assert parts["head.mlp"].trainable == parts["head.mlp"].parameters == 32 * (32 + 24) + 32 + 28 * 32 + 28
-    assert {part.name for part in summary.parts(policy, depth=1)} == {"backbone", "head"}
+    assert {part.name for part in summary.count_parameters(policy, depth=1)} == {"backbone", "head"}
 
 
 def test_memory_is_weights_for_running_and_five_times_that_for_training(policy) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from vla_ros.policy.augment import jitter_colour, random_shift
+from vla_ros.policy.augmentation import jitter_colour, random_shift
 
 
 def test_a_shift_is_one_for_all_frames_of_a_trajectory_and_differs_between_trajectories():

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inspect recorded bags: what training would make of them, and how good it is, as one report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
+from vla_ros.datasets.bags.episodes.cutting import EpisodeCutter
+from vla_ros.datasets.bags.episodes.segmentation import annotations_of
+from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.episode import Episode
+from vla_ros.datasets.errors import BagError
+from vla_ros.datasets.inspection.metrics import (
+    StreamMetrics,
+    action_metrics,
+    image_metrics,
+    motion_metrics,
+    topic_metrics,
+)
+from vla_ros.robot import Robot
+
+# The shipped recipe's (config/train/tabletop.json); less if the control period is shorter.
+SETTLE_S = 0.04
+THUMBNAIL_PIXELS = 96
+THUMBNAIL_EPISODES = 12
+
+
+def everything(robot: Robot, control_hz: float, height: int, width: int) -> tuple[ObservationSpec, Timing]:
+    """Return how to sample all cameras, at one size, and all states that the robot file provides."""
+    cameras = tuple(Camera(name, height, width, "pad") for name in robot.cameras)
+    states = tuple(
+        name
+        for name in PROPRIOCEPTION_UNITS
+        if (robot.ee_pose if name.startswith("ee_") else robot.gripper_state) is not None
+    )
+    settle_s = min(SETTLE_S, 0.8 / control_hz) if control_hz > 0 else SETTLE_S
+    return ObservationSpec(cameras, states), Timing(control_hz, 1, 1, settle_s)
+
+
+class Inspection:
+    """Collects metrics bag by bag.
+
+    Attributes:
+        thumbnails: (name and command, camera -> first, middle and last image) of the first episodes.
+    """
+
+    def __init__(self, robot: Robot, control_hz: float) -> None:
+        self._robot = robot
+        self._spec, self._timing = everything(robot, control_hz, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
+        self.thumbnails: list[tuple[str, dict[str, list[NDArray[np.uint8]]]]] = []
+        self._received: dict[str, tuple[str, list[NDArray[np.int64]]]] = {}
+        self._streams: list[StreamMetrics] = []
+        self._rows: list[dict[str, Any]] = []
+        self._actions: list[NDArray[np.float64]] = []
+        self._commands: Counter[str] = Counter()
+        self._images: dict[str, Counter[str]] = {name: Counter() for name in robot.cameras}
+        self._dropped: Counter[str] = Counter()
+        self._damage: list[str] = []
+        self._faults: list[str] = []
+        self._problems: list[dict[str, str]] = []
+
+    def add(self, bag: Path) -> None:
+        """Inspect one bag. If training could not use it, the report says so as a problem."""
+        try:
+            with open_bag(bag) as recording:
+                try:
+                    self._add(recording)
+                finally:
+                    self._damage += [f"{bag}: {text}" for text in recording.damage]
+        except BagError as error:
+            self._problems.append({"bag": str(bag), "problem": str(error)})
+
+    def _add(self, recording: Recording) -> None:
+        for topic, times_ns in recording.receive_times_ns().items():
+            self._received.setdefault(topic, (recording.topics[topic].type, []))[1].append(times_ns)
+        cutter = EpisodeCutter(recording, self._robot, self._spec, self._timing, annotations_of(recording.path))
+        found = list(cutter.episodes(include_failures=True))
+        self._streams.append(StreamMetrics(recording, self._robot))
+        self._faults += [f"{recording.path}: {text}" for text in self._streams[-1].faults]
+        self._rows += _episode_rows(recording, cutter, found, self._timing.period_ns)
+        self._dropped += cutter.dropped
+        for episode in found:
+            self._add_episode(episode)
+        if not found:
+            self._problems.append({"bag": str(recording.path), "problem": "no episode is left of it"})
+
+    def _add_episode(self, episode: Episode) -> None:
+        self._actions.append(episode.actions)
+        self._commands[episode.command] += len(episode)
+        for camera, images in episode.images.items():
+            self._images[camera].update(image_metrics(images))
+        if len(self.thumbnails) < THUMBNAIL_EPISODES:
+            shown = dict.fromkeys((0, len(episode) // 2, len(episode) - 1))
+            thumbnails = {name: [images[index] for index in shown] for name, images in episode.images.items()}
+            self.thumbnails.append((f"{episode.source}: {episode.command}", thumbnails))
+
+    def report(self) -> dict[str, Any]:
+        """Return the report on all bags as plain data."""
+        actions = np.concatenate([np.zeros((0, 7)), *self._actions])
+        streams = dict.fromkeys(name for metrics in self._streams for name in metrics.out_of_order)
+        return {
+            "topics": {name: topic_metrics(kind, times) for name, (kind, times) in sorted(self._received.items())},
+            "streams": {name: self._stream(name) for name in streams},
+            "skew_s": _quantiles(np.concatenate([np.zeros(0), *(metrics.skews_s for metrics in self._streams)])),
+            "episodes": self._rows,
+            "frames": len(actions),
+            "dropped": [{"why": why, "count": count} for why, count in self._dropped.most_common() if count],
+            "damage": self._damage,
+            "transforms": self._faults,
+            "actions": action_metrics(actions),
+            "motion": motion_metrics(self._actions, self._robot, self._timing.period_ns / 1e9),
+            "cameras": {name: dict(counts) for name, counts in self._images.items()},
+            "language": dict(self._commands.most_common()),
+            "problems": self._problems,
+        }
+
+    def _stream(self, name: str) -> dict[str, Any]:
+        """Return one stream's metrics over all bags: medians of delays and lags, sums of bad stamps."""
+        delays = [metrics.delays[name] for metrics in self._streams if name in metrics.delays]
+        lags = [lag for metrics in self._streams if (lag := metrics.lags.get(name)) is not None]
+        lag_s = float(np.median([lag.lag_s for lag in lags])) if lags else None
+        latency_s = float((self._robot.cameras.get(name) or getattr(self._robot, name)).latency_s)
+        return {
+            "delay_s": float(np.median([median for median, _ in delays])) if delays else None,
+            "delay_95_s": float(np.max([high for _, high in delays])) if delays else None,
+            "out_of_order": sum(metrics.out_of_order.get(name, 0) for metrics in self._streams),
+            "repeated_stamps": sum(metrics.repeated.get(name, 0) for metrics in self._streams),
+            "latency_s": latency_s,
+            "lag_behind_ee_pose_s": lag_s,
+            "lag_correlation": float(np.median([lag.correlation for lag in lags])) if lags else None,
+            "suggested_latency_s": latency_s + lag_s if lag_s is not None else None,
+        }
+
+
+def _episode_rows(
+    recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode], period_ns: int
+) -> list[dict[str, Any]]:
+    """Return one row per recorded episode, whether or not it is usable, and however many pieces it was cut into."""
+    rows, interventions = [], cutter.interventions
+    for segment in cutter.segmentation.segments:
+        pieces = [episode for episode in episodes if segment.start_ns <= episode.start_ns < segment.stop_ns]
+        row = {
+            "bag": str(recording.path),
+            "source": f"{recording.path.name}#{segment.number}",
+            "from": cutter.segmentation.origin,
+            "task": segment.task,
+            "command": pieces[0].command if pieces else "",
+            "phrasings": list(segment.texts),
+            "outcome": segment.outcome,
+            "by_hand": None if interventions is None else interventions.share(segment, period_ns),
+            "frames": sum(map(len, pieces)),
+            "pieces": len(pieces),
+            "duration_s": (segment.stop_ns - segment.start_ns) / 1e9,
+        }
+        rows.append(row)
+    return rows
+
+
+def _quantiles(values: NDArray[np.float64]) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {"median": float(np.median(values)), "q95": float(np.quantile(values, 0.95)), "max": float(values.max())}
