@@ -29,7 +29,7 @@ def generate_launch_description() -> LaunchDescription:
             launching.argument("params_file", "", "Parameter file (YAML), e.g. config/policy.yaml"),
             launching.argument("autostart", "", "Configure and activate on start", ["", "true", "false"]),
             launching.argument("arm_on_start", "", "Arm on start: move on the first command", ["", "true", "false"]),
-            launching.argument("dry_run", "", "Publish only on policy/preview; nothing moves", ["", "true", "false"]),
+            launching.argument("dry_run", "", "Publish only on guard/preview; nothing moves", ["", "true", "false"]),
             *launching.shared_arguments(),
             OpaqueFunction(function=_policy),
         ]
@@ -48,8 +48,8 @@ def _policy(context: LaunchContext) -> list:
         if given.get("arm_on_start"):
             raise RuntimeError(
                 "use_respawn and arm_on_start must not both be true: after a crash, the node would move the arm by "
-                "itself; omit one of them, and arm it with the service policy/arm"
+                "itself; omit one of them, and arm it with the service guard/arm"
             )
         given["arm_on_start"] = False  # whatever params_file says
     checkpoint, params_file = launching.value(context, "checkpoint"), launching.value(context, "params_file")
-    return launching.nodes(context, [bringup.policy(checkpoint, params_file, **given)])
+    return launching.nodes(context, bringup.policy(checkpoint, params_file, **given))

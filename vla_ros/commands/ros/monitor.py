@@ -12,7 +12,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,28 +20,30 @@ from rich.text import Text
 
 PERIOD_S = 0.2
 ONCE_S = 2.0
-STATE_COLORS = {"running": "green", "waiting": "yellow", "stopping": "yellow", "disarmed": "cyan", "fault": "red"}
+STATE_COLORS = {"waiting": "yellow", "stopping": "yellow", "disarmed": "cyan", "fault": "red"}  # others: green
 LEVEL_COLORS = {"ok": "green", "warn": "yellow", "error": "red", "stale": "red"}
-POLICY_VALUES = ("plan age p50 ms", "camera to twist p50 ms", "camera to twist p99 ms", "memory MB")
+NODES = ("guard", "policy")
+DETAILS = {
+    "guard": ("detail", "ticks total", "ticks missed", "speed scale", "stops", "plans refused"),
+    "policy": ("detail", "waiting commands", "inference p50 ms", "inference p95 ms", "ticks overrun by inference"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--node", default="policy", metavar="NAME", help="name of the policy node (default %(default)s)"
-    )
+    parser.add_argument("--namespace", default="", metavar="NAME", help="of guard and policy (default: none)")
     parser.add_argument("--once", action="store_true", help="print once and exit; status 1 if there was no message")
 
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.nodes.clients.monitor import listen
 
-    view, console = View(args.node), Console()
-    updates = listen(args.node, view.on_state, view.on_status, ONCE_S if args.once else PERIOD_S)
+    view, console = View(args.namespace), Console()
+    updates = listen(view.names, view.on_state, view.on_status, ONCE_S if args.once else PERIOD_S)
     with contextlib.closing(updates):  # type: ignore[type-var]  # it is a generator, typed as the iterator it yields
         if args.once:
             next(updates)
             console.print(view.render())
-            return 0 if view.state else 1
+            return 0 if view.states else 1
         with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=sys.stdout.isatty()) as live:
             for _ in updates:
                 live.update(view.render())
@@ -50,67 +51,57 @@ def run(args: argparse.Namespace) -> int:
 
 
 class View:
-    """Renders the latest messages as tables.
+    """Renders the latest messages of guard and policy as tables.
 
     Attributes:
-        state: the JSON of ~/state; empty before the first message.
+        names: of the nodes that are watched.
+        states: by node, message and values of its latest ~/state, and when it arrived.
     """
 
-    def __init__(self, node: str) -> None:
-        self.state: dict[str, Any] = {}
-        self._node = node
-        self._received_s = 0.0
+    def __init__(self, namespace: str) -> None:
+        prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+        self.names = [f"{prefix}/{name}" for name in NODES]
+        self.states: dict[str, tuple[str, Mapping[str, str], float]] = {}
         self._statuses: dict[str, tuple[str, str, Mapping[str, str]]] = {}
 
-    def on_state(self, state: dict[str, Any]) -> None:
-        self.state, self._received_s = state, time.monotonic()
+    def on_state(self, name: str, message: str, values: Mapping[str, str]) -> None:
+        self.states[name] = message, values, time.monotonic()
 
     def on_status(self, name: str, level: str, message: str, values: Mapping[str, str]) -> None:
         owner, _, component = name.rpartition(": ")
-        if owner.lstrip("/") == self._node.lstrip("/"):
-            self._statuses[component] = (level, message, values)
+        if owner in self.names and component not in NODES:  # these are in the states
+            self._statuses[f"{owner.rpartition('/')[2]}: {component}"] = (level, message, values)
 
     def render(self) -> RenderableType:
         """Return the tables to print."""
-        if not self.state:
-            return Text(f"no messages from {self._node}; is it running, with the same ROS_DOMAIN_ID?", "yellow")
-        return Group(self._headline(), self._details(), self._diagnostics())
+        parts: list[RenderableType] = []
+        for name in self.names:
+            parts += self._node(name)
+        return Group(*parts, self._diagnostics())
 
-    def _headline(self) -> Text:
-        state = self.state
-        color = STATE_COLORS.get(state["state"], "white")
-        line = Text.assemble((f" {state['state'].upper()} ", f"bold reverse {color}"))
-        line.append(f"  {state['reason'] or ''}  ", "bold")
-        line.append(repr(state["command"]))
-        if state.get("taken_over"):
-            line.append("  manual takeover", "bold magenta")
-        if state.get("dry_run"):
-            line.append("  DRY RUN", "bold magenta")
-        if (age_s := time.monotonic() - self._received_s) > 3.0:
+    def _node(self, name: str) -> list[RenderableType]:
+        if name not in self.states:
+            return [Text(f"no messages from {name}; is it running, with the same ROS_DOMAIN_ID?", "yellow")]
+        message, values, received_s = self.states[name]
+        color = STATE_COLORS.get(values.get("state", ""), "green")
+        line = Text.assemble((f" {name.rpartition('/')[2].upper()} ", f"bold reverse {color}"))
+        line.append(f"  {message.splitlines()[0] if message else ''}", "bold")
+        if name.endswith("/guard"):
+            line.append(f"  {values.get('command', '')!r}")
+            for key, text in (("taken over", "manual takeover"), ("dry run", "DRY RUN")):
+                if values.get(key) == "True":
+                    line.append(f"  {text}", "bold magenta")
+        if (age_s := time.monotonic() - received_s) > 3.0:
             line.append(f"  no message for {age_s:.0f} s", "bold red")
-        return line
-
-    def _details(self) -> Table:
-        state, table = self.state, Table.grid(padding=(0, 2))
-        latency = state["inference_ms"]
-        rows = {
-            "detail": state["detail"].strip().splitlines()[-1] if state["detail"].strip() else "",
-            "waiting": ", ".join(state.get("waiting_commands", [])),
-            "ticks": f"{state['ticks']['total']}, missed {state['ticks']['missed']}",
-            "inference": ", ".join(f"{name} {value:.1f} ms" for name, value in latency.items() if value is not None),
-            "speed scale": f"{state.get('speed_scale', 1.0):g}",
-            "stops": ", ".join(f"{reason} {count}" for reason, count in state.get("stops", {}).items()) or "none",
-        }
-        for name, value in rows.items():
-            if value:
-                table.add_row(name, Text(value))
-        return table
+        table = Table.grid(padding=(0, 2))
+        for key in DETAILS[name.rpartition("/")[2]]:
+            if text := values.get(key, "").strip():
+                table.add_row(key, Text(text.splitlines()[-1]))
+        return [line, table]
 
     def _diagnostics(self) -> Table:
         table = Table("diagnostics", "", "values", box=None, pad_edge=False)
-        for name, (level, message, values) in self._statuses.items():
-            if name == "policy":  # the rest of it is in the state
-                values = {key: value for key, value in values.items() if key in POLICY_VALUES}
+        for name, (level, message, values) in sorted(self._statuses.items()):
             line = ", ".join(f"{key} {value}" for key, value in values.items() if value)
             table.add_row(Text(name), Text(message, LEVEL_COLORS[level]), Text(line))
         return table

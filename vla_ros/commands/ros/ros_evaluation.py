@@ -176,8 +176,11 @@ def attach(
                 video.add(planned.task, planned.command, rollout.success, rollout.time_s, rollout.frames)
             done.append((planned, rollout.success, rollout.time_s))
             on_rollout(planned, rollout.success, rollout.time_s)
-        state = client.final_policy_state()
-    return RosEvaluation(done, state["ticks"], state["inference_ms"], time.monotonic() - started_s)
+        client.wait_for_final_states()
+        guard, policy = client.guard_state(), client.policy_state()
+    ticks = {name: int(guard[f"ticks {name}"]) for name in ("total", "missed")}
+    inference_ms = {name: float(policy[f"inference {name} ms"]) for name in ("p50", "p95", "p99")}
+    return RosEvaluation(done, ticks, inference_ms, time.monotonic() - started_s)
 
 
 def wait_for_policy(client: RolloutClient, namespace: str, check: Callable[[], None]) -> None:
@@ -188,20 +191,25 @@ def wait_for_policy(client: RolloutClient, namespace: str, check: Callable[[], N
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     disarmed_since_s: float | None = None
-    while (state := client.policy_state()).get("state") not in ("waiting", "running", "stopping"):
+    while True:
+        state, policy = client.guard_state(), client.policy_state()
+        if state.get("state") in ("waiting", "running", "stopping") and policy.get("state") == "active":
+            return
         check()
-        if state.get("reason") == "error":
-            raise UserError(f"the policy node failed to start: {state.get('detail')}")
+        for name, each in (("policy", policy), ("guard", state)):
+            if each.get("reason") == "error":
+                raise UserError(f"the {name} node failed to start: {each.get('detail')}")
         if state.get("state") != "disarmed":
             disarmed_since_s = None
         elif disarmed_since_s is None:
             disarmed_since_s = time.monotonic()
         elif time.monotonic() - disarmed_since_s > DISARMED_AFTER_S:
-            service = "/" + "/".join(part for part in (namespace.strip("/"), "policy/arm") if part)
+            service = "/" + "/".join(part for part in (namespace.strip("/"), "guard/arm") if part)
             raise UserError(
-                "the policy is disarmed and will not move the arm; arm it with: "
+                "the guard is disarmed and will not move the arm; arm it with: "
                 f'ros2 service call {service} std_srvs/srv/SetBool "{{data: true}}"'
             )
         if time.monotonic() > deadline:
-            raise UserError(f"no policy node became ready within {START_TIMEOUT_S:.0f} s (state: {state or 'none'})")
+            seen = f"guard: {state.get('state', 'none')}, policy: {policy.get('state', 'none')}"
+            raise UserError(f"policy and guard were not ready within {START_TIMEOUT_S:.0f} s ({seen})")
         time.sleep(0.05)

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from std_msgs.msg import String
 
 from vla_ros.nodes.common.qos import LATCHED_QOS
 
@@ -20,16 +18,16 @@ LEVELS = ("ok", "warn", "error", "stale")
 
 
 def listen(
-    name: str,
-    on_state: Callable[[dict[str, Any]], None],
+    names: Sequence[str],
+    on_state: Callable[[str, str, Mapping[str, str]], None],
     on_status: Callable[[str, str, str, Mapping[str, str]], None],
     period_s: float,
 ) -> Iterator[None]:
     """Call back for each message, and yield every `period_s`, until the caller closes this generator.
 
     Args:
-        name: of the policy node, absolute or relative.
-        on_state: given the JSON of ~/state as a dict.
+        names: of the nodes, absolute.
+        on_state: given a node's name, and message and values of its ~/state.
         on_status: given name, level (ok, warn, error, stale), message and values of a diagnostic status.
         period_s: between two yields.
     """
@@ -37,7 +35,13 @@ def listen(
     executor = SingleThreadedExecutor()
     try:
         node = Node("monitor")
-        node.create_subscription(String, f"{name}/state", lambda text: on_state(json.loads(text.data)), LATCHED_QOS)
+
+        def receive_state(name: str, message: DiagnosticStatus) -> None:
+            on_state(name, message.message, {pair.key: pair.value for pair in message.values})
+
+        for name in names:
+            on_message = functools.partial(receive_state, name)
+            node.create_subscription(DiagnosticStatus, f"{name}/state", on_message, LATCHED_QOS)
 
         def receive(message: DiagnosticArray) -> None:
             for status in message.status:

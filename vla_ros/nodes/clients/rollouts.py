@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import functools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
@@ -58,13 +59,17 @@ class RolloutClient:
         self._simulator, self._policy = RemoteSimulator(self._node), RemoteNode(self._node, "policy")
         self._language = self._node.create_publisher(String, topics.LANGUAGE_COMMAND, LATCHED_QOS)
         self._success: bool | None = None
-        self._state: dict[str, Any] = {}
-        self._states = 0
+        # The newest ~/state of guard and policy, and how many have come.
+        self._states: dict[str, dict[str, str]] = {topics.GUARD_STATE: {}, topics.POLICY_STATE: {}}
+        self._state_counts = Counter[str]()
         self._images: Images = {}
         self._frames: list[Images] = []
         self._next_frame_ns = 0
         self._node.create_subscription(Bool, topics.TASK_SUCCESS, self._on_success, LATCHED_QOS)
-        self._node.create_subscription(String, topics.POLICY_STATE, self._on_state, LATCHED_QOS)
+        for topic in self._states:
+            self._node.create_subscription(
+                DiagnosticStatus, topic, functools.partial(self._on_state, topic), LATCHED_QOS
+            )
         for camera in CAMERAS if watch else ():
             topic = f"camera/{camera}/image_raw/compressed"
             self._node.create_subscription(CompressedImage, topic, self._keeper(camera), SENSOR_QOS)
@@ -73,16 +78,19 @@ class RolloutClient:
         self._thread = threading.Thread(target=self._spin, name="executor", daemon=True)
         self._thread.start()
 
-    def policy_state(self) -> dict[str, Any]:
-        """Return the policy's newest ~/state; empty before the first."""
-        return self._state
+    def guard_state(self) -> dict[str, str]:
+        """Return the guard's newest ~/state; empty before the first."""
+        return self._states[topics.GUARD_STATE]
 
-    def final_policy_state(self) -> dict[str, Any]:
-        """Return a state published after this call, with the figures of everything until now."""
-        seen, deadline = self._states, time.monotonic() + 2 * STATE_PERIOD_S
-        while self._states == seen and time.monotonic() < deadline:
+    def policy_state(self) -> dict[str, str]:
+        """Return the policy's newest ~/state; empty before the first."""
+        return self._states[topics.POLICY_STATE]
+
+    def wait_for_final_states(self) -> None:
+        """Wait for states published after this call, with the figures of everything until now."""
+        seen, deadline = Counter(self._state_counts), time.monotonic() + 2 * STATE_PERIOD_S
+        while any(self._state_counts[topic] == seen[topic] for topic in self._states) and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        return self._state
 
     def rollout(
         self,
@@ -139,9 +147,9 @@ class RolloutClient:
     def _on_success(self, message: Bool) -> None:
         self._success = message.data
 
-    def _on_state(self, message: String) -> None:
-        self._state = json.loads(message.data)
-        self._states += 1
+    def _on_state(self, topic: str, message: DiagnosticStatus) -> None:
+        self._states[topic] = {pair.key: pair.value for pair in message.values}
+        self._state_counts[topic] += 1
 
     def _keeper(self, camera: str) -> Callable[[CompressedImage], None]:
         def keep(message: CompressedImage) -> None:

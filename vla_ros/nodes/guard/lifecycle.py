@@ -122,12 +122,13 @@ class GuardNode(LifecycleNode):
                 "detail": core.detail,
                 "command": core.status.command[:200],
                 "armed": str(governor.armed),
-                "taken_over": str(core.taken_over),
-                "dry_run": str(session.dry_run),
-                "speed_scale": f"{governor.scale:g}",
-                "ticks_missed": str(session.ticks_missed),
+                "taken over": str(core.taken_over),
+                "dry run": str(session.dry_run),
+                "speed scale": f"{governor.scale:g}",
+                "ticks total": str(session.ticks_total),
+                "ticks missed": str(session.ticks_missed),
                 "stops": ", ".join(f"{name} {count}" for name, count in sorted(governor.stops.items())),
-                "plans_refused": ", ".join(f"{name} {count}" for name, count in sorted(core.plans_refused.items())),
+                "plans refused": ", ".join(f"{name} {count}" for name, count in sorted(core.plans_refused.items())),
             }
             level = DiagnosticStatus.OK
             if governor.state is State.FAULT:
