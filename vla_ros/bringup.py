@@ -47,6 +47,7 @@ class Process:
     environment: dict[str, str] = dataclasses.field(default_factory=transport.environment)
     params_file: str = ""
     ends: bool = False
+    namespace: str = ""
 
     def enclave(self, namespace: str) -> str:
         """Return its SROS 2 enclave, as named in config/sros2/policies.xml, one per namespace."""
@@ -55,6 +56,8 @@ class Process:
     def ros_arguments(self) -> list[str]:
         """Return the arguments of the executable. JSON is YAML, so every value keeps its type."""
         arguments = ["--ros-args", "-r", f"__node:={self.name}"]
+        if self.namespace.strip("/"):
+            arguments += ["-r", f"__ns:=/{self.namespace.strip('/')}"]
         if self.params_file:
             arguments += ["--params-file", self.params_file]
         for name, value in self.parameters.items():

@@ -24,3 +24,4 @@ RECORDED_UNTIL = "recorded_until"
 PLAN = "plan"
 PLANNER_STATUS = "policy/status"
 GUARD_STATE = "guard/state"
+GUARD_ARM = "guard/arm"  # a service

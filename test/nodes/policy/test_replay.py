@@ -118,7 +118,7 @@ def test_nothing_moves_unless_somebody_arms_it(robot: Robot, bag, capsys) -> Non
 
 
 def test_its_service_arms_it(robot: Robot, bag) -> None:
-    client = robot.graph.node.create_client(SetBool, "replay/arm")
+    client = robot.graph.node.create_client(SetBool, "guard/arm")
 
     def arm() -> None:
         robot.graph.wait(lambda: client.service_is_ready(), "the service")
@@ -170,14 +170,14 @@ def test_it_is_refused_while_another_node_commands_the_arm(robot: Robot, bag, ca
     other = robot.graph.node.create_publisher(TwistStamped, "twist_command", COMMAND_QOS)
     assert replayed(bag, "--arm") == 2
     robot.graph.node.destroy_publisher(other)
-    assert "another node publishes on twist_command" in capsys.readouterr().err and not robot.twists
+    assert "other nodes publish twist_command" in capsys.readouterr().err and not robot.twists
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--speed", "0"], "--speed is 0; allowed: above 0, up to 1"),
-        (["--episode", "7"], "--episode is 7; allowed: 0 to 0"),
+        (["--speed", "0"], "--speed must be in (0, 1]; got 0"),
+        (["--episode", "7"], "--episode must be between 0 and 0"),
     ],
 )
 def test_bad_arguments_are_one_line(bag, options, message, capsys) -> None:

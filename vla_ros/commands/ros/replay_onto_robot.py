@@ -8,7 +8,7 @@ vla replay-onto-robot CKPT bags/mine --json replayed.json           machine-read
 Verifies units, frames, signs and rate all the way from a recorded twist to the arm's motion, before a policy moves it.
 Only the rate, cameras and frame of the checkpoint are used. Twists take the same path as the policy node's, with the
 same limits, deadman, emergency stop and takeover. The node is called `replay`. It moves nothing until its service
-`replay/arm` is called, and refuses to move while another node commands the arm.
+`guard/arm` is called, and refuses to move while another node commands the arm.
 
 Move the arm to where the episode begins, and keep a hand on the emergency stop. The measured path is compared with the
 recorded one, axis by axis from the start, and differences are diagnosed.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from vla_ros import bringup
+from vla_ros.commands.ros.process_group import ProcessGroup
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract, Proprioception
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
@@ -52,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--robot", default="tabletop", help="robot file with topics and limits (default %(default)s)")
     add("--episode", type=int, default=0, metavar="N", help="episode to replay, from 0 (default %(default)s)")
     add("--speed", type=float, default=0.25, metavar="X", help="fraction of the recorded speed (default %(default)s)")
-    add("--arm", action="store_true", help="arm the robot; otherwise wait for a call of replay/arm")
+    add("--arm", action="store_true", help="arm the robot; otherwise wait for a call of guard/arm")
     add("--patience", type=float, default=60.0, metavar="S", help="seconds to wait for that call (default %(default)g)")
     add("--anywhere", action="store_true", help="replay from wherever the arm is; keep its workspace clear")
     add("--require-enable", action="store_true", help="move only while the deadman switch is held")
@@ -101,22 +104,20 @@ def _replay(
 ) -> ReplayResult:
     from vla_ros.nodes.policy.replay import replay  # rclpy reads the environment once
 
-    parameters = {
-        "checkpoint": str(args.checkpoint),
-        "robot": str(args.robot),
-        "speed_scale": args.speed,
-        "require_enable": args.require_enable,
-        "use_sim_time": args.use_sim_time,
-    }
-    return replay(
-        playback,
-        parameters=parameters,
-        namespace=args.namespace,
-        arm=args.arm,
-        timeout_s=args.patience,
-        check_start=check_start,
-        report=functools.partial(print, flush=True),
-    )
+    shared = {"robot": str(args.robot), "use_sim_time": args.use_sim_time}
+    guard = bringup.guard(**shared, autostart=True, speed_scale=args.speed, require_enable=args.require_enable)
+    with tempfile.TemporaryDirectory(prefix="vla_replay_") as logs, ProcessGroup(Path(logs)) as group:
+        group.start(dataclasses.replace(guard, namespace=args.namespace))
+        return replay(
+            playback,
+            parameters={**shared, "checkpoint": str(args.checkpoint)},
+            namespace=args.namespace,
+            arm=args.arm,
+            timeout_s=args.patience,
+            check_start=check_start,
+            check_guard=group.check,
+            report=functools.partial(print, flush=True),
+        )
 
 
 def with_state(contract: PolicyContract, robot: Robot) -> PolicyContract:

@@ -126,6 +126,8 @@ class GuardNode(LifecycleNode):
                 "dry run": str(session.dry_run),
                 "speed scale": f"{governor.scale:g}",
                 "ticks total": str(session.ticks_total),
+                "ticks limited": str(governor.ticks_limited),
+                "outputs": ": ".join(core.output or ()),
                 "ticks missed": str(session.ticks_missed),
                 "stops": ", ".join(f"{name} {count}" for name, count in sorted(governor.stops.items())),
                 "plans refused": ", ".join(f"{name} {count}" for name, count in sorted(core.plans_refused.items())),

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replay a recording on a robot: the policy node's session, governor and outputs, with a `Playback` as its policy.
+"""Replay a recording on a robot: the policy node with a `Playback` as its policy, and a guard that owns the arm.
 
-Apart from its name, `replay`, the node is the policy node: the same topics, `~/arm`, `~/reset` and `~/state`, deadman,
-emergency stop and takeover. Whatever stops the arm ends the replay: half a path proves nothing, and nobody expects an
-arm to resume by itself.
+Deadman, emergency stop, takeover and `~/arm` are the guard's. Whatever stops the arm ends the replay: half a path
+proves nothing, and nobody expects an arm to resume by itself.
 """
 
 from __future__ import annotations
@@ -15,27 +14,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
+from std_srvs.srv import SetBool
 
+from vla_ros import topics
 from vla_ros.contract import PolicyContract
 from vla_ros.errors import UserError
+from vla_ros.nodes.common.lifecycle_node import in_this_process
+from vla_ros.nodes.common.qos import LATCHED_QOS
 from vla_ros.nodes.policy import loading
-from vla_ros.nodes.policy.lifecycle import PolicyNode, in_this_process
+from vla_ros.nodes.policy.lifecycle import PolicyNode
 from vla_ros.nodes.policy.session import PolicySession
 from vla_ros.robot import Robot
 from vla_ros.runtime.planning.planner import ChunkPolicy
 from vla_ros.runtime.playback import Playback
-from vla_ros.runtime.safety.governor import State
 
 RobotState = NDArray[np.float64]
 
 NAME = "replay"
 # Discovery, and latched messages: before, other publishers of commands may be unknown.
 DISCOVERY_S = 3.0
-OBSERVATION_S = 10.0
-RUNNING_S = 5.0
+GUARD_S, OBSERVATION_S, RUNNING_S = 20.0, 10.0, 5.0
 
 
 class ReplayRefused(UserError):
@@ -48,8 +50,8 @@ class ReplayResult:
 
     Attributes:
         reason: what ended it early, `detail` in words; None if it was complete.
-        ticks_limited: ticks whose twist was changed by the robot's limits.
-        ticks: all ticks.
+        ticks_limited: guard periods whose twist was changed by the robot's limits.
+        ticks: all guard periods.
     """
 
     reason: str | None
@@ -66,17 +68,19 @@ def replay(
     arm: bool,
     timeout_s: float,
     check_start: Callable[[RobotState], None],
+    check_guard: Callable[[], None],
     report: Callable[[str], None],
 ) -> ReplayResult:
-    """Wait until the robot is ready and armed, play, and stop the arm; `playback.seen` then holds the measured path.
+    """Wait until the robot is ready and armed, play, and stop; `playback.seen` then holds the measured path.
 
     Args:
         playback: what to play.
         parameters: of the policy node.
         namespace: of the node.
-        arm: arm it here; otherwise somebody must call `~/arm` within `timeout_s`.
+        arm: arm the guard here; otherwise somebody must call `guard/arm` within `timeout_s`.
         timeout_s: for arming.
         check_start: given the robot's state (P,) before it is armed, and again before it moves; raises to refuse.
+        check_guard: called frequently; raises if the guard's process has ended.
         report: given progress, for people.
 
     Raises:
@@ -90,9 +94,14 @@ def replay(
         nonlocal interrupted
         interrupted = True
 
+    def check() -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        check_guard()
+
     arguments = ["--ros-args", *remap, *assignments]
     with in_this_process(arguments, lambda: PolicyNode(NAME, _playing(playback)), interrupt) as (node, executor):
-        return _Replay(node, executor, playback, lambda: interrupted).run(arm, timeout_s, check_start, report)
+        return _Replay(node, executor, playback, check).run(arm, timeout_s, check_start, report)
 
 
 def _playing(playback: Playback) -> loading.FindPolicy:
@@ -104,42 +113,46 @@ def _playing(playback: Playback) -> loading.FindPolicy:
 
 
 class _Replay:
-    """One replay, from configure to the stop; `interrupted` returns whether a signal has arrived."""
+    """One replay, from configure to the stop; `check` raises to abort."""
 
     def __init__(
-        self, node: PolicyNode, executor: SingleThreadedExecutor, playback: Playback, interrupted: Callable[[], bool]
+        self, node: PolicyNode, executor: SingleThreadedExecutor, playback: Playback, check: Callable[[], None]
     ) -> None:
-        self._node, self._executor, self._playback = node, executor, playback
-        self._interrupted = interrupted
+        self._node, self._executor, self._playback, self._check = node, executor, playback, check
+        self._guard: dict[str, str] = {}
+        node.create_subscription(DiagnosticStatus, topics.GUARD_STATE, self._on_guard, LATCHED_QOS)
+        self._arm = node.create_client(SetBool, topics.GUARD_ARM)
 
     def run(
         self, arm: bool, timeout_s: float, check_start: Callable[[RobotState], None], report: Callable[[str], None]
     ) -> ReplayResult:
         session = self._activate()
+        if not self._spin(GUARD_S, lambda: bool(self._guard)):
+            raise ReplayRefused("the guard did not start; see its log")
         self._spin(DISCOVERY_S, lambda: False)
-        if (reason := session.interlocks.reason(time.monotonic())) == "second_publisher":
-            raise ReplayRefused(
-                f"another node publishes on {session.robot.twist_command.topic}; stop the other publisher first"
-            )
+        if (problem := self._guard.get("outputs", "")).startswith("second_"):
+            raise ReplayRefused(f"{problem}; stop the other nodes first")
         session.hear(self._playback.command)
         if not self._spin(OBSERVATION_S, lambda: bool(self._playback.seen)):
             engine = session.engine.status()
             raise ReplayRefused(f"no observation within {OBSERVATION_S:g} s: {engine.reason} {engine.detail}".rstrip())
         check_start(self._playback.seen[-1].proprioception)
-        self._wait_until_armed(session, arm, timeout_s, report)
-        governor = session.control.governor
-        if not self._spin(RUNNING_S, lambda: governor.state is State.RUNNING):
-            reason = governor.reason or session.engine.reason
-            detail = session.detail(session.engine.status())
-            raise ReplayRefused(f"armed, but not allowed to move: {reason} {detail}".rstrip())
+        self._wait_until_armed(arm, timeout_s, report)
+        if not self._spin(RUNNING_S, lambda: self._guard["state"] == "running"):
+            raise ReplayRefused(
+                f"armed, but not allowed to move: {self._guard['reason']} {self._guard['detail']}".rstrip()
+            )
         check_start(self._playback.seen[-1].proprioception)
-        limited, ticks = governor.ticks_limited, session.control.ticks_total
+        before = self._figures()
         self._playback.begin()
-        self._spin(None, lambda: self._playback.over or self._stopped(session) is not None)
-        ended = self._stopped(session) if not self._playback.over else None
-        session.stop("replay_over")
+        self._spin(None, lambda: self._playback.over or self._stopped() is not None)
+        ended = self._stopped() if not self._playback.over else None
+        self._spin(RUNNING_S, lambda: self._figures() != before and self._guard["state"] != "stopping")
+        session.stop()
+        self._spin(RUNNING_S, lambda: self._guard["state"] not in ("running", "stopping"))
         reason, detail = ended or (None, "")
-        return ReplayResult(reason, detail, governor.ticks_limited - limited, session.control.ticks_total - ticks)
+        limited, ticks = (now - then for now, then in zip(self._figures(), before, strict=True))
+        return ReplayResult(reason, detail, limited, ticks)
 
     def _activate(self) -> PolicySession:
         node, success = self._node, TransitionCallbackReturn.SUCCESS
@@ -148,42 +161,44 @@ class _Replay:
         assert node.session is not None
         return node.session
 
-    def _wait_until_armed(
-        self, session: PolicySession, arm: bool, timeout_s: float, report: Callable[[str], None]
-    ) -> None:
-        governor = session.control.governor
+    def _on_guard(self, message: DiagnosticStatus) -> None:
+        self._guard = {pair.key: pair.value for pair in message.values}
+
+    def _figures(self) -> tuple[int, int]:
+        return int(self._guard.get("ticks limited", 0)), int(self._guard.get("ticks total", 0))
+
+    def _wait_until_armed(self, arm: bool, timeout_s: float, report: Callable[[str], None]) -> None:
+        service = self._node.resolve_service_name(topics.GUARD_ARM)
         if arm:
-            session.arm(True)
+            future = self._arm.call_async(SetBool.Request(data=True))
+            if not self._spin(RUNNING_S, future.done):
+                raise ReplayRefused(f"{service} did not answer within {RUNNING_S:g} s")
+            if not future.result().success:
+                raise ReplayRefused(f"not armed: {future.result().message}")
             return
-        service = f"{self._node.get_fully_qualified_name()}/arm"
-        call = f'ros2 service call {service} std_srvs/srv/SetBool "{{data: true}}"'
-        report(f"ready and disarmed; arm it to start: {call}")
-        if not self._spin(timeout_s, lambda: governor.armed):
+        report(
+            f'ready and disarmed; arm it to start: ros2 service call {service} std_srvs/srv/SetBool "{{data: true}}"'
+        )
+        if not self._spin(timeout_s, lambda: self._guard.get("armed") == "True"):
             raise ReplayRefused(
                 f"not armed within {timeout_s:g} s, so nothing was moved; call {service}, or pass --arm"
             )
 
-    def _stopped(self, session: PolicySession) -> tuple[str, str] | None:
+    def _stopped(self) -> tuple[str, str] | None:
         """Return why the replay cannot continue, if so: reason and detail."""
-        governor = session.control.governor
         if self._playback.interrupted is not None:
             return "another_command", f"a new command arrived: {self._playback.interrupted!r}"
-        if session.control.taken_over:
+        if self._guard["taken over"] == "True":
             return "taken_over", "a person took over"
-        if governor.state is not State.RUNNING:
-            return str(governor.reason), session.detail(session.engine.status())
+        if self._guard["state"] != "running":
+            return self._guard["reason"], self._guard["detail"]
         return None
 
     def _spin(self, timeout_s: float | None, reached: Callable[[], bool]) -> bool:
-        """Spin until `reached`, at most `timeout_s`; return whether it was reached.
-
-        Raises:
-            KeyboardInterrupt: a signal has arrived.
-        """
+        """Spin until `reached`, at most `timeout_s`; return whether it was reached."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not reached():
-            if self._interrupted():
-                raise KeyboardInterrupt
+            self._check()
             if deadline_s is not None and time.monotonic() > deadline_s:
                 return False
             self._executor.spin_once(timeout_sec=0.05)
