@@ -25,10 +25,10 @@ from vla_ros import bringup, resources
 from vla_ros.robot import load_robot
 
 POLICIES = resources.path("config/sros2/policies.xml")
-OURS = ("policy", "recorder", "simulator", "monitor", "say", "replay")
+OURS = ("policy", "guard", "recorder", "simulator", "monitor", "say", "replay")
 QUALIFIERS = ("publish", "subscribe", "reply", "request")
 SPEAKER = "from vla_ros.nodes.clients.say import say; say('x', 'language_command', 120.0)"
-WATCHER = "from vla_ros.nodes.clients.monitor import listen; list(listen('policy', print, print, 1.0))"
+WATCHER = "from vla_ros.nodes.clients.monitor import listen; list(listen(['/guard', '/policy'], print, print, 1.0))"
 REPLAYER = """
 import pathlib, sys
 import numpy as np
@@ -41,7 +41,7 @@ from vla_ros.runtime.playback import Playback
 contract = with_state(PolicyContract.load(pathlib.Path(sys.argv[1], "contract.json")), load_robot("tabletop"))
 playback = Playback(contract, np.zeros((1, 7)), "x", 1.0)
 parameters, settings = {"robot": "tabletop"}, {"namespace": "", "arm": False, "timeout_s": 60.0}
-replay(playback, parameters=parameters, check_start=print, report=print, **settings)
+replay(playback, parameters=parameters, check_start=print, check_guard=lambda: None, report=print, **settings)
 """
 
 Granted = dict[str, set[str]]
@@ -126,28 +126,28 @@ def test_each_node_may_do_what_it_does_and_nothing_else(make_graph, ros_environm
     graph.start(bringup.simulator(), bringup.recorder(str(tmp_path / "bag")))
     options = {"on_new_command": "after_success", "arm_on_start": False}
     files = write_checkpoint(tmp_path), "tabletop"
-    preview = {_full_name("policy", "~/preview"), _full_name("policy", "~/preview_gripper")}
+    preview = {_full_name("guard", "~/preview"), _full_name("guard", "~/preview_gripper")}
     robot = load_robot("tabletop")
     commands = {f"/{topic.topic}" for topic in (robot.twist_command, robot.gripper_command, robot.demonstrated_twist)}
     with policy_node(*files, ros_environment, **options) as policy, _running(WATCHER, ros_environment):
-        for node in ("policy", "monitor", "simulator", "recorder"):
-            see(node, {**wanted[node], "publish": wanted[node]["publish"] - (preview if node == "policy" else set())})
-        moving = seen["policy"]
-        assert listening_ports(policy.pid) == []
+        for node in ("policy", "guard", "monitor", "simulator", "recorder"):
+            see(node, {**wanted[node], "publish": wanted[node]["publish"] - (preview if node == "guard" else set())})
+        moving = seen["guard"]
+        assert listening_ports(policy.pid) == listening_ports(policy.guard.pid) == []
     with policy_node(*files, ros_environment, dry_run=True, **options):
-        see("policy", {**wanted["policy"], "publish": wanted["policy"]["publish"] - commands})
+        see("guard", {**wanted["guard"], "publish": wanted["guard"]["publish"] - commands})
     with _running(REPLAYER, ros_environment, str(files[0])):
         see("replay", wanted["replay"])
-    seen["policy"] = {qualifier: moving[qualifier] | seen["policy"][qualifier] for qualifier in QUALIFIERS}
+    seen["guard"] = {qualifier: moving[qualifier] | seen["guard"][qualifier] for qualifier in QUALIFIERS}
     assert seen == wanted
 
 
 def test_what_carries_commands_and_stops_is_for_the_nodes_that_need_it():
     wanted = granted()
-    assert {node for node, names in wanted.items() if "/twist_command" in names["publish"]} == {"policy", "replay"}
+    assert {node for node, names in wanted.items() if "/twist_command" in names["publish"]} == {"guard"}
+    assert {node for node, names in wanted.items() if "/plan" in names["publish"]} == {"policy", "replay"}
     assert {node for node, names in wanted.items() if "/language_command" in names["publish"]} == {"say"}
-    assert {node for node, names in wanted.items() if "/policy/arm" in names["request"]} == {"operator"}
-    assert {node for node, names in wanted.items() if "/replay/arm" in names["request"]} == {"operator"}
+    assert {node for node, names in wanted.items() if "/guard/arm" in names["request"]} == {"operator", "replay"}
     operator, ours = wanted["operator"], [wanted[node] for node in OURS]
     assert operator["request"] <= set().union(*(names["reply"] for names in ours))
     heard = set().union(*(names["subscribe"] for names in ours)) | {"/rosout", "/parameter_events"}
@@ -165,6 +165,6 @@ def test_sros2_makes_a_keystore_of_it(tmp_path: Path):
     generate_artifacts(keystore_path=keystore, policy_files=[Path(POLICIES)])
     enclaves = {path.parent.relative_to(keystore / "enclaves").as_posix() for path in keystore.rglob("permissions.p7s")}
     assert enclaves == {f"vla_ros/{node}" for node in (*OURS, "operator")}
-    permissions = (keystore / "enclaves/vla_ros/policy/permissions.xml").read_text()
-    assert "rt/twist_command" in permissions and "rq/policy/armRequest" in permissions
+    permissions = (keystore / "enclaves/vla_ros/guard/permissions.xml").read_text()
+    assert "rt/twist_command" in permissions and "rq/guard/armRequest" in permissions
     assert "rt/twist_command" not in (keystore / "enclaves/vla_ros/say/permissions.xml").read_text()

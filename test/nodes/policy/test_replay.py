@@ -175,10 +175,7 @@ def test_it_is_refused_while_another_node_commands_the_arm(robot: Robot, bag, ca
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        (["--speed", "0"], "--speed must be in (0, 1]; got 0"),
-        (["--episode", "7"], "--episode must be between 0 and 0"),
-    ],
+    [(["--speed", "0"], "--speed must be in (0, 1]; got 0"), (["--episode", "7"], "--episode must be between 0 and 0")],
 )
 def test_bad_arguments_are_one_line(bag, options, message, capsys) -> None:
     assert main(["replay-onto-robot", str(CHECKPOINT), str(bag), *options]) == 2
