@@ -152,7 +152,9 @@ class FakeRobot:
         keep = self._keep(self.diagnostics, lambda message: message)
         node.create_subscription(DiagnosticArray, "/diagnostics", keep, 10)
         self.arm_client = node.create_client(SetBool, "guard/arm")
-        self.parameters_client = node.create_client(SetParameters, "guard/set_parameters")
+        self.parameters_clients = {
+            name: node.create_client(SetParameters, f"{name}/set_parameters") for name in ("policy", "guard")
+        }
         self.reset_clients = [node.create_client(Trigger, f"{name}/reset") for name in ("policy", "guard")]
         node.create_timer(1 / 30, self._publish)
         self._executor = SingleThreadedExecutor(context=self.context)
@@ -206,9 +208,9 @@ class FakeRobot:
         return getattr(self._messages, name)
 
     def diagnosed(self, status: str, key: str) -> str | None:
-        """The newest value under `key` in the policy node's diagnostics, or None."""
-        newest = self.diagnostics[-1].status if self.diagnostics else []
-        pairs = [pair for each in newest if each.name.endswith(f": {status}") for pair in each.values]
+        """The newest value under `key` in the diagnostics of either node, or None."""
+        statuses = [each for message in self.diagnostics[-6:] for each in message.status]
+        pairs = [pair for each in reversed(statuses) if each.name.endswith(f": {status}") for pair in each.values]
         return next((pair.value for pair in pairs if pair.key == key), None)
 
     def call(self, client, request) -> object:
@@ -228,13 +230,26 @@ class FakeRobot:
         """The emergency stop."""
         self.emergency_stop.publish(self._messages.bool(data=pressed))
 
-    def set_parameter(self, name: str, value):
-        """Set one of the policy node's parameters; returns the result."""
+    def set_parameter(self, name: str, value, node: str = "guard"):
+        """Set one of a node's parameters; returns the result."""
         from rcl_interfaces.srv import SetParameters
         from rclpy.parameter import Parameter
 
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        return self.call(self.parameters_client, request).results[0]
+        return self.call(self.parameters_clients[node], request).results[0]
+
+    def change_state(self, transition: str, node: str = "guard") -> bool:
+        """Do a lifecycle transition (`CONFIGURE`, ...); returns whether it succeeded."""
+        return self.call(*self.transition(transition, node)).success
+
+    def transition(self, name: str, node: str = "guard") -> tuple[Any, Any]:
+        """Return a client of a node's lifecycle that is connected, and its request."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        client = self.node.create_client(ChangeState, f"{node}/change_state")
+        assert client.wait_for_service(TIMEOUT_S)
+        return client, ChangeState.Request(transition=Transition(id=getattr(Transition, f"TRANSITION_{name}")))
 
     def reset(self):
         """Reset policy and guard; returns what the guard says."""
@@ -252,6 +267,7 @@ class FakeRobot:
         self.wait_value(lambda: self.reset().success, "a reset")  # the release may arrive after the call
         self.arm(True)
         self.wait_state("waiting", "no_command")
+        self._x = 0.5
         self.twists.clear()
         self.openings.clear()
 

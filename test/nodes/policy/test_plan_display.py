@@ -24,7 +24,7 @@ class Node:
         self.watchers = watchers
 
     def create_publisher(self, kind, topic, qos) -> SimpleNamespace:
-        assert topic == "~/plan"
+        assert topic == "~/predicted_path"
         return SimpleNamespace(publish=self.published.append, get_subscription_count=lambda: self.watchers)
 
     def get_clock(self) -> SimpleNamespace:

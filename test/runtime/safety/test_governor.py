@@ -168,17 +168,28 @@ def test_an_emergency_stop_cuts_short_the_stop_of_a_fault_or_a_disarming(first):
     assert (tested.state, tested.reason) == (State.FAULT, "emergency_stop")
 
 
-def test_the_first_run_is_slow_until_the_arm_that_moved_is_disarmed():
+def test_the_first_run_is_slow_until_a_person_ends_it_after_ten_seconds_of_motion():
     tested = SafetyGovernor(limits(), period_s=0.1, stop_ticks=1, first_run_scale=0.25, armed=True)
-    tested.arm(False)
-    tested.arm(True)  # it has not moved yet: this was no run
-    assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.05)
+
+    def speed(ticks: int = 1) -> float:
+        return [tested.tick(action(0.2), None, CENTRE) for _ in range(ticks)][-1][0]
+
+    def arm_again(by_person: bool = True) -> None:
+        tested.arm(False)
+        if by_person:
+            tested.end_first_run()
+        tested.tick(None, None, CENTRE)
+        tested.arm(True)
+
+    arm_again()  # it has not moved yet: this was no run
+    assert speed(50) == pytest.approx(0.05)
     tested.tick(None, "stale", CENTRE)
-    assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.05)
-    tested.arm(False)
-    tested.tick(None, None, CENTRE)
-    tested.arm(True)
-    assert tested.tick(action(0.2), None, CENTRE)[0] == pytest.approx(0.2)
+    arm_again()  # nor was this, which somebody interrupted
+    assert speed(60) == pytest.approx(0.05)
+    arm_again(by_person=False)
+    assert speed() == pytest.approx(0.05)
+    arm_again()
+    assert speed() == pytest.approx(0.2)
 
 
 def test_the_way_to_a_wall_is_slow_enough_that_braking_ends_before_it():

@@ -53,6 +53,26 @@ def message_class(name: str) -> Any:
         raise RobotError(f"message type {name!r} is not installed; install {package}") from None
 
 
+def unheard(node: Node, topic: str, type_name: str) -> tuple[int, str | None]:
+    """Look for publishers of a topic whose messages cannot arrive: DDS itself says nothing of another type.
+
+    Args:
+        node: resolves the topic's name.
+        topic: its name.
+        type_name: of its messages, as `package/msg/Type`.
+
+    Returns:
+        How many publish, and what is wrong with one of them; None if all can be heard.
+    """
+    publishers = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
+    for info in publishers:
+        if info.topic_type != type_name:
+            return len(publishers), f"{info.node_name} publishes {info.topic_type}, expected {type_name}"
+        if info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT:
+            return len(publishers), f"QoS mismatch: the publisher {info.node_name} must be RELIABLE"
+    return len(publishers), None
+
+
 def subscribe_latched(
     node: Node, kind: Any, topic: str, on_message: Callable[[Any], None], *, raw: bool = False, depth: int = 1
 ) -> list[Any]:

@@ -223,9 +223,10 @@ class CommandOutputs:
         """Explain a `reason` of these outputs in a sentence; empty for others."""
         return self._servo.detail if self._servo is not None and reason == self._servo.reason else ""
 
-    @property
-    def warning(self) -> str | None:
-        """What is wrong although commands are executed."""
+    def problem(self) -> str | None:
+        """Return why commands are not executed, or what is wrong although they are; None if nothing is."""
+        if self.reason is not None:
+            return f"{self.reason}: {self.detail(self.reason)}".rstrip(": ")
         return (None if self._servo is None else self._servo.warning) or self._grippers.warning
 
     def status(self) -> dict[str, str]:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
 from std_msgs.msg import Bool
 
 from vla_ros.nodes.common.clock import steady_clock
-from vla_ros.nodes.common.qos import subscribe_latched
+from vla_ros.nodes.common.qos import subscribe_latched, unheard
 from vla_ros.robot import EmergencyStop
 from vla_ros.runtime.safety.operator_signals import EmergencyStops
 
@@ -42,8 +41,7 @@ class EmergencyInputs:
             button.topic: subscribe_latched(node, Bool, button.topic, self._receiver(button.topic), depth=DEPTH)
             for button in buttons
         }
-        steady = steady_clock()
-        self._timer = node.create_timer(GRAPH_PERIOD_S, self.look, clock=steady)
+        self._timer = node.create_timer(GRAPH_PERIOD_S, self.look, clock=steady_clock())
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -61,15 +59,9 @@ class EmergencyInputs:
     def look(self) -> None:
         """Look at the publishers of every button."""
         for topic in self._subscriptions:
-            publishers = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(topic))
-            problem = None
-            for info in publishers:
-                if info.topic_type != TYPE:
-                    problem = f"{info.node_name} publishes {info.topic_type}, expected {TYPE}"
-                elif info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT:
-                    problem = f"QoS mismatch: the publisher {info.node_name} must be RELIABLE"
+            publishers, problem = unheard(self._node, topic, TYPE)
             with self._turn:
-                if self.stops.look(topic, len(publishers), problem, time.monotonic()):
+                if self.stops.look(topic, publishers, problem, time.monotonic()):
                     self._on_stop()
 
     def destroy(self) -> None:

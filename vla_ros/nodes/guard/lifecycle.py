@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import threading
+import time
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState
 from rclpy.parameter import Parameter
@@ -16,6 +17,7 @@ from vla_ros.nodes.common.clock import steady_clock
 from vla_ros.nodes.common.lifecycle_node import transition
 from vla_ros.nodes.common.parameters import declare
 from vla_ros.nodes.common.qos import LATCHED_QOS
+from vla_ros.nodes.guard import diagnostics
 from vla_ros.nodes.guard.emergency_inputs import EmergencyInputs
 from vla_ros.nodes.guard.parameters import PARAMETERS
 from vla_ros.nodes.guard.session import GuardSession
@@ -110,37 +112,12 @@ class GuardNode(LifecycleNode):
     def status(self) -> DiagnosticStatus:
         """Return the state as a message."""
         session = self.session
-        if session is None or not session.active:
-            label = "unconfigured" if session is None else "inactive"
-            values = {"state": label, "reason": "error" if self.last_error else "", "detail": self.last_error}
-            level = DiagnosticStatus.ERROR if self.last_error else DiagnosticStatus.OK
+        if session is not None and session.active:
+            message = diagnostics.state_status(session.core, dry_run=session.dry_run)
         else:
-            core, governor = session.core, session.core.governor
-            values = {
-                "state": governor.state.value,
-                "reason": governor.reason or "",
-                "detail": core.detail,
-                "command": core.status.command[:200],
-                "armed": str(governor.armed),
-                "taken over": str(core.taken_over),
-                "dry run": str(session.dry_run),
-                "speed scale": f"{governor.scale:g}",
-                "ticks total": str(session.ticks_total),
-                "ticks limited": str(governor.ticks_limited),
-                "outputs": ": ".join(core.output or ()),
-                "ticks missed": str(session.ticks_missed),
-                "stops": ", ".join(f"{name} {count}" for name, count in sorted(governor.stops.items())),
-                "plans refused": ", ".join(f"{name} {count}" for name, count in sorted(core.plans_refused.items())),
-            }
-            level = DiagnosticStatus.OK
-            if governor.state is State.FAULT:
-                level = DiagnosticStatus.ERROR
-            elif governor.reason is not None and governor.reason not in IDLE:
-                level = DiagnosticStatus.WARN
-        text = values["state"] + (f": {values['reason']}" if values["reason"] else "")
-        text += f": {values['detail']}" if values["detail"] else ""
-        message = DiagnosticStatus(level=level, name=self.get_fully_qualified_name(), message=text)
-        message.values = [KeyValue(key=key, value=value) for key, value in values.items()]
+            label = "unconfigured" if session is None else "inactive"
+            message = diagnostics.idle_status(label, self.last_error)
+        message.name = self.get_fully_qualified_name()
         message.hardware_id = session.robot.name if session is not None else ""
         return message
 
@@ -167,8 +144,24 @@ class GuardNode(LifecycleNode):
             log.info(message.message)
 
     def _on_diagnostics(self) -> None:
-        message = DiagnosticArray(status=[self.status()])
+        message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
+        session, stops = self.session, self._emergency.stops
+        with self._turn:
+            buttons, problems = stops.summary(time.monotonic()), stops.problems()
+        if session is not None and session.active:
+            problems += [f"{topic}: {problem}" for topic, problem in session.inputs.problems().items()]
+            with self._turn:
+                message.status = [diagnostics.guard_status(session.core, dry_run=session.dry_run)]
+            outputs = session.outputs
+            message.status.append(diagnostics.outputs_status(outputs.status(), outputs.problem()))
+        else:
+            message.status = [self.status()]
+            message.status[0].name = "guard"
+        message.status.append(diagnostics.inputs_status(buttons, problems))
+        for status in message.status:
+            status.name = f"{self.get_fully_qualified_name()}: {status.name}"
+            status.hardware_id = session.robot.name if session is not None else ""
         self._diagnostics_publisher.publish(message)
         self.publish_state()
 
@@ -184,14 +177,14 @@ class GuardNode(LifecycleNode):
                 response.message = f"cannot arm: {stop}; release it and call ~/reset first"
                 return response
             self.session.arm(request.data)
-        command = self.session.core.status.command
-        response.success = True
-        response.message = f"armed; the policy follows {command!r}" if request.data else "disarmed"
+        response.success, response.message = True, "disarmed"
+        if request.data:
+            core = self.session.core
+            speed = "" if core.governor.scale == 1.0 else f" at {core.governor.scale:.0%} of the speed"
+            response.message = f"armed{speed}; the policy follows {core.status.command[:200]!r}"
         return response
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        import time
-
         with self._turn:
             if self.session is not None:
                 refusal = self.session.core.reset(time.monotonic())
@@ -205,7 +198,7 @@ class GuardNode(LifecycleNode):
         fixed = {spec.name for spec in PARAMETERS if not spec.dynamic} | {"use_sim_time"}
         for parameter in parameters:
             if self.session is not None and parameter.name in fixed:
-                reason = f"{parameter.name} is read when the node is configured; clean the node up first"
+                reason = f"{parameter.name} is read at configure; run the cleanup transition first"
                 return SetParametersResult(successful=False, reason=reason)
             if parameter.name == "speed_scale" and not 0.0 <= parameter.value <= 1.0:  # a range lets NaN pass
                 return SetParametersResult(

@@ -9,11 +9,10 @@ from typing import Any
 
 from geometry_msgs.msg import TwistStamped
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros import topics
-from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS
+from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS, unheard
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
 from vla_ros.runtime.safety.operator_signals import Deadman, Takeover
@@ -22,6 +21,11 @@ INPUTS = {
     topics.ENABLE: "std_msgs/msg/Bool",
     topics.TAKEOVER_TWIST: "geometry_msgs/msg/TwistStamped",
     topics.TAKEOVER_GRIPPER: "std_msgs/msg/Float64MultiArray",
+}
+REASONS = {
+    topics.ENABLE: "enable_unheard",
+    topics.TAKEOVER_TWIST: "takeover_unheard",
+    topics.TAKEOVER_GRIPPER: "takeover_unheard",
 }
 
 
@@ -52,17 +56,16 @@ class OperatorInputs:
         self._intervention = node.create_publisher(Bool, topics.INTERVENTION, LATCHED_QOS)
         self._intervention.publish(Bool(data=False))
 
+    def problems(self) -> dict[str, str]:
+        """Return the topics with a publisher whose messages cannot arrive, and why."""
+        found = {topic: unheard(self._node, topic, kind)[1] for topic, kind in INPUTS.items()}
+        return {topic: problem for topic, problem in found.items() if problem is not None}
+
     def problem(self) -> tuple[str, str] | None:
-        """Return (reason, detail) if a takeover could not be received because of its publisher's type or QoS."""
-        for topic, kind in INPUTS.items():
-            for info in self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(topic)):
-                if info.topic_type != kind:
-                    return (
-                        "takeover_unheard",
-                        f"{info.node_name} publishes {info.topic_type} on {topic}, expected {kind}",
-                    )
-                if info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT:
-                    return "takeover_unheard", f"QoS mismatch on {topic}: {info.node_name} must publish RELIABLE"
+        """Return (reason, detail) if a person could not be heard."""
+        for topic, problem in self.problems().items():
+            if topic != topics.ENABLE or self._deadman.required:
+                return REASONS[topic], f"{topic}: {problem}"
         return None
 
     def mark_intervention(self, taken_over: bool) -> None:

@@ -37,7 +37,7 @@ PARAMETERS = (
     ),
     ParameterSpec("speed_scale", 1.0, "Factor on every commanded twist, 0 to 1.", 0.0, 1.0, dynamic=True),
     ParameterSpec(
-        "first_run_scale", 1.0, "A further factor until the arm is disarmed for the first time after moving.", 0.0, 1.0
+        "first_run_scale", 1.0, "A further factor until a person disarms the arm after 10 s of motion.", 0.0, 1.0
     ),
     ParameterSpec("stop_time_s", 0.25, "For how long zero twists are published to stop, before silence.", 0.01, 5.0),
     ParameterSpec(

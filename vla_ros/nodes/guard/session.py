@@ -101,12 +101,10 @@ class GuardSession:
         self.robot = robot
         self.dry_run: bool = self._value("dry_run")
         self.core = make_guard(self._value, robot, stops)
-        self.ticks_total = self.ticks_missed = 0
         self._period_ns = self.core.settings.period_ns
         self._period_s = self._period_ns / 1e9
         self._ros_clock = cast(ROSClock, node.get_clock())
         self._watchdog = Watchdog(self._period_s)
-        self._last_tick_ns = 0
         with ExitStack() as undo:
             keep = undo.enter_context
             self.outputs = keep(closing(CommandOutputs(node, robot, self._period_s, dry_run=self.dry_run)))
@@ -162,7 +160,7 @@ class GuardSession:
                 time.sleep(self._period_s)  # the arm has to follow while it slows down
         self.inputs.mark_intervention(False)
         with self._turn:
-            self.core.arm(False, self._now_ns())
+            self.core.disarm(reason)
             self.core.halt("disarmed")
         if moving:
             self.outputs.flush(timeout_s=0.5)
@@ -223,7 +221,6 @@ class GuardSession:
         with self._turn:
             now_ns, now_s = self._now_ns(), time.monotonic()
             self._watchdog.ticked(now_s)
-            self._count(now_ns)
             pose = self.pose.newest(now_ns)
             command = self.core.tick(now_ns, now_s, None if pose is None else pose[:3])
             self.outputs.send(command)
@@ -231,12 +228,6 @@ class GuardSession:
             if self.core.taken_over and command.twist is not None:
                 self.outputs.send_correction(command.twist)
             self._on_change()
-
-    def _count(self, now_ns: int) -> None:
-        if self.moving:
-            missed = max(0, round((now_ns - self._last_tick_ns) / self._period_ns) - 1) if self._last_tick_ns else 0
-            self.ticks_total, self.ticks_missed = self.ticks_total + 1 + missed, self.ticks_missed + missed
-        self._last_tick_ns = now_ns
 
     def _on_watchdog(self) -> None:
         """Stop the arm on the steady clock if the ROS clock's ticks do not come as they should."""

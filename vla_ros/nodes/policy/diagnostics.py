@@ -3,24 +3,31 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus
 
+from vla_ros.nodes.common.diagnostics import ERROR, OK, WARN, memory_mb, percentiles, status
 from vla_ros.runtime.planning.engine import EngineStatus
 from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import StreamRate, Summary
 
-OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 # Reasons not to move that are no problem: the arm waits for an operator.
 EXPECTED_REASONS = frozenset({"no_command", "planning"})
 COMMAND_CHARACTERS = 200
 
 
-def policy_status(engine: EngineStatus, plans: int, waiting: Sequence[str] = ()) -> DiagnosticStatus:
-    """Report what the policy follows, why it has no plan, and how long inference takes; `plans`: published so far."""
+def policy_status(
+    engine: EngineStatus, plans: int, waiting: Sequence[str] = (), camera_to_plan_ms: Summary | None = None
+) -> DiagnosticStatus:
+    """Report what the policy follows, why it has no plan, and how long inference takes.
+
+    Args:
+        plans: published so far.
+        waiting: commands that will be followed next.
+        camera_to_plan_ms: from a camera's stamp to the plan that answers it.
+    """
     level = OK
     if engine.reason in FAULTS:
         level = ERROR
@@ -32,7 +39,8 @@ def policy_status(engine: EngineStatus, plans: int, waiting: Sequence[str] = ())
         "detail": engine.detail,
         "command": engine.command[:COMMAND_CHARACTERS],
         "waiting commands": ", ".join(text[:80] for text in waiting),
-        **_percentiles("inference", engine.inference_ms, ("p50", "p95", "p99"), digits=2),
+        **percentiles("inference", engine.inference_ms, ("p50", "p95", "p99"), digits=2),
+        **percentiles("camera to plan", camera_to_plan_ms, ("p50", "p95", "p99")),
         "ticks overrun by inference": engine.overruns,
         "ticks per chunk": "" if engine.delay is None else engine.delay.ticks,
         "plans": plans,
@@ -48,17 +56,6 @@ def idle_status(state: str, error: str) -> DiagnosticStatus:
     """Report that no policy runs; `error`: why the last transition failed, or empty."""
     values = {"state": state, "reason": "error" if error else "", "detail": error, "command": ""}
     return status("policy", ERROR if error else OK, f"{state}: {error}" if error else state, values)
-
-
-def _percentiles(name: str, summary: Summary | None, which: Sequence[str], digits: int = 1) -> dict[str, str]:
-    return {f"{name} {each} ms": f"{getattr(summary, each):.{digits}f}" if summary else "" for each in which}
-
-
-def memory_mb() -> float:
-    """Return the resident memory of this process (Linux) in 10^6 bytes."""
-    with open("/proc/self/statm") as file:
-        pages = int(file.read().split()[1])
-    return pages * resource.getpagesize() / 1e6
 
 
 def stream_status(
@@ -99,8 +96,3 @@ def transport_status(missing: Sequence[str]) -> DiagnosticStatus:
         return status("transport", OK, "settings for images are in place", {})
     message = "raw images may get lost: start this process and the camera's with the settings below"
     return status("transport", WARN, message, {f"set {n}": line for n, line in enumerate(missing, 1)})
-
-
-def status(name: str, level: bytes, message: str, values: Mapping[str, Any]) -> DiagnosticStatus:
-    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-    return DiagnosticStatus(name=name, level=level, message=message, values=pairs)

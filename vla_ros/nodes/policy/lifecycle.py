@@ -106,7 +106,7 @@ class PolicyNode(LifecycleNode):
         """Return the state as a message."""
         session = self.session
         if session is not None and session.active:
-            message = diagnostics.policy_status(session.engine.status(), session.plans.count, session.commands.waiting)
+            message = self._policy_status(session)
         else:
             label = "unconfigured" if session is None else "inactive"
             message = diagnostics.idle_status(label, self.last_error)
@@ -114,10 +114,15 @@ class PolicyNode(LifecycleNode):
         message.hardware_id = session.robot.name if session is not None else ""
         return message
 
+    def _policy_status(self, session: PolicySession) -> DiagnosticStatus:
+        plans = session.plans
+        latency = plans.camera_to_plan_ms.summary()
+        return diagnostics.policy_status(session.status(), plans.count, session.commands.waiting, latency)
+
     def _report_changes(self) -> None:
         """Publish and log the state if it has changed."""
         assert self.session is not None
-        engine = self.session.engine
+        engine = self.session.status()
         now = (engine.reason, engine.command)
         if now == self._reported:
             return
@@ -140,7 +145,7 @@ class PolicyNode(LifecycleNode):
             session.check()
             limits, rates = session.robot.observation, session.streams.rates
             message.status += [
-                diagnostics.policy_status(session.engine.status(), session.plans.count, session.commands.waiting),
+                self._policy_status(session),
                 diagnostics.skew_status(rates, session.robot.cameras, limits.max_skew_s),
             ]
             for name, rate in rates.items():

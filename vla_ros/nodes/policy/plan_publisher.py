@@ -19,6 +19,7 @@ from vla_ros.nodes.common.qos import COMMAND_QOS
 from vla_ros.robot import Robot
 from vla_ros.runtime.planning.engine import EngineStatus
 from vla_ros.runtime.safety.guard import Plan, PlannerStatus
+from vla_ros.runtime.stats import RecentValues
 
 HEARTBEAT_S = 0.05
 # Neither a command nor an error may make a heartbeat large.
@@ -36,15 +37,24 @@ class PlanPublisher:
         robot: defines the frames.
         period_ns: of the policy's control grid.
         status: returns what the engine says of itself.
+        camera_ns: returns the oldest camera stamp in the observation of a time, None if unknown.
 
     Attributes:
         count: plans published so far.
-        blocked: why the plan must not be executed although the engine has no reason yet, or None.
+        camera_to_plan_ms: from the oldest camera stamp of an observation to its plan.
     """
 
-    def __init__(self, node: Node, robot: Robot, period_ns: int, status: Callable[[], EngineStatus]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        robot: Robot,
+        period_ns: int,
+        status: Callable[[], EngineStatus],
+        camera_ns: Callable[[int], int | None],
+    ) -> None:
         self.count = 0
-        self.blocked: str | None = None
+        self.camera_to_plan_ms = RecentValues()
+        self._camera_ns = camera_ns
         self._node = node
         self._robot = robot
         self._period_ns = period_ns
@@ -80,9 +90,7 @@ class PlanPublisher:
         self._stopping.set()
         self._thread.join()
         self._thread = None
-        self.blocked = "inactive"
-        self.publish_status()
-        self.blocked = None
+        self.publish_status("inactive")
 
     def close(self) -> None:
         self.stop()
@@ -96,6 +104,9 @@ class PlanPublisher:
         self.count += 1
         plan = Plan(first_tick * self._period_ns, self._period_ns, chunk)
         self._plans.publish(plan_message(plan, self._robot.base_frame, self._robot.tool_frame or "tool"))
+        camera_ns = self._camera_ns(plan.stamp_ns)
+        if camera_ns is not None:
+            self.camera_to_plan_ms.add((self._now_ns() - camera_ns) / 1e6)
         return True
 
     def clear(self, observed_from: int | None = None) -> None:
@@ -108,7 +119,7 @@ class PlanPublisher:
 
     def ticks_over(self, first_tick: int) -> int:
         """Return how many ticks from `first_tick` on are over."""
-        return max(0, int(self._node.get_clock().now().nanoseconds) // self._period_ns + 1 - first_tick)
+        return max(0, self._now_ns() // self._period_ns + 1 - first_tick)
 
     @property
     def ticks(self) -> range | None:
@@ -121,13 +132,16 @@ class PlanPublisher:
         newest = self._newest
         return None if newest is None else newest[1][max(0, tick - newest[0]) :]
 
-    def publish_status(self) -> None:
-        """Publish the engine's status."""
+    def publish_status(self, reason: str | None = None) -> None:
+        """Publish the engine's status, with another `reason` if one is given."""
         with self._publishing:
             engine = self._engine_status()
             command, detail = engine.command[:COMMAND_CHARACTERS], engine.detail[-DETAIL_CHARACTERS:]
-            status = PlannerStatus(self._session, command, engine.reason or self.blocked, detail)
+            status = PlannerStatus(self._session, command, reason or engine.reason, detail)
             self._statuses.publish(status_message(status, self._node.get_fully_qualified_name()))
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
 
     def _beat(self) -> None:
         while not self._stopping.wait(HEARTBEAT_S):

@@ -6,6 +6,7 @@ A language command travels one path: its topic -> `CommandQueue` -> `Engine.set_
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 import time
@@ -19,8 +20,8 @@ from std_msgs.msg import Bool
 
 from vla_ros import topics
 from vla_ros.errors import UserError
-from vla_ros.nodes.common.clock import GridThread, RosClock
-from vla_ros.nodes.common.qos import COMMAND_QOS
+from vla_ros.nodes.common.clock import GridThread, RosClock, steady_clock
+from vla_ros.nodes.common.qos import COMMAND_QOS, unheard
 from vla_ros.nodes.policy import loading
 from vla_ros.nodes.policy.loading import FindPolicy
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
@@ -29,7 +30,10 @@ from vla_ros.nodes.policy.plan_publisher import PlanPublisher
 from vla_ros.observations.observation import ObservationBuffer, ObservationQueue
 from vla_ros.robot import Robot, load_robot
 from vla_ros.runtime.planning.command_queue import AFTER_SUCCESS, CommandQueue, CommandTooLong
-from vla_ros.runtime.planning.engine import Engine
+from vla_ros.runtime.planning.engine import Engine, EngineStatus
+from vla_ros.runtime.safety.governor import FAULTS
+
+LOOK_PERIOD_S = 0.1  # at the ROS graph
 
 
 def make_commands(value: Callable[[str], Any]) -> CommandQueue:
@@ -70,12 +74,14 @@ class PolicySession:
         self.commands = make_commands(self._value)
         self._period_ns = contract.timing.period_ns
         self._succeeded = False
+        self._unheard: str | None = None
+        self._stale: str | None = None
         spec = contract.observation_spec
         observations = ObservationQueue(ObservationBuffer(spec, self.robot.observation))
         self._ros_clock = cast(ROSClock, node.get_clock())
         clock = RosClock(self._ros_clock, on_set_back=self._on_clock_set_back)
         with ExitStack() as undo:
-            plans = PlanPublisher(node, self.robot, self._period_ns, lambda: self.engine.status())
+            plans = PlanPublisher(node, self.robot, self._period_ns, self.status, self._camera_ns)
             self.plans = undo.enter_context(closing(plans))
             self.engine = Engine(make_policy, observations, plans, clock, plans.publish_status)
             undo.callback(self._end_engine)
@@ -87,11 +93,22 @@ class PolicySession:
             if self._value("on_new_command") == AFTER_SUCCESS:
                 success = node.create_subscription(Bool, topics.TASK_SUCCESS, self._on_success, COMMAND_QOS)
                 undo.callback(node.destroy_subscription, success)
+            timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=steady_clock())
+            undo.callback(node.destroy_timer, timer)
             self._freeze_garbage_collection(undo)
             self._undo = undo.pop_all()
         checkpoint = self._value("checkpoint")
         log = node.get_logger()
         log.info(f"ready: {checkpoint} at {contract.timing.control_hz:g} Hz on robot {self.robot.name!r}")
+
+    def status(self) -> EngineStatus:
+        """Return what the engine says of itself, and what it cannot know."""
+        engine = self.engine.status()
+        if self._unheard is not None and engine.reason not in FAULTS:  # stop words are among the commands
+            return dataclasses.replace(engine, reason="command_unheard", detail=self._unheard)
+        if self._stale is not None and engine.reason is None:  # it looks closer, but not while the model computes
+            return dataclasses.replace(engine, reason="stale", detail=f"stream {self._stale!r} is silent")
+        return engine
 
     @property
     def active(self) -> bool:
@@ -153,6 +170,13 @@ class PolicySession:
         except OverflowError as error:
             self._node.get_logger().error(f"command {text[:80]!r} dropped: {error}", throttle_duration_sec=1.0)
 
+    def _look(self) -> None:
+        language = self.robot.language
+        problem = unheard(self._node, language.topic, language.type)[1]
+        before, self._unheard = self._unheard, None if problem is None else f"{language.topic}: {problem}"
+        if self._unheard != before and self.active:
+            self.plans.publish_status()
+
     def _on_success(self, message: Bool) -> None:
         if message.data and not self._succeeded:
             with self.turn:
@@ -162,18 +186,21 @@ class PolicySession:
     def _follow(self, command: str | None) -> None:
         if command is not None and self.active:
             self.engine.set_command(command)
-            self.plans.publish_status()  # a stop must not wait for the next heartbeat
+            self.plans.publish_status()
 
     def _on_tick(self) -> None:
         now_ns = int(self._ros_clock.now().nanoseconds)
         tick = now_ns // self._period_ns
         with self.turn:
             self._follow(self.commands.tick(tick, self.plans.ticks))
-        self.plans.blocked = "stale" if self.streams.stale(now_ns) else None
-        if self.plans.blocked and self.engine.reason is None:
-            self.plans.publish_status()  # the engine checks more closely, but not while the model computes
+        before, self._stale = self._stale, self.streams.stale(now_ns)
+        if self._stale is not None and before is None:
+            self.plans.publish_status()  # a stop must not wait for the next heartbeat
         self._display.show(self.streams.ee_pose(now_ns), self.plans.remaining(tick))
         self._on_change()
+
+    def _camera_ns(self, time_ns: int) -> int | None:
+        return self.streams.camera_ns(time_ns)
 
     def _on_clock_set_back(self) -> None:
         if self.active:

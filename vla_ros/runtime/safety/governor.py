@@ -25,6 +25,8 @@ Position = Sequence[float] | NDArray[np.float64]
 FAULTS = frozenset({"policy_error", "non_finite", "emergency_stop"})
 # Reasons for which the arm is commanded to stand still at once instead of slowing down within its limits.
 AT_ONCE = frozenset({"emergency_stop"})
+# A first run that a person ended sooner was none: nobody has seen yet how the arm moves.
+FIRST_RUN_S = 10.0
 
 
 class State(str, Enum):
@@ -49,7 +51,7 @@ class SafetyGovernor:
         period_s: between two ticks.
         stop_ticks: zero twists that end a stop, at least 1.
         speed_scale: factor on every twist, in [0, 1]; may change while running.
-        first_run_scale: additional factor in [0, 1] until the first time the arm is disarmed after moving.
+        first_run_scale: additional factor in [0, 1] during the first run, see `end_first_run`.
         armed: start WAITING instead of DISARMED.
 
     Attributes:
@@ -77,7 +79,7 @@ class SafetyGovernor:
         self.stops: Counter[str] = Counter()
         self.ticks_limited = 0
         self._first_run_scale = first_run_scale
-        self._has_moved = False
+        self._moved_s = 0.0
         self._period_s = period_s
         self._stop_ticks = stop_ticks
         self._armed = armed
@@ -110,9 +112,12 @@ class SafetyGovernor:
 
     def arm(self, armed: bool) -> None:
         """Arm or disarm from the next tick on; disarming is a stop."""
-        if self._armed and not armed and self._has_moved:
-            self._first_run_scale = 1.0
         self._armed = armed
+
+    def end_first_run(self) -> None:
+        """End the first run on behalf of a person who disarms; not before the arm has moved for `FIRST_RUN_S`."""
+        if self._moved_s >= FIRST_RUN_S:
+            self._first_run_scale = 1.0
 
     def reset(self) -> None:
         """Clear a fault, on behalf of a person who has looked."""
@@ -136,8 +141,10 @@ class SafetyGovernor:
         if against is None and action is not None and self._zeros_left == 0:
             wanted = action[:6] * self.scale
             if np.isfinite(wanted).all():
-                self._state, self._reason, self._has_moved = State.RUNNING, None, True
-                return self._sent(*self._limited(wanted))
+                self._state, self._reason = State.RUNNING, None
+                twist, acceleration = self._limited(wanted)
+                self._moved_s += self._period_s * bool(twist.any())
+                return self._sent(twist, acceleration)
             against = "non_finite"
         if against in FAULTS:
             self._fault = against

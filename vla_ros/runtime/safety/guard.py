@@ -8,7 +8,6 @@ Short gaps end by themselves; after anything longer the guard disarms, and a per
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
 from vla_ros.runtime.safety.plausibility import MotionCheck
+from vla_ros.runtime.stats import RecentValues
 
 Array = NDArray[np.float64]
 
@@ -29,6 +29,8 @@ DISARMING = frozenset({
     "emergency_stop", "second_publisher", "second_planner", "operator_lost", "policy_restarted", "policy_error",
     "non_finite", "arm_not_following", "pose_frozen", "pose_jump",
 })  # fmt: skip
+# A planner's last words.
+FAREWELLS = frozenset({"inactive", "shutdown"})
 PLAN_MAX_AHEAD_S = 0.5
 
 
@@ -95,6 +97,10 @@ class PlanGrid:
         offset, within_ns = divmod(now_ns - self._anchor_ns, self.period_ns)
         return self._anchor_tick + offset, within_ns / self.period_ns
 
+    def start_ns(self, tick: int) -> int:
+        """Return when `tick` begins."""
+        return self._anchor_ns + (tick - self._anchor_tick) * self.period_ns
+
     def anchor(self, stamp_ns: int) -> None:
         """Move the anchor to the stamp of a newer plan."""
         self._anchor_ns, self._anchor_tick = stamp_ns, self.nearest(stamp_ns)
@@ -106,6 +112,15 @@ class Guard:
     Args:
         timeline: Plans by tick, with the executor that chooses among them.
         governor: Applies the robot's limits once a guard period.
+
+    Attributes:
+        output: Why commands would not be executed, or who else commands the arm: reason and detail.
+        status: The planner's newest one.
+        taken_over: A person moves the arm.
+        plans_refused: Their number by reason.
+        ticks_total: Guard periods in which a plan moved the arm.
+        ticks_missed: Those of them without an action, and those that the timer skipped.
+        plan_age_ms: From the tick of the oldest observation that contributed to an action to its first twist.
     """
 
     def __init__(
@@ -126,12 +141,13 @@ class Guard:
         self.stops = stops
         self.deadman = deadman
         self.takeover = takeover
-        # Why commands would not be executed, or somebody else commands the arm: reason and detail.
         self.output: tuple[str, str] | None = None
         self.status = PlannerStatus()
         self.detail = ""
         self.taken_over = False
         self.plans_refused: dict[str, int] = {}
+        self.ticks_total = self.ticks_missed = 0
+        self.plan_age_ms = RecentValues()
         self._gripper = gripper
         self._motion = motion
         self._grid: PlanGrid | None = None
@@ -141,6 +157,7 @@ class Guard:
         self._accept_from_ns: int | None = None
         self._contradiction: tuple[str, str] | None = None
         self._tick: int | None = None
+        self._ticked_ns: int | None = None
         self._action: Array | None = None
         self._previous: Array | None = None
         self._given: list[Array] = []
@@ -195,17 +212,18 @@ class Guard:
         """Take the planner's status."""
         if status.session != self.status.session and self._status_s is not None and self._moved:
             if now_s - self._status_s <= self.settings.heartbeat_max_age_s:  # a restart takes longer
-                self._disarm("second_planner", "two planners send their status: stop one of them")
+                self.disarm("second_planner", "two planners send their status: stop one of them")
             else:
-                self._disarm("policy_restarted", "the planner was restarted")
+                self.disarm("policy_restarted", "the planner was restarted")
         self._new_command = self._new_command or status.command != self.status.command
         self.status, self._status_s = status, now_s
 
     def arm(self, armed: bool, now_ns: int) -> None:
-        """Arm or disarm. Disarming is an event: it stops the arm even if it is armed again in the same period."""
+        """A person arms or disarms. Disarming is an event: it is a stop even if armed again in the same period."""
         if not armed:
             self._disarm_requested = True
-            self._disarm("disarmed", "")
+            self.disarm("disarmed")
+            self.governor.end_first_run()
             return
         self.governor.arm(True)
         self._disarmed_by, self._moved, self._stopped_s, self._contradiction = "", False, None, None
@@ -216,7 +234,7 @@ class Guard:
         refusal = self.stops.reset(now_s)
         if refusal is None:
             self.governor.reset()
-            self._disarm("reset", "a fault was cleared")
+            self.disarm("reset", "a fault was cleared")
             self._contradiction = None
         return refusal
 
@@ -232,7 +250,7 @@ class Guard:
         """Forget the past: the clock was set back."""
         self.timeline.restart()
         self._motion.restart()
-        self._grid = self._newest_stamp_ns = self._accept_from_ns = self._tick = self._action = None
+        self._grid = self._newest_stamp_ns = self._accept_from_ns = self._tick = self._action = self._ticked_ns = None
         self._given, self._previous = [], None
 
     # Ticks
@@ -249,7 +267,7 @@ class Guard:
         by_hand, opening = self.takeover.twist(now_s), self.takeover.opening(now_s)
         ended = self.takeover.ended(now_s)
         if ended == "operator_lost":
-            self._disarm("operator_lost", "takeover twists broke off while the arm was moving")
+            self.disarm("operator_lost", "takeover twists broke off while the arm was moving")
         if by_hand is not None and reason is None:
             self._leave_plan(now_ns)
             self.taken_over = True
@@ -262,6 +280,7 @@ class Guard:
             if reason is None:
                 reason, detail = self._planner_reason(now_s)
             twist, opening = self._follow(now_ns, reason, ee_position)
+        self._ticked_ns = now_ns
         self._latch(detail, now_s)
         self._motion.moved(twist, self.settings.period_ns / 1e9)
         if twist is None:
@@ -291,6 +310,8 @@ class Guard:
 
     def _planner_reason(self, now_s: float) -> tuple[str | None, str]:
         """What speaks against following the plan."""
+        if self.status.reason in FAREWELLS:  # then it is silent, as it should be
+            return self.status.reason, self.status.detail
         if self._status_s is None:
             return "policy_silent", "no planner has sent its status yet"
         age_s = now_s - self._status_s
@@ -305,6 +326,7 @@ class Guard:
         was_running = self.governor.state is State.RUNNING
         twist = self.governor.tick(action, reason, ee_position)
         running = self.governor.state is State.RUNNING
+        self._count(now_ns, was_running, running, starved=was_running and action is None and reason is None)
         if not running:
             if was_running:
                 self._drop_plan(now_ns)
@@ -317,7 +339,20 @@ class Guard:
             self._given.append(twist / scale)
         if new:
             self.timeline.acted(True)
+            self._measure_age(now_ns)
         return twist, self._gripper.update(float(action[6])) if new and action is not None else None
+
+    def _count(self, now_ns: int, was_running: bool, running: bool, *, starved: bool) -> None:
+        skipped = 0
+        if was_running and self._ticked_ns is not None:
+            skipped = max(0, round((now_ns - self._ticked_ns) / self.settings.period_ns) - 1)
+        self.ticks_total += skipped + (running or starved)
+        self.ticks_missed += skipped + starved
+
+    def _measure_age(self, now_ns: int) -> None:
+        answered_tick = self.timeline.answered_tick
+        if answered_tick is not None and self._grid is not None:
+            self.plan_age_ms.add((now_ns - self._grid.start_ns(answered_tick)) / 1e6)
 
     def _planned(self, now_ns: int) -> tuple[Array | None, bool]:
         """Return the action (7,) for now, interpolated, and whether it is the first period of its tick."""
@@ -365,17 +400,14 @@ class Guard:
         if not governor.armed or not self._moved or reason in IDLE:
             self._stopped_s = None
         elif reason in DISARMING:
-            self._disarm(reason, detail)
+            self.disarm(reason, detail)
         elif self._stopped_s is None:
             self._stopped_s = now_s
         elif now_s - self._stopped_s > self.settings.resume_within_s:
-            self._disarm(reason, detail)
+            self.disarm(reason, detail)
 
-    def _disarm(self, reason: str, detail: str) -> None:
+    def disarm(self, reason: str, detail: str = "") -> None:
+        """Disarm because of `reason`; a person has to arm again."""
         if self.governor.armed:
             self._disarmed_by = f"{reason}: {detail}" if detail else reason
         self.governor.arm(False)
-
-    def summary(self) -> dict[str, Any]:
-        """Return what diagnostics show."""
-        return {"plans refused": dict(self.plans_refused), "disarmed by": self._disarmed_by}

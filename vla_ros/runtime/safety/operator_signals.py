@@ -29,7 +29,7 @@ class Deadman:
     """
 
     def __init__(self, *, required: bool, max_age_s: float = DEADMAN_MAX_AGE_S, hold_s: float = DEADMAN_HOLD_S) -> None:
-        self._required = required
+        self.required = required
         self._max_age_s = max_age_s
         self._hold_s = hold_s
         self._held_s: float | None = None
@@ -44,7 +44,7 @@ class Deadman:
 
     def reason(self, now_s: float) -> str | None:
         """Return `disabled` (released), `operator_lost` (silent after it was held), or None."""
-        if not self._required:
+        if not self.required:
             return None
         if self._held_s is None or (self._released_s is not None and now_s - self._released_s <= self._hold_s):
             return "disabled"
@@ -112,6 +112,21 @@ class EmergencyStops:
                 return f"{topic} sends no heartbeat: restart its publisher, then reset"
         self._latched = ""
         return None
+
+    def summary(self, now_s: float) -> dict[str, str]:
+        """Return what each button says, for diagnostics."""
+        return {topic: self._word(button, now_s) for topic, button in self._buttons.items()}
+
+    def problems(self) -> list[str]:
+        """Return which buttons cannot be heard, and why."""
+        return [f"{topic}: {button.problem}" for topic, button in self._buttons.items() if button.problem is not None]
+
+    def _word(self, button: _Button, now_s: float) -> str:
+        if button.pressed or self._silent(button, now_s):
+            return "pressed" if button.pressed else "silent"
+        if button.publishers == 0:
+            return "no publisher"
+        return "released" if button.heard_s is not None else "nothing heard yet"
 
     def reason(self, now_s: float) -> tuple[str, str] | None:
         """Return (reason, detail) of what keeps the arm from moving, or None."""
