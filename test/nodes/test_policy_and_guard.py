@@ -429,7 +429,7 @@ def test_sigterm_of_the_policy_while_moving_stops_the_arm(other_robot, ros_envir
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT_S) == 0
         robot.wait_state("waiting")
-        assert robot.states[-1]["reason"] in ("inactive", "policy_silent")
+        assert robot.states[-1]["reason"] == "inactive"
         assert_stops(robot, 0.05)
 
 

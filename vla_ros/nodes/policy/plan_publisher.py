@@ -18,7 +18,7 @@ from vla_ros.nodes.common.planner_messages import plan_message, status_message
 from vla_ros.nodes.common.qos import COMMAND_QOS
 from vla_ros.robot import Robot
 from vla_ros.runtime.planning.engine import EngineStatus
-from vla_ros.runtime.safety.guard import Plan, PlannerStatus
+from vla_ros.runtime.safety.guard import INACTIVE, Plan, PlannerStatus
 from vla_ros.runtime.stats import RecentValues
 
 HEARTBEAT_S = 0.05
@@ -90,7 +90,7 @@ class PlanPublisher:
         self._stopping.set()
         self._thread.join()
         self._thread = None
-        self.publish_status("inactive")
+        self.publish_status()
 
     def close(self) -> None:
         self.stop()
@@ -132,12 +132,13 @@ class PlanPublisher:
         newest = self._newest
         return None if newest is None else newest[1][max(0, tick - newest[0]) :]
 
-    def publish_status(self, reason: str | None = None) -> None:
-        """Publish the engine's status, with another `reason` if one is given."""
+    def publish_status(self) -> None:
+        """Publish the engine's status; without a heartbeat, say that the policy is inactive."""
         with self._publishing:
             engine = self._engine_status()
+            reason = engine.reason if self._thread is not None else INACTIVE
             command, detail = engine.command[:COMMAND_CHARACTERS], engine.detail[-DETAIL_CHARACTERS:]
-            status = PlannerStatus(self._session, command, reason or engine.reason, detail)
+            status = PlannerStatus(self._session, command, reason, detail)
             self._statuses.publish(status_message(status, self._node.get_fully_qualified_name()))
 
     def _now_ns(self) -> int:

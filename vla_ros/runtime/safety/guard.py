@@ -29,8 +29,8 @@ DISARMING = frozenset({
     "emergency_stop", "second_publisher", "second_planner", "operator_lost", "policy_restarted", "policy_error",
     "non_finite", "arm_not_following", "pose_frozen", "pose_jump",
 })  # fmt: skip
-# A planner's last words.
-FAREWELLS = frozenset({"inactive", "shutdown"})
+# A planner's last word before it falls silent.
+INACTIVE = "inactive"
 PLAN_MAX_AHEAD_S = 0.5
 
 
@@ -310,8 +310,8 @@ class Guard:
 
     def _planner_reason(self, now_s: float) -> tuple[str | None, str]:
         """What speaks against following the plan."""
-        if self.status.reason in FAREWELLS:  # then it is silent, as it should be
-            return self.status.reason, self.status.detail
+        if self.status.reason == INACTIVE:
+            return INACTIVE, self.status.detail
         if self._status_s is None:
             return "policy_silent", "no planner has sent its status yet"
         age_s = now_s - self._status_s
