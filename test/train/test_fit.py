@@ -24,10 +24,10 @@ from vla_ros.policy.inference import PolicyRunner
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tuning import LoraConfig
-from vla_ros.train.build import new_policy, tuned_policy
 from vla_ros.train.callbacks import MovingAverage, ProgressLines
 from vla_ros.train.config import ConfigError, TrainConfig
 from vla_ros.train.fit import fit
+from vla_ros.train.initial_policy import new_policy, tuned_policy
 from vla_ros.train.trainer import make_trainer
 
 
@@ -114,12 +114,12 @@ def test_what_is_in_the_run_folder_stays(config, episodes) -> None:
     """A checkpoint folder has a config.json too."""
     config.run_folder.mkdir(parents=True)
     (config.run_folder / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"tiny exists and is not overwritten; give another --name or --output"):
+    with pytest.raises(ConfigError, match=r"tiny already exists; use another --name or --output"):
         fit(config, episodes)
     (config.run_folder / "last.ckpt").write_text("hours")
     with pytest.raises(ConfigError, match=r"--resume \S+last\.ckpt"):
         fit(config, episodes)
-    with pytest.raises(ConfigError, match="other exists"):
+    with pytest.raises(ConfigError, match="other already exists"):
         other = dataclasses.replace(config, name="other")
         (other.run_folder / "photos").mkdir(parents=True)
         fit(other, episodes, resume=config.run_folder / "last.ckpt")
@@ -133,7 +133,7 @@ def test_no_bags_is_an_error(config) -> None:
 
 
 def test_resuming_from_nothing_is_an_error(config, episodes, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no file .*none\.ckpt"):
+    with pytest.raises(ConfigError, match=r"--resume is .*none\.ckpt, which is not a file"):
         fit(config, episodes, resume=tmp_path / "none.ckpt")
 
 
@@ -428,7 +428,7 @@ def test_patches_that_do_not_tile_the_starting_policy_s_pictures_are_an_error(co
 
 def test_gradient_checkpointing_of_a_small_network_is_refused(config, episodes) -> None:
     trainer = dataclasses.replace(config.trainer, gradient_checkpointing=True)
-    with pytest.raises(ConfigError, match="'compact'; allowed: 'vlm'"):
+    with pytest.raises(ConfigError, match="'compact'; it must be 'vlm'"):
         fit(dataclasses.replace(config, trainer=trainer), episodes)
 
 

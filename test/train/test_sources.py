@@ -19,17 +19,11 @@ from vla_ros.datasets.sources import Demonstrations
 from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
-from vla_ros.train.build import new_policy, observation_spec
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.data import (
-    DemonstrationData,
-    read_demonstrations,
-    read_rehearsed,
-    split_demonstrations,
-    split_episodes,
-)
+from vla_ros.train.data import DemonstrationData, MixtureSampler
+from vla_ros.train.demonstrations import read_demonstrations, read_rehearsed, split_demonstrations, split_episodes
 from vla_ros.train.fit import fit
-from vla_ros.train.sampling import MixtureSampler
+from vla_ros.train.initial_policy import new_policy, observation_spec
 
 DATA = Path(__file__).parents[1] / "data"
 BAG = "mcap_zstd_fast"
@@ -135,10 +129,10 @@ def test_a_store_elsewhere_leaves_the_demonstrations_alone(recipe, split, tmp_pa
     [
         ({"bags": ["a"], "sources": [{"format": "bags", "path": "b"}]}, r"data\.sources are both set"),
         ({"sources": [{"format": "zarr", "path": "b"}]}, r"format is 'zarr' for b; must be one of bags, .*rlds"),
-        ({"sources": [{"format": "bags", "path": "b", "weight": 0}]}, r"weight is 0\.0 for b; allowed: a positive"),
+        ({"sources": [{"format": "bags", "path": "b", "weight": 0}]}, r"weight is 0\.0 for b; it must be positive"),
         ({"sources": [{"format": "bags", "path": "b", "weight": 1}, {"format": "bags", "path": "c"}]},
-         r"c has no weight, others have; give all one, or none"),
-        ({"sources": [{"format": "bags", "path": "b"}] * 2}, r"names a path twice"),
+         r"c has no weight, but others do; give all one, or none"),
+        ({"sources": [{"format": "bags", "path": "b"}] * 2}, r"lists a path twice"),
         ({"workers": -1}, r"data\.workers is -1"),
     ],
 )  # fmt: skip

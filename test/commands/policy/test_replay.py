@@ -22,7 +22,7 @@ from vla_ros.evaluation.replay.open_loop import ReplayedEpisode, demonstrated_ch
 from vla_ros.evaluation.replay.open_loop import replay as replay_episode
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.inference import PolicyRunner
-from vla_ros.train.build import new_policy
+from vla_ros.train.initial_policy import new_policy
 
 NAMES = ("ee_x", "gripper_opening")
 

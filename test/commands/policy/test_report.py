@@ -20,8 +20,8 @@ from vla_ros.evaluation.replay.open_loop import replay as replay_episode
 from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.inference import PolicyRunner
-from vla_ros.train.build import new_policy
-from vla_ros.train.data_summary import write_data_summary
+from vla_ros.train.initial_policy import new_policy
+from vla_ros.train.run_record import write_data_summary
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import Attempt, Chain, ChainResult
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
-from vla_ros.train.build import new_policy
+from vla_ros.train.initial_policy import new_policy
 
 
 def _vla_evaluate(*arguments: str) -> int:

@@ -17,12 +17,12 @@ from torch.utils.data import RandomSampler
 from vla_ros import resources
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.module import VLAModule
-from vla_ros.train.build import new_policy
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.data import split_episodes
+from vla_ros.train.data import MixtureSampler, ProcessSampler
+from vla_ros.train.demonstrations import split_episodes
+from vla_ros.train.distributed import Processes, started_processes
 from vla_ros.train.fit import fit
-from vla_ros.train.processes import Processes, Share, started_processes
-from vla_ros.train.sampling import MixtureSampler
+from vla_ros.train.initial_policy import new_policy
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
@@ -33,7 +33,7 @@ def test_shares_are_together_what_one_process_draws_and_every_window_comes_once_
     def drawn(rank: int) -> list[int]:
         processes = Processes(rank, 3, 3)
         generator = torch.Generator().manual_seed(5)
-        return list(Share(RandomSampler(windows, num_samples=60, generator=generator), processes))
+        return list(ProcessSampler(RandomSampler(windows, num_samples=60, generator=generator), processes))
 
     shares = [drawn(rank) for rank in range(3)]
     together = [index for step in zip(*shares, strict=True) for index in step]
@@ -45,7 +45,7 @@ def test_shares_are_together_what_one_process_draws_and_every_window_comes_once_
 def test_sources_with_weights_are_shared_out_too() -> None:
     def drawn(rank: int) -> list[int]:
         processes = Processes(rank, 2, 2)
-        return list(Share(MixtureSampler([4, 6], [1, 3], 400, torch.Generator().manual_seed(5)), processes))
+        return list(ProcessSampler(MixtureSampler([4, 6], [1, 3], 400, torch.Generator().manual_seed(5)), processes))
 
     counts = Counter(drawn(0) + drawn(1))
     assert 80 < sum(counts[index] for index in range(4)) < 120
