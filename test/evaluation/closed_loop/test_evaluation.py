@@ -48,7 +48,7 @@ def _requests(**options) -> list:
     return request_rollouts(EvaluationConfig(**options), ["pick_up_red"])
 
 
-def test_requests_go_through_the_phrasings_on_new_scenes() -> None:
+def test_requests_cycle_through_the_phrasings_in_new_scenes() -> None:
     requests = _requests(rollouts=4, seed=100)
     task = TASKS["pick_up_red"]
     assert [request.seed for request in requests] == [100, 101, 102, 103]
@@ -56,14 +56,14 @@ def test_requests_go_through_the_phrasings_on_new_scenes() -> None:
     assert {r.command for r in _requests(rollouts=99, phrasings="train")} == set(task.phrasings)
 
 
-def test_a_swapped_colour_keeps_the_scene_and_asks_for_another_block() -> None:
+def test_a_swapped_colour_keeps_the_scene_and_names_another_block() -> None:
     for request in _requests(rollouts=4, swap_colour=True):
         assert request.task == "pick_up_red"
         assert request.judged in ("pick_up_green", "pick_up_blue")
         assert request.command in TASKS[request.judged].held_out
 
 
-def test_an_override_is_said_and_the_task_still_counts() -> None:
+def test_a_command_override_does_not_change_the_judged_task() -> None:
     (request,) = _requests(rollouts=1, command_override="open the drawer")
     assert (request.command, request.judged) == ("open the drawer", "pick_up_red")
 
@@ -103,7 +103,7 @@ def test_rollouts_run_on_the_simulated_arm_and_are_reproducible(config, episodes
         (["--blank", "static"], r"blacks out 'static', but the checkpoint has only the cameras wrist"),
     ],
 )
-def test_what_would_stop_every_rollout_is_refused_before_the_first(
+def test_impossible_settings_are_refused_before_the_first_rollout(
     config, episodes, monkeypatch, arguments: list[str], message: str
 ) -> None:
     contract = dataclasses.replace(config.contract, cameras=(Camera("wrist", 16, 16),))
@@ -114,7 +114,7 @@ def test_what_would_stop_every_rollout_is_refused_before_the_first(
         _vla_evaluate("ckpt", *arguments)
 
 
-def test_a_checkpoint_of_another_robot_s_cameras_is_refused(config, episodes, monkeypatch) -> None:
+def test_a_checkpoint_with_unknown_cameras_is_refused(config, episodes, monkeypatch) -> None:
     contract = dataclasses.replace(config.contract, cameras=(Camera("head", 16, 16),))
     other = dataclasses.replace(config, contract=contract)
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(other, episodes))
@@ -129,14 +129,14 @@ def test_a_worker_that_cannot_start_says_why(config, episodes, tmp_path: Path) -
         list(run_rollouts(config, Condition(), request_rollouts(config, ["open_drawer"])))
 
 
-def test_swapping_the_colour_of_a_drawer_is_refused(tmp_path: Path) -> None:
+def test_swapping_the_colour_of_a_task_without_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="--tasks pick_up"):
         _vla_evaluate("ckpt", "--tasks", "open_drawer", "--swap-colour")
 
 
 @pytest.fixture
 def counted(config, episodes, monkeypatch) -> list[tuple[Condition, str, int]]:
-    """Rollouts that take no time: a list of those that ran; every third fails."""
+    """Instant rollouts: a list of those that ran; every third fails."""
     ran: list[tuple[Condition, str, int]] = []
 
     def run(_config, condition, requests):
@@ -153,7 +153,7 @@ def _evaluate(*arguments: str) -> int:
     return _vla_evaluate("ckpt", "--tasks", "open_drawer", "--seed", "0", *arguments)
 
 
-def test_what_is_on_disk_is_not_run_again_and_the_report_is_the_same(counted, tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_resumes_with_the_same_report(counted, tmp_path: Path) -> None:
     whole, parts = ["--rollouts", "6", "--output"], str(tmp_path / "parts")
     assert _evaluate(*whole, str(tmp_path / "whole")) == 0
     counted.clear()
@@ -190,7 +190,7 @@ def test_success_against_delay_is_counted_for_each_executor(counted, tmp_path: P
     assert "first_action" in capsys.readouterr().out
 
 
-def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Path, capsys) -> None:
+def test_chains_are_counted_and_resumed(counted, monkeypatch, tmp_path: Path, capsys) -> None:
     ran: list[int] = []
 
     def run(config, _condition, numbers):
@@ -222,7 +222,7 @@ def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Pat
         (["--chains", "3"], "cannot be combined with --tasks"),
     ],
 )
-def test_what_does_not_go_together_is_refused(counted, monkeypatch, tmp_path, arguments, message: str) -> None:
+def test_conflicting_options_are_refused(counted, monkeypatch, tmp_path, arguments, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EvaluationError, match=message):
         _evaluate(*arguments)
@@ -237,7 +237,7 @@ def at_20_hz(config, episodes, tmp_path: Path) -> str:
     return str(tmp_path / "checkpoint")
 
 
-def test_a_suite_of_libero_runs_through_the_robot_s_code_and_is_counted(at_20_hz, monkeypatch, tmp_path: Path) -> None:
+def test_a_libero_suite_runs_through_the_runtime_and_is_counted(at_20_hz, monkeypatch, tmp_path: Path) -> None:
     made = fake_libero.install(monkeypatch).made
     arguments = [at_20_hz, "--env", "libero", "--suite", "libero_goal", "--episodes", "2", "--workers", "1"]
     assert _vla_evaluate(*arguments, "--max-time", "0.2", "--seed", "1", "--json", str(tmp_path / "r.json")) == 0
@@ -263,26 +263,26 @@ def test_a_suite_sets_its_step_limit_and_no_robot_limits() -> None:
         (["--env", "libero", "--suite", "libero_goal", "--rollouts", "4"], "exceeds the initial states of .*, 0 to 2"),
     ],
 )
-def test_what_means_nothing_for_the_simulated_robot_is_refused(at_20_hz, monkeypatch, arguments, message) -> None:
+def test_options_of_another_environment_are_refused(at_20_hz, monkeypatch, arguments, message) -> None:
     fake_libero.install(monkeypatch)
     with pytest.raises(UserError, match=message):
         _vla_evaluate(at_20_hz, *arguments)
 
 
-def test_a_checkpoint_of_another_rate_than_libero_s_is_refused(config, episodes, monkeypatch) -> None:
+def test_a_checkpoint_at_another_rate_than_libero_is_refused(config, episodes, monkeypatch) -> None:
     fake_libero.install(monkeypatch)
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
     with pytest.raises(EvaluationError, match=r"at 10 Hz, but LIBERO runs at 20 Hz: train with contract.control_hz=20"):
         _vla_evaluate("ckpt", "--env", "libero", "--suite", "libero_goal")
 
 
-def test_without_libero_the_message_says_what_to_install(at_20_hz, monkeypatch, capsys) -> None:
+def test_without_libero_the_error_says_what_to_install(at_20_hz, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "libero", None)
     assert cli.main(["evaluate", at_20_hz, "--env", "libero", "--suite", "libero_goal"]) == 2
     assert "pip install -e '.[libero]'" in capsys.readouterr().err
 
 
-def test_calvin_s_chains_run_through_the_robot_s_code_with_its_own_texts(
+def test_calvin_chains_run_through_the_runtime_with_calvin_s_texts(
     config, episodes, monkeypatch, tmp_path: Path, capsys
 ) -> None:
     save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
