@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,16 +78,14 @@ class EpisodeResult:
 
     Attributes:
         time_s: Until success, or until the episode was given up.
-        stops: Reason -> number of stops.
         inference_ms: One entry for each chunk.
     """
 
     success: bool
     time_s: float
+    inference_ms: Sequence[float]
     ticks: int
     ticks_missed: int
-    stops: Counter[str]
-    inference_ms: list[float] = dataclasses.field(default_factory=list, repr=False)
 
 
 def run_episode(
@@ -135,8 +132,8 @@ def run_episode(
             success = True
             break
     ticks = tick + 1
-    time_s = ticks * period_ns / 1e9
-    return EpisodeResult(success, time_s, ticks, control.ticks_missed, governor.stops, engine.inference_ms)
+    inference_ms = [round(ms, 3) for ms in engine.inference_ms]
+    return EpisodeResult(success, ticks * period_ns / 1e9, inference_ms, ticks, control.ticks_missed)
 
 
 class _EmulatedEngine:

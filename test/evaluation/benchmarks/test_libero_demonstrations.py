@@ -106,9 +106,9 @@ def test_a_failed_episode_is_none() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--episodes", "0"], "--episodes is 0; allowed: 1 to 10000"),
-        (["--noise", "nan"], "--noise is nan; allowed: 0 to 2"),
-        (["--first-state", "2", "--episodes", "2"], "beyond the 3 initial states of turn_on_the_stove"),
+        (["--episodes", "0"], "--episodes is 0; must be in [1, 10000]"),
+        (["--noise", "nan"], "--noise is nan; must be in [0, 2]"),
+        (["--first-state", "2", "--episodes", "2"], "exceeds the 3 initial states of turn_on_the_stove"),
     ],
 )
 def test_impossible_recordings_are_refused_first(arguments, message, monkeypatch, capsys, tmp_path) -> None:

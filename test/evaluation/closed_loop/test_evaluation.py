@@ -21,10 +21,11 @@ from vla_ros.evaluation.benchmarks import calvin
 from vla_ros.evaluation.benchmarks.tabletop import select_tasks
 from vla_ros.evaluation.closed_loop import chain_rollouts, evaluation
 from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig, configure
-from vla_ros.evaluation.closed_loop.rollouts import Outcome, request_rollouts, run_rollouts
+from vla_ros.evaluation.closed_loop.rollouts import request_rollouts, run_rollouts
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import Attempt, Chain, ChainResult
 from vla_ros.policy.checkpoint import save_checkpoint
+from vla_ros.runtime.rollout import EpisodeResult
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 from vla_ros.train.initial_policy import new_policy
 
@@ -70,7 +71,7 @@ def test_a_command_override_does_not_change_the_judged_task() -> None:
 
 def test_the_report_counts_by_task_and_writes_json(config, episodes, monkeypatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
-    outcomes = [Outcome(True, 2.0, (1.0, 3.0), 20, 1), Outcome(False, 12.0, (2.0,), 120, 0)] * 2
+    outcomes = [EpisodeResult(True, 2.0, (1.0, 3.0), 20, 1), EpisodeResult(False, 12.0, (2.0,), 120, 0)] * 2
     monkeypatch.setattr(evaluation, "run_rollouts", lambda *_: outcomes)
     report_file = tmp_path / "out" / "report.json"
     arguments = ["ckpt", "--tasks", "open_drawer", "close_drawer", "--rollouts", "2", "--json", str(report_file)]
@@ -142,7 +143,7 @@ def counted(config, episodes, monkeypatch) -> list[tuple[Condition, str, int]]:
     def run(_config, condition, requests):
         for request in requests:
             ran.append((condition, request.task, request.seed))
-            yield Outcome(request.seed % 3 > 0, 2.0, (1.5,), 20, 0)
+            yield EpisodeResult(request.seed % 3 > 0, 2.0, (1.5,), 20, 0)
 
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
     monkeypatch.setattr(evaluation, "run_rollouts", run)

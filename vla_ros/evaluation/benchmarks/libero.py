@@ -126,11 +126,6 @@ class LiberoEnv:
         success = bool(self._env.check_success())
         return observation(seen), float(reward), success, False, {"success": success}
 
-    def state(self) -> Mapping[str, Any]:
-        """Return robosuite's observables by name, for a scripted expert."""
-        observables: Mapping[str, Any] = self._env.env._get_observations()
-        return observables
-
     def body_position(self, name: str) -> NDArray[np.float64]:
         """Return a body's position (3,) [m] in the world, by MuJoCo name; no observable has those of fixtures."""
         return np.array(self._env.sim.data.get_body_xpos(name), dtype=np.float64)
