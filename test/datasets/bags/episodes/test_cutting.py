@@ -115,7 +115,6 @@ def test_a_frame_is_a_person_s_where_nobody_else_had_the_arm_for_a_moment(change
     assert tested.frames(np.arange(5), 1000).tolist() == expected
 
 
-PERIOD_NS = 100_000_000
 IDLE = Idle(linear_mps=0.001, angular_radps=0.01, longer_than_s=0.25)
 
 

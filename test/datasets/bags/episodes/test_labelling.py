@@ -199,7 +199,6 @@ def test_a_camera_s_latency_makes_its_pictures_older_and_lets_newer_ones_count(
         read(demonstration, cameras={**robot.cameras, "static": late}, observation=strict)
 
 
-MS = 1_000_000
 PERIOD_NS = 100 * MS
 
 

@@ -272,8 +272,8 @@ def _merged(first: _Series, first_refs: Times, second: _Series, second_refs: Tim
     """Merge two series in order of receipt, given the file, entry and receive time (S, 3) of each message."""
     file, entry, receive_ns = np.concatenate([first_refs, second_refs]).T
     order = np.lexsort((entry, file, receive_ns))
-    parts = (first.time_ns, second.time_ns), (first.values, second.values)
-    return _Series(*(np.concatenate(part)[order] for part in parts))
+    time_ns, values = np.append(first.time_ns, second.time_ns), np.concatenate([first.values, second.values])
+    return _Series(time_ns[order], values[order])
 
 
 def twist_columns(first: Any) -> tuple[int, ...]:
