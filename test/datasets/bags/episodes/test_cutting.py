@@ -46,7 +46,7 @@ def corrected(demonstration: BagBuilder) -> BagBuilder:
     return demonstration
 
 
-def test_only_what_a_person_did_is_learned_and_no_frame_mixes_both(corrected, robot, spec, timing, tmp_path) -> None:
+def test_only_a_person_s_frames_are_kept_and_none_mixes_both(corrected, robot, spec, timing, tmp_path) -> None:
     (first,), report = read_bag(corrected.write(tmp_path / "bag"), robot, spec, timing)
     start = first.ticks - first.start_ns // PERIOD_NS
     assert first.start_ns % (10 * PERIOD_NS) == 7 * PERIOD_NS and len(first) == 5 and start[-1] == 4
@@ -54,7 +54,7 @@ def test_only_what_a_person_did_is_learned_and_no_frame_mixes_both(corrected, ro
     assert dict(report.dropped) == {"moved by the policy": 14, "piece shorter than 2 frames": 1}
 
 
-def test_on_request_what_the_policy_did_is_imitated_too(corrected, robot, spec, timing, tmp_path) -> None:
+def test_the_policy_s_frames_are_imitated_on_request(corrected, robot, spec, timing, tmp_path) -> None:
     (whole,), _ = read_bag(corrected.write(tmp_path / "bag"), robot, spec, timing, policy_frames="imitate")
     assert len(whole) == 20
     assert whole.actions[[0, 5, 13, 19], 0] == pytest.approx([POLICY_MPS] * 4)
@@ -62,7 +62,7 @@ def test_on_request_what_the_policy_did_is_imitated_too(corrected, robot, spec, 
 
 
 @pytest.mark.parametrize("policy_frames", ["drop", "imitate"])
-def test_a_demonstration_without_a_policy_is_what_it_was(
+def test_a_demonstration_without_a_policy_is_unaffected(
     demonstration, robot, spec, timing, tmp_path, policy_frames
 ) -> None:
     demonstration.twist(0, POLICY_MPS, topic="twist_command")
@@ -70,19 +70,19 @@ def test_a_demonstration_without_a_policy_is_what_it_was(
     assert len(episode) == 20 and episode.actions[:, 0] == pytest.approx([0.1] * 20)
 
 
-def test_a_policy_s_own_run_has_nothing_to_learn_and_says_why(demonstration, robot, spec, timing, tmp_path) -> None:
+def test_a_run_of_the_policy_alone_is_rejected_with_the_reason(demonstration, robot, spec, timing, tmp_path) -> None:
     bag = said(demonstration, -5, False).write(tmp_path / "bag")
     with pytest.raises(BagError, match=r"moved by the policy: 20 frames.*data\.policy_frames: imitate"):
         read_bag(bag, robot, spec, timing)
 
 
-def test_where_both_share_a_topic_the_mark_alone_tells_them_apart(corrected, robot, spec, timing, tmp_path) -> None:
+def test_the_intervention_topic_separates_twists_on_a_shared_topic(corrected, robot, spec, timing, tmp_path) -> None:
     shared = dataclasses.replace(robot, demonstrated_twist=robot.twist_command)
     (episode,), _ = read_bag(corrected.write(tmp_path / "bag"), shared, spec, timing)
     assert episode.actions[:, 0] == pytest.approx([HAND_MPS] * 5)
 
 
-def test_inspect_shows_how_much_of_an_episode_was_done_by_hand(
+def test_inspect_shows_the_share_done_by_hand(
     corrected, demonstration, bag, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corrected.write(tmp_path / "bags" / "corrected")
@@ -93,14 +93,14 @@ def test_inspect_shows_how_much_of_an_episode_was_done_by_hand(
     assert "30%" in capsys.readouterr().out
 
 
-def test_inspect_shows_nothing_of_the_kind_where_no_policy_was(demonstration, tmp_path: Path) -> None:
+def test_inspect_shows_no_share_without_a_policy(demonstration, tmp_path: Path) -> None:
     demonstration.write(tmp_path / "bag")
     assert main(["inspect", str(tmp_path / "bag"), "--json", str(tmp_path / "report.json")]) == 0
     assert json.loads((tmp_path / "report.json").read_text())["episodes"][0]["by_hand"] is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 4000), st.booleans()), max_size=12, unique_by=lambda change: change[0]))
-def test_a_frame_is_a_person_s_where_nobody_else_had_the_arm_for_a_moment(changes) -> None:
+def test_a_frame_is_a_person_s_only_if_they_held_the_arm_for_all_of_it(changes) -> None:
     changes.sort()
     times, by_hand = [time for time, _ in changes], [hand for _, hand in changes]
     tested = Interventions(np.array(times, np.int64), np.array(by_hand, bool))
@@ -144,7 +144,7 @@ def found(speeds: str, gripper: str = "", ticks: list[int] | None = None) -> str
         ("...", "", "xxx"),
     ],
 )
-def test_pauses_that_are_longer_than_allowed_are_found(speeds: str, gripper: str, expected: str) -> None:
+def test_pauses_longer_than_allowed_are_found(speeds: str, gripper: str, expected: str) -> None:
     assert found(speeds, gripper) == expected
 
 
@@ -172,7 +172,7 @@ def _runs(text: str) -> list[str]:
     return runs
 
 
-def test_actions_faster_than_allowed_are_found_by_their_norms() -> None:
+def test_actions_faster_than_allowed_are_found_by_norm() -> None:
     rows = np.zeros((4, 7))
     rows[1, :3], rows[2, :3], rows[3, 3:6] = 0.2, 0.4, 1.0  # norms 0.35, 0.69 m/s; 1.73 rad/s
     assert outlier_frames(rows, Outliers(0.5, 1.7)).tolist() == [False, False, True, True]

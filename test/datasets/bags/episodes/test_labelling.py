@@ -41,7 +41,7 @@ def read(robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path) ->
     return written_and_read
 
 
-def test_motion_is_the_label_where_nobody_recorded_commands(demonstration: BagBuilder, read: Callable) -> None:
+def test_motion_is_the_label_without_recorded_commands(demonstration: BagBuilder, read: Callable) -> None:
     built = demonstration.without("demonstrated_twist")
     (episode,), report = read(built, labels=Labels(arm="motion"))
     np.testing.assert_allclose(episode.actions[:, :6], np.tile([0.1, 0, 0, 0, 0, 0], (20, 1)), atol=1e-9)
@@ -50,7 +50,7 @@ def test_motion_is_the_label_where_nobody_recorded_commands(demonstration: BagBu
         read(built)
 
 
-def test_motion_that_was_not_measured_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+def test_frames_without_measured_motion_are_dropped(demonstration: BagBuilder, read: Callable) -> None:
     demonstration.messages = [
         entry for entry in demonstration.messages
         if not (entry[1] == "/ee_pose" and START_NS + 810 * MS < entry[0] < START_NS + 1190 * MS)
@@ -78,7 +78,7 @@ def test_the_latency_of_the_pose_moves_the_label_and_not_the_command(demonstrati
     np.testing.assert_allclose(commanded.actions[:, 0], 0.1, atol=1e-12)
 
 
-def test_twists_in_the_tool_s_frame_are_turned_into_the_base_frame(demonstration: BagBuilder, read: Callable) -> None:
+def test_tool_frame_twists_are_rotated_into_the_base_frame(demonstration: BagBuilder, read: Callable) -> None:
     rotation = Rotation.from_rotvec([0.3, -1.2, 2.0])
     for _, topic, _, message in demonstration.messages:
         if topic == "/ee_pose":
@@ -93,7 +93,7 @@ def test_twists_in_the_tool_s_frame_are_turned_into_the_base_frame(demonstration
         read(demonstration)
 
 
-def test_a_twist_whose_tool_frame_is_not_known_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+def test_tool_frame_twists_without_a_pose_cost_their_frames(demonstration: BagBuilder, read: Callable) -> None:
     demonstration.messages = [
         entry for entry in demonstration.messages
         if not (entry[1] == "/ee_pose" and START_NS + 690 * MS < entry[0] < START_NS + 1010 * MS)
@@ -109,7 +109,7 @@ def test_a_twist_whose_tool_frame_is_not_known_costs_its_frames(demonstration: B
         np.testing.assert_allclose(episode.actions[:, [0, 5]], np.tile([0.1, 0.1], (len(episode), 1)), atol=1e-9)
 
 
-def test_twists_without_a_header_count_from_their_receipt(demonstration: BagBuilder, read: Callable) -> None:
+def test_twists_without_a_header_count_from_receipt(demonstration: BagBuilder, read: Callable) -> None:
     for time_ms in range(0, 2000, 100):
         demonstration.twist_without_header(time_ms, -0.2)
     plain = Stream("teleop", "geometry_msgs/msg/Twist", "receive")
@@ -117,7 +117,7 @@ def test_twists_without_a_header_count_from_their_receipt(demonstration: BagBuil
     np.testing.assert_allclose(episode.actions[:, 0], -0.2, atol=1e-12)
 
 
-def test_what_moved_the_arm_is_another_thing_only_where_it_has_a_topic_of_its_own(
+def test_executed_twists_are_separate_only_on_their_own_topic(
     demonstration: BagBuilder, read: Callable, robot: Robot
 ) -> None:
     for time_ms in range(0, 2000, 100):
@@ -138,14 +138,14 @@ def closing(demonstration: BagBuilder) -> BagBuilder:
     return demonstration
 
 
-def test_a_measured_gripper_is_what_it_is_on_its_way_to(demonstration: BagBuilder, read: Callable) -> None:
+def test_a_measured_opening_is_labelled_with_where_it_goes_next(demonstration: BagBuilder, read: Callable) -> None:
     (episode,), report = read(closing(demonstration), labels=Labels(gripper="state"))
     # As measured at the end of each period; a hair from the ends is open or closed already.
     assert episode.actions[:, 6].tolist() == [1.0] * 8 + [0.0] * 8 + [1.0] * 4
     assert report.dropped == {}
 
 
-def test_a_width_is_a_measured_gripper_too(demonstration: BagBuilder, read: Callable) -> None:
+def test_a_width_measures_the_gripper_too(demonstration: BagBuilder, read: Callable) -> None:
     for time_ms in range(-20, 2050, 20):
         demonstration.width(time_ms, 0.08 if time_ms < 1000 else 0.03)
     built = demonstration.without("gripper_command")
@@ -154,7 +154,7 @@ def test_a_width_is_a_measured_gripper_too(demonstration: BagBuilder, read: Call
     np.testing.assert_allclose(episode.proprioception[[0, -1], 1], [1.0, 0.375])
 
 
-def test_a_gripper_that_is_not_measured_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+def test_frames_without_a_measured_gripper_are_dropped(demonstration: BagBuilder, read: Callable) -> None:
     for time_ms in [*range(-20, 500, 20), *range(1500, 2050, 20)]:
         demonstration.width(time_ms, 0.08)
     episodes, report = read(
@@ -166,7 +166,7 @@ def test_a_gripper_that_is_not_measured_costs_its_frames(demonstration: BagBuild
         read(demonstration.without("width"), labels=Labels(gripper="state"), gripper_state=WIDTH)
 
 
-def test_filters_leave_frames_out_only_when_asked_and_always_say_so(bag: type[BagBuilder], read: Callable) -> None:
+def test_filters_drop_frames_only_on_request_and_count_them(bag: type[BagBuilder], read: Callable) -> None:
     built = bag().mark(-10, "start").say(-9).gripper(-8, 0.08).move(0, 3050).mark(3000.5, "success")
     for _, topic, _, message in built.messages:
         if topic == "/demonstrated_twist":
@@ -183,9 +183,7 @@ def test_filters_leave_frames_out_only_when_asked_and_always_say_so(bag: type[Ba
     }  # fmt: skip
 
 
-def test_a_camera_s_latency_makes_its_pictures_older_and_lets_newer_ones_count(
-    demonstration: BagBuilder, robot: Robot, read: Callable
-) -> None:
+def test_a_camera_s_latency_makes_its_images_older(demonstration: BagBuilder, robot: Robot, read: Callable) -> None:
     """A picture stamped 10 ms after the tick, of an event 125 ms earlier: what a live node would take, too."""
     demonstration.image("static", 510, 200, late_ms=2)
     late = dataclasses.replace(robot.cameras["static"], latency_s=0.125)
@@ -237,7 +235,7 @@ def test_label_equals_the_command_sampled_finely(samples: list[tuple[int, float]
     assert average(samples, start_ms) == pytest.approx(np.mean(fine), abs=1e-9)
 
 
-def test_labels_stay_exact_at_the_times_of_a_wall_clock_and_in_long_recordings() -> None:
+def test_labels_stay_exact_at_wall_clock_times_and_in_long_recordings() -> None:
     start_ns = 1_700_000_000_000_000_000
     times_ns = start_ns + np.arange(36_000) * PERIOD_NS
     values = np.tile(np.array([[0.1], [-0.3]]), (18_000, 1))
@@ -293,7 +291,7 @@ def test_motion_is_unknown_outside_the_measurement_and_across_its_gaps() -> None
     assert known.tolist() == [False, True, True, False, False, True, True, False]
 
 
-def test_poses_that_are_none_and_repeated_stamps_are_passed_over() -> None:
+def test_invalid_poses_and_repeated_stamps_are_skipped() -> None:
     times_ns, poses = track([0, 20, 20, 40, 60], np.array([0.1, 0, 0, 0, 0, 0]))
     poses[2, 0], poses[3, 0] = 99.0, np.nan
     poses = np.concatenate([poses, np.zeros((1, 7))])
