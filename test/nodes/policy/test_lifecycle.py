@@ -98,7 +98,8 @@ class Session(PolicySession):
         self.turn = threading.RLock()
         self._control_thread = SimpleNamespace(stop=lambda: None, check=lambda: None)
         self._period_s = PERIOD_NS / 1e9
-        self.outputs = SimpleNamespace(flush=lambda timeout_s: None, send=self.sent.append)
+        twists = SimpleNamespace(flush=lambda timeout_s: None)
+        self.outputs = SimpleNamespace(twists=twists, send=self.sent.append)
         self.interlocks = Interlocks(require_enable=False)
         self.hear = lambda: None
         self.inputs = SimpleNamespace(

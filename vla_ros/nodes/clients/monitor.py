@@ -29,9 +29,8 @@ def listen(
 
     Args:
         name: of the policy node, absolute or relative.
-        on_state: given the JSON of ~/state as a dict.
-        on_status: given name, level (ok, warn, error, stale), message and values of a diagnostic status.
-        period_s: between two yields.
+        on_state: takes the JSON of ~/state as a dict.
+        on_status: takes name, level (ok, warn, error, stale), message and values of a diagnostic status.
     """
     rclpy.init(args=[])
     executor = SingleThreadedExecutor()

@@ -28,11 +28,11 @@ class OperatorInputs:
     """Subscribes to enable, emergency_stop, takeover_twist and takeover_gripper.
 
     Args:
-        node: subscribes under its name.
-        interlocks: told what arrives.
-        robot: defines the base frame of takeover twists and the unit of gripper commands.
+        node: to subscribe with.
+        interlocks: informed of what arrives, while `turn` is held; their readers must hold it as well.
+        robot: base frame of takeover twists, unit of gripper commands.
         on_emergency_stop: called when the emergency stop is pressed.
-        turn: held while the interlocks are told; their readers must hold it as well.
+        turn: see `interlocks`.
     """
 
     def __init__(

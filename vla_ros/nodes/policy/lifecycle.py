@@ -227,10 +227,7 @@ def in_this_process(
 ) -> Iterator[tuple[PolicyNode, SingleThreadedExecutor]]:
     """Yield a node and its executor; at the end, stop the arm while ROS is still running.
 
-    Args:
-        args: ROS arguments.
-        make_node: creates the node.
-        on_signal: called on SIGINT and SIGTERM.
+    `on_signal` is called on SIGINT and SIGTERM.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # rclpy's own handlers shut the context down at once, before zero twists could be sent.

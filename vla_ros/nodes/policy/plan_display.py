@@ -14,13 +14,7 @@ NO_PATH = np.zeros((0, 7))
 
 
 class PlanDisplay:
-    """Publishes the tool's predicted poses on ~/plan while there are subscribers.
-
-    Args:
-        node: publishes under its name.
-        frame: of the poses, the robot's base frame.
-        period_s: duration of each action of a plan.
-    """
+    """Publishes the tool's predicted poses, in the base frame, on ~/plan while there are subscribers."""
 
     def __init__(self, node: Node, frame: str, period_s: float) -> None:
         self._node = node

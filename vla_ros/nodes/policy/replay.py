@@ -74,10 +74,10 @@ def replay(
         playback: what to play.
         parameters: of the policy node.
         namespace: of the node.
-        arm: arm it here; otherwise somebody must call `~/arm` within `timeout_s`.
-        timeout_s: for arming.
-        check_start: given the robot's state (P,) before it is armed, and again before it moves; raises to refuse.
-        report: given progress, for people.
+        arm: arm it here; otherwise an operator must call `~/arm` within `timeout_s`.
+        timeout_s: see `arm`.
+        check_start: takes the robot's state (P,) before it is armed, and again before it moves; raises to refuse.
+        report: takes progress messages.
 
     Raises:
         UserError: nothing was moved; the message says why.

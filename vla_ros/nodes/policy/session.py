@@ -136,7 +136,7 @@ class PolicySession:
         summary = run_summary(self.control, engine.inference_ms, engine.overruns, active_s, latency)
         self._node.get_logger().info(f"run summary:\n{summary}")
         if moving:
-            self.outputs.flush(timeout_s=0.5)
+            self.outputs.twists.flush(timeout_s=0.5)
             self._node.get_logger().info(f"arm stopped: {reason}")
 
     def close(self) -> None:
@@ -174,7 +174,7 @@ class PolicySession:
 
     def _check_outputs(self) -> None:
         """Tell the interlocks whether commands are executed, and whether somebody else commands the arm."""
-        self.interlocks.publishers = 1 if self._value("allow_other_publishers") else self.outputs.publishers()
+        self.interlocks.publishers = 1 if self._value("allow_other_publishers") else self.outputs.twists.publishers()
         self.interlocks.input_reason = self.inputs.unheard_stop()
         self.interlocks.output_reason = self.outputs.reason
 
