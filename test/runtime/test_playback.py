@@ -100,10 +100,10 @@ def test_another_command_ends_the_playback_unless_it_came_before() -> None:
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, 1.5, float("nan")])
 def test_an_invalid_speed_is_refused(speed: float) -> None:
-    with pytest.raises(ValueError, match=r"the speed is .*; must be in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"speed must be in \(0, 1\]; got"):
         make(speed)
 
 
 def test_no_actions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"the actions have shape \(0, 7\)"):
+    with pytest.raises(ValueError, match=r"actions must have shape .*; got \(0, 7\)"):
         Playback(contract(), np.zeros((0, 7)), "push", 1.0)

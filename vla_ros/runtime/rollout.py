@@ -150,8 +150,8 @@ class _EmulatedEngine:
         self._busy_ticks = shortest if config.busy_ticks is None else config.busy_ticks
         if not shortest <= self._busy_ticks <= longest:
             raise ValueError(
-                f"busy_ticks is {config.busy_ticks} with delay_ticks = {config.delay_ticks}; must be {shortest} or "
-                f"{longest}, since the engine computes one chunk at a time"
+                f"busy_ticks must be {shortest} or {longest} with delay_ticks = {config.delay_ticks}, since the engine "
+                f"computes one chunk at a time; got {config.busy_ticks}"
             )
         self._planner = Planner(policy, buffer.snapshot, timeline)
         self._planner.prefix.expect(config.delay_ticks)
@@ -251,4 +251,4 @@ def _check_environment(env: Environment, contract: PolicyContract, blank: Collec
         )
     for name in blank:
         if name not in contract.camera_names:
-            raise ValueError(f"blank names {name!r}; must be one of {', '.join(contract.camera_names)}")
+            raise ValueError(f"blank must be among {', '.join(contract.camera_names)}; got {name!r}")

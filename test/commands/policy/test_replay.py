@@ -123,7 +123,7 @@ def test_exit_status_and_report_show_the_findings(without_bags, tmp_path: Path, 
 
 
 def test_no_episodes_are_refused(without_bags) -> None:
-    with pytest.raises(EvaluationError, match="--episodes is 0; must be at least 1"):
+    with pytest.raises(EvaluationError, match="--episodes must be at least 1; got 0"):
         _run(["ckpt", "bags/mine", "--episodes", "0"])
 
 

@@ -176,8 +176,8 @@ def test_it_is_refused_while_another_node_commands_the_arm(robot: Robot, bag, ca
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--speed", "0"], "--speed is 0; allowed: above 0, up to 1"),
-        (["--episode", "7"], "--episode is 7; allowed: 0 to 0"),
+        (["--speed", "0"], "--speed must be in (0, 1]; got 0"),
+        (["--episode", "7"], "--episode must be between 0 and 0; got 7"),
     ],
 )
 def test_bad_arguments_are_one_line(bag, options, message, capsys) -> None:

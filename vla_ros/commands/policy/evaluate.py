@@ -127,7 +127,7 @@ def parse_rank(text: str) -> tuple[int, int]:
     """
     rank, _, ranks = text.partition("/")
     if not (rank.isdigit() and ranks.isdigit()):
-        raise EvaluationError(f"--rank is {text!r}; must be I/N, for instance 0/4, 1/4, 2/4 and 3/4")
+        raise EvaluationError(f"--rank must be I/N, for instance 0/4, 1/4, 2/4 and 3/4; got {text!r}")
     return int(rank), int(ranks)
 
 

@@ -52,11 +52,11 @@ def run_report(folder: Path) -> str:
         EvaluationError: The folder does not exist, has nothing to report, or contains a damaged file.
     """
     if not folder.is_dir():
-        raise EvaluationError(f"{folder} does not exist; must be a run folder written by `vla fit`")
+        raise EvaluationError(f"RUN must be a run folder written by `vla fit`; {folder} does not exist")
     blocks = [*_curves(folder), *_data(folder), *_contract(folder), *_evaluations(folder), *_replays(folder)]
     if not blocks:
         raise EvaluationError(
-            f"{folder} contains no metrics.csv, {DATA}, checkpoint, evaluation or replay; must be a run folder "
+            f"{folder} contains no metrics.csv, {DATA}, checkpoint, evaluation or replay; use a run folder "
             "written by `vla fit`"
         )
     return html.page(f"Training run {folder.resolve().name}", blocks)

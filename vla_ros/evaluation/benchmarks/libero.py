@@ -76,7 +76,7 @@ def select_tasks(suite: str, names: Sequence[str]) -> list[str]:
             chosen.add(tasks[int(name)])
         else:
             listed = ", ".join(f"{number} {task}" for number, task in enumerate(tasks))
-            raise EvaluationError(f"--tasks has {name!r}; must be all, or a number or name in {suite}: {listed}")
+            raise EvaluationError(f"--tasks must be all, or numbers or names in {suite} ({listed}); got {name!r}")
     return [task for task in tasks if task in chosen]
 
 
@@ -109,8 +109,8 @@ class LiberoEnv:
         number = seed or 0
         if number >= len(self._states):
             raise EvaluationError(
-                f"{self._task} has no initial state {number}; must be 0 to {len(self._states) - 1}: lower --rollouts "
-                "or --seed"
+                f"the initial state of {self._task} must be 0 to {len(self._states) - 1}; got {number}; lower "
+                "--rollouts or --seed"
             )
         self._env.seed(_SEED)
         self._env.reset()
