@@ -158,7 +158,7 @@ def read_bag(path: str | Path, *args: Any, **kwargs: Any) -> tuple[list[Episode]
     reader = BagReader(path, *args, **kwargs)
     episodes = list(reader.episodes())
     if not episodes:
-        raise BagError(f"no episode is left of the bag {path}; {explain_empty(reader.report)}")
+        raise BagError(f"no usable episode in the bag {path}; {explain_empty(reader.report)}")
     return episodes, reader.report
 
 

@@ -69,7 +69,7 @@ def test_training_from_the_store_is_training_from_the_bags(recipe, bags) -> None
         assert all(torch.equal(one[name], other[name]) for name in one if name != "images")
 
 
-def test_formats_are_mixed_and_their_weights_are_what_is_drawn(recipe, bags, split) -> None:
+def test_formats_are_mixed_and_drawn_by_weight(recipe, bags, split) -> None:
     sources = [
         {"format": "bags", "path": str(bags), "weight": 1},
         {"format": "calvin", "path": str(split), "weight": 3},
@@ -103,7 +103,7 @@ def test_each_source_is_split_by_its_own_recordings(episodes) -> None:
     assert not {episode.source for episode in training} & {episode.source for episode in validation}
 
 
-def test_what_is_left_out_is_said(recipe, split, capsys) -> None:
+def test_what_is_left_out_is_printed(recipe, split, capsys) -> None:
     config = with_data(recipe, sources=[{"format": "calvin", "path": str(split)}])
     read_demonstrations(config, *observation_spec(config))
     assert "data.sources[0]: 4 episodes, 36 frames; left out: nothing" in capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_what_is_left_out_is_said(recipe, split, capsys) -> None:
     content = np.load(annotations, allow_pickle=True).item()
     content["info"]["indx"] = [(0, 2)] * 4
     np.save(annotations, content, allow_pickle=True)
-    with pytest.raises(UserError, match=r"no episode is left of .*data\.sources\[0\].*one control period: 8 frames"):
+    with pytest.raises(UserError, match=r"no usable episode in .*data\.sources\[0\].*one control period: 8 frames"):
         read_demonstrations(config, *observation_spec(config))
 
 
@@ -199,7 +199,7 @@ def test_a_copy_beside_its_original_is_refused(recipe, bags) -> None:
         read_demonstrations(config, *observation_spec(config))
 
 
-def test_bags_to_rehearse_may_not_be_among_those_that_are_held_out_from(recipe, bags) -> None:
+def test_rehearsed_bags_may_not_be_among_the_sources(recipe, bags) -> None:
     config = with_data(recipe, bags=[str(bags)])
     sources = read_demonstrations(config, *observation_spec(config))
     tuned = {key: value for key, value in recipe.items() if key not in ("contract", "policy")}

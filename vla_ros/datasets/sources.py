@@ -117,7 +117,7 @@ def load_source(
     loaded = load_shards(shards, store, workers, progress)
     if not loaded.episodes:
         names = ", ".join(shard.name for shard in shards[:5]) + (", ..." if len(shards) > 5 else "")
-        raise SourceError(f"no episode is left of {source.name} ({names}); {explain_empty(loaded.report)}")
+        raise SourceError(f"no usable episode in {source.name} ({names}); {explain_empty(loaded.report)}")
     return Demonstrations(loaded.episodes, weight, loaded.report, source.name, shards, loaded.contents)
 
 

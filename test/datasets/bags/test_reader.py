@@ -132,7 +132,7 @@ def test_failed_and_discarded_episodes_are_dropped_and_counted(bag: type[BagBuil
 
 def test_failures_are_included_on_request(bag: type[BagBuilder], read: Read) -> None:
     built = bag().say(-9).gripper(-8, 0.08).move(0, 1100).mark(-1, "start").mark(1000.5, "failure")
-    with pytest.raises(BagError, match=r"no episode is left of the bag .*; dropped: episode failure: 10 frames"):
+    with pytest.raises(BagError, match=r"no usable episode in the bag .*; dropped: episode failure: 10 frames"):
         read(built)
     (episode,), _ = read(built, "again", include_failures=True)
     assert episode.outcome == "failure"
