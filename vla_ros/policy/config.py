@@ -24,6 +24,11 @@ class _Sizes:
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"{self._section}.{name} is {value}; it must be at least 1")
 
+    def _require_multiple(self, name: str, divisor: str) -> None:
+        value, allowed = getattr(self, name), getattr(self, divisor)
+        if value % allowed:
+            raise ValueError(f"{self._section}.{name} is {value}; it must be a multiple of {divisor} = {allowed}")
+
 
 @dataclass(frozen=True)
 class CompactConfig(_Sizes, section="compact"):
@@ -118,7 +123,6 @@ class RobovlmsConfig(_Sizes, section="robovlms"):
     """Sizes of RoboVLMs' LSTM head (`policy/heads/robovlms.py`); the defaults are those of the published weights.
 
     Attributes:
-        hidden_size, layers: of the LSTM.
         mlp_sizes: hidden layers of the arm's and of the gripper's MLP.
     """
 
@@ -142,7 +146,7 @@ class GptConfig(_Sizes, section="gpt"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_divisible_width(self)
+        self._require_multiple("width", "attention_heads")
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,6 @@ class DiscreteConfig(_Sizes, section="discrete"):
 
     Attributes:
         bins: per number of an action; even, so that half of the gripper's mean "open".
-        hidden_size: of the LSTM.
         mlp_size: of the layer between LSTM and tokens.
         token_size: size of the feature that each token is classified from.
     """
@@ -172,7 +175,6 @@ class FlowConfig(_Sizes, section="flow"):
     """Sizes of the flow-matching head (`policy/heads/flow.py`).
 
     Attributes:
-        hidden_size: of the LSTM.
         width, blocks: of the velocity network; the width is even.
         integration_steps: Euler steps from noise to actions, each a pass of the velocity network.
     """
@@ -255,7 +257,7 @@ class ForwardPredictionConfig(_Sizes, section="loss.forward_prediction"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_divisible_width(self)
+        self._require_multiple("width", "attention_heads")
 
     def check_image_sizes(self, camera_sizes: Mapping[str, tuple[int, int]]) -> None:
         """Raise ValueError if the patches do not tile the images (height, width) of a camera."""
@@ -299,11 +301,3 @@ def without_removed_key(values: dict[str, Any], key: str, where: str, error: typ
     if values.get(key, off) != off:
         raise error(f"{where}: {key} is {values[key]!r}; {way_out}")
     return {name: value for name, value in values.items() if name != key}
-
-
-def _require_divisible_width(config: GptConfig | ForwardPredictionConfig) -> None:
-    if config.width % config.attention_heads:
-        heads = config.attention_heads
-        raise ValueError(
-            f"{config._section}.width is {config.width}; it must be a multiple of attention_heads = {heads}"
-        )
