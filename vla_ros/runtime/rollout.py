@@ -98,7 +98,6 @@ def run_episode(
     """Run `policy`, starting without history, on `env` in its current state until success.
 
     Args:
-        env: Steps at the contract's control rate.
         observation: The environment's latest observation.
         on_frame: Called at every tick with the tick and the environment's observation.
 
@@ -128,11 +127,10 @@ def run_episode(
         opening = opening if acted.opening is None else acted.opening
         twist = np.zeros(6) if acted.twist is None else acted.twist
         observation, _, _, _, info = env.step(np.append(twist, opening))
-        if info["success"]:
-            success = True
+        success = bool(info["success"])
+        if success:
             break
-    ticks = tick + 1
-    inference_ms = [round(ms, 3) for ms in engine.inference_ms]
+    ticks, inference_ms = tick + 1, [round(ms, 3) for ms in engine.inference_ms]
     return EpisodeResult(success, ticks * period_ns / 1e9, inference_ms, ticks, control.ticks_missed)
 
 

@@ -100,7 +100,7 @@ def test_the_real_libero_has_upright_images_and_moves_as_commanded() -> None:
     assert moved[1] > 0.02 and abs(moved[0]) < 0.01
     assert (Rotation.from_quat(seen["ee_quaternion"]) * turned.inv()).as_rotvec()[2] > 0.1
     assert seen["opening"][0] < 0.9
-    # Only the arm has moved. It stands at the far side and hangs over the objects: in the upper half of the picture.
+    # Only the arm has moved. It stands at the far side and hangs over the objects: in the upper half of the image.
     rows = np.nonzero(np.abs(seen["static"] - first).sum(axis=-1) > 60)[0]
     assert len(rows) > 100 and np.median(rows) < 0.45 * libero.IMAGE_PX
     env.close()

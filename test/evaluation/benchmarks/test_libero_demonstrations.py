@@ -54,10 +54,10 @@ class Stove:
         return KNOB_M
 
     def _seen(self) -> dict[str, Any]:
-        picture = np.full((libero.IMAGE_PX, libero.IMAGE_PX, 3), len(self.executed) % 256, np.uint8)
+        image = np.full((libero.IMAGE_PX, libero.IMAGE_PX, 3), len(self.executed) % 256, np.uint8)
         return {
-            "static": picture,
-            "wrist": picture // 2,
+            "static": image,
+            "wrist": image // 2,
             "ee_position": self.position,
             "ee_quaternion": self.rotation.as_quat(),
             "opening": np.array([0.9]),
@@ -84,7 +84,7 @@ def test_labels_are_the_expert_s_and_frames_precede_the_action() -> None:
     assert (
         np.abs(shaken).max() > 0.1 and shaken[0] == pytest.approx(shaken[4]) and not np.allclose(shaken[4], shaken[5])
     )
-    assert [int(picture[0, 0, 0]) for picture in episode.images["static"][:3]] == [0, 1, 2]
+    assert [int(image[0, 0, 0]) for image in episode.images["static"][:3]] == [0, 1, 2]
     assert episode.proprioception.shape == (len(episode), len(STATES))
     assert episode.proprioception[0, [0, 1, 2, 9]] == pytest.approx([-0.2, 0.0, 1.18, 0.9])
 

@@ -217,7 +217,7 @@ def test_chains_are_counted_and_resumed(counted, monkeypatch, tmp_path: Path, ca
         (["--rank", "2/2"], "--rank must be .*; got 2/2"),
         (["--rank", "two"], "--rank must be I/N, .*; got 'two'"),
         (["--videos"], "need --output"),
-        (["--delays", "-5"], "--delays must be at least 0 ms; got -5"),
+        (["--delays", "-5"], r"--delays must be at least 0 ms; got \[-5.0\]"),
         (["--delays", "5", "5"], "lists the same value twice"),
         (["--delays", "5", "6", "--videos", "--output", "runs/none"], "a single executor and a single delay"),
         (["--chains", "3"], "cannot be combined with --tasks"),
@@ -288,10 +288,10 @@ def test_calvin_chains_run_through_the_runtime_with_calvin_s_texts(
 ) -> None:
     save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
     installed, made = fake_calvin.make()
-    told: list[str] = []
+    commands: list[str] = []
     monkeypatch.setattr(calvin, "installed", lambda: installed)
     attempt = calvin.attempt
-    monkeypatch.setattr(calvin, "attempt", lambda *a: told.append(a[-1].command) or attempt(*a))
+    monkeypatch.setattr(calvin, "attempt", lambda *a: commands.append(a[-1].command) or attempt(*a))
     monkeypatch.setattr(chain_rollouts, "STEPS_PER_SUBTASK", 6)
     hydra = tmp_path / "task_D_D" / "validation" / ".hydra"
     hydra.mkdir(parents=True)
@@ -300,7 +300,7 @@ def test_calvin_chains_run_through_the_runtime_with_calvin_s_texts(
     assert _vla_evaluate(str(tmp_path / "checkpoint"), *arguments, "--output", str(tmp_path / "out")) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["chains"] == 2 and report["tasks"]["lift_red_block_table"]["trials"] == 2
-    assert told[0] == fake_calvin.TEXTS["lift_red_block_table"][0]
+    assert commands[0] == fake_calvin.TEXTS["lift_red_block_table"][0]
     assert [float(scene[0]) for _, scene in made[0].scenes] == [0.0, 1.0] and made[0].closed
     assert len(made[0].given) <= 2 * 2 * 6  # 2 ticks of 3 steps at 10 Hz for each subtask
 

@@ -70,8 +70,8 @@ def test_a_bag_has_the_topics_of_the_shipped_view(replayed, tmp_path) -> None:
         messages = {}
         for topic, time_ns, message in recording.messages(recording.topics):
             messages.setdefault(topic, []).append((time_ns, message))
-    picture = cv2.imdecode(messages["/camera/wrist/image_raw/compressed"][2][1].data, cv2.IMREAD_COLOR)
-    np.testing.assert_array_equal(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), replayed.episode.images["wrist"][2])
+    image = cv2.imdecode(messages["/camera/wrist/image_raw/compressed"][2][1].data, cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), replayed.episode.images["wrist"][2])
     time_ns, plan = messages["/policy/plan"][1]
     assert time_ns == 51 * PERIOD_NS and plan.header.stamp.nanosec == 100_000_000
     assert plan.header.frame_id == robot.base_frame and len(plan.poses) == 3

@@ -155,12 +155,7 @@ class EvaluationConfig:
             ("--chains", self.chains, self.chains is None or self.chains >= 1, "at least 1"),
             ("--seed", self.seed, self.seed >= 0, "at least 0"),
             ("--delay-ticks", self.delay_ticks, self.delay_ticks >= 0, "at least 0"),
-            (
-                "--delays",
-                " ".join(map("{:g}".format, delays)),
-                all(0 <= ms < math.inf for ms in delays),
-                "at least 0 ms",
-            ),
+            ("--delays", list(delays), all(0 <= ms < math.inf for ms in delays), "at least 0 ms"),
             ("--max-time", self.max_time_s, 0 < self.max_time_s < math.inf, "more than 0 s"),
             ("--workers", self.workers, self.workers >= 1, "at least 1"),
         ):

@@ -99,11 +99,10 @@ class RolloutWorker(PolicyWorker):
         observation, _ = self._env.reset(seed=request.seed, options=options)
         if self._tabletop is not None:
             self._tabletop.task = TASKS[request.judged]
-        video = RolloutVideo(self.runner.contract.camera_names)
+        video = RolloutVideo(self.runner.contract.camera_names) if self.config.videos else None
         episode = self.episode(request.command, max(1, math.floor(self.config.max_time_s * self.control_hz)))
-        on_frame = video.on_frame if self.config.videos else None
-        result = run_episode(self._env, self.runner, observation, episode, on_frame)
-        if self.config.videos and self.config.output is not None:
+        result = run_episode(self._env, self.runner, observation, episode, video.on_frame if video else None)
+        if video is not None and self.config.output is not None:
             name = f"{request.task}-{request.seed}-{'success' if result.success else 'failure'}.webp"
             video.save(self.config.output / VIDEOS / name, self.control_hz)
         return result
