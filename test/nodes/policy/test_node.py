@@ -124,7 +124,7 @@ def test_a_state_without_numbers_stops_the_arm_and_its_return_moves_it_again(rob
     robot.wait_moving(0.05)
 
 
-def test_a_command_that_is_not_latched_is_heard(robot):
+def test_a_volatile_command_is_received(robot):
     unlatched = robot.node.create_publisher(robot._messages.text, "language_command", 10)
     robot.wait(lambda: bool(robot.states) and unlatched.get_subscription_count() > 0, "the node")
     unlatched.publish(robot._messages.text(data="move 0.04"))
@@ -286,7 +286,7 @@ def test_diagnostics_name_every_stream_with_its_rate_and_the_policy_s_latency(ro
     assert statuses["/policy: transport"].level == b"\0"
 
 
-def test_simulated_time_that_stops_stops_the_arm_and_one_that_is_set_back_starts_anew(ros_environment, tmp_path):
+def test_simulated_time_that_stops_stops_the_arm_and_set_back_it_starts_over(ros_environment, tmp_path):
     robot = FakeRobot(int(ros_environment["ROS_DOMAIN_ID"]), clock_ns=1_000_000_000_000)
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     try:
@@ -304,7 +304,7 @@ def test_simulated_time_that_stops_stops_the_arm_and_one_that_is_set_back_starts
         robot.close()
 
 
-def test_a_dry_run_says_what_it_would_do_and_cannot_move_anything(other_robot, ros_environment, tmp_path):
+def test_a_dry_run_publishes_previews_and_cannot_move_anything(other_robot, ros_environment, tmp_path):
     from geometry_msgs.msg import TwistStamped
 
     robot, preview = other_robot, []
@@ -357,7 +357,7 @@ def test_two_arms_in_two_namespaces_do_not_hear_each_other(ros_environment, tmp_
         assert {twist.linear_x for twist in right.twists[count:]} == {0.03}
 
 
-def test_with_a_deadman_the_arm_moves_only_while_enable_says_so(other_robot, ros_environment, tmp_path):
+def test_with_a_deadman_the_arm_moves_only_while_enable_is_true(other_robot, ros_environment, tmp_path):
     robot = other_robot
     robot.silent.add("enable")
     with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment, require_enable=True):
@@ -428,9 +428,7 @@ def test_a_misspelt_parameter_ends_the_node_with_a_line_that_names_it(ros_enviro
     assert "require_enable," in process.output and "Traceback" not in process.output
 
 
-def test_a_policy_that_was_trained_for_it_is_told_what_the_arm_does_while_it_computes(
-    other_robot, ros_environment, tmp_path
-):
+def test_a_policy_trained_with_delays_is_given_the_prefix(other_robot, ros_environment, tmp_path):
     robot, checkpoint = other_robot, write_checkpoint(tmp_path)
     (checkpoint / "max_delay_steps").write_text("3")
     with policy_node(checkpoint, write_robot(tmp_path), ros_environment, executor="delay_aware"):
@@ -454,7 +452,7 @@ def test_an_arm_is_led_back_to_the_path_of_a_chunk_that_comes_late(other_robot, 
         assert robot.states[-1]["state"] == "running"
 
 
-def test_telling_a_policy_that_was_not_trained_for_it_ends_the_node_with_what_to_do(ros_environment, tmp_path):
+def test_delay_aware_with_a_policy_trained_without_delays_ends_the_node_with_the_way_out(ros_environment, tmp_path):
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     with policy_node(*files, ros_environment, executor="delay_aware") as process:
         assert process.wait(TIMEOUT_S) == 1
