@@ -79,9 +79,7 @@ def _bags(source: Source, spec: ObservationSpec, timing: Timing) -> list[SourceS
 
 def _folders(read: Callable[[Path, ObservationSpec, Timing], list[SourceShard]]) -> Reader:
     """Return the reader of a format that needs no more than a folder."""
-    return lambda source, spec, timing: [
-        shard for path in source.paths for shard in read(Path(path), spec, timing)
-    ]  # fmt: skip
+    return lambda source, spec, timing: [shard for path in source.paths for shard in read(Path(path), spec, timing)]
 
 
 FORMATS: dict[str, Reader] = {
