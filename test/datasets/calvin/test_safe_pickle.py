@@ -133,7 +133,7 @@ def test_a_pickle_cannot_change_what_stands_in_for_numpy() -> None:
     "program",
     [
         b"\x80\x04\x8e" + (1 << 45).to_bytes(8, "little") + b"x.",  # BINBYTES8
-        b"\x80\x05\x96" + (1 << 45).to_bytes(8, "little") + b"x.",  # BYTEARRAY8
+        b"\x80\x05\x96" + (1 << 31).to_bytes(8, "little") + b"x.",  # BYTEARRAY8
         b"\x80\x02]r\xff\xff\xff\x7f.",  # LONG_BINPUT: the reader in C would reserve 32 GB
         b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7fttR.",
         b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7ft\x81.",
