@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe is what it says, or an error that says what to change."""
+"""A recipe loads as written, or an error says what to change."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_removed_keys_with_the_value_that_changes_nothing_still_load(file: Path)
     assert load_config(file, ["policy.delay_mode=prefix", "loss.language_weight=0.0"]) == load_config(file)
 
 
-def test_frames_are_encoded_once_only_where_what_they_become_stays(file: Path) -> None:
+def test_encode_once_is_refused_if_encodings_would_change(file: Path) -> None:
     still = ["augment.brightness=0", "augment.contrast=0", "augment.proprioception_noise=0"]
     once = ["trainer.encode_once=true", 'optimizer.freeze=["backbone.*"]', *still]
     assert load_config(file, once).trainer.encode_once
@@ -149,7 +149,7 @@ def write(folder: Path, stem: str, **values) -> Path:
     return folder / f"{stem}.json"
 
 
-def test_what_maps_names_is_a_value_and_replaced_whole(file: Path, tmp_path: Path) -> None:
+def test_maps_are_replaced_whole(file: Path, tmp_path: Path) -> None:
     forward = {"patch_px": 8, "width": 64}
     write(
         tmp_path, "base", parent="recipe.json", loss={"forward_prediction": forward},
@@ -168,9 +168,7 @@ def test_what_maps_names_is_a_value_and_replaced_whole(file: Path, tmp_path: Pat
     assert (config.loss.forward_prediction.patch_px, config.loss.forward_prediction.width) == (4, 64)
 
 
-def test_a_child_that_tunes_a_checkpoint_takes_no_network_from_a_parent_that_starts_anew(
-    file: Path, tmp_path: Path
-) -> None:
+def test_a_recipe_with_init_from_inherits_no_contract_or_policy(file: Path, tmp_path: Path) -> None:
     tuned = load_config(write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="runs/a/checkpoint"))
     assert (tuned.init_from, tuned.contract, tuned.policy) == ("runs/a/checkpoint", None, None)
     assert tuned.optimizer == load_config(file).optimizer
@@ -188,7 +186,7 @@ def test_shipped_recipes_can_be_tuned_from(tmp_path: Path) -> None:
     assert config.contract is None and config.augment.shift_px == {"static": 1, "wrist": 3}
 
 
-def test_of_a_checkpoint_s_policy_a_recipe_may_say_the_delays_alone(file: Path, tmp_path: Path) -> None:
+def test_with_init_from_a_recipe_may_set_only_the_delays(file: Path, tmp_path: Path) -> None:
     """Also where it names what is the default: the checkpoint's may be another one."""
     tuned = write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="a", policy={"max_delay_steps": 2})
     config = load_config(tuned)
@@ -201,7 +199,7 @@ def test_of_a_checkpoint_s_policy_a_recipe_may_say_the_delays_alone(file: Path, 
             load_config(tuned, [override])
 
 
-def test_parents_that_are_missing_circular_or_no_files_are_named(tmp_path: Path) -> None:
+def test_missing_circular_and_invalid_parents_are_named(tmp_path: Path) -> None:
     for name, parent in (("a", "b.json"), ("b", "a.json"), ("lost", "nowhere.json"), ("odd", 3)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"parent": parent}))
     with pytest.raises(ConfigError, match=r"own parent: .*a\.json -> .*b\.json -> .*a\.json"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources of several formats to one training."""
+"""Training on sources in several formats."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_is_left_out_is_printed(recipe, split, capsys) -> None:
         read_demonstrations(config, *observation_spec(config))
 
 
-def test_a_store_elsewhere_leaves_the_demonstrations_alone(recipe, split, tmp_path: Path) -> None:
+def test_with_a_store_elsewhere_nothing_is_written_next_to_the_demonstrations(recipe, split, tmp_path: Path) -> None:
     before = sorted(split.rglob("*"))
     config = with_data(
         recipe, sources=[{"format": "calvin", "path": str(split)}], store=str(tmp_path / "store")
@@ -192,7 +192,7 @@ def test_a_recording_in_two_sources_is_refused(recipe, bags, split, way: str) ->
         read_demonstrations(config, *observation_spec(config))
 
 
-def test_a_copy_beside_its_original_is_refused(recipe, bags) -> None:
+def test_a_copy_next_to_its_original_is_refused(recipe, bags) -> None:
     shutil.copytree(bags / BAG, bags / "copy")
     config = with_data(recipe, bags=[str(bags)])
     with pytest.raises(UserError, match=r"copy of data\.bags is the same recording|of data\.bags is the same .*copy"):

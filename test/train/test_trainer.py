@@ -33,7 +33,7 @@ def with_trainer(config: TrainConfig, **changes) -> TrainConfig:
         ({"strategy": "deepspeed"}, EIGHT, "deepspeed_stage_2"),
     ],
 )
-def test_names_of_recipes_become_lightning_s(config, asked, processes, strategy: str) -> None:
+def test_hardware_names_are_handed_to_lightning(config, asked, processes, strategy: str) -> None:
     for accelerator in ("auto", "cpu", "gpu", "mps", "tpu"):
         trainer = with_trainer(config, accelerator=accelerator, precision="bf16-mixed", **asked).trainer
         hardware = _hardware(trainer, processes)
@@ -66,7 +66,7 @@ def test_a_training_that_is_refused_has_read_and_written_nothing(config, episode
 
 
 @pytest.mark.parametrize("asked", [{}, {"accelerator": "cpu"}, {"precision": "bf16-mixed"}, {"strategy": "ddp"}])
-def test_what_a_cpu_can_do_is_not_refused(config, asked) -> None:
+def test_what_a_cpu_supports_is_accepted(config, asked) -> None:
     check_machine(with_trainer(config, **asked), ALONE)
 
 
@@ -76,6 +76,6 @@ def test_only_a_file_can_be_resumed_from(config, episodes, tmp_path) -> None:
         fit(config, episodes, resume=tmp_path)
 
 
-def test_one_process_can_be_of_the_strategy_ddp(config: TrainConfig, tmp_path) -> None:
+def test_one_process_can_use_ddp(config: TrainConfig, tmp_path) -> None:
     trainer = make_trainer(with_trainer(config, strategy="ddp"), tmp_path, validates=False)
     assert (type(trainer.strategy).__name__, trainer.world_size) == ("DDPStrategy", 1)
