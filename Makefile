@@ -61,16 +61,14 @@ demo: $(STAMP) ## run the shipped policy on the simulated arm over ROS 2 (ROLLOU
 loop: $(STAMP) ## teach the policy a new task from recorded bags, and evaluate it before and after
 	$(VENV)/bin/vla loop
 
-test: $(STAMP) ## run ruff and the tests (ARGS="-m 'not slow'" for the quick ones)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+test: lint ## run the linters and the tests (ARGS="-m 'not slow'" for the quick ones)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 nightly: $(STAMP) ## for an idle machine: every injected fault over real DDS, and a soak test of 10 minutes
 	$(VENV)/bin/python -m pytest -m nightly $(ARGS)
 	$(VENV)/bin/python benchmarks/soak.py --minutes 10
 
-lint: $(STAMP) ## ruff check, ruff format, mypy
+lint: $(STAMP) ## run ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy

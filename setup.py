@@ -99,7 +99,7 @@ setup(
         "lerobot": LEROBOT,
         "rerun": ["rerun-sdk>=0.26"],
         "test": TEST,  # where colcon test looks for pytest
-        "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15"],
+        "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15", "pre-commit>=3"],
     },
     entry_points={
         "console_scripts": [

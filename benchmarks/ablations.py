@@ -42,8 +42,8 @@ from vla_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 from vla_ros.policy.config import ForwardPredictionConfig
 from vla_ros.runtime.execution.executors import DEFAULT_HORIZON
 from vla_ros.sim.env import TabletopEnv
-from vla_ros.train.build import observation_spec
-from vla_ros.train.data import read_demonstrations
+from vla_ros.train.demonstrations import read_demonstrations
+from vla_ros.train.initial_policy import observation_spec
 from vla_ros.train.recipes import load_config
 
 FIRST_SEED = 80_000

@@ -44,9 +44,9 @@ from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig
 from vla_ros.evaluation.closed_loop.rollouts import request_rollouts, run_rollouts
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.robot import load_robot
-from vla_ros.train.build import observation_spec
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.fit import fit
+from vla_ros.train.initial_policy import observation_spec
 from vla_ros.train.recipes import load_config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "support"))

@@ -31,10 +31,11 @@ from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 from vla_ros.policy.module import VLAModule
 from vla_ros.robot import load_robot
-from vla_ros.train.build import new_policy, observation_spec
 from vla_ros.train.callbacks import ProgressLines
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.data import DemonstrationData, split_episodes
+from vla_ros.train.data import DemonstrationData
+from vla_ros.train.demonstrations import split_episodes
+from vla_ros.train.initial_policy import new_policy, observation_spec
 from vla_ros.train.recipes import load_config
 from vla_ros.train.trainer import make_module
 

@@ -27,7 +27,9 @@ from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tuning import OptimizerConfig
 from vla_ros.sim.tasks import TASKS
-from vla_ros.train.data import DemonstrationData, action_bounds, proprioception_statistics, split_episodes
+from vla_ros.train.data import DemonstrationData
+from vla_ros.train.demonstrations import split_episodes
+from vla_ros.train.statistics import action_bounds, proprioception_statistics
 
 SHIPPED, RECIPE = resources.path("config/checkpoints/tabletop"), resources.path("config/train/tabletop.json")
 FEATURE_SIZE = 128

@@ -23,9 +23,9 @@ from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.inspection.inspection import everything
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot
-from vla_ros.train.build import new_policy
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.data import WindowDataset
+from vla_ros.train.demonstrations import WindowDataset
+from vla_ros.train.initial_policy import new_policy
 from vla_ros.train.recipes import load_config
 
 LOADER = Path(__file__).with_name("lerobot_loader.py")

@@ -171,7 +171,7 @@ def lerobot_rows(measured: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 def recipe() -> tuple[ObservationSpec, Timing]:
     """Return what the shipped recipe samples."""
-    from vla_ros.train.build import observation_spec
+    from vla_ros.train.initial_policy import observation_spec
     from vla_ros.train.recipes import load_config
 
     return observation_spec(load_config(resources.path("config/train") / "tabletop.json"))

@@ -54,8 +54,8 @@ def watch_training(bags: Sequence[Path], count: int, robot: Robot, store: Path, 
     import torch
 
     from vla_ros.policy.module import VLAModule
-    from vla_ros.train.build import new_policy, observation_spec
     from vla_ros.train.data import DemonstrationData
+    from vla_ros.train.initial_policy import new_policy, observation_spec
     from vla_ros.train.recipes import load_config
 
     torch.set_num_threads(1)

@@ -102,13 +102,13 @@ def bag_row_to_loss(folder: Path) -> list[str]:
 
 
 def _trace_only_the_data_path(entered: FilesEntered) -> None:
-    """Count while demonstrations are read and from batch to loss, without the rest of a run."""
+    """Count while a source is read and from batch to loss, without its configuration and the rest of a run."""
     from vla_ros.policy.module import VLAModule
-    from vla_ros.train import data, fit
+    from vla_ros.train import demonstrations
 
-    entered.counted(fit, "read_demonstrations")
-    entered.counted(data.WindowDataset, "__init__")
-    entered.counted(data.WindowDataset, "__getitems__")
+    entered.counted(demonstrations, "load_source")
+    entered.counted(demonstrations.WindowDataset, "__init__")
+    entered.counted(demonstrations.WindowDataset, "__getitems__")
     entered.counted(VLAModule, "training_step")
 
 

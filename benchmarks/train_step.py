@@ -31,11 +31,11 @@ from torch.utils.data import DataLoader
 from vla_ros import resources
 from vla_ros.datasets.episode import Episode
 from vla_ros.policy.module import Batch, VLAModule
-from vla_ros.train.build import new_policy
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import DemonstrationData
+from vla_ros.train.initial_policy import new_policy
 from vla_ros.train.recipes import load_config
-from vla_ros.train.trainer import make_module, make_trainer, without_advice
+from vla_ros.train.trainer import make_module, make_trainer, quiet_lightning
 
 WARM_UP_STEPS = 4
 
@@ -194,7 +194,7 @@ def bare(config: TrainConfig, module: VLAModule, batches: Timed) -> Turn:
 def ours(config: TrainConfig, module: VLAModule, batches: Timed) -> Turn:
     """Train with the Trainer of `vla fit`, discarding its output."""
     end = End(batches)
-    with tempfile.TemporaryDirectory() as folder, without_advice():
+    with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         away = replace(config, output=folder, trainer=replace(config.trainer, validate_every_steps=10**6))
         trainer = make_trainer(away, away.run_folder, validates=False)
         checkpoints = [c for c in trainer.callbacks if isinstance(c, pl.callbacks.ModelCheckpoint)]

@@ -1,9 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Installs this checkout in the four ways that README.md names, each into a place of its own, and uses what it got:
-# imports vla_ros.train, finds a shipped file, starts `policy_node --help`. About three minutes; not part of `make test`.
-#
-#   test/check_installs.sh            all four ways, and colcon test of the quick tests
+# Installs this checkout with pip and colcon, editable and not, each in its own folder, and tries the result: imports
+# vla_ros.train, finds shipped files, runs `policy_node --help`. Then runs the quick tests with colcon test. Takes about
+# three minutes; not part of `make test`.
 set -euo pipefail
 
 checkout=$(cd "$(dirname "$0")/.." && pwd)
@@ -13,11 +12,11 @@ venv=$place/venv
 source=$place/workspace/src/vla_ros
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1
 
-# What git would hand to somebody else, and nothing that happens to lie beside it.
+# Only the files that git would publish.
 mkdir -p "$source"
 (cd "$checkout" && git ls-files -z --cached --others --exclude-standard | xargs -0 tar cf - --ignore-failed-read) | tar xf - -C "$source"
 
-use() { # use WHAT COMMAND...: COMMAND starts the policy node of the install that is active
+use() { # use NAME COMMAND...: try the active install; COMMAND starts its policy node
     local what=$1; shift
     cd /
     python3 - <<'PYTHON'
@@ -26,7 +25,8 @@ import vla_ros, vla_ros.train, vla_ros.train.fit
 from vla_ros import resources
 resources.path("config/robots/tabletop.yaml")
 resources.path("launch/policy.launch.py")
-assert (Path(vla_ros.__file__).parent / "sim" / "tabletop.xml").is_file()
+for file in ("sim/tabletop.xml", "templates/page.html"):
+    assert (Path(vla_ros.__file__).parent / file).is_file(), file
 print("   ", vla_ros.__path__[0].replace(str(Path.home()), "~"))
 PYTHON
     "$@" --help | grep -qi usage
@@ -47,8 +47,8 @@ use "pip install ." policy_node
 vla --help >/dev/null
 pip uninstall -y vla_ros
 
-# setuptools 80 took away the options of `setup.py develop` that colcon's --symlink-install calls.
-pip install colcon-common-extensions 'setuptools<80' pytest hypothesis psutil
+# setuptools 80 removed the options of `setup.py develop` that colcon uses for --symlink-install.
+pip install colcon-common-extensions 'setuptools<80' pytest hypothesis
 for options in "" "--symlink-install"; do
     echo "colcon build $options"
     cd "$place/workspace"

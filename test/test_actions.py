@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geometry and normalisation of actions, as properties."""
+"""Geometry and normalization of actions, as properties."""
 
 from __future__ import annotations
 

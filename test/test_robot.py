@@ -43,7 +43,7 @@ def test_an_unknown_robot_lists_the_known_ones():
         (lambda data: data["cameras"]["static"].update(type="sensor_msgs/msg/PointCloud2"), "CompressedImage"),
         (lambda data: data["language"].update(stamp="arrival"), "'header', 'receive'"),
         (lambda data: data["gripper_command"].update(open=0.0), "must differ"),
-        (lambda data: data["limits"].update(workspace_max_m=[0.1, 0.1, 0.1]), "empty on an axis"),
+        (lambda data: data["limits"].update(workspace_max_m=[0.1, 0.1, 0.1]), "workspace must not be empty"),
         (lambda data: data["language"].update(stamp="header"), "language: .*no header.*stamp: receive"),
         (lambda data: data["ee_pose"].update(type="geometry_msgs/msg/Pose"), "ee_pose: type must be .*PoseStamped"),
         (lambda data: data["cameras"]["wrist"].update(latency_s=1.5), r"latency_s must be in \[-1, 1\]; got 1.5"),
@@ -72,7 +72,7 @@ TF = {"topic": "/tf", "type": "tf2_msgs/msg/TFMessage", "stamp": "header"}
         (TF, "ee_frame must name the tool's frame .*got None"),
         ({**TF, "ee_frame": "/base_link"}, "different from base_frame .*got '/base_link'"),
         ({**TF, "ee_frame": "tcp", "stamp": "receive"}, "stamp must be header"),
-        ({**TF, "ee_frame": "tcp", "type": "geometry_msgs/msg/PoseStamped"}, "takes no ee_frame; remove 'tcp'"),
+        ({**TF, "ee_frame": "tcp", "type": "geometry_msgs/msg/PoseStamped"}, "ee_frame must be removed .*got 'tcp'"),
         ({**TF, "tool": "tcp"}, "unknown key 'tool'"),
     ],
 )

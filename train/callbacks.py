@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes on beside the training loop: averaged weights, speed and progress in a log, pictures of curves."""
+"""Callbacks of the training loop: averaged weights, reproducible resuming, throughput and progress."""
 
 from __future__ import annotations
 
-import csv
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,14 +14,15 @@ from torch import Tensor, nn
 
 
 class MovingAverage(Callback):
-    """Exponential moving average of what is trained, with a decay that grows: a short run forgets its start too.
+    """Exponential moving average of the trained weights, whose decay grows so that short runs forget their start too.
 
-    Weights that are frozen, such as those of a vision-language model with adapters, are their own average: they are
-    neither copied nor averaged. Validation runs with the average, ``state_dict`` of a Lightning checkpoint holds it
-    (the weights themselves are in ``current_model_state``), and the training ends with it.
+    Validation uses the average, and training ends with it. In Lightning checkpoints `state_dict` is the average and
+    `current_model_state` the weights. Lightning's EMAWeightAveraging would also copy frozen weights (those of a whole
+    vision-language model, and the buffers), has a fixed decay, and saves averages as weights if validation is
+    interrupted.
 
     Args:
-        decay: what the decay grows to.
+        decay: the limit of the decay.
     """
 
     def __init__(self, decay: float) -> None:
@@ -47,7 +45,7 @@ class MovingAverage(Callback):
             self._last_step = trainer.global_step
 
     def update(self, weights: list[Tensor]) -> None:
-        """Average ``weights``, those of the trained parameters in their order, in."""
+        """Add `weights`, the trained parameters in order, to the average."""
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates)) if self._updates else 0.0
         torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
         self._updates += 1
@@ -59,7 +57,7 @@ class MovingAverage(Callback):
         self._swap(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Undo a validation that was interrupted: a checkpoint is written next, and averages are no weights."""
+        """Swap back after an interrupted validation, as a checkpoint is saved next."""
         if self._swapped:
             self._swap(pl_module)
 
@@ -79,7 +77,7 @@ class MovingAverage(Callback):
         trained = {name: parameter for name, parameter in pl_module.named_parameters() if parameter.requires_grad}
         averages = {id(parameter): self._averages[name] for name, parameter in trained.items()}
         checkpoint["current_model_state"] = {name: parameter.detach() for name, parameter in trained.items()}
-        checkpoint["state_dict"] = {  # by identity, as a tied parameter has several names here
+        checkpoint["state_dict"] = {  # by identity, as a tied parameter has several names
             name: averages.get(id(value), value.detach())
             for name, value in pl_module.state_dict(keep_vars=True).items()
         }
@@ -88,7 +86,7 @@ class MovingAverage(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the averages, and give the module, which has just been loaded with them, its own weights."""
+        """Restore the averages, and give the module, just loaded with them, its weights."""
         self._updates = int(checkpoint["averaging_state"]["n_averaged"])
         for name, weights in _trained(pl_module).items():
             self._averages[name] = checkpoint["state_dict"][name].clone()
@@ -103,12 +101,12 @@ class MovingAverage(Callback):
 
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are trained, as tensors without a history of gradients."""
+    """Return the trained parameters, detached."""
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 class RandomState(Callback):
-    """Draw, after a resume, what the interrupted training would have drawn: augmentation, dropout, delays."""
+    """Restores the random state on resuming, so that augmentation, dropout and delays continue as they would have."""
 
     def __init__(self) -> None:
         self._resumed: dict[str, Any] | None = None
@@ -128,11 +126,11 @@ class RandomState(Callback):
 
 
 class Throughput(Callback):
-    """Log how fast the training goes, over the steps since the last log: frames and steps a second, waiting for data.
+    """Logs the speed since the last log: `throughput/frames_per_s`, `/steps_per_s` and `/waiting_for_data`.
 
-    Names: ``throughput/frames_per_s``, of valid frames in this process, ``throughput/steps_per_s`` and
-    ``throughput/waiting_for_data``, the part of the time between the end of one step and the batch of the next, in
-    which callbacks and loggers run too. Validation does not count. Nothing is read from the device between two logs.
+    Frames are valid frames of this process. Waiting is the share of time between the end of a step and the next batch,
+    which includes callbacks and loggers; validation does not count. Lightning's ThroughputMonitor does not measure
+    waiting, and would read the number of valid frames from the device at every step.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -163,7 +161,7 @@ class Throughput(Callback):
         self._steps += stepped
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set in its __init__
         logs = stepped and trainer.global_step % every == 0
-        frames = int(self._frames) if logs else 0  # waits for the device, whose time this is
+        frames = int(self._frames) if logs else 0  # synchronises with the device
         now_s = self._clock()
         self._elapsed_s += now_s - self._since_s
         self._since_s = now_s
@@ -180,12 +178,12 @@ class Throughput(Callback):
             "throughput/waiting_for_data": self._waiting_s / self._elapsed_s,
         }
         for logger in trainer.loggers:
-            logger.log_metrics(figures, step=trainer.global_step - 1)  # as Lightning counts its own
+            logger.log_metrics(figures, step=trainer.global_step - 1)  # Lightning's step count
         self._frames, self._steps, self._waiting_s, self._elapsed_s = 0, 0, 0.0, 0.0
 
 
 class ProgressLines(Callback):
-    """One line every ``every_steps`` steps: loss, speed and time left, for logs and terminals alike."""
+    """Prints loss, speed and remaining time every `every_steps` steps."""
 
     def __init__(self, every_steps: int = 100) -> None:
         self._every_steps = every_steps
@@ -201,8 +199,8 @@ class ProgressLines(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._frames.append(batch["valid"].sum())  # tensors: reading them would wait for the device at every step
-        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # its part of a step's
+        self._frames.append(batch["valid"].sum())  # tensors, as reading them would synchronise
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # undo Lightning's division
         step = trainer.global_step
         stepped = step > self._last_step  # not after each of several accumulated batches
         self._last_step = step
@@ -220,56 +218,3 @@ class ProgressLines(Callback):
             flush=True,
         )
         self._frames, self._losses, self._last_s = [], [], now_s
-
-
-def keep_metrics(folder: Path) -> None:
-    """Put ``metrics.csv`` of an interrupted run at the end of ``metrics.before.csv``: the logger would delete it."""
-    now, before = folder / "metrics.csv", folder / "metrics.before.csv"
-    if not now.exists():
-        return
-    rows = [*_rows(before), *_rows(now)]
-    columns = sorted({name for row in rows for name in row})
-    with before.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    now.unlink()
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
-        return []
-    with file.open(newline="") as text:
-        return list(csv.DictReader(text))
-
-
-def draw_curves(folder: Path, picture: Path) -> None:
-    """Draw every metric of a run's ``metrics.csv`` over the steps, training and validation in one plot each.
-
-    What an interrupted run had logged comes from ``metrics.before.csv``; a step that was done twice counts as it was
-    done last.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    series: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in [*_rows(folder / "metrics.before.csv"), *_rows(folder / "metrics.csv")]:
-        for key, value in row.items():
-            phase, _, name = key.partition("/")
-            if name and value:
-                series[name][phase][int(row["step"])] = float(value)
-    if not series:
-        return
-    figure, axes = pyplot.subplots(len(series), 1, figsize=(8, 2.2 * len(series)), sharex=True, squeeze=False)
-    for axis, (name, phases) in zip(axes[:, 0], sorted(series.items()), strict=True):
-        for phase, points in sorted(phases.items()):
-            axis.plot(*zip(*sorted(points.items()), strict=True), label=phase)
-        axis.set_ylabel(name)
-        axis.legend()
-        axis.grid(alpha=0.3)
-    axes[-1, 0].set_xlabel("step")
-    figure.tight_layout()
-    figure.savefig(picture, dpi=80)
-    pyplot.close(figure)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training recipes: strict JSON to frozen dataclasses. Every key has a default that is meant; there are no others."""
+"""Training recipes as frozen dataclasses, parsed strictly from JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,16 +22,16 @@ from vla_ros.policy.tuning import OptimizerConfig
 
 
 class ConfigError(UserError):
-    """A recipe that cannot be followed; names the key, its value, what is allowed and the way out."""
+    """A recipe that cannot be followed."""
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Demonstrations of one format at one place; docs/data.md says what the path is for each format.
+    """Demonstrations in one format; docs/data.md defines the path for each format.
 
     Attributes:
-        weight: how many windows are drawn from it, relative to the other sources, which then all have a weight; null
-            where none has: all windows of all sources count alike.
+        weight: share of the training windows, relative to the other sources, which then all need a weight; null in all
+            sources draws all windows equally often.
     """
 
     format: str
@@ -42,23 +42,23 @@ class SourceConfig:
         if self.format not in FORMATS:
             raise ConfigError(f"format is {self.format!r} for {self.path}; must be one of {', '.join(FORMATS)}")
         if self.weight is not None and not self.weight > 0:
-            raise ConfigError(f"weight is {self.weight} for {self.path}; allowed: a positive number, or null")
+            raise ConfigError(f"weight is {self.weight} for {self.path}; it must be positive or null")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which demonstrations.
+    """The demonstrations to learn from.
 
     Attributes:
-        bags: bag folders, or folders of them, relative to the working directory: short for a list of ``sources``.
-        sources: any mixture of formats.
+        bags: bags, or folders of bags, relative to the working directory; short for a list of `sources`.
+        sources: demonstrations in any mix of formats.
         robot: the robot's YAML file, or the name of a shipped one, for bags.
-        validation_fraction: part of the recorded episodes that is held out, of each source.
-        include_failures: also learn from episodes that were marked as failed.
-        policy_frames: of bags that were recorded beside a policy: "drop" what it did itself and learn a person's
-            corrections only, or "imitate" both.
-        store: folder for decoded demonstrations; null: ``.vla_store`` beside each source.
-        workers: processes that decode; 0: one for each core.
+        validation_fraction: share of the recorded episodes of each source that is held out.
+        include_failures: also learn from episodes marked as failed.
+        policy_frames: for bags recorded while a policy ran: "drop" its own actions and learn only a person's
+            corrections, or "imitate" both.
+        store: folder for decoded demonstrations; null: `.vla_store` next to each source.
+        workers: decoding processes; 0: one per core.
     """
 
     bags: tuple[str, ...] = ()
@@ -72,28 +72,28 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
-            raise ConfigError(f"validation_fraction is {self.validation_fraction}; allowed: 0 up to, without, 1")
+            raise ConfigError(f"data.validation_fraction is {self.validation_fraction}; it must be in [0, 1)")
         if self.workers < 0:
-            raise ConfigError(f"data.workers is {self.workers}; allowed: 0 (one for each core) or more")
+            raise ConfigError(f"data.workers is {self.workers}; it must be 0 (one per core) or more")
         if self.bags and self.sources:
             raise ConfigError(
-                "data.bags (or --bags) and data.sources are both set; list the bags in data.sources too, as "
+                "data.bags (or --bags) and data.sources are both set; list the bags in data.sources, as "
                 '{"format": "bags", "path": "FOLDER"}'
             )
         unweighted = [source.path for source in self.sources if source.weight is None]
         if unweighted and len(unweighted) < len(self.sources):
-            raise ConfigError(f"data.sources: {unweighted[0]} has no weight, others have; give all one, or none")
+            raise ConfigError(f"data.sources: {unweighted[0]} has no weight, but others do; give all one, or none")
         paths = [source.path for source in self.sources]
         if len(set(paths)) < len(paths):
-            raise ConfigError(f"data.sources names a path twice: {', '.join(paths)}; use weights instead")
+            raise ConfigError(f"data.sources lists a path twice: {', '.join(paths)}; use weights instead")
 
 
 @dataclass(frozen=True)
 class ContractConfig:
-    """The part of the policy contract that is chosen; statistics, tokenizer and provenance come from the data.
+    """The part of the policy contract that a recipe chooses; statistics, tokenizer and provenance come from the data.
 
-    ``vocabulary_size`` is the size of the token table that is trained; ``prompt_template`` null takes the one that the
-    backbone's model was trained with; the rest is explained in ``vla_ros.contract``.
+    `vocabulary_size` is that of the trained tokenizer; `prompt_template` null takes the template that the backbone's
+    model was trained with; the rest is explained in `vla_ros.contract`.
     """
 
     cameras: tuple[Camera, ...] = (Camera("static", 64, 64), Camera("wrist", 64, 64))
@@ -109,30 +109,30 @@ class ContractConfig:
     def __post_init__(self) -> None:
         names = [camera.name for camera in self.cameras]
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"contract.cameras has the names {names}; expected one camera or more, names that differ")
+            raise ConfigError(f"contract.cameras has the names {names}; there must be at least one, and no name twice")
         for name in self.proprioception:
             if name not in PROPRIOCEPTION_UNITS:
                 raise ConfigError(f"contract.proprioception: {name!r}; {schema.suggestion(name, PROPRIOCEPTION_UNITS)}")
-        _ = self.timing, self.language("not trained yet")  # both check their values
+        _ = self.timing, self.language("not trained yet")  # both validate their values
 
     @property
     def timing(self) -> Timing:
         """The contract's timing."""
         return Timing(self.control_hz, self.history, self.chunk, self.settle_s)
 
-    def language(self, tokenizer: str, own_prompt: str = "{command}") -> Language:
-        """Return the contract's language with the token table ``tokenizer``; ``own_prompt`` is the backbone's."""
-        template = own_prompt if self.prompt_template is None else self.prompt_template
+    def language(self, tokenizer: str, default_prompt: str = "{command}") -> Language:
+        """Return the contract's language for a tokenizer's identity; `default_prompt` is the backbone's."""
+        template = default_prompt if self.prompt_template is None else self.prompt_template
         return Language(template, tokenizer, self.max_tokens)
 
 
 @dataclass(frozen=True)
 class KeepConfig:
-    """How fine-tuning keeps what the starting policy could do.
+    """How fine-tuning retains the skills of the starting policy.
 
     Attributes:
         bags: demonstrations of the old tasks, to rehearse.
-        fraction: the part of the training windows that is drawn from ``bags``.
+        fraction: share of the training windows drawn from `bags`.
         retain: self-distillation, which needs no old demonstrations.
     """
 
@@ -142,36 +142,34 @@ class KeepConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
-            raise ConfigError(f"keep.fraction is {self.fraction}; allowed: between 0 and 1")
+            raise ConfigError(f"keep.fraction is {self.fraction}; it must be in (0, 1)")
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long and on what.
+    """How long to train, and on which hardware.
 
     Attributes:
         max_steps: optimizer steps.
-        batch_windows: history windows per step, in each process (train/run.sh); the cost is in the frames, at most
-            ``history`` times as many.
-        accumulate_batches: batches whose gradients make one step, for more windows than fit into memory at once; terms
-            are means over each batch.
-        gradient_clip_norm: largest norm of a step's gradient; 0 for any.
-        ema_decay: of the moving average of the weights that is validated and kept; 0 keeps the weights themselves.
-        validate_every_steps: how often the held-out episodes are looked at.
-        patience_validations: stop after so many validations without a better loss; 0 trains all steps.
-        export: which weights the checkpoint folder holds, always their moving average: "last", of the last step, or
-            "best_validation", of the validation with the smallest loss (the imitation loss says little about how well
-            the robot does: compare rollouts before you trust it).
-        encode_once: encode every frame once, before the training, and train what comes after the backbone on that: for
-            a backbone that is frozen as a whole (``optimizer.freeze``: ``backbone.*``), without ``augment``.
+        batch_windows: history windows per step and process (train/run.sh), of at most `history` frames each.
+        accumulate_batches: batches whose gradients make one step, for more windows than fit into memory; losses are
+            means over each batch.
+        gradient_clip_norm: largest norm of a step's gradient; 0 disables clipping.
+        ema_decay: of the moving average of the weights, which is validated and exported; 0 uses the weights themselves.
+        validate_every_steps: interval of validation on the held-out episodes.
+        patience_validations: stop after this many validations without a better loss; 0 trains all steps.
+        export: which averaged weights to export: "last", or "best_validation", those with the smallest validation loss
+            (which says little about success on the robot: compare rollouts before you rely on it).
+        encode_once: encode every frame once, before training, and train only what follows the backbone; requires a
+            frozen backbone (`optimizer.freeze`: `backbone.*`) and no `augment`.
         gradient_checkpointing: recompute the vision-language model's activations instead of keeping them.
-        threads: CPU threads of torch; 0 leaves torch's own choice.
-        accelerator: "auto" takes what there is, in the order tpu, gpu (NVIDIA), mps (Apple), cpu.
-        strategy: of several processes (train/run.sh). "auto" is "ddp": each has the whole network. "fsdp": each keeps a
-            piece of it, for networks that are too large; "deepspeed": a piece of gradients and moments (ZeRO 2).
-        precision: as Lightning names them.
-        wandb_project: also log to Weights & Biases, under this project: into the run folder, or to its server where the
-            environment has WANDB_MODE=online.
+        threads: CPU threads of torch; 0: torch's default.
+        accelerator: Lightning's name; mps and tpu are untested.
+        strategy: of several processes (train/run.sh). "auto" is "ddp": each has the whole network. "fsdp" shards the
+            network, for those that do not fit on one GPU; "deepspeed" (ZeRO 2) is handed to Lightning, untested.
+        precision: Lightning's name.
+        wandb_project: also log to this project of Weights & Biases: offline, into the run folder, unless the
+            environment variable WANDB_MODE is "online".
     """
 
     max_steps: int = 6000
@@ -192,22 +190,25 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"trainer.ema_decay is {self.ema_decay}; allowed: 0 up to, without, 1")
-        if self.gradient_clip_norm < 0:
-            raise ConfigError(f"trainer.gradient_clip_norm is {self.gradient_clip_norm}; allowed: 0 or more")
-        for name in ("max_steps", "batch_windows", "accumulate_batches", "validate_every_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"trainer.{name} is {getattr(self, name)}; allowed: 1 or more")
-        if self.patience_validations < 0:
-            raise ConfigError(f"trainer.patience_validations is {self.patience_validations}; allowed: 0 or more")
+            raise ConfigError(f"trainer.ema_decay is {self.ema_decay}; it must be in [0, 1)")
+        for name, least in (
+            ("gradient_clip_norm", 0),
+            ("patience_validations", 0),
+            ("max_steps", 1),
+            ("batch_windows", 1),
+            ("accumulate_batches", 1),
+            ("validate_every_steps", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"trainer.{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A recipe: ``contract`` trains from scratch, ``init_from`` (a checkpoint folder) tunes what is there.
+    """A recipe: `contract` trains from scratch, `init_from` fine-tunes the policy of a checkpoint folder.
 
-    With ``init_from``, ``contract`` and ``policy`` are the checkpoint's, where ``policy`` may say ``max_delay_steps``
-    for a checkpoint that was trained without delays; without ``init_from``, ``policy`` has a default.
+    With `init_from`, contract and policy are the checkpoint's; `policy` may only set `max_delay_steps`, for a
+    checkpoint trained without delays.
     """
 
     name: str
@@ -226,14 +227,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.init_from is None and (self.keep.bags or self.keep.retain.weight):
             raise ConfigError(
-                "keep is set but init_from is not: there is nothing to keep; name a checkpoint in init_from"
+                "keep is set but init_from is not, so there is nothing to retain; set init_from to a checkpoint"
             )
         if self.init_from is not None:
             if self.contract is not None:
                 raise _both_set("contract")
             delays = self.policy.max_delay_steps if self.policy else 1
             if self.policy not in (None, PolicyConfig(max_delay_steps=max(1, delays))):
-                raise _policy_is_the_checkpoint_s()
+                raise _policy_and_init_from()
         if self.trainer.encode_once:
             self._check_encoded_once()
         if self.contract is not None:
@@ -241,12 +242,12 @@ class TrainConfig:
             self.check_loss(self.contract.cameras)
         elif self.init_from is None:
             raise ConfigError(
-                "neither init_from nor contract is set; name the checkpoint to start from with --set init_from=FOLDER, "
-                "or give a contract to train from scratch"
+                "neither init_from nor contract is set; set the checkpoint to start from with --set init_from=FOLDER, "
+                "or add a contract to train from scratch"
             )
 
     def _check_encoded_once(self) -> None:
-        """Raise ConfigError if what a frame is encoded into changes in the training, or a loss wants its pictures."""
+        """Raise ConfigError if encodings would change during training, or a loss needs images."""
         unchanged = AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0)
         for key, value, allowed in (
             ("optimizer.freeze", list(self.optimizer.freeze), ["backbone.*"]),
@@ -256,12 +257,12 @@ class TrainConfig:
         ):
             if value != allowed:
                 raise ConfigError(
-                    f"trainer.encode_once is set, but {key} is {value}; allowed: {allowed}, as frames are encoded "
-                    "before the training, or encode_once=false"
+                    f"trainer.encode_once is set, but {key} is {value}; it must be {allowed}, as frames are encoded "
+                    "before training, or set encode_once=false"
                 )
 
     def check_loss(self, cameras: Sequence[Camera]) -> None:
-        """Raise ConfigError if a loss does not fit the pictures of ``cameras``."""
+        """Raise ConfigError if a loss does not fit the images of `cameras`."""
         if self.loss.forward_prediction is not None:
             try:
                 self.loss.forward_prediction.check_image_sizes({c.name: (c.height, c.width) for c in cameras})
@@ -270,19 +271,19 @@ class TrainConfig:
 
     @property
     def run_folder(self) -> Path:
-        """Where everything of this run is written."""
+        """The folder that this run writes to."""
         return Path(self.output) / self.name
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
         values = dataclasses.asdict(self)
         if self.init_from is not None and self.policy is not None:
-            values["policy"] = {"max_delay_steps": self.policy.max_delay_steps}  # all that it says
+            values["policy"] = {"max_delay_steps": self.policy.max_delay_steps}  # all that it may set
         return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> TrainConfig:
-        """Build from plain types; raises ConfigError that names the key."""
+        """Parse plain types; raises ConfigError naming the key."""
         for section, key in (("policy", "delay_mode"), ("loss", "language_weight")):
             if isinstance(values.get(section), dict):
                 kept = without_removed_key(values[section], key, f"{where}: {section}", ConfigError)
@@ -291,39 +292,43 @@ class TrainConfig:
             config = schema.parse(cls, values, where, ConfigError)
         except ConfigError:
             raise
-        except (UserError, ValueError) as error:  # the dataclasses' own checks
+        except (UserError, ValueError) as error:  # from the dataclasses
             raise ConfigError(f"{where}: {error}") from None
         if config.init_from is not None and (values.get("policy") or {}).keys() - {"max_delay_steps"}:
-            raise _policy_is_the_checkpoint_s()  # what it names is the default, not the checkpoint's
+            raise _policy_and_init_from()  # a key with the default value, which may not be the checkpoint's
         return config
 
 
-def _policy_is_the_checkpoint_s() -> ConfigError:
-    return _both_set("policy", ", but for a max_delay_steps of 1 or more")
+def _policy_and_init_from() -> ConfigError:
+    return _both_set("policy", " (except policy.max_delay_steps, at least 1)")
 
 
 def _both_set(name: str, exception: str = "") -> ConfigError:
     return ConfigError(
-        f"{name} and init_from are both set; a fine-tuned policy has the {name} of its starting checkpoint{exception}: "
-        f"remove {name}, or remove init_from to train from scratch"
+        f"{name} and init_from are both set, but fine-tuning keeps the {name} of the checkpoint{exception}; remove "
+        f"{name}, or remove init_from to train from scratch"
     )
 
 
 def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:
-    """Raise what building the network would raise, before minutes are spent on reading bags."""
-    for key, name, known in (("backbone", network.backbone, BACKBONES), ("head", network.head, HEADS)):
+    """Raise, before minutes are spent on reading bags, what building the network would raise."""
+    names: tuple[tuple[str, str, Iterable[str]], ...] = (
+        ("backbone", network.backbone, BACKBONES),
+        ("head", network.head, HEADS),
+    )
+    for key, name, known in names:
         if name not in known:
-            raise ConfigError(f"policy.{key} is {name!r}; allowed: {', '.join(known)}")
+            raise ConfigError(f"policy.{key} is {name!r}; it must be one of {', '.join(known)}")
     if network.backbone == "compact":
         for camera in contract.cameras:
             network.compact.check_image_size(camera.height, camera.width)
     if network.max_delay_steps >= contract.chunk:
         raise ConfigError(
-            f"policy.max_delay_steps is {network.max_delay_steps}, but contract.chunk is {contract.chunk}; "
-            "allowed: less"
+            f"policy.max_delay_steps is {network.max_delay_steps}; it must be less than contract.chunk, which is "
+            f"{contract.chunk}"
         )
     if network.backbone == "vlm" and network.vlm.pretrained is None and not network.vlm.model:
         raise ConfigError(
-            "policy.vlm has neither pretrained nor model; name a folder or hub id in policy.vlm.pretrained, or give a "
-            "model's configuration in policy.vlm.model to start from random weights"
+            "policy.vlm has neither pretrained nor model; set policy.vlm.pretrained to a folder or hub id, or "
+            "policy.vlm.model to a model's configuration to start from random weights"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes as files: JSON that inherits from a ``parent``, with overrides of the command line, to ``TrainConfig``."""
+"""Load recipes: JSON files that may inherit from a `parent`, with overrides from the command line."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from vla_ros.train.config import ConfigError, TrainConfig
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a recipe and apply ``overrides`` of the form ``section.key=value``, the value in JSON or bare text.
+    """Read a recipe and apply `overrides` of the form `section.key=value`, the value in JSON or bare text.
 
-    The key ``parent`` names another recipe, relative to the folder of this one, whose values are there where this one
-    gives none. Sections (what has its own keys here, such as ``trainer`` or ``policy.lstm``) are merged; values are
-    replaced whole, also lists and those that map names (``policy.vlm.model``, ``augment.shift_px``). What a training
-    starts from is one choice: a recipe that gives ``init_from`` takes no ``contract`` and ``policy`` from its parent,
-    one that gives any of these takes no ``init_from``.
+    The key `parent` names another recipe, relative to this one's folder, that provides the values this one lacks.
+    Sections (such as `trainer` or `policy.lstm`) are merged; values are replaced whole, including lists and maps
+    (`policy.vlm.model`, `augment.shift_px`). The starting point is one choice: a recipe with `init_from` does not
+    inherit `contract` and `policy`, and one with either of these does not inherit `init_from`.
 
     Raises:
-        ConfigError: a file is missing or not JSON, recipes are each other's parents, or a key or value is not allowed.
+        ConfigError: a file is missing or not JSON, parents form a cycle, or a key or value is invalid.
     """
     values = _read(path, ())
     for override in overrides:
@@ -34,17 +33,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the values of a recipe over those of its ``parent``, which is named relative to the recipe's folder."""
+    """Return the values of a recipe merged over those of its `parent`."""
     path = path.resolve() if children else path
     if path.resolve() in children:
         chain = " -> ".join(str(file) for file in (*children, path.resolve()))
-        raise ConfigError(f"{path} is its own parent: {chain}; remove one of the keys 'parent'")
+        raise ConfigError(f"{path} is its own parent: {chain}; remove one of these 'parent' keys")
     values = _read_file(path)
     parent = values.pop("parent", None)
     if parent is None:
         return values
     if not isinstance(parent, str):
-        raise ConfigError(f"{path}: parent is {parent!r}; expected a recipe's file, relative to this one's folder")
+        raise ConfigError(f"{path}: parent is {parent!r}; it must be a recipe's path, relative to this one's folder")
     inherited = _read((path.parent / parent), (*children, path.resolve()))
     for chosen, others in ((("init_from",), ("contract", "policy")), (("contract", "policy"), ("init_from",))):
         if any(values.get(key) is not None for key in chosen):
@@ -53,7 +52,7 @@ def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(kind: type, parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    """Return ``parent``, values of the dataclass ``kind``, with those of ``child`` put in; sections are merged."""
+    """Return `child` merged over `parent`, both values of the dataclass `kind`."""
     merged = {**parent, **child}
     for key, section in _sections(kind).items():
         if isinstance(parent.get(key), dict) and isinstance(child.get(key), dict):
@@ -62,7 +61,7 @@ def _merge(kind: type, parent: dict[str, Any], child: dict[str, Any]) -> dict[st
 
 
 def _sections(kind: type) -> dict[str, type]:
-    """Return the dataclasses among the fields of the dataclass ``kind``, which may be optional, by name."""
+    """Return the fields of the dataclass `kind` that are dataclasses themselves, possibly optional, by name."""
     hints = {
         name: typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
         for name, hint in typing.get_type_hints(kind).items()
@@ -76,27 +75,25 @@ def _read_file(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         shipped = resources.path("config/train")
-        raise ConfigError(f"there is no training config {path}; the shipped ones are in {shipped}") from None
+        raise ConfigError(f"there is no recipe {path}; the shipped ones are in {shipped}") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; a training config is a JSON file") from None
+        raise ConfigError(f"{path} is a folder; a recipe is a JSON file") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {type(values).__name__}; expected an object with the keys of TrainConfig")
+        raise ConfigError(f"{path} contains {type(values).__name__}; it must be an object with the keys of TrainConfig")
     return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(
-            f"the override is {override!r}; expected section.key=value, for instance trainer.max_steps=100"
-        )
+        raise ConfigError(f"the override is {override!r}; it must be section.key=value, such as trainer.max_steps=100")
     *sections, name = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"the override {override!r} goes into {section!r}, which is not a section")
+            raise ConfigError(f"the override {override!r} names {section!r}, which is not a section")
     try:
         values[name] = json.loads(text)
     except json.JSONDecodeError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fully sharded training: each process keeps a piece of every weight, gradient and moment (torch's FSDP).
+"""Fully sharded training (torch's FSDP): what Lightning's strategy lacks.
 
-What Lightning's own strategy leaves open is here: clipping by the norm of all pieces, and the whole weights at the end.
+That is clipping by the norm of the whole gradient, gathering the weights at the end, and saving on interrupts only.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import MixedPrecision
 from torch.optim import Optimizer
 
-# Weights, gradients and buffers stay in float32, as under DDP; autocast does the rest where the precision is mixed.
+# Weights, gradients and buffers stay in float32, as under DDP; mixed precision comes from autocast.
 _FULL = MixedPrecision(param_dtype=torch.float32, reduce_dtype=torch.float32, buffer_dtype=torch.float32)
 
 
 class ShardedPrecision(FSDPPrecision):
-    """Clips by the norm of the whole gradient, of which each process has a piece; Lightning's refuses to."""
+    """Clips by the norm of the whole gradient, of which each process has a shard; Lightning refuses to."""
 
     def clip_grad_by_norm(self, optimizer: Optimizer, clip_val: float | int, *_: Any, **__: Any) -> None:
-        pieces = [parameter.grad for parameter in self.main_params(optimizer) if parameter.grad is not None]
-        device = pieces[0].device if pieces else torch.device("cuda", torch.cuda.current_device())
+        shards = [parameter.grad for parameter in self.main_params(optimizer) if parameter.grad is not None]
+        device = shards[0].device if shards else torch.device("cuda", torch.cuda.current_device())
         squares = torch.zeros((), device=device)
-        for norm in torch._foreach_norm(pieces) if pieces else ():
+        for norm in torch._foreach_norm(shards) if shards else ():
             squares += norm.float() ** 2
         distributed.all_reduce(squares)
-        if pieces:
-            torch._foreach_mul_(pieces, (clip_val / (squares.sqrt() + 1e-6)).clamp(max=1.0))
+        if shards:
+            torch._foreach_mul_(shards, (clip_val / (squares.sqrt() + 1e-6)).clamp(max=1.0))
 
 
 def sharded_strategy(module: nn.Module) -> FSDPStrategy:
-    """Return the strategy that wraps each layer of a vision-language model in ``module``, and the rest as one.
+    """Return the strategy that shards each layer of a vision-language model in `module`, and the rest as one.
 
-    A layer's whole weights are there while it runs only; the names of such layers' classes are the model's own.
+    The model names its layer classes itself.
     """
     names = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     layers = {type(part) for part in module.modules() if type(part).__name__ in names}
@@ -47,7 +47,7 @@ def sharded_strategy(module: nn.Module) -> FSDPStrategy:
 
 
 class WholeWeights(Callback):
-    """Gathers the weights when the training has ended: in the first process, ``state`` then has all of them."""
+    """Gathers the weights when training ends, into `state` of the first process."""
 
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
@@ -57,8 +57,8 @@ class WholeWeights(Callback):
         self.state = {name: value.detach().cpu() for name, value in gathered.items()} if trainer.is_global_zero else {}
 
 
-class SharedCheckpoint(ModelCheckpoint):
-    """Saves on an interrupt, which all processes get, but on no other exception: one would wait for the others."""
+class ShardedCheckpoint(ModelCheckpoint):
+    """Saves on an interrupt, which reaches all processes, but not on other exceptions, where one would block."""
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, (KeyboardInterrupt, SIGTERMException)):

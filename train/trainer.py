@@ -15,52 +15,57 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
 from vla_ros.train.callbacks import MovingAverage, ProgressLines, RandomState, Throughput
-from vla_ros.train.config import ConfigError, TrainConfig
-from vla_ros.train.machine import SHARDED, choose, this_machine
-from vla_ros.train.processes import ALONE, Processes
-from vla_ros.train.sharding import ShardedPrecision, SharedCheckpoint, WholeWeights, sharded_strategy
+from vla_ros.train.config import ConfigError, TrainConfig, TrainerConfig
+from vla_ros.train.distributed import ALONE, Processes
+from vla_ros.train.sharding import ShardedCheckpoint, ShardedPrecision, WholeWeights, sharded_strategy
 
 LOG_EVERY_STEPS = 20
+# Lightning's names. Parameters may go unused: a head without the command, a frozen camera.
+STRATEGIES = {"ddp": "ddp_find_unused_parameters_true", "fsdp": "fsdp", "deepspeed": "deepspeed_stage_2"}
 
 
-def whole_module(config: TrainConfig, module: VLAModule, trainer: pl.Trainer) -> VLAModule:
-    """Return ``module`` after a training that took it to pieces: made anew, with the weights that were gathered."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in its __init__
-    (gathered,) = (callback for callback in callbacks if isinstance(callback, WholeWeights))
-    policy = module.policy
-    anew = make_module(config, Policy(policy.contract, policy.config, policy.tokenizer))
-    anew.load_state_dict(gathered.state)
-    return anew
-
-
-def load_best(module: VLAModule, trainer: pl.Trainer) -> None:
-    """Give ``module`` the averaged weights of the validation with the smallest loss, and say which that was."""
-    (best,) = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
-    if not Path(best.best_model_path).is_file():
-        last = Path(trainer.default_root_dir) / "last.ckpt"
+def check_machine(config: TrainConfig, processes: Processes) -> None:
+    """Raise ConfigError, before minutes are spent on reading bags, if this machine cannot follow the recipe."""
+    trainer = config.trainer
+    if trainer.strategy == "fsdp" and trainer.ema_decay:
         raise ConfigError(
-            f"trainer.export is 'best_validation', but there is no file {best.best_model_path or 'best.ckpt'} of this "
-            f"run; --resume {last} with --set trainer.export=last gives the last weights"
+            "trainer.strategy is 'fsdp', where no process has the whole weights to average; set trainer.ema_decay=0, "
+            "or use trainer.strategy=ddp"
         )
-    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    module.load_state_dict(saved["state_dict"])
-    print(f"the checkpoint is that of step {saved['global_step']}: validation {best.best_model_score:.4f}")
+    try:
+        with quiet_lightning():
+            probe = pl.Trainer(**_hardware(trainer, processes), logger=False, enable_checkpointing=False)
+    except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"trainer.accelerator {trainer.accelerator!r} with strategy {trainer.strategy!r} and precision "
+            f"{trainer.precision!r} is not possible here: {error}"
+        ) from None
+    if trainer.precision == "16-mixed" and probe.strategy.root_device.type == "cpu":  # Lightning would use bf16
+        raise ConfigError("trainer.precision is '16-mixed', but on a CPU it must be '32-true' or 'bf16-mixed'")
+    if trainer.wandb_project is not None and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            "trainer.wandb_project is set, but Weights & Biases is not installed: pip install 'vla_ros[wandb]', or "
+            "remove it; metrics.csv has the same figures"
+        )
 
 
 def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
-    """Return the LightningModule of a recipe, with the frozen starting policy where self-distillation is on."""
+    """Return the LightningModule of a recipe, with the frozen starting policy if it self-distils."""
     retain = config.keep.retain
     if config.trainer.gradient_checkpointing:
-        if policy.config.backbone != "vlm":
+        if not isinstance(policy.backbone, VlmBackbone):
+            backbone = policy.config.backbone
             raise ConfigError(
-                f"trainer.gradient_checkpointing is set, but the backbone is {policy.config.backbone!r}; allowed: 'vlm'"
+                f"trainer.gradient_checkpointing is set, but the backbone is {backbone!r}; it must be 'vlm'"
             )
         model = policy.backbone.model
         if hasattr(model, "activation_checkpointing_enable"):
@@ -78,44 +83,25 @@ def make_module(config: TrainConfig, policy: Policy) -> VLAModule:
     )
 
 
-def check_machine(config: TrainConfig, processes: Processes) -> None:
-    """Raise ConfigError where a recipe wants what this machine lacks, before minutes are spent on reading bags."""
-    choose(config.trainer, processes, this_machine())
-    if config.trainer.wandb_project is not None and importlib.util.find_spec("wandb") is None:
-        raise ConfigError(
-            "trainer.wandb_project is set, but Weights & Biases is not installed: pip install 'vla_ros[wandb]', or "
-            "leave it out; metrics.csv has the same figures"
-        )
-
-
 def make_trainer(
     config: TrainConfig, folder: Path, *, validates: bool, processes: Processes = ALONE, module: VLAModule | None = None
 ) -> pl.Trainer:
-    """Return the Trainer of a recipe; everything that it writes is in ``folder``.
+    """Return the Trainer of a recipe, which writes only to `folder`.
 
     Args:
-        module: what it will train, which the strategy "fsdp" takes to pieces.
-
-    Raises:
-        ConfigError: the accelerator, strategy or precision can't be had here.
+        module: what it will train, needed by the strategy "fsdp".
     """
     chosen = config.trainer
-    accelerator, name = choose(chosen, processes, this_machine())
-    strategy: Any = name
-    numbers: dict[str, Any] = {"precision": chosen.precision}
-    if name == "fsdp":
+    hardware = _hardware(chosen, processes)
+    if chosen.strategy == "fsdp":
         assert module is not None
-        strategy, numbers = sharded_strategy(module), {"plugins": [ShardedPrecision(chosen.precision)]}
-    every = min(chosen.validate_every_steps, chosen.max_steps) * chosen.accumulate_batches  # batches, here
+        hardware |= {"strategy": sharded_strategy(module), "plugins": [ShardedPrecision(hardware.pop("precision"))]}
+    every = min(chosen.validate_every_steps, chosen.max_steps) * chosen.accumulate_batches  # in batches
     return pl.Trainer(
+        **hardware,
         max_steps=chosen.max_steps,
         accumulate_grad_batches=chosen.accumulate_batches,
-        accelerator=accelerator,
-        devices=processes.on_machine,
-        num_nodes=processes.count // processes.on_machine,
-        strategy=strategy,
-        use_distributed_sampler=False,  # DemonstrationData shares the windows out
-        **numbers,
+        use_distributed_sampler=False,  # DemonstrationData distributes the windows
         gradient_clip_val=chosen.gradient_clip_norm,
         gradient_clip_algorithm="norm",
         val_check_interval=every if validates else None,
@@ -131,16 +117,28 @@ def make_trainer(
     )
 
 
+def _hardware(trainer: TrainerConfig, processes: Processes) -> dict[str, Any]:
+    """Return the Trainer's arguments that depend on the machine; the names are handed to Lightning as they are."""
+    strategy = STRATEGIES.get(trainer.strategy, "auto" if processes.count == 1 else STRATEGIES["ddp"])
+    return {
+        "accelerator": trainer.accelerator,
+        "strategy": strategy,
+        "precision": trainer.precision,
+        "devices": processes.on_machine,
+        "num_nodes": processes.count // processes.on_machine,
+    }
+
+
 def _callbacks(config: TrainConfig, folder: Path, validates: bool, processes: Processes) -> list[Callback]:
     chosen = config.trainer
     every = min(chosen.validate_every_steps, chosen.max_steps)
     progress = RichProgressBar() if sys.stdout.isatty() else ProgressLines()
     callbacks: list[Callback] = [MovingAverage(chosen.ema_decay)] if chosen.ema_decay else []
     checkpoint: type[ModelCheckpoint] = ModelCheckpoint
-    if chosen.strategy in SHARDED:
-        checkpoint = SharedCheckpoint
+    if chosen.strategy == "fsdp":
+        checkpoint = ShardedCheckpoint
         callbacks.append(WholeWeights())
-    if processes.count == 1:  # several processes each draw their own
+    if processes.count == 1:  # several processes have a random state each
         callbacks.append(RandomState())
     callbacks.append(
         checkpoint(
@@ -158,31 +156,51 @@ def _loggers(config: TrainConfig, folder: Path) -> list[Logger]:
     loggers: list[Logger] = [CSVLogger(folder, name=None, version="")]
     try:
         loggers.append(TensorBoardLogger(folder, name=None, version="", default_hp_metric=False))
-    except ModuleNotFoundError:  # the extra [train]; metrics.csv has the same figures
+    except ModuleNotFoundError:  # the extra [train]
         print("TensorBoard is not installed (pip install 'vla_ros[train]'): metrics go to metrics.csv only")
     if config.trainer.wandb_project is not None:
-        loggers.append(_wandb_logger(config, config.trainer.wandb_project, folder))
+        offline = os.environ.get("WANDB_MODE") != "online"  # no network access unless requested
+        folder.mkdir(parents=True, exist_ok=True)
+        wandb = WandbLogger(config.name, folder, offline=offline, project=config.trainer.wandb_project)
+        wandb.log_hyperparams(config.to_dict())
+        loggers.append(wandb)
     return loggers
 
 
-def _wandb_logger(config: TrainConfig, project: str, folder: Path) -> Logger:
-    offline = os.environ.get("WANDB_MODE") != "online"  # a training reaches for no network that nobody named
-    folder.mkdir(parents=True, exist_ok=True)
-    logger = WandbLogger(config.name, folder, offline=offline, project=project)
-    logger.log_hyperparams(config.to_dict())
-    return logger
+def whole_module(config: TrainConfig, module: VLAModule, trainer: pl.Trainer) -> VLAModule:
+    """Return a copy of the sharded `module` with the weights gathered at the end of the training."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in its __init__
+    (gathered,) = (callback for callback in callbacks if isinstance(callback, WholeWeights))
+    policy = module.policy
+    whole = make_module(config, Policy(policy.contract, policy.config, policy.tokenizer))
+    whole.load_state_dict(gathered.state)
+    return whole
+
+
+def load_best(module: VLAModule, trainer: pl.Trainer) -> None:
+    """Load the averaged weights of the validation with the smallest loss into `module`, and print its step."""
+    (best,) = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
+    if not Path(best.best_model_path).is_file():
+        last = Path(trainer.default_root_dir) / "last.ckpt"
+        raise ConfigError(
+            f"trainer.export is 'best_validation', but this run has no file {best.best_model_path or 'best.ckpt'}; "
+            f"--resume {last} with --set trainer.export=last exports the last weights"
+        )
+    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["state_dict"])
+    print(f"the checkpoint is that of step {saved['global_step']}: validation {best.best_model_score:.4f}")
 
 
 def end_logs(trainer: pl.Trainer) -> None:
-    """Close the logs that would stay open until the process ends, and be gone on with by its next training."""
+    """Finish the wandb run, which would stay open and be continued by this process's next training."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
             logger.experiment.finish()
 
 
 @contextlib.contextmanager
-def without_advice() -> Iterator[None]:
-    """Silence Lightning's advice that does not apply here, for instance worker processes for data in memory."""
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's advice that does not apply here, such as worker processes for data in memory."""
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)

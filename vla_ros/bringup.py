@@ -165,15 +165,9 @@ def recorded_topics(robot: Robot) -> list[str]:
 def bag_record_command(
     robot: Robot, output: str, namespace: str, qos_file: str, *, use_sim_time: bool, topics_option: bool
 ) -> list[str]:
-    """Return the `ros2 bag record` command for `recorded_topics`.
+    """Return the `ros2 bag record` command for `recorded_topics`; `qos_file` holds `bag_record_qos`.
 
-    Args:
-        robot: whose topics.
-        output: folder of the bag.
-        namespace: of the topics.
-        qos_file: holds `bag_record_qos`.
-        use_sim_time: stamp with simulated time.
-        topics_option: rosbag2 has the option --topics; older versions (Humble, Iron) take topics as arguments.
+    topics_option: rosbag2 has the option --topics; older versions (Humble, Iron) take topics as arguments.
     """
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output]
     command += ["--qos-profile-overrides-path", qos_file, *(["--use-sim-time"] if use_sim_time else [])]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
-from vla_ros import schema
+from vla_ros import resources, schema
 from vla_ros.errors import UserError
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -100,13 +101,12 @@ class GripperAction:
 
     def __post_init__(self) -> None:
         needs_joints = self.type.endswith("ParallelGripperCommand")
-        if needs_joints != bool(self.joints):
-            expected = "name the joints to move" if needs_joints else "be empty"
-            raise RobotError(
-                f"gripper action {self.name!r}: joints must {expected} for {self.type}; got {list(self.joints)}"
-            )
-        if not self.max_effort > 0:
-            raise RobotError(f"gripper action {self.name!r}: max_effort must be positive; got {self.max_effort}")
+        rule = "name the joints to move" if needs_joints else "be empty"
+        where = f"gripper action {self.name!r}"
+        _require(
+            needs_joints == bool(self.joints), f"{where}: joints must {rule} for {self.type}", f"{list(self.joints)}"
+        )
+        _require(self.max_effort > 0, f"{where}: max_effort must be positive", self.max_effort)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,14 +153,10 @@ class EmergencyStop:
 class Labels:
     """Where training's action labels come from.
 
-    Attributes:
-        arm: "command" takes the recorded `demonstrated_twist`, "motion" how `ee_pose` moved, if no commands were
-            recorded.
-        gripper: "command" takes the recorded `gripper_command`, "state" the measured opening in hindsight: open above
-            `open_above`, closed below `closed_below`, and in between already what it becomes next (Octo,
-            arXiv:2405.12213).
-        closed_below: must exceed the opening at which an object keeps the fingers apart.
-        open_above: see `gripper`.
+    The arm's: the recorded `demonstrated_twist` ("command"), or how `ee_pose` moved if no commands were recorded
+    ("motion"). The gripper's: the recorded `gripper_command`, or in hindsight the measured opening ("state"): open
+    above `open_above`, closed below `closed_below`, in between already what it becomes next (Octo, arXiv:2405.12213).
+    `closed_below` must exceed the opening at which an object keeps the fingers apart.
     """
 
     arm: Literal["command", "motion"] = "command"
@@ -169,11 +165,11 @@ class Labels:
     open_above: float = 0.95
 
     def __post_init__(self) -> None:
-        if not 0 < self.closed_below < self.open_above < 1:
-            raise RobotError(
-                f"labels must satisfy 0 < closed_below < open_above < 1; got closed_below = {self.closed_below} and "
-                f"open_above = {self.open_above}"
-            )
+        _require(
+            0 < self.closed_below < self.open_above < 1,
+            "labels: 0 < closed_below < open_above < 1 must hold",
+            f"closed_below = {self.closed_below} and open_above = {self.open_above}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,17 +220,14 @@ class Limits:
     def __post_init__(self) -> None:
         for part, name in (("linear", "linear_mps"), ("angular", "angular_radps")):
             for limit in (name, f"{name}2", f"{name}3"):
-                if not getattr(self, limit) > 0:
-                    raise RobotError(f"limits: {limit} must be positive; got {getattr(self, limit)}")
+                _require(getattr(self, limit) > 0, f"limits: {limit} must be positive", getattr(self, limit))
             if self.stopping_time_s(part) > MAX_STOP_S:
                 raise RobotError(
                     f"limits: a stop from {name} must take at most {MAX_STOP_S:g} s; with this acceleration and jerk "
                     f"it takes {self.stopping_time_s(part):.2f} s: lower {name}, or raise {name}2 and {name}3"
                 )
-        if not all(low < high for low, high in zip(self.workspace_min_m, self.workspace_max_m)):
-            raise RobotError(
-                f"limits: workspace {self.workspace_min_m} ... {self.workspace_max_m} m is empty on an axis"
-            )
+        low, high = self.workspace_min_m, self.workspace_max_m
+        _require(all(map(operator.lt, low, high)), "limits: workspace must not be empty", f"{low} to {high} m")
 
     def stopping_time_s(self, part: str) -> float:
         """Return the duration of the longest stop of the `linear` or `angular` part."""
@@ -248,13 +241,9 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class ObservationLimits:
-    """When an observation is refused.
+    """Maximum age of a sample, skew between cameras, and how long a camera may repeat identical bytes.
 
-    Attributes:
-        max_age_s: of any sample.
-        max_skew_s: between cameras.
-        frozen_s: how long a camera may repeat identical bytes; null disables the check (rendered images have no noise,
-            so a scene at rest looks frozen).
+    null for `frozen_s` disables that check: rendered images have no noise, so a scene at rest looks frozen.
     """
 
     max_age_s: float
@@ -290,8 +279,9 @@ class Robot:
     def __post_init__(self) -> None:
         self._check_streams()
         self._check_pose()
-        if self.servo is not None and self.twist_command.type != TWIST_STAMPED:
-            raise RobotError(f"twist_command: type must be {TWIST_STAMPED} for Servo; got {self.twist_command.type!r}")
+        given = self.twist_command.type
+        supported = self.servo is None or given == TWIST_STAMPED
+        _require(supported, f"twist_command: type must be {TWIST_STAMPED} for Servo", repr(given))
         state = self.gripper_state
         if state is not None and (state.type == JOINT_TYPE) != bool(state.joints):
             raise RobotError(
@@ -302,8 +292,9 @@ class Robot:
             if getattr(self.labels, section) == source and getattr(self, needed) is None:
                 raise RobotError(f"labels: {section} = {source!r} requires {needed}; add it to the file")
         for part in (self.gripper_command, self.gripper_state):
-            if part is not None and part.closed == part.open:
-                raise RobotError(f"gripper topic {part.topic!r}: closed and open must differ; got {part.open} twice")
+            if part is not None:
+                rule = f"gripper topic {part.topic!r}: closed and open must differ"
+                _require(part.closed != part.open, rule, f"{part.open} twice")
 
     def _check_streams(self) -> None:
         """Raise RobotError for an unknown message type, or one without the header that stamps require."""
@@ -319,42 +310,31 @@ class Robot:
         for where, stream, types in kinds:
             if stream is None:
                 continue
-            if stream.type not in types:
-                raise RobotError(f"{where}: type must be one of {', '.join(types)}; got {stream.type!r}")
+            _require(stream.type in types, f"{where}: type must be one of {', '.join(types)}", repr(stream.type))
             if getattr(stream, "stamp", "receive") == "header" and stream.type in _WITHOUT_HEADER:
                 raise RobotError(f"{where}: {stream.type} has no header; use stamp: receive")
-            if abs(stream.latency_s) > MAX_LATENCY_S:
-                allowed = f"[{-MAX_LATENCY_S:g}, {MAX_LATENCY_S:g}]"
-                raise RobotError(f"{where}: latency_s must be in {allowed}; got {stream.latency_s}")
+            rule = f"{where}: latency_s must be in [{-MAX_LATENCY_S:g}, {MAX_LATENCY_S:g}]"
+            _require(abs(stream.latency_s) <= MAX_LATENCY_S, rule, stream.latency_s)
 
     def _check_pose(self) -> None:
         """Raise RobotError if the tool's frame is missing or superfluous."""
         pose = self.ee_pose
         if pose is None:
             return
+        given = repr(pose.ee_frame)
         if pose.type != TRANSFORMS:
-            if pose.ee_frame is not None:
-                raise RobotError(f"ee_pose: {pose.type} takes no ee_frame; remove {pose.ee_frame!r}")
+            _require(pose.ee_frame is None, f"ee_pose: ee_frame must be removed for {pose.type}", given)
             return
-        given = (pose.ee_frame or "").lstrip("/")
-        if given in ("", self.base_frame.lstrip("/")):
-            raise RobotError(
-                f"ee_pose: ee_frame must name the tool's frame (tool0, say), different from base_frame "
-                f"{self.base_frame!r}; got {pose.ee_frame!r}"
-            )
-        if pose.stamp != "header":
-            raise RobotError(
-                f"ee_pose: stamp must be header for transforms, which are combined by their stamps; got {pose.stamp!r}"
-            )
+        names_tool = (pose.ee_frame or "").lstrip("/") not in ("", self.base_frame.lstrip("/"))
+        rule = f"must name the tool's frame (tool0, say), different from base_frame {self.base_frame!r}"
+        _require(names_tool, f"ee_pose: ee_frame {rule}", given)
+        rule = "must be header for transforms, which are combined by their stamps"
+        _require(pose.stamp == "header", f"ee_pose: stamp {rule}", repr(pose.stamp))
 
     def stream(self, name: str) -> Stream | GripperState:
         """Return the stream called `name`: a camera, ee_pose, gripper_state or language; raises RobotError."""
-        streams = {
-            **self.cameras,
-            "ee_pose": self.ee_pose,
-            "gripper_state": self.gripper_state,
-            "language": self.language,
-        }
+        state = {"ee_pose": self.ee_pose, "gripper_state": self.gripper_state}
+        streams = {**self.cameras, **state, "language": self.language}
         found = streams.get(name)
         if found is None:
             known = ", ".join(key for key, value in streams.items() if value)
@@ -368,31 +348,26 @@ def load_robot(name_or_path: str | Path) -> Robot:
     Raises:
         RobotError: no such file, not YAML, or an unknown, missing or malformed key.
     """
-    path = Path(name_or_path)
+    path, shipped = Path(name_or_path), resources.path("config/robots")
     if path.suffix not in (".yaml", ".yml"):
-        path = _shipped(str(name_or_path))
+        path = shipped / f"{name_or_path}.yaml"
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise RobotError(
-            f"robot file {path} does not exist; use the path of a YAML file, or one of {_names()}"
-        ) from None
+        names = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
+        raise RobotError(f"robot file {path} does not exist; use the path of a YAML file, or one of {names}") from None
     except yaml.YAMLError as error:
         raise RobotError(f"robot file {path} is not YAML: {error}") from None
     return schema.parse(Robot, data, f"robot file {path}", RobotError)
 
 
 def match_topic(topic: str, available: Iterable[str]) -> str | None:
-    """Return which of `available` the relative name `topic` means: that name itself, or in a namespace.
-
-    Returns:
-        None if there is none.
+    """Return which of `available` the relative name `topic` means, itself or in a namespace; None if none does.
 
     Raises:
         RobotError: several namespaces have it.
     """
-    relative = topic.lstrip("/")
-    names = list(available)
+    relative, names = topic.lstrip("/"), list(available)
     exact = [name for name in names if name.lstrip("/") == relative]
     found = exact or [name for name in names if name.endswith("/" + relative)]
     if len(found) > 1:
@@ -402,11 +377,6 @@ def match_topic(topic: str, available: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def _shipped(name: str) -> Path:
-    from vla_ros import resources
-
-    return resources.path("config/robots") / f"{name}.yaml"
-
-
-def _names() -> str:
-    return ", ".join(sorted(path.stem for path in _shipped("any").parent.glob("*.yaml")))
+def _require(condition: bool, rule: str, given: object) -> None:
+    if not condition:
+        raise RobotError(f"{rule}; got {given}")

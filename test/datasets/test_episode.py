@@ -23,7 +23,7 @@ def fields(length: int = 3) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_fitting_parts_make_an_episode_of_their_length() -> None:
+def test_consistent_arrays_make_an_episode_of_their_length() -> None:
     assert len(Episode(**fields())) == 3
 
 
@@ -41,7 +41,7 @@ def test_fitting_parts_make_an_episode_of_their_length() -> None:
         (fields(0), "at least one tick"),
     ],
 )
-def test_parts_that_do_not_fit_are_named(change: dict[str, Any], said: str) -> None:
+def test_inconsistent_arrays_are_named(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Episode(**{**fields(), **change})
 

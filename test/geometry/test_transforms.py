@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which poses follow from transforms as they arrive, and what is said where none do."""
+"""Poses from transforms as they arrive, and the explanation if there are none."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one image path."""
+"""Decode, resize and normalize."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_jpeg_keeps_the_order_of_the_colours():
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", images.encode_jpeg(np.zeros((16, 16, 3), np.uint8))[:20]])
-def test_bytes_that_are_no_image_are_refused(data):
+def test_bytes_that_are_not_an_image_are_rejected(data):
     with pytest.raises(ValueError, match="not a JPEG or PNG"):
         images.decode_image_file(data)
 
 
 @pytest.mark.parametrize("encode", [".jpg", ".png"])
-def test_a_picture_of_impossible_size_is_refused_before_memory_is_taken_for_it(encode: str) -> None:
+def test_an_image_of_impossible_size_is_rejected_before_allocating_memory(encode: str) -> None:
     data = bytearray(cv2.imencode(encode, np.zeros((240, 320, 3), np.uint8))[1].tobytes())
     size = (240).to_bytes(4 if encode == ".png" else 2, "big")
     at = data.index(size) if encode == ".jpg" else 20
@@ -58,7 +58,7 @@ def test_halving_averages_neighbours():
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (128, 128), (96, 128), (120, 160), (400, 400), (4, 40000)])
-def test_three_quarters_of_a_picture_are_averages_of_areas(height: int, width: int) -> None:
+def test_scaling_by_three_quarters_averages_areas(height: int, width: int) -> None:
     """With all pixels of 0 to 3, every second sum or so lies halfway between two values."""
     rng = np.random.default_rng(0)
     small = height * 3 // 4, width * 3 // 4
@@ -73,7 +73,7 @@ def test_three_quarters_of_a_picture_are_averages_of_areas(height: int, width: i
 
 
 @pytest.mark.parametrize("stretched", [(96, 64), (64, 96), (97, 96)])
-def test_other_ratios_than_three_quarters_are_opencvs(stretched: tuple[int, int]) -> None:
+def test_all_other_ratios_are_opencv_s(stretched: tuple[int, int]) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     expected = cv2.resize(rgb, stretched[::-1], interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(images.resize(rgb, Camera("c", *stretched)), expected)
@@ -91,15 +91,13 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", files())
-def test_an_opencv_that_decodes_to_rgb_gives_what_an_older_one_gives(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_older_versions_of_opencv_decode_to_the_same_pixels(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     found = images.decode_image_file(files()[name])
     monkeypatch.setattr(images, "_IMREAD_RGB", None)
     np.testing.assert_array_equal(found, images.decode_image_file(files()[name]))
 
 
-def test_pad_keeps_the_whole_picture_and_crop_keeps_its_middle():
+def test_pad_keeps_the_whole_image_and_crop_its_centre():
     rgb = np.full((40, 80, 3), 200, np.uint8)
     rgb[:, :10] = 0
     padded = images.resize(rgb, Camera("c", 40, 40, resize="pad"))
@@ -108,7 +106,7 @@ def test_pad_keeps_the_whole_picture_and_crop_keeps_its_middle():
     np.testing.assert_array_equal(cropped, rgb[:, 20:60])
 
 
-def test_a_picture_of_network_size_is_passed_on_unchanged():
+def test_an_image_of_network_size_is_unchanged():
     rgb = gradient(24, 32)
     np.testing.assert_array_equal(images.resize(rgb, Camera("c", 24, 32)), rgb)
 

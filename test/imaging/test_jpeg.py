@@ -72,7 +72,7 @@ def test_simplejpeg_and_opencv_decode_every_fast_kind_to_the_same_pixels(kind: s
     st.integers(0, 9), st.integers(1, 70), st.integers(1, 70), st.booleans(), st.sampled_from(SAMPLINGS),
     st.integers(1, 100), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_pixels_are_opencvs_whatever_the_jpeg_is_like(
+def test_every_jpeg_is_decoded_to_opencv_s_pixels(
     seed: int, height: int, width: int, noisy: bool, sampling: int, quality: int, grey: bool, progressive: bool,
     turned: bool,
 ) -> None:  # fmt: skip

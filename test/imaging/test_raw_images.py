@@ -47,7 +47,7 @@ COLOUR = {
 
 @pytest.mark.parametrize("encoding", COLOUR)
 @pytest.mark.parametrize("padding", [0, 5])
-def test_colours_of_every_order_and_depth_are_the_same_picture(encoding: str, padding: int) -> None:
+def test_every_colour_order_and_depth_gives_the_same_image(encoding: str, padding: int) -> None:
     if encoding.endswith("16"):
         padding *= 2
     decoded = decode_raw(message(encoding, COLOUR[encoding], padding=padding))
@@ -56,7 +56,7 @@ def test_colours_of_every_order_and_depth_are_the_same_picture(encoding: str, pa
 
 
 @pytest.mark.parametrize(("encoding", "rows"), [("mono8", GREY), ("8UC1", GREY), ("mono16", wide(GREY))])
-def test_grey_is_grey_in_all_colours(encoding: str, rows: np.ndarray) -> None:
+def test_grey_becomes_three_equal_channels(encoding: str, rows: np.ndarray) -> None:
     np.testing.assert_array_equal(decode_raw(message(encoding, rows)), np.repeat(GREY[..., None], 3, axis=-1))
 
 
@@ -79,7 +79,7 @@ PATTERNS = {"rggb": "RGGB", "bggr": "BGGR", "gbrg": "GBRG", "grbg": "GRBG"}
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("colour", "RGB")
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_bayer_picture_of_one_colour_is_that_colour(pattern: str, colour: str, bits: int) -> None:
+def test_a_bayer_image_of_one_colour_is_that_colour(pattern: str, colour: str, bits: int) -> None:
     lit = np.array([200 if cell == colour else 0 for cell in PATTERNS[pattern]], np.uint8).reshape(2, 2)
     mosaic = np.tile(lit, (4, 4))
     decoded = decode_raw(message(f"bayer_{pattern}{bits}", mosaic if bits == 8 else wide(mosaic), 8, 8))
@@ -110,7 +110,7 @@ def test_planar_yuv_of_one_colour_is_that_colour(encoding: str, chroma: tuple[in
 
 
 @pytest.mark.parametrize("encoding", ["jpeg2000", "32FC1", "16UC1", "8UC3", "", "rgb"])
-def test_what_is_no_picture_of_known_colours_is_refused_with_what_is_allowed(encoding: str) -> None:
+def test_unknown_encodings_are_rejected_with_the_list_of_known_ones(encoding: str) -> None:
     with pytest.raises(ValueError, match=rf"'{encoding}' is not a colour or grey image.*one of .*bayer_rggb8.*yuv422"):
         decode_raw(message(encoding, RGB))
 
@@ -119,14 +119,14 @@ def test_what_is_no_picture_of_known_colours_is_refused_with_what_is_allowed(enc
     "spoil",
     [{"step": 23}, {"step": 0}, {"height": 7}, {"height": 0}, {"width": 0}, {"width": 9}, {"height": 2**32 - 1}],
 )
-def test_sizes_that_do_not_fit_the_data_are_refused(spoil: dict) -> None:
+def test_sizes_that_do_not_match_the_data_are_rejected(spoil: dict) -> None:
     wrong = message("rgb8", RGB)
     wrong.__dict__.update(spoil)
     with pytest.raises(ValueError, match=r"pixels of 'rgb8' need \d+ bytes per row, which step"):
         decode_raw(wrong)
 
 
-def test_an_odd_size_that_the_encoding_can_not_have_is_refused() -> None:
+def test_odd_sizes_are_rejected_for_subsampled_encodings() -> None:
     with pytest.raises(ValueError, match="uyvy"):
         decode_raw(message("uyvy", np.zeros((6, 14), np.uint8), width=7))
 
@@ -137,7 +137,7 @@ def test_the_padding_behind_the_last_row_may_be_missing() -> None:
     np.testing.assert_array_equal(decode_raw(padded), RGB)
 
 
-def test_a_message_of_rclpy_is_read_like_one_of_a_bag() -> None:
+def test_rclpy_messages_are_read_like_recorded_ones() -> None:
     live = message("bgr8", RGB[..., ::-1])
     live.data = array.array("B", live.data.tobytes())
     np.testing.assert_array_equal(decode_raw(live), RGB)
@@ -148,7 +148,7 @@ def test_a_message_of_rclpy_is_read_like_one_of_a_bag() -> None:
     st.sampled_from(["rgb8", "mono16", "bayer_grbg8", "yuyv", "nv21"]),
     st.integers(0, 40), st.integers(0, 40), st.integers(0, 100), st.binary(max_size=400),
 )  # fmt: skip
-def test_any_message_is_a_picture_of_its_size_or_an_error(
+def test_any_message_gives_an_image_of_its_size_or_an_error(
     encoding: str, height: int, width: int, step: int, data: bytes
 ) -> None:
     image = SimpleNamespace(encoding=encoding, height=height, width=width, step=step, is_bigendian=0, data=data)

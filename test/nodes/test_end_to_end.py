@@ -58,7 +58,7 @@ def test_a_recorded_and_trained_policy_moves_the_simulated_arm(checkpoint, make_
     assert (tmp_path / "contact_sheet.png").stat().st_size > 1000
 
 
-def test_a_checkpoint_that_is_none_is_an_error_that_says_so(domain, tmp_path, capsys):
+def test_an_invalid_checkpoint_is_an_error(domain, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     arguments = ["--checkpoint", str(tmp_path / "empty"), "--rollouts", "1", "--output", str(tmp_path / "out")]
     assert main(["demo", *arguments]) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The observation buffer: what was there at a time, or the reason why not."""
+"""The observation buffer: the observation at a time, or the reason for refusing it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_missing_and_a_stale_stream_are_named(stream):
     assert "0.400 s" in stale.detail and "max_age_s = 0.3" in stale.detail
 
 
-def test_cameras_too_far_apart_are_refused_and_the_one_behind_is_named():
+def test_cameras_too_far_apart_are_refused_naming_the_slower_one():
     buffer = filled()
     buffer.push("wrist", 1150 * MS, Picture(3))
     refusal = buffer.snapshot(1150 * MS)
@@ -112,7 +112,7 @@ def test_a_frozen_camera_is_refused_although_its_stamps_move_on():
     assert result.reason == "frozen" and result.stream == "static"
 
 
-def test_a_frozen_camera_is_not_looked_for_where_the_limit_is_null():
+def test_frozen_cameras_are_not_detected_without_a_limit():
     buffer = filled(limits=ObservationLimits(10.0, 10.0, None))
     for time_ms in range(1000, 5000, 100):
         assert isinstance(buffer.snapshot(time_ms * MS), Observation)
@@ -130,7 +130,7 @@ def test_a_command_never_grows_stale():
     assert isinstance(filled(time_ms=10_000_000).snapshot(10_000_000 * MS), Observation)
 
 
-def test_a_picture_that_can_not_be_decoded_is_a_refusal_not_a_crash():
+def test_an_undecodable_image_is_a_refusal_not_a_crash():
     buffer = filled()
     buffer.push("wrist", 1010 * MS, Picture(-1))
     refusal = buffer.snapshot(1010 * MS)
@@ -154,7 +154,7 @@ def test_memory_is_bounded():
     assert buffer.value("ee_pose", 2100 * MS)[0] == 9999
 
 
-def test_the_last_second_can_be_asked_for_at_a_kilohertz_and_what_came_before_is_forgotten():
+def test_the_buffer_keeps_the_last_second_at_a_kilohertz():
     buffer = filled()
     for time_ms in range(2000, 5000):
         buffer.push("gripper_state", time_ms * MS, time_ms)
@@ -167,7 +167,7 @@ def test_a_slow_stream_keeps_its_sample_from_before_the_last_second():
     assert buffer.value("ee_pose", 4999 * MS)[0] == 0.5
 
 
-def test_one_sample_from_the_future_does_not_push_out_the_others():
+def test_a_sample_from_the_future_does_not_evict_the_others():
     buffer = filled()
     for time_ms in (1010, 90_000, 1020, 1030):
         buffer.push("ee_pose", time_ms * MS, pose(time_ms))
@@ -190,7 +190,7 @@ def test_of_two_commands_with_the_same_stamp_the_last_counts():
         ("gripper_state", float("nan")),
     ],
 )
-def test_a_state_that_is_no_number_or_no_rotation_is_a_refusal_not_a_crash(stream, value):
+def test_an_invalid_state_is_a_refusal_not_a_crash(stream, value):
     buffer = filled()
     buffer.push(stream, 1010 * MS, value)
     refusal = buffer.snapshot(1010 * MS)

@@ -54,7 +54,7 @@ def policy(contract: PolicyContract, tokenizer: CommandTokenizer) -> Policy:
 
 @pytest.fixture
 def with_head(policy: Policy) -> Callable[[str, int], Policy]:
-    """Makes a tiny policy with another head, which can be told of so many committed actions."""
+    """Makes a tiny policy with another head, which accepts that many committed actions."""
 
     def make(head: str, max_delay_steps: int = 0) -> Policy:
         provenance = dataclasses.replace(policy.contract.provenance, head=head)

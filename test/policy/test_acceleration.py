@@ -126,7 +126,7 @@ def test_lower_precision_hardly_changes_the_chunks_of_the_shipped_checkpoint(pre
 
 
 @pytest.mark.parametrize("head", ["lstm", "gpt"])
-def test_a_step_is_compiled_once_whatever_is_seen_and_committed(head: str, with_head, monkeypatch) -> None:
+def test_a_step_is_compiled_once_for_any_history_and_delay(head: str, with_head, monkeypatch) -> None:
     """With the tracing and the guards of torch.compile, but not the minute that its C++ takes."""
     backend = "aot_eager"
     monkeypatch.setattr(
@@ -138,16 +138,16 @@ def test_a_step_is_compiled_once_whatever_is_seen_and_committed(head: str, with_
 
 @pytest.mark.nightly
 @needs_compiler
-def test_a_compiled_step_says_the_same(with_head) -> None:
+def test_a_compiled_step_gives_the_same_chunks(with_head) -> None:
     assert_compiled_step_is_the_policy(with_head("lstm", 2))
 
 
-def assert_compiled_step_is_the_policy(told: Policy) -> None:
-    runner = PolicyRunner(copy.deepcopy(told), choose_acceleration("cpu", "fp32", "compile"))
+def assert_compiled_step_is_the_policy(delayed: Policy) -> None:
+    runner = PolicyRunner(copy.deepcopy(delayed), choose_acceleration("cpu", "fp32", "compile"))
     runner.warm_up()
     with torch.compiler.set_stance("fail_on_recompile"):
         launched = chunks(runner, delays=True)
-    np.testing.assert_allclose(launched, chunks(PolicyRunner(told), delays=True), atol=1e-5)
+    np.testing.assert_allclose(launched, chunks(PolicyRunner(delayed), delays=True), atol=1e-5)
 
 
 def test_device_inputs_hold_each_field_in_its_type_in_one_buffer() -> None:
@@ -189,13 +189,13 @@ def test_what_the_control_thread_runs_does_not_even_import_torch() -> None:
 class TestGpu:
     pytestmark = needs_gpu
 
-    def test_a_gpu_says_what_the_cpu_says(self, head, compile, precision, with_head) -> None:
-        told = with_head(head, 2)
-        expected = chunks(PolicyRunner(copy.deepcopy(told)), delays=True)
+    def test_a_gpu_gives_the_chunks_of_the_cpu(self, head, compile, precision, with_head) -> None:
+        delayed = with_head(head, 2)
+        expected = chunks(PolicyRunner(copy.deepcopy(delayed)), delays=True)
         found = []
 
         def run() -> None:  # as the engine: one thread, from the construction on
-            runner = PolicyRunner(told, choose_acceleration("cuda", precision, compile))
+            runner = PolicyRunner(delayed, choose_acceleration("cuda", precision, compile))
             runner.warm_up()
             assert runner.acceleration.compile == compile
             found.append(chunks(runner, delays=True))
@@ -208,7 +208,7 @@ class TestGpu:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
-def test_a_replayed_step_is_the_shipped_checkpoint_s_with_one_copy_each_way() -> None:
+def test_a_replayed_step_matches_the_cpu_with_one_copy_each_way() -> None:
     folder = resources.path("config/checkpoints/tabletop")
     runner = load_policy_for_inference(folder, "cuda", "fp32", "cuda_graph")
     runner.warm_up()

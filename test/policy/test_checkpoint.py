@@ -38,7 +38,7 @@ def test_a_round_trip_is_exact(policy, folder: Path) -> None:
     assert not any("proprioception_mean" in name for name in state)  # the contract has it; one truth is enough
 
 
-def test_a_folder_holds_the_four_files_for_everybody_to_read(folder: Path) -> None:
+def test_a_folder_contains_four_world_readable_files(folder: Path) -> None:
     assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
     assert all(file.stat().st_mode & 0o044 for file in folder.iterdir())
 
@@ -128,13 +128,13 @@ def test_missing_and_extra_tensors_are_named(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_files_of_two_checkpoints_do_not_mix(folder: Path) -> None:
+def test_files_of_two_checkpoints_cannot_be_mixed(folder: Path) -> None:
     edit(folder / "contract.json", lambda contract: contract["language"].update(tokenizer="bpe-sha256:0"))
     with pytest.raises(CheckpointError, match="tokenizer"):
         load_checkpoint(folder)
 
 
-def test_loading_needs_nothing_of_training(folder: Path) -> None:
+def test_loading_imports_no_training_code(folder: Path) -> None:
     code = (
         "import sys; from vla_ros.policy.checkpoint import load_checkpoint; "
         "from vla_ros.policy.inference import PolicyRunner; PolicyRunner(load_checkpoint(sys.argv[1])).warm_up(); "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy that is told what the robot will do while it thinks goes on from there."""
+"""A policy that is given its committed actions continues from them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from vla_ros.policy.tuning import OptimizerConfig
 
 
 @pytest.fixture
-def told(policy: Policy, contract, tokenizer) -> Policy:
-    """A policy that can be told of up to two of four actions."""
+def delayed(policy: Policy, contract, tokenizer) -> Policy:
+    """A policy that accepts up to two committed actions of four."""
     torch.manual_seed(0)
     return Policy(contract, dataclasses.replace(policy.config, max_delay_steps=2), tokenizer).eval()
 
 
-def test_no_committed_actions_add_nothing_and_only_the_committed_ones_count() -> None:
+def test_the_bias_is_zero_without_committed_actions_and_ignores_later_ones() -> None:
     committed = CommittedActions(max_delay_steps=3, context_size=5)
     actions = torch.randn(2, 4, 7)
     assert not committed(actions, torch.tensor([0, 0])).any()
@@ -46,7 +46,7 @@ def test_no_committed_actions_add_nothing_and_only_the_committed_ones_count() ->
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(HEADS))
-def test_what_is_added_reaches_the_chunk_of_every_head_streamed_as_in_the_window(name: str) -> None:
+def test_the_context_bias_reaches_the_chunks_of_every_head_in_windows_and_streams(name: str) -> None:
     torch.manual_seed(0)
     head = HEADS[name](feature_size=6, chunk=3, history=4, config=TINY_HEADS[name]).eval()
     features, added = torch.randn(2, 4, 6), torch.randn(2, 4, head.context_size)
@@ -62,22 +62,22 @@ def observed(policy: Policy) -> tuple:
 
 
 @torch.no_grad()
-def test_a_step_takes_up_to_as_many_committed_actions_as_were_trained(told: Policy, policy: Policy) -> None:
-    inputs = observed(told)
-    without = told.step(*inputs)[0].arm
-    assert torch.equal(told.step(*inputs, prefix=torch.zeros(0, 7))[0].arm, without)
+def test_a_step_accepts_at_most_max_delay_steps_committed_actions(delayed: Policy, policy: Policy) -> None:
+    inputs = observed(delayed)
+    without = delayed.step(*inputs)[0].arm
+    assert torch.equal(delayed.step(*inputs, prefix=torch.zeros(0, 7))[0].arm, without)
     prefixes = torch.rand(2, 2, 7)
-    chunks = [told.step(*inputs, prefix=prefix)[0].arm for prefix in prefixes]
+    chunks = [delayed.step(*inputs, prefix=prefix)[0].arm for prefix in prefixes]
     assert not torch.allclose(chunks[0], without) and not torch.allclose(chunks[0], chunks[1])
-    assert torch.equal(told.step(*inputs, prefix=prefixes[:1])[0].arm, chunks[0])  # with the batch's dimension
+    assert torch.equal(delayed.step(*inputs, prefix=prefixes[:1])[0].arm, chunks[0])  # with the batch's dimension
     with pytest.raises(ValueError, match=r"prefix has 3 committed actions, .* at most max_delay_steps = 2"):
-        told.step(*inputs, prefix=torch.zeros(3, 7))
+        delayed.step(*inputs, prefix=torch.zeros(3, 7))
     with pytest.raises(ValueError, match=r"max_delay_steps = 0"):
         policy.eval().step(*inputs, prefix=torch.zeros(1, 7))
 
 
-def test_training_tells_the_first_actions_and_learns_the_others(told: Policy, batch) -> None:
-    module = VLAModule(told, max_steps=1, optimizer=OptimizerConfig(), loss=LossConfig(), augment=AugmentConfig())
+def test_the_first_actions_are_committed_and_the_others_learned(delayed: Policy, batch) -> None:
+    module = VLAModule(delayed, max_steps=1, optimizer=OptimizerConfig(), loss=LossConfig(), augment=AugmentConfig())
     module.log = module.log_dict = lambda *_, **__: None
     given = {}
 
@@ -85,7 +85,7 @@ def test_training_tells_the_first_actions_and_learns_the_others(told: Policy, ba
         given.update(mask=mask, added=added)
         return {"loss": features.sum()}
 
-    told.head.losses = losses
+    delayed.head.losses = losses
     batch["action_valid"][2, :, 1:] = False  # the demonstration ends
     module.model_step(batch, "val")  # delays of 0, 1, 2
     expected = batch["action_valid"] & batch["valid"][..., None]
@@ -93,7 +93,7 @@ def test_training_tells_the_first_actions_and_learns_the_others(told: Policy, ba
     expected[2] = False  # two were drawn, but there is only one action, and nothing after it
     assert torch.equal(given["mask"], expected)
     assert not given["added"][0].any() and given["added"][1].any(dim=-1).all()
-    one = told.committed(batch["committed"][2, 0], torch.tensor(1))
+    one = delayed.committed(batch["committed"][2, 0], torch.tensor(1))
     torch.testing.assert_close(given["added"][2, 0], one)
 
 
@@ -104,7 +104,7 @@ def test_delays_are_drawn_evenly_in_training_and_the_same_in_every_validation() 
     assert draw_delays(5, 2, torch.device("cpu"), training=False).tolist() == [0, 1, 2, 0, 1]
 
 
-def test_the_chunk_goes_on_as_it_was_begun_where_the_picture_does_not_tell() -> None:
+def test_the_chunk_continues_the_committed_actions_where_the_image_is_ambiguous() -> None:
     """Half of the demonstrations pass an obstacle on the left, half on the right; the first action tells which."""
     torch.manual_seed(0)
     head = HEADS["lstm"](feature_size=4, chunk=3, history=1, config=TINY_HEADS["lstm"])
@@ -116,21 +116,21 @@ def test_the_chunk_goes_on_as_it_was_begun_where_the_picture_does_not_tell() -> 
     actions[..., 0] = 0.8 * side[:, None, None]
     mask = torch.ones(8, 1, 3, dtype=torch.bool)
     mask[..., 0] = False
-    told = committed(actions, torch.ones(8, 1, dtype=torch.long))
+    bias = committed(actions, torch.ones(8, 1, dtype=torch.long))
     for _ in range(150):
         optimizer.zero_grad()
-        told = committed(actions, torch.ones(8, 1, dtype=torch.long))
-        head.losses(features, actions, mask, LossConfig(), told)["loss"].backward()
+        bias = committed(actions, torch.ones(8, 1, dtype=torch.long))
+        head.losses(features, actions, mask, LossConfig(), bias)["loss"].backward()
         optimizer.step()
-    after = head.decode(head.context_with(features, told.detach())).arm[:, 0, 1:, 0]
+    after = head.decode(head.context_with(features, bias.detach())).arm[:, 0, 1:, 0]
     torch.testing.assert_close(after, actions[:, 0, 1:, 0], atol=0.1, rtol=0)
 
 
-def test_a_checkpoint_says_so_and_one_without_delays_is_as_it_always_was(told: Policy, policy, tmp_path) -> None:
-    save_checkpoint(tmp_path / "told", told)
-    loaded = load_checkpoint(tmp_path / "told")
+def test_a_checkpoint_stores_max_delay_steps_only_if_there_are_delays(delayed: Policy, policy, tmp_path) -> None:
+    save_checkpoint(tmp_path / "delayed", delayed)
+    loaded = load_checkpoint(tmp_path / "delayed")
     assert loaded.config.max_delay_steps == 2 == PolicyRunner(loaded).max_delay_steps
-    assert all(torch.equal(value, told.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert all(torch.equal(value, delayed.state_dict()[name]) for name, value in loaded.state_dict().items())
     save_checkpoint(tmp_path / "plain", policy)
     written = json.loads((tmp_path / "plain" / "config.json").read_text())
     assert written.keys() == {"backbone", "head", "compact", "lstm"}
@@ -138,9 +138,9 @@ def test_a_checkpoint_says_so_and_one_without_delays_is_as_it_always_was(told: P
         Policy(policy.contract, dataclasses.replace(policy.config, max_delay_steps=4), policy.tokenizer)
 
 
-def test_a_runner_is_told_in_physical_units_and_gives_these_actions_back(told: Policy) -> None:
-    runner = PolicyRunner(told)
-    pictures = {name: np.full((16, 16, 3), 90, np.uint8) for name in told.contract.camera_names}
+def test_a_runner_takes_committed_actions_in_physical_units_and_returns_them(delayed: Policy) -> None:
+    runner = PolicyRunner(delayed)
+    pictures = {name: np.full((16, 16, 3), 90, np.uint8) for name in delayed.contract.camera_names}
     observation = Observation(
         time_ns=0, images=pictures, stamps_ns={}, proprioception=np.array([0.4, 0.5], np.float32), command=""
     )
@@ -154,7 +154,7 @@ def test_a_runner_is_told_in_physical_units_and_gives_these_actions_back(told: P
     assert np.array_equal(bound[:2], committed)
     assert not np.allclose(bound[2:], free[2:])
     seen = []
-    told.step = lambda *args: seen.append(args[-2]) or Policy.step(told, *args)
+    delayed.step = lambda *args: seen.append(args[-2]) or Policy.step(delayed, *args)
     step(committed)
     expected = torch.tensor([[0.1, 0.2]]).T  # of [-0.2, 0.4] to [-1, 1]
     torch.testing.assert_close(seen[0][0, :, :1], (expected + 0.2) / 0.3 - 1)

@@ -33,7 +33,7 @@ def test_the_first_prediction_is_the_last_frame_repeated() -> None:
         torch.testing.assert_close(picture, images[name])
 
 
-def test_a_change_is_drawn_in_its_own_patch() -> None:
+def test_a_predicted_change_stays_in_its_patch() -> None:
     network = make_network()
     images = pictures(1)
     where = torch.zeros(6, 3 * 64)
@@ -89,7 +89,7 @@ def test_frames_without_a_future_do_not_count() -> None:
         ({"width": 30, "attention_heads": 4}, "width is 30; it must be a multiple of attention_heads = 4"),
     ],
 )
-def test_what_can_not_be_is_named(change: dict, message: str) -> None:
+def test_invalid_values_are_named(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ForwardPrediction(camera_sizes=SIZES, feature_size=6, config=dataclasses.replace(SMALL, **change))
 
@@ -132,7 +132,7 @@ def test_now_and_later_are_augmented_alike(module, batch) -> None:
         torch.testing.assert_close(now[name], later[name])
 
 
-def test_the_policy_for_the_robot_does_not_hold_it(module) -> None:
+def test_the_deployed_policy_does_not_contain_it(module) -> None:
     assert not any("forward" in name for name in module.policy.state_dict())
     optimized = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
     assert {id(parameter) for parameter in module.parameters()} == optimized

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every head owes: the stream is the window, the future is unseen, padding counts for nothing."""
+"""Properties of every head: streaming equals the window, no position sees the future, padding has no effect."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_masked_actions_do_not_change_loss_or_gradient(head) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_batch_without_any_action_is_finite_and_teaches_nothing(head) -> None:
+def test_a_batch_without_any_action_is_finite_and_has_no_gradient(head) -> None:
     features, targets, mask = batch(2)
     terms = head.losses(features, targets, torch.zeros_like(mask), LossConfig())
     terms["loss"].backward()
@@ -142,7 +142,7 @@ def test_a_batch_without_any_action_is_finite_and_teaches_nothing(head) -> None:
     assert not any(parameter.grad.any() for parameter in head.parameters() if parameter.grad is not None)
 
 
-def test_eight_windows_are_learned_by_heart(head) -> None:
+def test_eight_windows_can_be_overfitted(head) -> None:
     features, targets, mask = batch(8)
     if isinstance(head, FlowHead):
         targets = targets[:, :, :1].expand(-1, -1, CHUNK, -1)  # simple enough for so few steps
@@ -166,7 +166,7 @@ def test_terms_have_the_same_names_whatever_the_head(head) -> None:
     assert head.losses(features, targets, mask, LossConfig()).keys() == names
 
 
-def test_bins_are_those_of_the_action_space() -> None:
+def test_bins_match_actions_discretize() -> None:
     head = make_head("discrete")
     values = torch.linspace(-1.2, 1.2, 7 * 200, dtype=torch.float64).reshape(-1, 7)
     values[:, 6] = (values[:, 6] + 1) / 2
@@ -174,7 +174,7 @@ def test_bins_are_those_of_the_action_space() -> None:
     np.testing.assert_array_equal(head.discretize(values).numpy(), actions.discretize(stretched))
 
 
-def test_a_discrete_prediction_is_the_centre_of_the_likeliest_bin() -> None:
+def test_a_discrete_prediction_is_the_centre_of_the_most_likely_bin() -> None:
     head = make_head("discrete")
     logits = torch.zeros(1, 1, CHUNK, 7, 256)
     logits[..., 40] = 5.0
@@ -194,7 +194,7 @@ def test_a_straight_flow_ends_at_the_actions() -> None:
     torch.testing.assert_close(prediction.gripper_logit.sigmoid(), opening, atol=1e-5, rtol=1e-4)
 
 
-def test_a_flow_is_validated_on_the_same_draws_without_touching_those_of_training() -> None:
+def test_flow_validation_uses_the_same_draws_and_leaves_the_training_random_state_alone() -> None:
     head = make_head("flow")
     features, targets, mask = batch(2)
 
@@ -209,7 +209,7 @@ def test_a_flow_is_validated_on_the_same_draws_without_touching_those_of_trainin
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
-def test_a_checkpoint_of_every_head_comes_back_exactly(name: str, policy, contract, tokenizer, tmp_path) -> None:
+def test_checkpoints_of_every_head_round_trip_exactly(name: str, policy, contract, tokenizer, tmp_path) -> None:
     provenance = dataclasses.replace(contract.provenance, head=name)
     config = dataclasses.replace(policy.config, head=name, **{name: SIZES[name]})
     made = Policy(dataclasses.replace(contract, provenance=provenance), config, tokenizer).eval()

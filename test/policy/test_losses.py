@@ -48,7 +48,7 @@ def test_masked_actions_do_not_count() -> None:
         assert after[name].item() == value.item(), name
 
 
-def test_a_batch_without_any_action_is_finite_and_teaches_nothing() -> None:
+def test_a_batch_without_any_action_is_finite_and_has_no_gradient() -> None:
     arm, logit, actions, mask = example()
     terms = loss(arm, logit, actions, torch.zeros_like(mask))
     terms["loss"].backward()

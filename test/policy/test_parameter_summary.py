@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How big a policy is, counted by hand."""
+"""The size of a policy, checked by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_operations_of_a_step_include_the_lstm_over_the_history(policy) -> None:
     assert policy.training
 
 
-def test_vla_params_prints_and_writes_parts_memory_and_operations(policy, tmp_path: Path, capsys) -> None:
+def test_vla_params_prints_and_writes_parameters_memory_and_operations(policy, tmp_path: Path, capsys) -> None:
     save_checkpoint(tmp_path / "checkpoint", policy)
     file = tmp_path / "params.json"
     assert cli.main(["params", str(tmp_path / "checkpoint"), "--json", str(file)]) == 0
@@ -59,6 +59,6 @@ def test_vla_params_prints_and_writes_parts_memory_and_operations(policy, tmp_pa
     assert "head.lstm" in printed and f"{figures['parameters']:,}" in printed
 
 
-def test_vla_params_of_a_folder_that_is_no_checkpoint_is_an_error(tmp_path: Path, capsys) -> None:
+def test_vla_params_of_an_invalid_folder_is_an_error(tmp_path: Path, capsys) -> None:
     assert cli.main(["params", str(tmp_path)]) == 2
     assert "lacks model.safetensors" in capsys.readouterr().err

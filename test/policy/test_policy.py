@@ -71,7 +71,7 @@ def test_the_command_changes_the_actions(policy, batch) -> None:
     )
 
 
-def test_word_order_is_read(policy) -> None:
+def test_word_order_matters(policy) -> None:
     features = policy.encode_text(*policy.tokenize(["the red block up pick", "pick up the red block"]))
     assert not torch.allclose(features[0], features[1])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrained models: from a folder as the hub has them, or an error that says what to download."""
+"""Pretrained models load from a folder, or an error says what to download."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_folder_gives_weights_tokenizer_and_normalisation(family: str, tmp_pat
     assert loaded.tokenizer.decode(loaded.tokenizer.encode("open the drawer")).strip() == "open the drawer"
 
 
-def test_what_is_neither_a_folder_nor_at_hand_says_what_to_download(monkeypatch) -> None:
+def test_an_unavailable_model_is_an_error_with_the_download_command(monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it retries for half a minute
     with pytest.raises(
         PretrainedError, match=r"hf download google/paligemma-3b-pt-224 --local-dir FOLDER.*pretrained="
@@ -46,7 +46,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         load_pretrained(VlmConfig(pretrained=str(tmp_path / "model")))
 
 
-def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
+def test_an_unsupported_model_type_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(PretrainedError, match="a 'bert' model; it must be one of florence2"):
         load_pretrained(VlmConfig(pretrained=str(tmp_path)))

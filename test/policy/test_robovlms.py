@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of RoboVLMs give here what they give there.
+"""Imported RoboVLMs checkpoints reproduce RoboVLMs' outputs.
 
 ``robovlms.json`` holds numbers that its own code gave (commit 8adc1d2, its patched KosMos-2 in transformers 4.37.2,
 torch 2.13 on a CPU): names and shapes of its tensors, the tokens of a prompt, and the actions (steps, N, 7), arm and
@@ -104,7 +104,7 @@ def frames(policy: Policy) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def test_an_imported_policy_does_what_upstream_s_own_code_does(arguments: list[str], tmp_path: Path) -> None:
+def test_an_imported_policy_reproduces_upstream(arguments: list[str], tmp_path: Path) -> None:
     assert cli.main(arguments) == 0
     policy = load_checkpoint(tmp_path / "made")
     assert policy.contract.camera_names == ("wrist", "static")
@@ -144,7 +144,7 @@ def test_an_imported_policy_does_what_upstream_s_own_code_does(arguments: list[s
         ("norm_max", None, r"lacks the key 'norm_max'"),
     ],
 )
-def test_what_can_not_be_imported_is_named(arguments, capsys, tmp_path: Path, key: str, value, message: str) -> None:
+def test_unsupported_configs_are_named(arguments, capsys, tmp_path: Path, key: str, value, message: str) -> None:
     changed = {**CONFIG, key: value}
     if value is None:
         del changed[key]
@@ -154,7 +154,7 @@ def test_what_can_not_be_imported_is_named(arguments, capsys, tmp_path: Path, ke
     assert not (tmp_path / "made").exists()
 
 
-def test_a_config_that_is_none_and_a_model_that_is_another_are_named(arguments, capsys, vlm, tmp_path: Path) -> None:
+def test_invalid_configs_models_and_tokenizers_are_named(arguments, capsys, vlm, tmp_path: Path) -> None:
     described = (vlm / "config.json").read_text()
     (vlm / "config.json").write_text('{"model_type": "bert"}')
     assert cli.main(arguments) == 2
@@ -170,7 +170,7 @@ def test_a_config_that_is_none_and_a_model_that_is_another_are_named(arguments, 
     assert "not a JSON config of RoboVLMs (expected an object, got list)" in capsys.readouterr().err
 
 
-def test_weights_of_another_network_and_files_that_hold_code_are_refused(arguments, capsys, tmp_path: Path) -> None:
+def test_other_weights_and_pickled_objects_are_refused(arguments, capsys, tmp_path: Path) -> None:
     state = {name: tensor(name, shape) for name, shape in UPSTREAM["names"].items()}
     del state["model.act_head.rnn.weight_hh_l3"]
     torch.save({"state_dict": state}, tmp_path / "cont.pt")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step is the same work at every tick, on the device alone: what torch.compile and CUDA graphs ask for.
+"""A step does the same work at every tick, on the device alone, as torch.compile and CUDA graphs require.
 
 Shown without a GPU: on the device "meta" tensors have shapes and no values, so whoever looks at one fails, as a
 recording would; and whatever goes between the host and the device is seen by a dispatch mode.
@@ -45,7 +45,7 @@ class DeviceAlone(TorchDispatchMode):
 
 @pytest.fixture
 def captured(monkeypatch) -> DeviceAlone:
-    """What a recording forbids; libraries are told that one is under way, as CUDA would tell them."""
+    """What a recording forbids; libraries believe that one is under way."""
     make = torch.tensor
 
     def tensor(*args, **kwargs):
@@ -64,7 +64,7 @@ def meta(*shape: int, dtype=torch.float32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("head", sorted(HEADS))
-def test_a_step_of_every_head_looks_at_no_value_and_brings_nothing_from_the_host(
+def test_steps_of_every_head_branch_on_no_value_and_copy_nothing_from_the_host(
     head: str, with_head, contract, captured
 ) -> None:
     made = with_head(head, 2).to("meta")
@@ -78,7 +78,7 @@ def test_a_step_of_every_head_looks_at_no_value_and_brings_nothing_from_the_host
 
 
 @pytest.mark.parametrize(("family", "mode"), CELLS)
-def test_families_that_a_graph_can_record_look_at_no_value(family: str, mode: str, captured) -> None:
+def test_capturable_families_branch_on_no_value(family: str, mode: str, captured) -> None:
     cameras = dict.fromkeys(("static", "wrist"), (IMAGE_PX, IMAGE_PX))
     config = VlmConfig(model=TINY_MODELS[family], history_mode=mode)
     backbone = VlmBackbone(camera_sizes=cameras, proprioception_size=2, tokenizer=TOKENIZER, config=config)
@@ -114,7 +114,7 @@ def test_a_history_keeps_its_shape_and_holds_the_last_frames_of_each_stream() ->
 
 
 @pytest.mark.parametrize("head", sorted(HEADS))
-def test_a_picture_that_made_nan_is_forgotten_with_the_history(head: str, with_head) -> None:
+def test_clearing_the_history_forgets_an_image_that_produced_nan(head: str, with_head) -> None:
     """Attention gives what is not there the weight 0, and 0 times NaN is NaN."""
     runner = PolicyRunner(with_head(head))
     runner.reset("open the drawer")
@@ -128,8 +128,8 @@ def test_a_picture_that_made_nan_is_forgotten_with_the_history(head: str, with_h
 
 
 def test_the_shapes_of_a_step_stay_whatever_is_seen_and_committed(with_head) -> None:
-    told = with_head("lstm", 3)
-    runner, shapes, step = PolicyRunner(told), set(), told.step
+    delayed = with_head("lstm", 3)
+    runner, shapes, step = PolicyRunner(delayed), set(), delayed.step
 
     def watched(images, proprioception, text, state, prefix, delay_steps):
         given = (proprioception, state.frames, state.seen, prefix, delay_steps)
@@ -138,7 +138,7 @@ def test_the_shapes_of_a_step_stay_whatever_is_seen_and_committed(with_head) -> 
         return step(images, proprioception, text, state, prefix, delay_steps)
 
     runner.warm_up()
-    told.step = watched
+    delayed.step = watched
     runner.reset("pick up the red block")
     for index in range(7):
         runner.step(_observation(np.array([0.4, 0.5])), np.full((index % 4, 7), 0.1))

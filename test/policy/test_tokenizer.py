@@ -29,13 +29,13 @@ def test_a_word_is_the_same_token_anywhere() -> None:
     assert first == last
 
 
-def test_new_words_have_pieces_and_no_special_tokens() -> None:
+def test_unknown_words_are_encoded_without_special_tokens() -> None:
     ids = TOKENIZER.encode("frobnicate <pad>", 50)
     assert len(ids) > 2
     assert TOKENIZER.dropped_id not in ids
 
 
-def test_long_commands_are_cut() -> None:
+def test_long_commands_are_truncated() -> None:
     assert len(TOKENIZER.encode("pick " * 99, 12)) == 12
 
 

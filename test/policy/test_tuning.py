@@ -34,7 +34,7 @@ def test_frozen_parameters_are_those_of_the_patterns_and_are_not_optimized(polic
     assert optimized == {id(p) for p in policy.parameters() if p.requires_grad}
 
 
-def test_a_pattern_that_fits_nothing_is_named(policy) -> None:
+def test_a_pattern_that_matches_nothing_is_named(policy) -> None:
     with pytest.raises(TuningError, match=r"'backbone\.vision\.\*', which matches no parameter.*backbone\.cameras"):
         freeze(policy, ["backbone.vision.*"])
 
@@ -54,7 +54,7 @@ def test_the_backbone_learns_at_its_own_rate(policy) -> None:
         assert rates[id(parameter)] == (1e-4 if name.startswith("policy.backbone.") else 1e-2)
 
 
-def test_adapters_are_the_only_part_that_is_trained_and_merge_into_the_same_function() -> None:
+def test_only_adapters_are_trained_and_merging_them_keeps_the_function() -> None:
     pytest.importorskip("peft")
     torch.manual_seed(0)
     model = build_model(TINY_MODELS["llava"]).eval()
@@ -75,7 +75,7 @@ def test_adapters_are_the_only_part_that_is_trained_and_merge_into_the_same_func
     assert {name for name, _ in model.named_parameters()} == names
 
 
-def test_targets_that_are_not_there_and_other_backbones_are_refused(policy) -> None:
+def test_unknown_adapter_targets_and_other_backbones_are_refused(policy) -> None:
     pytest.importorskip("peft")
     with pytest.raises(TuningError, match=r"targets is \['nothing'\]"):
         add_adapters(build_model(TINY_MODELS["llava"]), LoraConfig(targets=("nothing",)))

@@ -167,7 +167,7 @@ def test_a_dark_camera_is_seen_by_models_that_drop_black_images() -> None:
         (VlmConfig(model=TINY_MODELS["qwen3_vl"]), {"static": (40, 32)}, r"static is 40x32.*multiples of 16"),
     ],
 )
-def test_what_can_not_be_built_is_named(config: VlmConfig, sizes, message: str) -> None:
+def test_models_that_cannot_be_built_are_named(config: VlmConfig, sizes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VlmBackbone(camera_sizes=sizes, proprioception_size=0, tokenizer=TOKENIZER, config=config)
 
@@ -258,7 +258,7 @@ def test_a_checkpoint_loads_without_network_or_base_model_and_is_the_same(make_p
     assert torch.equal(one.arm, other.arm) and torch.equal(one.gripper_logit, other.gripper_logit)
 
 
-def test_a_checkpoint_can_not_name_code(make_policy, tmp_path) -> None:
+def test_a_checkpoint_cannot_name_code(make_policy, tmp_path) -> None:
     import json
 
     save_checkpoint(tmp_path / "made", make_policy("llava", "policy_head"))

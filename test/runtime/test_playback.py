@@ -29,7 +29,7 @@ def seen(tick: int) -> Observation:
 
 
 def played(playback: Playback, first_tick: int, ticks: int, every: int = 1) -> np.ndarray:
-    """What is due at each tick, of the newest chunk; with a chunk at every `every`-th tick alone."""
+    """Return what is due at each tick, with a new chunk at every `every`-th tick."""
     due = []
     for tick in range(first_tick, first_tick + ticks):
         if (tick - first_tick) % every == 0:
@@ -59,14 +59,14 @@ def test_every_action_is_due_once_after_the_lead_and_then_it_rests() -> None:
     assert playback.over
 
 
-def test_chunks_that_come_seldom_leave_nothing_out() -> None:
+def test_infrequent_chunks_skip_nothing() -> None:
     often, seldom = make(), make()
     often.begin()
     seldom.begin()
     assert (played(often, 100, 40) == played(seldom, 100, 40, every=CHUNK)).all()
 
 
-def test_slower_means_that_each_action_holds_longer_so_that_the_way_is_the_same() -> None:
+def test_at_low_speed_each_action_holds_longer_and_the_path_stays_the_same() -> None:
     playback = make(0.25)
     playback.begin()
     due = played(playback, 100, LEAD + 48)[LEAD:]
@@ -74,7 +74,7 @@ def test_slower_means_that_each_action_holds_longer_so_that_the_way_is_the_same(
     assert 0.25 * due[:, 0].sum() == ACTIONS[:, 0].sum()  # the governor scales the twists
 
 
-def test_the_state_is_kept_with_the_recorded_frame_that_was_due() -> None:
+def test_each_state_is_stored_with_the_recorded_frame_that_was_due() -> None:
     playback = make(0.5)
     played(playback, 90, 3)
     assert [(one.frame, one.proprioception[0]) for one in playback.seen] == [(0.0, 92.0)]  # the newest one before
@@ -84,7 +84,7 @@ def test_the_state_is_kept_with_the_recorded_frame_that_was_due() -> None:
     assert frames[100 + LEAD] == 0.0 and frames[100 + LEAD + 3] == 1.5 and frames[100] == -LEAD / 2
 
 
-def test_another_command_ends_it_and_an_earlier_one_does_not() -> None:
+def test_another_command_ends_the_playback_unless_it_came_before() -> None:
     playback = make()
     playback.reset("pull")  # what was said before
     playback.reset("push")
@@ -99,11 +99,11 @@ def test_another_command_ends_it_and_an_earlier_one_does_not() -> None:
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, 1.5, float("nan")])
-def test_a_speed_that_is_none_is_refused(speed: float) -> None:
-    with pytest.raises(ValueError, match=r"the speed is .*; must be in \(0, 1\]"):
+def test_an_invalid_speed_is_refused(speed: float) -> None:
+    with pytest.raises(ValueError, match=r"speed must be in \(0, 1\]; got"):
         make(speed)
 
 
 def test_no_actions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"the actions have shape \(0, 7\)"):
+    with pytest.raises(ValueError, match=r"actions must have shape .*; got \(0, 7\)"):
         Playback(contract(), np.zeros((0, 7)), "push", 1.0)

@@ -35,7 +35,7 @@ def contract(chunk: int = 4) -> PolicyContract:
 
 
 class PointEnvironment:
-    """A tool that does what it is told; success at x >= 0.5 m."""
+    """A tool that moves as commanded; success at x >= 0.5 m."""
 
     control_hz = 10.0
 
@@ -57,7 +57,7 @@ class PointEnvironment:
 
 
 class CountingPolicy:
-    """Its action for tick k is vx = k/100, so that what is executed tells which tick it was planned for."""
+    """Its action for tick k is vx = k/100, so executed actions show the tick they were planned for."""
 
     max_delay_steps = 0
 
@@ -84,7 +84,7 @@ class CountingPolicy:
 
 
 @pytest.mark.parametrize("delay_ticks", [0, 1, 2])
-def test_every_executed_action_is_the_one_planned_for_its_tick_whatever_the_delay(delay_ticks):
+def test_every_executed_action_was_planned_for_its_tick_at_any_delay(delay_ticks):
     env = PointEnvironment()
     rollout(env, CountingPolicy(), max_time_s=0.8, delay_ticks=delay_ticks)
     executed = [action[0] for action in env.actions]
@@ -99,7 +99,7 @@ def test_success_ends_the_episode_with_its_time():
     assert result.time_s == pytest.approx(0.6)  # one tick of delay, five of 1 m/s
 
 
-def test_the_policy_sees_what_the_node_would_show_it_and_blank_cameras_black():
+def test_the_policy_sees_the_node_s_observations_and_black_blank_cameras():
     policy = CountingPolicy()
     rollout(PointEnvironment(), policy, max_time_s=0.3, delay_ticks=1, blank=("wrist",))
     seen = policy.observations[0]
@@ -109,14 +109,14 @@ def test_the_policy_sees_what_the_node_would_show_it_and_blank_cameras_black():
     assert seen.proprioception == pytest.approx([0.0, 0.25])
 
 
-def test_the_gripper_stays_where_it_is_until_the_policy_has_decided():
+def test_the_gripper_holds_until_the_policy_has_decided():
     env = PointEnvironment()
     policy, gripper = CountingPolicy(opening=0.9), GripperSwitch(debounce_ticks=2)
     rollout(env, policy, max_time_s=0.5, delay_ticks=1, gripper=gripper)
     assert [action[6] for action in env.actions] == [0.25, 0.25, 1.0, 1.0, 1.0]
 
 
-def test_another_rate_than_the_contract_s_is_refused():
+def test_an_environment_at_another_rate_is_refused():
     env = PointEnvironment()
     env.control_hz = 20.0
     with pytest.raises(ValueError, match=r"20\.0 Hz.*control_hz=10\.0"):
@@ -146,7 +146,7 @@ def delay_aware():
 
 
 @pytest.mark.parametrize(("delay_ticks", "busy_ticks"), [(0, 1), (1, 1), (3, 2), (3, 3)])
-def test_a_policy_is_told_what_the_rollout_then_does_one_chunk_after_the_other(delay_ticks, busy_ticks):
+def test_the_action_prefix_is_what_the_arm_then_executes(delay_ticks, busy_ticks):
     env, policy = PointEnvironment(), SteadyPolicy()
     rollout(
         env, policy, max_time_s=2.0, delay_ticks=delay_ticks, busy_ticks=busy_ticks,
@@ -167,7 +167,7 @@ def test_a_policy_is_told_what_the_rollout_then_does_one_chunk_after_the_other(d
 
 
 class DrivenClock:
-    """Sleeping and computing turn it, and the arm acts whenever it comes past a tick."""
+    """Advances by sleeping and computing; the arm acts whenever it passes a tick."""
 
     def __init__(self, act) -> None:
         self._act, self._now_ns, self._tick = act, 0, 0
@@ -210,7 +210,7 @@ class Observing:
 
 @pytest.mark.parametrize("executor", ["full_chunk", "receding_horizon", "first_action"])
 @pytest.mark.parametrize("computing_ms", [0, 50, 100, 200, 400])
-def test_the_arm_answers_the_observations_that_it_would_answer_with_the_engine_s_thread(executor, computing_ms):
+def test_the_emulated_engine_uses_the_observations_of_the_real_thread(executor, computing_ms):
     ticks, on_engine = 30, []
 
     def act(tick):
@@ -238,14 +238,14 @@ def test_the_arm_answers_the_observations_that_it_would_answer_with_the_engine_s
 
 
 @pytest.mark.parametrize("busy_ticks", [0, 1, 4])
-def test_more_than_one_chunk_under_way_or_an_idle_engine_is_refused(busy_ticks):
-    with pytest.raises(ValueError, match=rf"busy_ticks is {busy_ticks} with delay_ticks = 3; must be 2 or 3"):
+def test_overlapping_chunks_or_an_idle_engine_are_refused(busy_ticks):
+    with pytest.raises(ValueError, match=rf"busy_ticks must be 2 or 3 with delay_ticks = 3, .*; got {busy_ticks}"):
         rollout(
             PointEnvironment(), CountingPolicy(), max_time_s=1.0, delay_ticks=3,
             busy_ticks=busy_ticks,
         )  # fmt: skip
 
 
-def test_a_rollout_with_a_policy_that_cannot_be_told_is_refused():
+def test_a_delay_aware_rollout_needs_a_policy_trained_with_delays():
     with pytest.raises(ExecutorError, match="max_delay_steps is 0"):
         rollout(PointEnvironment(), CountingPolicy(), max_time_s=1.0, executor=delay_aware())

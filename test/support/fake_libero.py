@@ -72,11 +72,11 @@ class Env:
         self.calls.append(("close", None))
 
     def _get_observations(self) -> dict[str, Any]:
-        picture = np.zeros((*self.shape, 3), np.uint8)
-        picture[-1, 0] = 255, 0, 0  # red in the upper left corner of the picture that a person expects
+        image = np.zeros((*self.shape, 3), np.uint8)
+        image[-1, 0] = 255, 0, 0  # red in the upper left corner of the image that a person expects
         return {
-            "agentview_image": picture,
-            "robot0_eye_in_hand_image": picture // 2,
+            "agentview_image": image,
+            "robot0_eye_in_hand_image": image // 2,
             "robot0_eef_pos": self.position,
             "robot0_eef_quat": self.rotation.as_quat(),
             "robot0_gripper_qpos": np.array([self.fingers, -self.fingers]),

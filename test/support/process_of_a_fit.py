@@ -20,7 +20,7 @@ from tiny_training import make_episode, make_recipe
 from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.module import VLAModule
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.data import WindowDataset
+from vla_ros.train.demonstrations import WindowDataset
 from vla_ros.train.fit import fit
 
 

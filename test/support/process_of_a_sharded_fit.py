@@ -32,10 +32,9 @@ from tiny_training import make_episode, make_recipe
 from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.train import fit as fitting
-from vla_ros.train import sharding, trainer
+from vla_ros.train import sharding
 from vla_ros.train.callbacks import ProgressLines
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.machine import Chosen
 
 STEPS, WINDOWS = 4, 4
 
@@ -65,7 +64,13 @@ def recipe(folder: Path, name: str, **changes) -> TrainConfig:
         augment=AugmentConfig(brightness=0.0, contrast=0.0, proprioception_noise=0.0),
         optimizer=dataclasses.replace(config.optimizer, freeze=("backbone.model.vision_tower.*",)),
         trainer=dataclasses.replace(
-            config.trainer, max_steps=STEPS, validate_every_steps=2, gradient_clip_norm=0.05, ema_decay=0.0, **changes
+            config.trainer,
+            accelerator="cpu",
+            max_steps=STEPS,
+            validate_every_steps=2,
+            gradient_clip_norm=0.05,
+            ema_decay=0.0,
+            **changes,
         ),
     )
 
@@ -94,7 +99,6 @@ def main(folder: Path) -> None:
     lightning_fsdp._get_full_state_dict_context = whole_state
     sharding.FSDPStrategy = OnCpu
     fitting.check_machine = lambda *_: None
-    trainer.choose = lambda *_: Chosen("cpu", "fsdp")
     episodes = larger_episodes()
     sizes: list[int] = []
 

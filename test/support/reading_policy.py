@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A robot whose pictures and state say exactly what is done next, and the policy that reads it out of them."""
+"""A robot whose images and state encode its next action exactly, and a policy that decodes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vla_ros.observations.observation import Observation
 NAMES = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)), "gripper_opening")
 UNITS = ("m",) * 3 + ("1",) * 7
 CHUNK, MEMORY = 4, 0.75
-# Axis -> where in which picture it is written: rows, columns, colour.
+# Axis -> where in which image it is encoded: rows, columns, colour.
 PLACES = [
     ("static", slice(0, 4), slice(0, 4), 0),
     ("static", slice(0, 4), slice(4, 12), 1),
@@ -48,7 +48,7 @@ def remembered(random: np.random.Generator, length: int, size: int) -> np.ndarra
 
 def make_episode(seed: int, length: int = 40) -> Episode:
     random = np.random.default_rng(seed)
-    written = np.clip(remembered(random, length, 6) / 3, -1, 1)  # in the pictures
+    written = np.clip(remembered(random, length, 6) / 3, -1, 1)  # in the images
     position = remembered(random, length, 3)  # in standard deviations of the contract
     opening = np.repeat(random.integers(0, 2, -(-length // 10)), 10)[:length].astype(float)
     angles = np.stack(
@@ -56,9 +56,9 @@ def make_episode(seed: int, length: int = 40) -> Episode:
         axis=1,
     )
     rotation = Rotation.from_euler("xyz", angles)
-    pictures = {"static": np.full((length, 12, 12, 3), 127.0), "wrist": np.full((length, 8, 8, 3), 127.0)}
+    canvases = {"static": np.full((length, 12, 12, 3), 127.0), "wrist": np.full((length, 8, 8, 3), 127.0)}
     for axis, (camera, rows, columns, colour) in enumerate(PLACES):
-        pictures[camera][:, rows, columns, colour] += 120 * written[:, axis, None, None]
+        canvases[camera][:, rows, columns, colour] += 120 * written[:, axis, None, None]
     state = np.concatenate(
         [0.1 * position + [0.45, 0.0, 0.1], [rigid.rotation_6d(*one) for one in rotation.as_quat()], opening[:, None]],
         axis=1,
@@ -66,7 +66,7 @@ def make_episode(seed: int, length: int = 40) -> Episode:
     contract = contract_of()
     chunk = _decided(written, position, opening)
     return Episode(
-        images={name: frames.round().astype(np.uint8) for name, frames in pictures.items()},
+        images={name: frames.round().astype(np.uint8) for name, frames in canvases.items()},
         proprioception=state.astype(np.float32),
         actions=actions.denormalize(chunk, contract.action.low, contract.action.high),
         command="go",

@@ -18,6 +18,7 @@ from vla_ros.datasets.bags.writer import BagWriter
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import BagError
 from vla_ros.datasets.shards import DecodeReport
+from vla_ros.datasets.sources import explain_empty
 from vla_ros.imaging import images
 from vla_ros.robot import Robot, load_robot
 
@@ -157,7 +158,7 @@ def read_bag(path: str | Path, *args: Any, **kwargs: Any) -> tuple[list[Episode]
     reader = BagReader(path, *args, **kwargs)
     episodes = list(reader.episodes())
     if not episodes:
-        raise BagError(f"no episode is left of the bag {path}; {reader.report.explain_empty()}")
+        raise BagError(f"no usable episode in the bag {path}; {explain_empty(reader.report)}")
     return episodes, reader.report
 
 

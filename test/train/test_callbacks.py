@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes on beside the training loop."""
+"""Callbacks of the training loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vla_ros.train.callbacks import Throughput
 from vla_ros.train.fit import fit
 
 
-def test_throughput_counts_valid_frames_and_tells_waiting_from_training() -> None:
+def test_throughput_counts_valid_frames_and_separates_waiting_from_training() -> None:
     """A step waits 1 s for its batch and trains 3 s; every second one is logged, and a validation of 100 s is not."""
     now_s, logged = [0.0], []
     logger = SimpleNamespace(log_metrics=lambda figures, step: logged.append((step, figures)))

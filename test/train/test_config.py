@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe is what it says, or an error that says what to change."""
+"""A recipe loads as written, or an error says what to change."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("tainer.max_steps=3", r"'tainer'.*'trainer'"),
         ("augment.shift={}", r"'shift'.*'shift_px'"),
         ("trainer.max_steps=many", r"max_steps must be of type int; got 'many'"),
-        ("trainer.max_steps=0", r"max_steps is 0; allowed: 1 or more"),
+        ("trainer.max_steps=0", r"max_steps is 0; it must be at least 1"),
         ("trainer.accelerator=npu", r"accelerator must be one of 'auto', .*got 'npu'"),
         ("data.validation_fraction=1.0", r"validation_fraction is 1.0"),
-        ("contract.cameras=[]", r"cameras has the names \[\]; expected one camera or more"),
+        ("contract.cameras=[]", r"cameras has the names \[\]; there must be at least one"),
         ('contract.proprioception=["ee_xx"]', r"'ee_xx'; did you mean 'ee_x'"),
         ("contract.control_hz=30", r"control_hz must be .*10, 12\.5.*got 30\.0"),
         ("contract.settle_s=0.1", r"settle_s must be .*got 0\.1"),
         ("contract.prompt_template=do it", r"prompt_template must .*got 'do it'"),
         ('contract.cameras=[{"name": "static", "height": 60, "width": 64}]', r"60x64.*multiples of 8"),
-        ("policy.backbone=huge", r"policy\.backbone is 'huge'; allowed: compact"),
+        ("policy.backbone=huge", r"policy\.backbone is 'huge'; it must be one of compact"),
         ("policy.backbone=vlm", r"policy\.vlm has neither pretrained nor model"),
         ('policy.vlm={"pretrained": "a", "model": {"model_type": "llava"}}', r"pretrained and vlm\.model are both set"),
         ("policy.vlm.history_mode=movie", r"history_mode must be one of 'policy_head', .*got 'movie'"),
-        ("policy.max_delay_steps=3", r"max_delay_steps is 3, but contract\.chunk is 3; allowed: less"),
+        ("policy.max_delay_steps=3", r"max_delay_steps is 3; it must be less than contract\.chunk, which is 3"),
         ("policy.max_delay_steps=-1", r"max_delay_steps is -1"),
         ("policy.delay_mode=shifted_state", r"policy: delay_mode is 'shifted_state'; .* remove the key"),
         ("loss.language_weight=0.1", r"loss: language_weight is 0\.1; .* remove the key"),
         ("trainer.strategy=horovod", r"strategy must be one of 'auto', 'ddp', 'fsdp', 'deepspeed'; got 'horovod'"),
         ("trainer.accumulate_batches=0", r"accumulate_batches is 0"),
-        ("trainer.ema_decay=1", r"ema_decay is 1\.0; allowed: 0 up to, without, 1"),
+        ("trainer.ema_decay=1", r"ema_decay is 1\.0; it must be in \[0, 1\)"),
         ("trainer.gradient_clip_norm=-1", r"gradient_clip_norm is -1"),
         ('policy.vlm={"layout": "robovlms", "history_mode": "video"}', r"layout is 'robovlms', but .* is 'video'"),
         ("policy.gpt.width=30", r"gpt\.width is 30; it must be a multiple of attention_heads = 8"),
@@ -76,7 +76,7 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("keep.retain.weight=1", r"commands is empty"),
         ('keep.bags=["a"]', r"init_from is not"),
         ('init_from="runs/a/checkpoint"', r"contract and init_from are both set"),
-        ("trainer", r"expected section.key=value"),
+        ("trainer", r"it must be section.key=value"),
         ("name.sub=1", r"'name', which is not a section"),
     ],
 )
@@ -89,12 +89,12 @@ def test_removed_keys_with_the_value_that_changes_nothing_still_load(file: Path)
     assert load_config(file, ["policy.delay_mode=prefix", "loss.language_weight=0.0"]) == load_config(file)
 
 
-def test_frames_are_encoded_once_only_where_what_they_become_stays(file: Path) -> None:
+def test_encode_once_is_refused_if_encodings_would_change(file: Path) -> None:
     still = ["augment.brightness=0", "augment.contrast=0", "augment.proprioception_noise=0"]
     once = ["trainer.encode_once=true", 'optimizer.freeze=["backbone.*"]', *still]
     assert load_config(file, once).trainer.encode_once
     for override, message in (
-        ("optimizer.freeze=[]", r"encode_once is set, but optimizer\.freeze is \[\]; allowed: \['backbone\.\*'\]"),
+        ("optimizer.freeze=[]", r"encode_once is set, but optimizer\.freeze is \[\]; it must be \['backbone\.\*'\]"),
         ("augment.contrast=0.1", r"but augment is \{.*'contrast': 0\.1"),
         ('loss.forward_prediction={"patch_px": 8}', r"but loss\.forward_prediction is"),
     ):
@@ -110,13 +110,13 @@ def test_overrides_take_json_and_bare_text(file: Path) -> None:
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     shipped = re.escape(str(resources.path("config/train")))
-    with pytest.raises(ConfigError, match=rf"no training config .*none\.json; the shipped ones are in {shipped}"):
+    with pytest.raises(ConfigError, match=rf"no recipe .*none\.json; the shipped ones are in {shipped}"):
         load_config(tmp_path / "none.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ConfigError, match=r"broken\.json is not JSON"):
         load_config(tmp_path / "broken.json")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ConfigError, match="holds list"):
+    with pytest.raises(ConfigError, match="contains list"):
         load_config(tmp_path / "list.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"bytes\.json is not JSON"):
@@ -149,7 +149,7 @@ def write(folder: Path, stem: str, **values) -> Path:
     return folder / f"{stem}.json"
 
 
-def test_what_maps_names_is_a_value_and_replaced_whole(file: Path, tmp_path: Path) -> None:
+def test_maps_are_replaced_whole(file: Path, tmp_path: Path) -> None:
     forward = {"patch_px": 8, "width": 64}
     write(
         tmp_path, "base", parent="recipe.json", loss={"forward_prediction": forward},
@@ -168,9 +168,7 @@ def test_what_maps_names_is_a_value_and_replaced_whole(file: Path, tmp_path: Pat
     assert (config.loss.forward_prediction.patch_px, config.loss.forward_prediction.width) == (4, 64)
 
 
-def test_a_child_that_tunes_a_checkpoint_takes_no_network_from_a_parent_that_starts_anew(
-    file: Path, tmp_path: Path
-) -> None:
+def test_a_recipe_with_init_from_inherits_no_contract_or_policy(file: Path, tmp_path: Path) -> None:
     tuned = load_config(write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="runs/a/checkpoint"))
     assert (tuned.init_from, tuned.contract, tuned.policy) == ("runs/a/checkpoint", None, None)
     assert tuned.optimizer == load_config(file).optimizer
@@ -188,23 +186,25 @@ def test_shipped_recipes_can_be_tuned_from(tmp_path: Path) -> None:
     assert config.contract is None and config.augment.shift_px == {"static": 1, "wrist": 3}
 
 
-def test_of_a_checkpoint_s_policy_a_recipe_may_say_the_delays_alone(file: Path, tmp_path: Path) -> None:
+def test_with_init_from_a_recipe_may_set_only_the_delays(file: Path, tmp_path: Path) -> None:
     """Also where it names what is the default: the checkpoint's may be another one."""
     tuned = write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="a", policy={"max_delay_steps": 2})
     config = load_config(tuned)
     assert config.policy is not None and config.policy.max_delay_steps == 2 and config.contract is None
     assert load_config(write(tmp_path, "again", **config.to_dict())) == config
     for override in ("policy.head=gpt", "policy.head=lstm", "policy.backbone=compact", "policy.max_delay_steps=0"):
-        with pytest.raises(ConfigError, match=r"policy and init_from are both set.*but for a max_delay_steps of 1"):
+        with pytest.raises(
+            ConfigError, match=r"policy and init_from are both set.*except policy\.max_delay_steps, at least 1"
+        ):
             load_config(tuned, [override])
 
 
-def test_parents_that_are_missing_circular_or_no_files_are_named(tmp_path: Path) -> None:
+def test_missing_circular_and_invalid_parents_are_named(tmp_path: Path) -> None:
     for name, parent in (("a", "b.json"), ("b", "a.json"), ("lost", "nowhere.json"), ("odd", 3)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"parent": parent}))
     with pytest.raises(ConfigError, match=r"own parent: .*a\.json -> .*b\.json -> .*a\.json"):
         load_config(tmp_path / "a.json")
-    with pytest.raises(ConfigError, match=r"no training config .*nowhere\.json"):
+    with pytest.raises(ConfigError, match=r"no recipe .*nowhere\.json"):
         load_config(tmp_path / "lost.json")
     with pytest.raises(ConfigError, match="parent is 3"):
         load_config(tmp_path / "odd.json")

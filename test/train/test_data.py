@@ -13,11 +13,12 @@ from vla_ros.datasets.episode import Frames
 from vla_ros.imaging import images
 from vla_ros.observations.observation import Observation
 from vla_ros.policy.inference import PolicyRunner
-from vla_ros.train.build import new_policy
-from vla_ros.train.checks import check_commands, check_statistics
 from vla_ros.train.config import ConfigError, TrainConfig
-from vla_ros.train.data import DemonstrationData, WindowDataset, data_digest, proprioception_statistics, split_episodes
-from vla_ros.train.processes import Processes
+from vla_ros.train.data import DemonstrationData
+from vla_ros.train.demonstrations import WindowDataset, split_episodes
+from vla_ros.train.distributed import Processes
+from vla_ros.train.initial_policy import new_policy
+from vla_ros.train.statistics import check_commands, check_statistics, data_digest, proprioception_statistics
 
 
 def test_pieces_of_one_recording_are_never_split(episodes) -> None:
@@ -62,7 +63,7 @@ def test_fit_computes_statistics_after_the_split(config, episodes, monkeypatch) 
         fit.fit(config, episodes)
 
 
-def test_a_state_that_never_varies_is_not_magnified(episodes) -> None:
+def test_a_constant_state_is_not_amplified(episodes) -> None:
     still = [dataclasses.replace(e, proprioception=np.full_like(e.proprioception, 0.3)) for e in episodes]
     assert proprioception_statistics(still, ("ee_x", "gripper_opening")).std == (0.01, 0.01)
 
@@ -72,7 +73,7 @@ def test_another_number_of_states_than_the_contract_is_refused(episodes) -> None
         proprioception_statistics(episodes, ("ee_x",))
 
 
-def test_a_batch_is_what_the_episode_was(config, episodes) -> None:
+def test_a_batch_reproduces_the_episode(config, episodes) -> None:
     policy = new_policy(config, episodes)
     episode = episodes[1]
     batch = WindowDataset([episodes[0], episode], policy).__getitems__(range(7, 14))  # the second episode's windows
@@ -88,7 +89,7 @@ def test_a_batch_is_what_the_episode_was(config, episodes) -> None:
     assert set(text) == {"open the drawer"}
 
 
-def test_a_gripper_that_is_never_told_to_close_or_open_fully_still_opens(config, episodes) -> None:
+def test_a_gripper_never_commanded_to_its_limits_still_opens(config, episodes) -> None:
     """Labels are commands: 0.875 means open, whatever is commanded next."""
     actions = episodes[0].actions.copy()
     actions[:, 6] = [0.875, 0.875, 0, 0, 0.875, 0]
@@ -96,24 +97,24 @@ def test_a_gripper_that_is_never_told_to_close_or_open_fully_still_opens(config,
     assert batch._actions[:, 6].tolist() == [1, 1, 0, 0, 1, 0]
 
 
-def test_data_unlike_the_starting_checkpoint_s_is_said_and_then_refused(config, episodes, capsys) -> None:
+def test_data_outside_the_starting_statistics_is_a_warning_then_an_error(config, episodes, capsys) -> None:
     contract = new_policy(config, episodes).contract
     check_statistics(contract, [dataclasses.replace(e, actions=e.actions * 0.9) for e in episodes])
     assert not capsys.readouterr().out
     faster = [dataclasses.replace(e, actions=e.actions * np.array([3, 1, 1, 1, 1, 1, 1])) for e in episodes]
     check_statistics(contract, [*episodes, *episodes, *episodes, faster[0]])
     assert "action vx: " in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"action vx: 100%; allowed: 30%.*train from scratch"):
+    with pytest.raises(ConfigError, match=r"action vx: 100% \(at most 30%\).*train from scratch"):
         check_statistics(contract, faster)
     elsewhere = [dataclasses.replace(e, proprioception=e.proprioception + np.float32([0, 9])) for e in episodes]
     with pytest.raises(ConfigError, match=r"state gripper_opening: 100%"):
         check_statistics(contract, elsewhere)
 
 
-def test_a_command_that_would_be_cut_off_is_refused(config, episodes) -> None:
+def test_a_command_that_would_be_truncated_is_refused(config, episodes) -> None:
     policy = new_policy(config, episodes)
     check_commands(policy, ["open the drawer"])
-    with pytest.raises(ConfigError, match=r"and then the.*tokens; allowed: max_tokens = 32"):
+    with pytest.raises(ConfigError, match=r"and then the.*tokens, more than max_tokens = 32"):
         check_commands(policy, ["open the drawer " + "and then the other " * 20])
 
 
@@ -173,7 +174,7 @@ def test_future_frames_are_those_so_many_steps_later_and_end_with_the_episode(co
 
 
 @pytest.mark.parametrize(("steps_ahead", "frames"), [(0, 2), (1, 3), (2, 4), (4, 4)])
-def test_a_picture_is_fetched_once_though_it_is_a_frame_and_a_future(
+def test_an_image_that_is_a_frame_and_a_future_is_fetched_once(
     config, episodes, monkeypatch, steps_ahead: int, frames: int
 ) -> None:
     windows = WindowDataset(episodes[:2], new_policy(config, episodes), steps_ahead=steps_ahead)
@@ -199,7 +200,7 @@ def said(policy, batch) -> list[str]:
     return [policy.tokenizer.decode(row[mask]) for row, mask in rows]
 
 
-def test_each_window_gets_one_of_the_phrasings_and_validation_the_command_in_force(config, episodes) -> None:
+def test_each_training_window_gets_a_random_phrasing_and_validation_the_original_command(config, episodes) -> None:
     red = [dataclasses.replace(episode, phrasings=PHRASINGS) for episode in episodes[::2]]
     drawer = episodes[1::2]
     policy = new_policy(config, [*red, *drawer])
@@ -218,7 +219,7 @@ def test_each_window_gets_one_of_the_phrasings_and_validation_the_command_in_for
         assert set(said(policy, batch)) == {"pick up the red block"}
 
 
-def test_the_window_does_not_depend_on_the_words_it_comes_with(config, episodes) -> None:
+def test_a_window_s_images_do_not_depend_on_its_phrasing(config, episodes) -> None:
     one = [dataclasses.replace(episode, phrasings=(episode.command, "do it")) for episode in episodes]
     policy = new_policy(config, one)
     plain, several = WindowDataset(episodes, policy), WindowDataset(one, policy)
@@ -234,11 +235,11 @@ def test_a_phrasing_that_is_too_long_is_refused_before_training(config, episodes
     from vla_ros.train.fit import fit
 
     long = dataclasses.replace(episodes[0], phrasings=(episodes[0].command, "word " * 60))
-    with pytest.raises(ConfigError, match=r"'word .* has \d+ tokens; allowed: max_tokens"):
+    with pytest.raises(ConfigError, match=r"'word .* has \d+ tokens, more than max_tokens"):
         fit(config, [long, *episodes[1:]])
 
 
-def test_a_policy_is_told_of_what_moved_the_arm_and_learns_what_was_meant(recipe, episodes) -> None:
+def test_executed_actions_are_committed_and_labels_are_learned(recipe, episodes) -> None:
     recipe["policy"] |= {"max_delay_steps": 2}
     policy, episode = new_policy(TrainConfig.from_dict(recipe), episodes), episodes[0]
     executed = episode.actions.copy()
@@ -250,11 +251,11 @@ def test_a_policy_is_told_of_what_moved_the_arm_and_learns_what_was_meant(recipe
     given = PolicyRunner(policy)
     seen = {name: pictures[2] for name, pictures in episode.images.items()}
     given._write_inputs(Observation(0, seen, {}, episode.proprioception[2], ""), executed[2:4])
-    told = torch.from_numpy(given._inputs.arrays["prefix"])
-    assert torch.equal(batch["committed"][0, 0, :2], told[0]) and told[0, 0, 0] > 5
+    committed = torch.from_numpy(given._inputs.arrays["prefix"])
+    assert torch.equal(batch["committed"][0, 0, :2], committed[0]) and committed[0, 0, 0] > 5
 
 
-def test_frames_that_were_encoded_once_are_what_the_robot_s_backbone_makes_of_them(config, episodes) -> None:
+def test_features_encoded_once_are_those_of_the_live_backbone(config, episodes) -> None:
     """Episodes keep one of the ways to say their command each, in turn, whatever is drawn for a window."""
     worded = [dataclasses.replace(episode, phrasings=PHRASINGS) for episode in episodes[:3:2]]
     policy = new_policy(config, worded)
@@ -280,7 +281,7 @@ def test_frames_that_were_encoded_once_are_what_the_robot_s_backbone_makes_of_th
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_windows_that_are_left_are_those_that_would_have_come(config, episodes, count: int) -> None:
+def test_skipping_done_windows_leaves_the_others_unchanged(config, episodes, count: int) -> None:
     worded = [dataclasses.replace(episode, phrasings=PHRASINGS[1:]) for episode in episodes[::2]]
     policy = new_policy(config, worded)
     data = DemonstrationData(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole run, a few steps long."""
+"""Complete runs of a few steps."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from vla_ros.policy.inference import PolicyRunner
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tuning import LoraConfig
-from vla_ros.train.build import new_policy, tuned_policy
 from vla_ros.train.callbacks import MovingAverage, ProgressLines
 from vla_ros.train.config import ConfigError, TrainConfig
 from vla_ros.train.fit import fit
+from vla_ros.train.initial_policy import new_policy, tuned_policy
 from vla_ros.train.trainer import make_trainer
 
 
@@ -59,7 +59,7 @@ def average_by_hand(history: list[dict[str, torch.Tensor]], decay: float) -> dic
 
 
 @pytest.mark.parametrize("freeze", [(), ("backbone.cameras.*", "head.lstm.*")])
-def test_the_checkpoint_holds_the_averaged_weights(config, episodes, monkeypatch, freeze: tuple[str, ...]) -> None:
+def test_the_checkpoint_contains_the_averaged_weights(config, episodes, monkeypatch, freeze: tuple[str, ...]) -> None:
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, freeze=freeze))
     history, kept = [], []
 
@@ -110,16 +110,16 @@ def test_a_finished_run_is_not_overwritten(config, episodes) -> None:
         fit(config, episodes)
 
 
-def test_what_is_in_the_run_folder_stays(config, episodes) -> None:
+def test_an_existing_run_folder_is_not_overwritten(config, episodes) -> None:
     """A checkpoint folder has a config.json too."""
     config.run_folder.mkdir(parents=True)
     (config.run_folder / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"tiny exists and is not overwritten; give another --name or --output"):
+    with pytest.raises(ConfigError, match=r"tiny already exists; use another --name or --output"):
         fit(config, episodes)
     (config.run_folder / "last.ckpt").write_text("hours")
     with pytest.raises(ConfigError, match=r"--resume \S+last\.ckpt"):
         fit(config, episodes)
-    with pytest.raises(ConfigError, match="other exists"):
+    with pytest.raises(ConfigError, match="other already exists"):
         other = dataclasses.replace(config, name="other")
         (other.run_folder / "photos").mkdir(parents=True)
         fit(other, episodes, resume=config.run_folder / "last.ckpt")
@@ -133,7 +133,7 @@ def test_no_bags_is_an_error(config) -> None:
 
 
 def test_resuming_from_nothing_is_an_error(config, episodes, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no file .*none\.ckpt"):
+    with pytest.raises(ConfigError, match=r"--resume is .*none\.ckpt, which is not a file"):
         fit(config, episodes, resume=tmp_path / "none.ckpt")
 
 
@@ -223,7 +223,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(config, episodes, 
     assert losses[0] == pytest.approx(losses[1], abs=2e-3)
 
 
-def test_without_a_moving_average_the_checkpoint_holds_the_weights_themselves(config, episodes, monkeypatch) -> None:
+def test_without_a_moving_average_the_checkpoint_contains_the_weights(config, episodes, monkeypatch) -> None:
     last = {}
 
     def spy(self, trainer, module, *_) -> None:
@@ -235,13 +235,13 @@ def test_without_a_moving_average_the_checkpoint_holds_the_weights_themselves(co
     assert all(torch.equal(value, last[name]) for name, value in saved.items())
 
 
-def test_a_run_says_which_code_made_it(config, episodes) -> None:
+def test_a_run_records_its_code(config, episodes) -> None:
     fit(config, episodes)
     written = json.loads((config.run_folder / "code.json").read_text())
     assert written["versions"]["torch"] == torch.__version__
 
 
-def test_a_head_learns_delays_on_what_the_frozen_backbone_has_encoded_once(config, episodes, monkeypatch) -> None:
+def test_a_head_learns_delays_on_features_encoded_once(config, episodes, monkeypatch) -> None:
     start = fit(dataclasses.replace(config, name="start"), episodes)
     encoded = dataclasses.replace(
         config, init_from=str(start), contract=None, policy=PolicyConfig(max_delay_steps=2),
@@ -260,7 +260,7 @@ def test_a_head_learns_delays_on_what_the_frozen_backbone_has_encoded_once(confi
     assert learned.committed is not None and learned.committed.mlp[-1].weight.any()
 
 
-def test_a_resumed_run_goes_on_with_its_weights_and_with_their_average(config, episodes, monkeypatch) -> None:
+def test_a_resumed_run_restores_its_weights_and_their_average(config, episodes, monkeypatch) -> None:
     saved = interrupt(config, episodes, monkeypatch, "on_train_batch_end", 4)
     found = {}
 
@@ -278,7 +278,7 @@ def test_a_resumed_run_goes_on_with_its_weights_and_with_their_average(config, e
     assert all(torch.equal(value, saved["current_model_state"][name]) for name, value in found["weights"].items())
 
 
-def test_a_run_that_is_preempted_saves_and_says_how_to_go_on(config, episodes, monkeypatch, capsys) -> None:
+def test_a_preempted_run_saves_and_prints_how_to_continue(config, episodes, monkeypatch, capsys) -> None:
     def preempt(self, trainer, *_) -> None:
         if trainer.global_step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -419,7 +419,7 @@ def test_forward_prediction_is_trained_and_its_terms_are_in_the_log(config, epis
     assert load_checkpoint(checkpoint).config == config.policy
 
 
-def test_patches_that_do_not_tile_the_starting_policy_s_pictures_are_an_error(config, episodes, tmp_path) -> None:
+def test_patches_that_do_not_tile_the_starting_policy_s_images_are_an_error(config, episodes, tmp_path) -> None:
     save_checkpoint(tmp_path / "start", new_policy(config, episodes))
     loss = dataclasses.replace(config.loss, forward_prediction=ForwardPredictionConfig(patch_px=12))
     with pytest.raises(ConfigError, match="patch_px is 12, but the camera static is 16x16"):
@@ -428,7 +428,7 @@ def test_patches_that_do_not_tile_the_starting_policy_s_pictures_are_an_error(co
 
 def test_gradient_checkpointing_of_a_small_network_is_refused(config, episodes) -> None:
     trainer = dataclasses.replace(config.trainer, gradient_checkpointing=True)
-    with pytest.raises(ConfigError, match="'compact'; allowed: 'vlm'"):
+    with pytest.raises(ConfigError, match="'compact'; it must be 'vlm'"):
         fit(dataclasses.replace(config, trainer=trainer), episodes)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run folder says which code made it."""
+"""The run folder records the code of the run."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_a_clean_checkout_is_its_commit(package: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "code.diff").exists()
 
 
-def test_a_library_that_pip_does_not_know_ends_no_training(package: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_library_unknown_to_pip_does_not_stop_training(package: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("vla_ros.train.run_record.LIBRARIES", ("numpy", "of-a-vendor"))
     versions = written(tmp_path / "run", package)["versions"]
     assert versions["of-a-vendor"] == "unknown" and versions["numpy"][0].isdigit()
 
 
-def test_what_was_changed_since_is_kept_with_the_run(package: Path, tmp_path: Path) -> None:
+def test_uncommitted_changes_are_kept_with_the_run(package: Path, tmp_path: Path) -> None:
     (package / "__init__.py").write_text("one = 2\n")
     (package.parent / "new.py").write_text("")
     state = written(tmp_path / "run", package)
@@ -63,7 +63,7 @@ def test_what_was_changed_since_is_kept_with_the_run(package: Path, tmp_path: Pa
     assert not (tmp_path / "run" / "code.diff").exists()  # of the same folder's earlier start
 
 
-def test_a_package_that_only_lies_in_somebody_s_repository_has_no_commit(package: Path, tmp_path: Path) -> None:
+def test_a_package_inside_an_unrelated_repository_has_no_commit(package: Path, tmp_path: Path) -> None:
     installed = package.parent / "environment" / "package"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources of several formats to one training."""
+"""Training on sources in several formats."""
 
 from __future__ import annotations
 
@@ -19,17 +19,11 @@ from vla_ros.datasets.sources import Demonstrations
 from vla_ros.errors import UserError
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
-from vla_ros.train.build import new_policy, observation_spec
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.data import (
-    DemonstrationData,
-    read_demonstrations,
-    read_rehearsed,
-    split_demonstrations,
-    split_episodes,
-)
+from vla_ros.train.data import DemonstrationData, MixtureSampler
+from vla_ros.train.demonstrations import read_demonstrations, read_rehearsed, split_demonstrations, split_episodes
 from vla_ros.train.fit import fit
-from vla_ros.train.sampling import MixtureSampler
+from vla_ros.train.initial_policy import new_policy, observation_spec
 
 DATA = Path(__file__).parents[1] / "data"
 BAG = "mcap_zstd_fast"
@@ -75,7 +69,7 @@ def test_training_from_the_store_is_training_from_the_bags(recipe, bags) -> None
         assert all(torch.equal(one[name], other[name]) for name in one if name != "images")
 
 
-def test_formats_are_mixed_and_their_weights_are_what_is_drawn(recipe, bags, split) -> None:
+def test_formats_are_mixed_and_drawn_by_weight(recipe, bags, split) -> None:
     sources = [
         {"format": "bags", "path": str(bags), "weight": 1},
         {"format": "calvin", "path": str(split), "weight": 3},
@@ -109,7 +103,7 @@ def test_each_source_is_split_by_its_own_recordings(episodes) -> None:
     assert not {episode.source for episode in training} & {episode.source for episode in validation}
 
 
-def test_what_is_left_out_is_said(recipe, split, capsys) -> None:
+def test_what_is_left_out_is_printed(recipe, split, capsys) -> None:
     config = with_data(recipe, sources=[{"format": "calvin", "path": str(split)}])
     read_demonstrations(config, *observation_spec(config))
     assert "data.sources[0]: 4 episodes, 36 frames; left out: nothing" in capsys.readouterr().out
@@ -117,11 +111,11 @@ def test_what_is_left_out_is_said(recipe, split, capsys) -> None:
     content = np.load(annotations, allow_pickle=True).item()
     content["info"]["indx"] = [(0, 2)] * 4
     np.save(annotations, content, allow_pickle=True)
-    with pytest.raises(UserError, match=r"no episode is left of .*data\.sources\[0\].*one control period: 8 frames"):
+    with pytest.raises(UserError, match=r"no usable episode in .*data\.sources\[0\].*one control period: 8 frames"):
         read_demonstrations(config, *observation_spec(config))
 
 
-def test_a_store_elsewhere_leaves_the_demonstrations_alone(recipe, split, tmp_path: Path) -> None:
+def test_with_a_store_elsewhere_nothing_is_written_next_to_the_demonstrations(recipe, split, tmp_path: Path) -> None:
     before = sorted(split.rglob("*"))
     config = with_data(
         recipe, sources=[{"format": "calvin", "path": str(split)}], store=str(tmp_path / "store")
@@ -135,10 +129,10 @@ def test_a_store_elsewhere_leaves_the_demonstrations_alone(recipe, split, tmp_pa
     [
         ({"bags": ["a"], "sources": [{"format": "bags", "path": "b"}]}, r"data\.sources are both set"),
         ({"sources": [{"format": "zarr", "path": "b"}]}, r"format is 'zarr' for b; must be one of bags, .*rlds"),
-        ({"sources": [{"format": "bags", "path": "b", "weight": 0}]}, r"weight is 0\.0 for b; allowed: a positive"),
+        ({"sources": [{"format": "bags", "path": "b", "weight": 0}]}, r"weight is 0\.0 for b; it must be positive"),
         ({"sources": [{"format": "bags", "path": "b", "weight": 1}, {"format": "bags", "path": "c"}]},
-         r"c has no weight, others have; give all one, or none"),
-        ({"sources": [{"format": "bags", "path": "b"}] * 2}, r"names a path twice"),
+         r"c has no weight, but others do; give all one, or none"),
+        ({"sources": [{"format": "bags", "path": "b"}] * 2}, r"lists a path twice"),
         ({"workers": -1}, r"data\.workers is -1"),
     ],
 )  # fmt: skip
@@ -198,14 +192,14 @@ def test_a_recording_in_two_sources_is_refused(recipe, bags, split, way: str) ->
         read_demonstrations(config, *observation_spec(config))
 
 
-def test_a_copy_beside_its_original_is_refused(recipe, bags) -> None:
+def test_a_copy_next_to_its_original_is_refused(recipe, bags) -> None:
     shutil.copytree(bags / BAG, bags / "copy")
     config = with_data(recipe, bags=[str(bags)])
     with pytest.raises(UserError, match=r"copy of data\.bags is the same recording|of data\.bags is the same .*copy"):
         read_demonstrations(config, *observation_spec(config))
 
 
-def test_bags_to_rehearse_may_not_be_among_those_that_are_held_out_from(recipe, bags) -> None:
+def test_rehearsed_bags_may_not_be_among_the_sources(recipe, bags) -> None:
     config = with_data(recipe, bags=[str(bags)])
     sources = read_demonstrations(config, *observation_spec(config))
     tuned = {key: value for key, value in recipe.items() if key not in ("contract", "policy")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights & Biases: only where it is asked for, and no network that nobody named."""
+"""Weights & Biases: only on request, and offline unless the environment says otherwise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Recorded:
 
 
 @pytest.mark.parametrize(("mode", "offline"), [(None, True), ("offline", True), ("online", False), ("dryrun", True)])
-def test_a_run_goes_to_the_server_only_where_the_environment_says_so(
+def test_a_run_goes_to_the_server_only_if_the_environment_says_so(
     asked, tmp_path, monkeypatch, mode: str | None, offline: bool
 ) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -52,7 +52,7 @@ def test_nothing_is_logged_there_unless_asked_for(config, tmp_path, monkeypatch)
     assert len(make_trainer(config, tmp_path, validates=False).loggers) == 2
 
 
-def test_without_the_package_the_run_is_refused_before_it_begins(asked, episodes, monkeypatch) -> None:
+def test_without_wandb_installed_the_run_is_refused_before_it_starts(asked, episodes, monkeypatch) -> None:
     find = trainer.importlib.util.find_spec
     monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
     with pytest.raises(ConfigError, match=r"not installed: pip install 'vla_ros\[wandb\]'"):

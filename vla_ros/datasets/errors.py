@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors of this room."""
+"""Errors of demonstrations: of bags, of other sources, and of the store."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from vla_ros.errors import UserError
 
 
 class BagError(UserError):
-    """A bag can't be read or written: the message names the bag, what is wrong with it and the way out."""
+    """A bag can't be read or written."""
 
 
 class SourceError(UserError):
-    """Demonstrations of another format can't be read: the message names the file and what is wrong with it."""
+    """Demonstrations of another format can't be read."""
 
 
 class StoreError(UserError):
-    """The store of decoded demonstrations can't be written or locked where it is."""
+    """The store of decoded demonstrations can't be read, written or locked."""
 
 
 def unreadable(path: Path, error: OSError) -> BagError:
-    """Return the error for what is no damage of the bag's.
-
-    Nothing of the bag is left out for it, and the bag is read again next time.
-    """
+    """Return the error for a failure of the machine, for which nothing of the bag is left out, unlike for damage."""
     return BagError(
-        f"bag {path} can't be read: {error}. The bag itself need not be damaged: look at its permissions, at the disk, "
-        "and at the room for temporary files (TMPDIR); then run the same command again"
+        f"bag {path} can't be read: {error}. The bag itself may be intact: check its permissions, the disk, and the "
+        "free space for temporary files (TMPDIR), then run the same command again"
     )

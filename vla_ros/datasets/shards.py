@@ -30,16 +30,6 @@ class DecodeReport:
     hint: str = ""
     damage: tuple[str, ...] = ()
 
-    def dropped_text(self) -> str:
-        """Return the reasons as one line, the most frequent first."""
-        ranked = sorted(self.dropped.items(), key=lambda item: -item[1])
-        return "; ".join(f"{why}: {count} frames" for why, count in ranked if count) or "nothing"
-
-    def explain_empty(self) -> str:
-        """Return why no episode is left, for the end of an error message."""
-        damaged = f"; damaged: {'; '.join(self.damage)}" if self.damage else ""
-        return f"dropped: {self.dropped_text()}{damaged}{self.hint}"
-
 
 # Passes each episode on as soon as it is decoded, so that none waits in memory.
 Decode = Callable[[Callable[[Episode], None]], DecodeReport]

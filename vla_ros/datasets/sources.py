@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -66,7 +66,7 @@ class Demonstrations:
     def summary(self) -> str:
         """Return how much was loaded and what was left out, as one line."""
         frames = sum(map(len, self.episodes))
-        return f"{len(self.episodes)} episodes, {frames} frames; left out: {self.report.dropped_text()}"
+        return f"{len(self.episodes)} episodes, {frames} frames; left out: {dropped_text(self.report.dropped)}"
 
 
 Reader = Callable[[Source, ObservationSpec, Timing], list[SourceShard]]
@@ -79,9 +79,7 @@ def _bags(source: Source, spec: ObservationSpec, timing: Timing) -> list[SourceS
 
 def _folders(read: Callable[[Path, ObservationSpec, Timing], list[SourceShard]]) -> Reader:
     """Return the reader of a format that needs no more than a folder."""
-    return lambda source, spec, timing: [
-        shard for path in source.paths for shard in read(Path(path), spec, timing)
-    ]  # fmt: skip
+    return lambda source, spec, timing: [shard for path in source.paths for shard in read(Path(path), spec, timing)]
 
 
 FORMATS: dict[str, Reader] = {
@@ -117,8 +115,20 @@ def load_source(
     loaded = load_shards(shards, store, workers, progress)
     if not loaded.episodes:
         names = ", ".join(shard.name for shard in shards[:5]) + (", ..." if len(shards) > 5 else "")
-        raise SourceError(f"no episode is left of {source.name} ({names}); {loaded.report.explain_empty()}")
+        raise SourceError(f"no usable episode in {source.name} ({names}); {explain_empty(loaded.report)}")
     return Demonstrations(loaded.episodes, weight, loaded.report, source.name, shards, loaded.contents)
+
+
+def dropped_text(dropped: Mapping[str, int]) -> str:
+    """Return the reasons to leave frames out as one line, the most frequent first."""
+    ranked = sorted(dropped.items(), key=lambda item: -item[1])
+    return "; ".join(f"{why}: {count} frames" for why, count in ranked if count) or "nothing"
+
+
+def explain_empty(report: DecodeReport) -> str:
+    """Return why no episode is left, for the end of an error message."""
+    damaged = f"; damaged: {'; '.join(report.damage)}" if report.damage else ""
+    return f"dropped: {dropped_text(report.dropped)}{damaged}{report.hint}"
 
 
 def require_distinct(sources: Sequence[Demonstrations]) -> None:

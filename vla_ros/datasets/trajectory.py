@@ -7,7 +7,7 @@ The rule is that of bags: a frame is the newest one at its tick, an action the m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fractions import Fraction
 
 import numpy as np
@@ -57,13 +57,18 @@ class Trajectory:
         return len(self.twists)
 
 
-def require_rate(rate_hz: Fraction, timing: Timing, name: str) -> None:
-    """Raise SourceError if the control rate is higher than the data set's."""
+def require_recorded(
+    name: str, rate_hz: Fraction, cameras: Collection[str], spec: ObservationSpec, timing: Timing
+) -> None:
+    """Raise SourceError if the contract requires a camera that a data set lacks, or a higher rate than it has."""
     if timing.control_hz > rate_hz:
         raise SourceError(
             f"contract.control_hz is {timing.control_hz:g}, but {name} was recorded at {float(rate_hz):g} Hz; it can't "
             "be higher"
         )
+    for camera in spec.cameras:
+        if camera.name not in cameras:
+            raise SourceError(f"{name} has no camera {camera.name!r}; it has {', '.join(cameras) or 'none'}")
 
 
 def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) -> Episode | None:

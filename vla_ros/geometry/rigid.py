@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from scipy.spatial.transform import Rotation
@@ -61,6 +61,40 @@ def interpolate(start: Pose, end: Pose, fraction: float) -> Pose:
     qx, qy, qz, qw = (keep * a + take * sign * b for a, b in zip(start[3:], end[3:]))
     x, y, z = (a + (b - a) * fraction for a, b in zip(start[:3], end[:3]))
     return normalize((x, y, z, qx, qy, qz, qw))
+
+
+def interpolate_poses(
+    sample_ns: NDArray[np.int64], poses: NDArray[np.float64], time_ns: NDArray[np.int64], max_gap_ns: int
+) -> NDArray[np.float64]:
+    """Interpolate poses (S, 7), position and quaternion x y z w, at each of `time_ns` (T,): (T, 7).
+
+    Linear in position, along the shorter arc in rotation; NaN outside the samples, and between two that are more than
+    `max_gap_ns` apart. Samples may come in any order; invalid ones are skipped, and of equal times the first one
+    counts: a sensor that repeats a stamp repeats its sample.
+    """
+    from scipy.spatial.transform import Rotation
+
+    valid = np.isfinite(poses).all(axis=1) & (np.linalg.norm(poses[:, 3:], axis=1) > 1e-6)
+    sample_ns, first = np.unique(sample_ns[valid], return_index=True)
+    poses = poses[valid][first]
+    result = np.full((len(time_ns), 7), np.nan)
+    if len(sample_ns) == 0:
+        return result
+    right = np.searchsorted(sample_ns, time_ns, side="left")
+    left = np.where(np.append(sample_ns, -1)[right] == time_ns, right, right - 1)
+    inside = (left >= 0) & (right < len(sample_ns))
+    left, right = left[inside], right[inside]
+    gap_ns = sample_ns[right] - sample_ns[left]
+    near = gap_ns <= max_gap_ns
+    fraction = ((time_ns[inside] - sample_ns[left]) / np.maximum(gap_ns, 1))[:, None]
+    between = np.full((len(left), 7), np.nan)
+    if near.any():
+        start, end, part = poses[left][near], poses[right][near], fraction[near]
+        turn = (Rotation.from_quat(end[:, 3:]) * Rotation.from_quat(start[:, 3:]).inv()).as_rotvec()
+        rotation = Rotation.from_rotvec(turn * part) * Rotation.from_quat(start[:, 3:])
+        between[near] = np.concatenate([start[:, :3] + (end[:, :3] - start[:, :3]) * part, rotation.as_quat()], axis=1)
+    result[inside] = between
+    return result
 
 
 def normalize(pose: Pose) -> Pose:

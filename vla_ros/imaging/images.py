@@ -42,6 +42,7 @@ _BARE = {0x01, *range(0xD0, 0xD9)}
 _PLAIN = {0xE0, 0xDB, 0xC4, 0xDD, 0xFE, 0xFF}
 # 8 bits, and the number and subsampling of each component: grey, 4:4:4, 4:2:2 and 4:2:0.
 _FAST_KINDS = {bytes.fromhex(kind) for kind in ("080111", "08011102110311", "08012102110311", "08012202110311")}
+_JPEG_HEAD_BYTES = 256  # up to the frame header of a plain file
 _REMAP_MAX_SIZE = (1 << 15) - 1  # cv2.remap indexes pixels with 16 bits
 _ARENA_BYTES = 1 << 23
 _IMREAD_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.10
@@ -87,9 +88,19 @@ def read_header(data: bytes) -> ImageHeader:
     """Read the size that a JPEG or PNG announces."""
     if data.startswith(_PNG) and len(data) >= 24:
         return ImageHeader(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
-    at, plain = len(_JPEG), data.startswith(_JPEG)
-    if not plain:
+    if not data.startswith(_JPEG):
         return ImageHeader(0, 0)
+    header = _cached_jpeg_header(data[:_JPEG_HEAD_BYTES])
+    return header if header.height else _jpeg_header(data)
+
+
+@functools.lru_cache(maxsize=16)  # a camera's images all begin alike
+def _cached_jpeg_header(head: bytes) -> ImageHeader:
+    return _jpeg_header(head)
+
+
+def _jpeg_header(data: bytes) -> ImageHeader:
+    at, plain = len(_JPEG), True
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker in _FRAMES:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vla_ros.policy.heads.head import ACTION_DIMENSIONS
+from vla_ros.policy.heads.head import ACTION_SIZE
 
 HIDDEN = 128
 
@@ -29,7 +29,7 @@ class CommittedActions(nn.Module):
         super().__init__()
         self.max_delay_steps = max_delay_steps
         self.mlp = nn.Sequential(
-            nn.Linear(max_delay_steps * (ACTION_DIMENSIONS + 1), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, context_size)
+            nn.Linear(max_delay_steps * (ACTION_SIZE + 1), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, context_size)
         )
 
     def zero_output(self) -> None:

@@ -5,14 +5,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vla_ros import schema
 from vla_ros.errors import UserError
 
 
+class _Sizes:
+    """Sizes of one section of the configuration; every integer must be at least 1."""
+
+    _section: ClassVar[str]
+
+    def __init_subclass__(cls, section: str) -> None:
+        cls._section = section
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{self._section}.{name} is {value}; it must be at least 1")
+
+    def _require_multiple(self, name: str, divisor: str) -> None:
+        value, allowed = getattr(self, name), getattr(self, divisor)
+        if value % allowed:
+            raise ValueError(f"{self._section}.{name} is {value}; it must be a multiple of {divisor} = {allowed}")
+
+
 @dataclass(frozen=True)
-class CompactConfig:
+class CompactConfig(_Sizes, section="compact"):
     """Sizes of the compact backbone (`policy/backbones/compact.py`).
 
     Attributes:
@@ -32,7 +51,7 @@ class CompactConfig:
     def __post_init__(self) -> None:
         if any(count < 8 or count % 8 for count in self.channels):
             raise ValueError(f"compact.channels is {self.channels}; each must be a multiple of 8")
-        _require_positive(self, "compact", "keypoints", "text_size", "feature_size")
+        super().__post_init__()
         if not 0 <= self.dropout < 1:
             raise ValueError(f"compact.dropout is {self.dropout}; it must be in [0, 1)")
 
@@ -83,34 +102,27 @@ class VlmConfig:
 
 
 @dataclass(frozen=True)
-class MlpConfig:
+class MlpConfig(_Sizes, section="mlp"):
     """Sizes of the MLP head (`policy/heads/mlp.py`)."""
 
     mlp_size: int = 384
     layers: int = 2
 
-    def __post_init__(self) -> None:
-        _require_positive(self, "mlp", "mlp_size", "layers")
-
 
 @dataclass(frozen=True)
-class LstmConfig:
+class LstmConfig(_Sizes, section="lstm"):
     """Sizes of the LSTM head (`policy/heads/lstm.py`)."""
 
     hidden_size: int = 256
     layers: int = 1
     mlp_size: int = 384
 
-    def __post_init__(self) -> None:
-        _require_positive(self, "lstm", "hidden_size", "layers", "mlp_size")
-
 
 @dataclass(frozen=True)
-class RobovlmsConfig:
+class RobovlmsConfig(_Sizes, section="robovlms"):
     """Sizes of RoboVLMs' LSTM head (`policy/heads/robovlms.py`); the defaults are those of the published weights.
 
     Attributes:
-        hidden_size, layers: of the LSTM.
         mlp_sizes: hidden layers of the arm's and of the gripper's MLP.
     """
 
@@ -119,13 +131,13 @@ class RobovlmsConfig:
     mlp_sizes: tuple[int, ...] = (1024, 512, 256)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "robovlms", "hidden_size", "layers")
+        super().__post_init__()
         if any(size < 1 for size in self.mlp_sizes):
             raise ValueError(f"robovlms.mlp_sizes is {self.mlp_sizes}; each must be at least 1")
 
 
 @dataclass(frozen=True)
-class GptConfig:
+class GptConfig(_Sizes, section="gpt"):
     """Sizes of the causal transformer head (`policy/heads/gpt.py`)."""
 
     width: int = 256
@@ -133,17 +145,16 @@ class GptConfig:
     attention_heads: int = 8
 
     def __post_init__(self) -> None:
-        _require_positive(self, "gpt", "width", "layers", "attention_heads")
-        _require_divisible_width(self, "gpt")
+        super().__post_init__()
+        self._require_multiple("width", "attention_heads")
 
 
 @dataclass(frozen=True)
-class DiscreteConfig:
+class DiscreteConfig(_Sizes, section="discrete"):
     """Sizes of the discrete head (`policy/heads/discrete.py`).
 
     Attributes:
         bins: per number of an action; even, so that half of the gripper's mean "open".
-        hidden_size: of the LSTM.
         mlp_size: of the layer between LSTM and tokens.
         token_size: size of the feature that each token is classified from.
     """
@@ -154,17 +165,16 @@ class DiscreteConfig:
     token_size: int = 32
 
     def __post_init__(self) -> None:
-        _require_positive(self, "discrete", "bins", "hidden_size", "mlp_size", "token_size")
+        super().__post_init__()
         if self.bins % 2:
             raise ValueError(f"discrete.bins is {self.bins}; it must be even")
 
 
 @dataclass(frozen=True)
-class FlowConfig:
+class FlowConfig(_Sizes, section="flow"):
     """Sizes of the flow-matching head (`policy/heads/flow.py`).
 
     Attributes:
-        hidden_size: of the LSTM.
         width, blocks: of the velocity network; the width is even.
         integration_steps: Euler steps from noise to actions, each a pass of the velocity network.
     """
@@ -175,7 +185,7 @@ class FlowConfig:
     integration_steps: int = 8
 
     def __post_init__(self) -> None:
-        _require_positive(self, "flow", "hidden_size", "width", "blocks", "integration_steps")
+        super().__post_init__()
         if self.width % 2:
             raise ValueError(f"flow.width is {self.width}; it must be even")
 
@@ -228,7 +238,7 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class ForwardPredictionConfig:
+class ForwardPredictionConfig(_Sizes, section="loss.forward_prediction"):
     """Prediction of the cameras' future images as an auxiliary task (`policy/forward_prediction.py`).
 
     Attributes:
@@ -246,9 +256,8 @@ class ForwardPredictionConfig:
     attention_heads: int = 4
 
     def __post_init__(self) -> None:
-        section = "loss.forward_prediction"
-        _require_positive(self, section, "steps_ahead", "patch_px", "width", "layers", "attention_heads")
-        _require_divisible_width(self, section)
+        super().__post_init__()
+        self._require_multiple("width", "attention_heads")
 
     def check_image_sizes(self, camera_sizes: Mapping[str, tuple[int, int]]) -> None:
         """Raise ValueError if the patches do not tile the images (height, width) of a camera."""
@@ -292,16 +301,3 @@ def without_removed_key(values: dict[str, Any], key: str, where: str, error: typ
     if values.get(key, off) != off:
         raise error(f"{where}: {key} is {values[key]!r}; {way_out}")
     return {name: value for name, value in values.items() if name != key}
-
-
-def _require_positive(config: object, section: str, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{section}.{name} is {getattr(config, name)}; it must be at least 1")
-
-
-def _require_divisible_width(config: GptConfig | ForwardPredictionConfig, section: str) -> None:
-    if config.width % config.attention_heads:
-        raise ValueError(
-            f"{section}.width is {config.width}; it must be a multiple of attention_heads = {config.attention_heads}"
-        )

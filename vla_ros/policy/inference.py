@@ -31,7 +31,7 @@ from vla_ros.policy.acceleration import (
     compile_step,
 )
 from vla_ros.policy.checkpoint import load_checkpoint
-from vla_ros.policy.heads.head import ACTION_DIMENSIONS, History
+from vla_ros.policy.heads.head import ACTION_SIZE, History
 from vla_ros.policy.policy import Policy
 
 CHECKED_STEPS = 3
@@ -78,7 +78,7 @@ class PolicyRunner:
         self._policy = policy.to(device).eval()
         self.acceleration.convert(policy.backbone)
         self._inputs = DeviceInputs(_input_fields(policy), device)
-        self._chunk = OutputBuffer((policy.contract.timing.chunk, ACTION_DIMENSIONS), device)
+        self._chunk = OutputBuffer((policy.contract.timing.chunk, ACTION_SIZE), device)
         self._statistics = {camera.name: images.statistics(camera, device) for camera in policy.contract.cameras}
         self._no_proprioception = torch.zeros((1, 0), device=device)
         self._frames: Tensor | None = None  # (1, W, ...), from the first step on
@@ -159,7 +159,7 @@ class PolicyRunner:
         if self.acceleration.compile != "none" and self._advance == self._compute:
             self._accelerate()
         started_s = time.perf_counter()
-        self.step(self._random_observation(steps), np.zeros((self.max_delay_steps, ACTION_DIMENSIONS)))
+        self.step(self._random_observation(steps), np.zeros((self.max_delay_steps, ACTION_SIZE)))
         took_s = time.perf_counter() - started_s
         self.clear_history()
         self._has_command = False
@@ -190,7 +190,7 @@ class PolicyRunner:
         self.clear_history()
         chunks = []
         for index in range(CHECKED_STEPS):
-            committed = np.zeros((min(index, self.max_delay_steps), ACTION_DIMENSIONS))
+            committed = np.zeros((min(index, self.max_delay_steps), ACTION_SIZE))
             self._write_inputs(self._random_observation(index), committed)
             chunks.append(self._predict())
         return np.stack(chunks)
@@ -271,6 +271,6 @@ def _input_fields(policy: Policy) -> dict[str, Field]:
     if contract.proprioception is not None:
         fields["proprioception"] = ((1, len(contract.proprioception.names)), torch.float32)
     if delay:
-        fields["prefix"] = ((1, delay, ACTION_DIMENSIONS), torch.float32)
+        fields["prefix"] = ((1, delay, ACTION_SIZE), torch.float32)
         fields["delay_steps"] = ((1,), torch.long)
     return fields

@@ -44,9 +44,9 @@ class Playback:
 
     def __init__(self, contract: PolicyContract, actions: NDArray[np.float64], command: str, speed: float) -> None:
         if not 0.0 < speed <= 1.0:
-            raise ValueError(f"the speed is {speed}; must be in (0, 1]")
+            raise ValueError(f"speed must be in (0, 1]; got {speed}")
         if actions.ndim != 2 or actions.shape[1] != 7 or not len(actions):
-            raise ValueError(f"the actions have shape {actions.shape}; must be (T, 7)")
+            raise ValueError(f"actions must have shape (T, 7) with T > 0; got {actions.shape}")
         self.contract = contract
         self.command = command
         self.interrupted: str | None = None  # by this command

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,16 +78,14 @@ class EpisodeResult:
 
     Attributes:
         time_s: Until success, or until the episode was given up.
-        stops: Reason -> number of stops.
         inference_ms: One entry for each chunk.
     """
 
     success: bool
     time_s: float
+    inference_ms: Sequence[float]
     ticks: int
     ticks_missed: int
-    stops: Counter[str]
-    inference_ms: list[float] = dataclasses.field(default_factory=list, repr=False)
 
 
 def run_episode(
@@ -101,7 +98,6 @@ def run_episode(
     """Run `policy`, starting without history, on `env` in its current state until success.
 
     Args:
-        env: Steps at the contract's control rate.
         observation: The environment's latest observation.
         on_frame: Called at every tick with the tick and the environment's observation.
 
@@ -131,12 +127,11 @@ def run_episode(
         opening = opening if acted.opening is None else acted.opening
         twist = np.zeros(6) if acted.twist is None else acted.twist
         observation, _, _, _, info = env.step(np.append(twist, opening))
-        if info["success"]:
-            success = True
+        success = bool(info["success"])
+        if success:
             break
-    ticks = tick + 1
-    time_s = ticks * period_ns / 1e9
-    return EpisodeResult(success, time_s, ticks, control.ticks_missed, governor.stops, engine.inference_ms)
+    ticks, inference_ms = tick + 1, [round(ms, 3) for ms in engine.inference_ms]
+    return EpisodeResult(success, ticks * period_ns / 1e9, inference_ms, ticks, control.ticks_missed)
 
 
 class _EmulatedEngine:
@@ -153,8 +148,8 @@ class _EmulatedEngine:
         self._busy_ticks = shortest if config.busy_ticks is None else config.busy_ticks
         if not shortest <= self._busy_ticks <= longest:
             raise ValueError(
-                f"busy_ticks is {config.busy_ticks} with delay_ticks = {config.delay_ticks}; must be {shortest} or "
-                f"{longest}, since the engine computes one chunk at a time"
+                f"busy_ticks must be {shortest} or {longest} with delay_ticks = {config.delay_ticks}, since the engine "
+                f"computes one chunk at a time; got {config.busy_ticks}"
             )
         self._planner = Planner(policy, buffer.snapshot, timeline)
         self._planner.prefix.expect(config.delay_ticks)
@@ -254,4 +249,4 @@ def _check_environment(env: Environment, contract: PolicyContract, blank: Collec
         )
     for name in blank:
         if name not in contract.camera_names:
-            raise ValueError(f"blank names {name!r}; must be one of {', '.join(contract.camera_names)}")
+            raise ValueError(f"blank must be among {', '.join(contract.camera_names)}; got {name!r}")

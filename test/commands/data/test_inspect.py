@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from recordings import BagBuilder
 
 
-def test_report_tells_topics_episodes_and_what_is_left_out(
+def test_the_report_lists_topics_episodes_and_what_is_left_out(
     demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demonstration.mark(2010, "start", 1).mark(2049, "discard", 1)
@@ -41,14 +41,14 @@ def test_report_tells_topics_episodes_and_what_is_left_out(
     assert "20 frames in 1 episodes (1 success)" in printed
 
 
-def test_dropped_frames_are_listed_with_why(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_dropped_frames_are_listed_by_reason(demonstration: BagBuilder, tmp_path: Path) -> None:
     demonstration.without("demonstrated_twist").twist(500, 0.1).write(tmp_path / "bag")
     main(["inspect", str(tmp_path / "bag"), "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["dropped"] == [{"why": "before the first twist command", "count": 5}]
 
 
-def test_bag_that_training_cannot_use_is_a_problem_and_the_others_are_still_reported(
+def test_an_unusable_bag_is_a_problem_and_the_others_are_still_reported(
     demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demonstration.write(tmp_path / "bags" / "good")
@@ -76,7 +76,7 @@ def test_bags_are_read_with_the_shipped_recipe_s_settle_time() -> None:
     assert recipe["contract"]["settle_s"] == SETTLE_S
 
 
-def test_what_a_killed_recorder_left_is_used_and_the_loss_is_told(
+def test_an_unfinished_bag_is_used_and_its_loss_reported(
     demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (demonstration.write(tmp_path / "bag") / "metadata.yaml").unlink()
@@ -85,7 +85,7 @@ def test_what_a_killed_recorder_left_is_used_and_the_loss_is_told(
     assert "it has no metadata.yaml" in printed and "20 frames in 1 episodes" in printed
 
 
-def test_what_a_killed_recorder_left_is_made_a_whole_bag_on_request(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_an_unfinished_bag_is_recovered_on_request(demonstration: BagBuilder, tmp_path: Path) -> None:
     (demonstration.write(tmp_path / "bag") / "metadata.yaml").unlink()
     assert main(["inspect", "--recover", str(tmp_path / "bag")]) == 0
     assert (tmp_path / "bag_recovered" / "metadata.yaml").is_file()
@@ -106,7 +106,7 @@ def robot_file(tmp_path: Path, **changes: object) -> str:
     return str(path)
 
 
-def test_gaps_delays_and_stamps_that_are_wrong_are_told(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_gaps_delays_and_wrong_stamps_are_reported(demonstration: BagBuilder, tmp_path: Path) -> None:
     demonstration.messages = [
         entry for entry in demonstration.messages
         if not (entry[1] == "/ee_pose" and 1000 < (entry[0] - START_NS) / 1e6 < 1200)
@@ -152,7 +152,9 @@ def test_pauses_fast_and_spiky_actions_and_gripper_switches_are_counted(
     assert motion["gripper_switches_per_episode"] == 1
 
 
-def test_a_dead_camera_is_told(demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dead_camera_is_reported(
+    demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     black = np.frombuffer(images.encode_jpeg(np.zeros((16, 16, 3), np.uint8)), np.uint8)
     for _, topic, _, message in demonstration.messages:
         if topic.startswith("/camera/wrist"):
@@ -167,7 +169,7 @@ def test_what_filters_leave_out_is_listed(demonstration: BagBuilder, tmp_path: P
     robot = robot_file(tmp_path, filters={"outliers": {"linear_mps": 0.05, "angular_radps": 5}})
     report = inspected(demonstration.write(tmp_path / "bag"), "--robot", robot)
     assert report["dropped"] == [{"why": "action faster than filters.outliers allows", "count": 20}]
-    assert report["problems"][0]["problem"] == "no episode is left of it"
+    assert report["problems"][0]["problem"] == "it has no usable episode"
 
 
 def filmed(built: BagBuilder, late_ms: int) -> BagBuilder:
@@ -205,9 +207,7 @@ def test_a_camera_s_latency_is_estimated_and_gone_once_it_is_in_the_robot_s_file
     assert stream["suggested_latency_s"] == pytest.approx(0.125, abs=0.02)
 
 
-def test_the_html_report_is_one_file_with_pictures_and_without_anything_to_load(
-    demonstration: BagBuilder, tmp_path: Path
-) -> None:
+def test_the_html_report_is_one_file_with_images_that_loads_nothing(demonstration: BagBuilder, tmp_path: Path) -> None:
     hostile = demonstration.mark(2010, "start", 1, task="<script>alert(1)</script>").mark(2040, "discard", 1)
     main(["inspect", str(hostile.write(tmp_path / "bag")), "--html", str(tmp_path / "out" / "report.html")])
     text = (tmp_path / "out" / "report.html").read_text()

@@ -43,13 +43,13 @@ def states(bags: Path, *arguments: str) -> dict[str, str]:
     return {row["name"]: row["state"] for row in json.loads(file.read_text())}
 
 
-def test_what_is_current_is_listed_and_survives_cleaning(bags: Path, capsys) -> None:
+def test_current_entries_are_listed_and_survive_cleaning(bags: Path, capsys) -> None:
     assert states(bags, "--clean") == {"a": "current", "b": "current"}
     assert "2 entries" in (printed := capsys.readouterr().out) and "removed 0 entries" in printed
     assert states(bags / "a") == states(bags / ".vla_store") == states(bags)
 
 
-def test_what_no_run_will_use_is_removed(bags: Path, robot, spec, timing) -> None:
+def test_stale_entries_are_removed(bags: Path, robot, spec, timing) -> None:
     episodes, *_ = load_shards(bag_shards([bags], robot, spec, timing), workers=1)
     kept = np.array(episodes[0].images["static"])
     shutil.rmtree(bags / "a")
@@ -70,7 +70,7 @@ def test_what_no_run_will_use_is_removed(bags: Path, robot, spec, timing) -> Non
     np.testing.assert_array_equal(episodes[0].images["static"], kept)  # a run that has it open goes on
 
 
-def test_a_bag_that_only_looks_changed_is_current(bags: Path) -> None:
+def test_a_touched_bag_is_current(bags: Path) -> None:
     (bags / "a" / "metadata.yaml").touch()
     assert states(bags)["a"] == "current"
 
@@ -80,7 +80,7 @@ def test_entries_of_other_code_are_stale(bags: Path, monkeypatch) -> None:
     assert states(bags) == {"a": "decoded by another version", "b": "decoded by another version"}
 
 
-def test_what_a_living_process_makes_is_left_alone(bags: Path) -> None:
+def test_an_entry_being_written_is_left_alone(bags: Path) -> None:
     store = bags / ".vla_store"
     half_done(store / f"c-{KEY}.partial")
     with (store / f"c-{KEY}.lock").open("w") as lock:
@@ -114,7 +114,7 @@ def shared(bags: Path) -> Path:
     return folder
 
 
-def test_what_others_have_in_the_folder_is_neither_listed_nor_removed(shared: Path, tmp_path: Path) -> None:
+def test_foreign_files_are_neither_listed_nor_removed(shared: Path, tmp_path: Path) -> None:
     before = sorted(path.relative_to(shared) for path in shared.rglob("*"))
     ours = {path.name for path in shared.iterdir() if (path / MARKER).exists()}
     assert states(shared.parent, "--clean", "--all") == {"a": "current", "b": "current"}
@@ -124,14 +124,14 @@ def test_what_others_have_in_the_folder_is_neither_listed_nor_removed(shared: Pa
     assert cli.main(["store", str(shared.rename(tmp_path / "elsewhere")), "--clean", "--all"]) == 2
 
 
-def test_no_caller_can_have_something_else_removed(shared: Path) -> None:
+def test_foreign_files_are_never_removed(shared: Path) -> None:
     for name in [*FOREIGN, "poetry.lock", f"other-{KEY}.lock", f"link-{KEY}"]:
         with pytest.raises(StoreError, match="vla_ros did not make it"):
             remove(Entry(shared / name, name, "stale", 0, 0, 0))
         assert (shared / name).exists()
 
 
-def test_an_entry_into_which_somebody_put_a_folder_stays(bags: Path) -> None:
+def test_an_entry_with_a_foreign_folder_in_it_is_kept(bags: Path) -> None:
     entry = next((bags / ".vla_store").glob("a-*"))
     (entry / "notes").mkdir()
     (entry / "notes" / "text").write_text("mine")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vla evaluate --ros`: the same table and report for a policy that is running somewhere."""
+"""`vla evaluate --ros`: the same table and report for a running policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vla_ros.sim.tasks import TASKS
 
 @pytest.fixture
 def attached(monkeypatch) -> list[dict]:
-    """What is asked of a running policy: every second rollout succeeds."""
+    """Requests to a running policy; every second rollout succeeds."""
     asked: list[dict] = []
 
     def attach(namespace, rollouts, *, on_rollout, time_limit_s):
@@ -31,7 +31,7 @@ def attached(monkeypatch) -> list[dict]:
     return asked
 
 
-def test_a_running_policy_gets_the_same_scenes_texts_and_report(attached, tmp_path: Path, capsys) -> None:
+def test_a_running_policy_gets_the_same_scenes_commands_and_report(attached, tmp_path: Path, capsys) -> None:
     arguments = ["--tasks", "open_drawer", "--rollouts", "4", "--namespace", "left", "--max-time", "9"]
     assert cli.main(["evaluate", "--ros", *arguments, "--output", str(tmp_path)]) == 0
     (asked,) = attached
@@ -53,12 +53,12 @@ def test_a_running_policy_gets_the_same_scenes_texts_and_report(attached, tmp_pa
         (["--env", "libero"], "--ros uses the simulator node"),
     ],
 )
-def test_what_belongs_to_the_running_policy_is_refused(attached, capsys, arguments: list[str], message: str) -> None:
+def test_options_of_the_running_policy_are_refused(attached, capsys, arguments: list[str], message: str) -> None:
     assert cli.main(["evaluate", "--ros", *arguments]) == 2
     assert message in capsys.readouterr().err and not attached
 
 
-def test_without_ros_a_checkpoint_is_asked_for_and_no_namespace_is_taken(capsys) -> None:
+def test_without_ros_a_checkpoint_is_required_and_a_namespace_refused(capsys) -> None:
     assert cli.main(["evaluate"]) == 2
     assert "the checkpoint folder is missing" in capsys.readouterr().err
     assert cli.main(["evaluate", "ckpt", "--namespace", "left"]) == 2

@@ -22,7 +22,7 @@ from vla_ros.evaluation.replay.open_loop import ReplayedEpisode, demonstrated_ch
 from vla_ros.evaluation.replay.open_loop import replay as replay_episode
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.inference import PolicyRunner
-from vla_ros.train.build import new_policy
+from vla_ros.train.initial_policy import new_policy
 
 NAMES = ("ee_x", "gripper_opening")
 
@@ -47,14 +47,14 @@ def test_errors_are_per_axis_in_physical_units(episodes) -> None:
     assert figures["inference_ms"]["p50"] == 5.0
 
 
-def test_errors_by_step_compare_with_what_was_done_that_much_later(episodes) -> None:
+def test_errors_by_step_compare_with_later_actions(episodes) -> None:
     assert all(row["linear"] == 0 for row in open_loop_errors([perfect(episode) for episode in episodes])["horizon"])
     late = [dataclasses.replace(one, chunks=np.roll(one.chunks, 1, axis=1)) for one in map(perfect, episodes)]
     assert all(row["linear"] > 0 for row in open_loop_errors(late)["horizon"])
 
 
-def test_a_gripper_told_to_open_most_of_the_way_is_open(episodes) -> None:
-    """As training takes it."""
+def test_a_mostly_open_gripper_counts_as_open(episodes) -> None:
+    """As in training."""
     actions = episodes[0].actions.copy()
     actions[:, 6] = [0.875, 0, 0.875, 0, 0.875, 0]
     episode = dataclasses.replace(episodes[0], actions=actions)
@@ -69,7 +69,7 @@ def test_predictions_come_from_the_runner_frame_by_frame(config, episodes) -> No
     np.testing.assert_array_equal(again.chunks, first.chunks)  # nothing is left of the last episode
 
 
-def test_state_is_found_by_its_name_wherever_it_stands(config, episodes) -> None:
+def test_proprioception_is_selected_by_name(config, episodes) -> None:
     runner = PolicyRunner(new_policy(config, episodes))
     expected = replay_episode(runner, episodes[0], NAMES)
     state = np.flip(episodes[0].proprioception, axis=1)
@@ -94,7 +94,7 @@ def _run(arguments: list[str]) -> int:
 
 @pytest.fixture
 def without_bags(config, episodes, monkeypatch) -> list[Finding]:
-    """The command on episodes in memory; what is in the list is what the diagnosis finds."""
+    """The command on episodes in memory; the diagnosis finds what is in the list."""
     findings: list[Finding] = []
     spec = config.contract
     runner = PolicyRunner(new_policy(config, episodes))
@@ -108,7 +108,7 @@ def without_bags(config, episodes, monkeypatch) -> list[Finding]:
     return findings
 
 
-def test_exit_status_and_report_say_what_was_found(without_bags, tmp_path: Path, capsys) -> None:
+def test_exit_status_and_report_show_the_findings(without_bags, tmp_path: Path, capsys) -> None:
     files = ["--json", str(tmp_path / "a" / "r.json"), "--html", str(tmp_path / "r.html")]
     assert _run(["ckpt", "bags/mine"]) == 0
     assert "no mismatch found" in capsys.readouterr().out
@@ -123,12 +123,12 @@ def test_exit_status_and_report_say_what_was_found(without_bags, tmp_path: Path,
 
 
 def test_no_episodes_are_refused(without_bags) -> None:
-    with pytest.raises(EvaluationError, match="--episodes is 0; must be at least 1"):
+    with pytest.raises(EvaluationError, match="--episodes must be at least 1; got 0"):
         _run(["ckpt", "bags/mine", "--episodes", "0"])
 
 
 def test_bags_are_decoded_into_a_store_and_read_from_it_the_next_time(config, episodes, tmp_path: Path) -> None:
-    """The policy has learned nothing, so that it is said not to fit."""
+    """The policy is untrained, so the exit status is 1."""
     data = Path(__file__).parents[2] / "data"
     bag = shutil.copytree(data / "bags" / "mcap_zstd_fast", tmp_path / "bag")
     save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One page about a run: everything that is there is in it, and nothing is fetched."""
+"""The page on a run: complete and self-contained."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from vla_ros.evaluation.replay.open_loop import replay as replay_episode
 from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.inference import PolicyRunner
-from vla_ros.train.build import new_policy
-from vla_ros.train.data_summary import write_data_summary
+from vla_ros.train.initial_policy import new_policy
+from vla_ros.train.run_record import write_data_summary
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def _report(*arguments: str) -> int:
     return report.run(parser.parse_args(arguments))
 
 
-def test_the_page_has_all_of_the_run_and_fetches_nothing(folder: Path) -> None:
+def test_the_page_covers_the_run_and_fetches_nothing(folder: Path) -> None:
     assert _report(str(folder)) == 0
     text = (folder / "report.html").read_text()
     for wanted in (
@@ -75,7 +75,7 @@ def test_the_page_has_all_of_the_run_and_fetches_nothing(folder: Path) -> None:
     assert not re.search(r"https?://|href|url\(|<script|@import", text)
 
 
-def test_what_is_not_there_is_left_out(folder: Path, tmp_path: Path) -> None:
+def test_missing_parts_are_left_out(folder: Path, tmp_path: Path) -> None:
     for name in ("metrics.csv", "replay.json"):
         (folder / name).unlink()
     assert _report(str(folder), "--output", str(tmp_path / "other" / "page.html")) == 0
@@ -83,7 +83,7 @@ def test_what_is_not_there_is_left_out(folder: Path, tmp_path: Path) -> None:
     assert "Demonstrations" in text and "losses over the steps" not in text and "Open loop" not in text
 
 
-def test_a_folder_of_no_run_and_damage_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_or_with_damage_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="does not exist"):
         _report(str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
@@ -99,7 +99,7 @@ in_chromium = pytest.mark.skipif(headless_chromium.CHROMIUM is None, reason="no 
 
 @in_chromium
 @pytest.mark.slow
-def test_a_browser_shows_every_picture_of_the_page_and_asks_the_network_for_nothing(folder: Path, tmp_path) -> None:
+def test_a_browser_shows_every_image_without_network_requests(folder: Path, tmp_path) -> None:
     assert _report(str(folder)) == 0
     seen = headless_chromium.look_at(folder / "report.html", tmp_path)
     assert len(seen.widths) >= 4 and min(seen.widths) > 100  # curves, rates, and the plots of the replay
@@ -112,7 +112,7 @@ def test_a_browser_shows_every_picture_of_the_page_and_asks_the_network_for_noth
 
 @in_chromium
 @pytest.mark.slow
-def test_the_browser_would_tell_of_a_picture_from_elsewhere(tmp_path: Path) -> None:
+def test_the_browser_test_would_detect_an_external_image(tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text('<!doctype html><img src="http://pictures.invalid/one.png">')
     seen = headless_chromium.look_at(file, tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The short version of benchmarks/fuzz_bags.py: what is damaged gives an error in words or a part, nothing else."""
+"""The short version of benchmarks/fuzz_bags.py: damaged bags give a readable error or a part, nothing else."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def fuzz() -> ModuleType:
     return module
 
 
-def test_what_is_not_damaged_is_read_as_a_whole(fuzz: ModuleType, tmp_path: Path) -> None:
+def test_undamaged_bags_are_read_completely(fuzz: ModuleType, tmp_path: Path) -> None:
     for name, bag in fuzz.seeds(tmp_path).items():
         recorded = fuzz.contents(bag) if name in fuzz.CONTAINERS else []
         assert fuzz.attempt(bag, name, recorded, "", fuzz.robot()) == "whole", name
 
 
-def test_what_is_damaged_gives_an_error_or_a_part_and_no_half_entry(
+def test_damaged_bags_give_an_error_or_a_part_and_no_partial_store_entry(
     fuzz: ModuleType, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)  # hundreds of them take long on a busy disk

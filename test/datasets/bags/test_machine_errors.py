@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk, too little memory and a killed process are no damage of demonstrations, and nothing is kept of them."""
+"""A full disk, too little memory or a killed process is not damage to a demonstration and leaves no store entry."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def rewritten(bag: Path, target: Path, storage: StoragePlugin, compression: Comp
         ("vla_ros.imaging.images.cv2.imdecode", MemoryError(), StoreError, "not enough memory to decode a"),
     ],
 )  # fmt: skip
-def test_what_the_machine_lacks_is_told_and_nothing_is_kept(
+def test_machine_errors_are_reported_and_leave_no_store_entry(
     load, tmp_path: Path, monkeypatch, place: str, error: BaseException, raised: type[Exception], words: str
 ) -> None:
     with monkeypatch.context() as context:
@@ -89,7 +89,7 @@ def test_what_the_machine_lacks_is_told_and_nothing_is_kept(
     assert len(episode) == 20 and not report.dropped
 
 
-def test_memory_that_runs_out_in_simplejpeg_is_no_damage(load, monkeypatch) -> None:
+def test_running_out_of_memory_in_simplejpeg_is_not_damage(load, monkeypatch) -> None:
     pytest.importorskip("simplejpeg")
     with monkeypatch.context() as context:
         context.setattr("vla_ros.imaging.images.simplejpeg.decode_jpeg", failing(MemoryError()))
@@ -98,7 +98,7 @@ def test_memory_that_runs_out_in_simplejpeg_is_no_damage(load, monkeypatch) -> N
     assert len(load()[0]) == 1
 
 
-def test_memory_that_runs_out_while_a_message_is_decoded_is_no_damage(load, monkeypatch) -> None:
+def test_running_out_of_memory_while_decoding_a_message_is_not_damage(load, monkeypatch) -> None:
     with monkeypatch.context() as context:
         context.setattr(type(typestore()), "deserialize_cdr", failing(MemoryError()))
         with pytest.raises(StoreError, match="memory"):
@@ -106,7 +106,7 @@ def test_memory_that_runs_out_while_a_message_is_decoded_is_no_damage(load, monk
     assert len(load()[0]) == 1
 
 
-def test_memory_that_runs_out_while_a_chunk_is_decompressed_is_no_damage(monkeypatch) -> None:
+def test_running_out_of_memory_while_decompressing_a_chunk_is_not_damage(monkeypatch) -> None:
     class Decompressor:
         decompress = staticmethod(failing(MemoryError()))
 
@@ -115,7 +115,7 @@ def test_memory_that_runs_out_while_a_chunk_is_decompressed_is_no_damage(monkeyp
         container.inflate(b"packed", "zstd", 100)
 
 
-def test_a_file_that_finds_no_room_when_it_is_decompressed_is_no_damage(
+def test_a_full_disk_while_decompressing_a_file_is_not_damage(
     demonstration, robot, spec, timing, tmp_path: Path, monkeypatch
 ) -> None:
     plain = demonstration.write(tmp_path / "plain")
@@ -134,7 +134,9 @@ def little_sqlite_memory() -> Iterator[None]:
     apsw.hard_heap_limit(0)
 
 
-def test_sqlite_without_memory_is_no_damage(demonstration, tmp_path: Path, little_sqlite_memory: None) -> None:
+def test_running_out_of_memory_in_sqlite_is_not_damage(
+    demonstration, tmp_path: Path, little_sqlite_memory: None
+) -> None:
     plain = demonstration.noise("/noise", 2).write(tmp_path / "plain")
     bag = rewritten(plain, tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.NONE)
     with pytest.raises(MemoryError), open_bag(bag) as recording:
@@ -142,7 +144,7 @@ def test_sqlite_without_memory_is_no_damage(demonstration, tmp_path: Path, littl
         list(recording.serialized())
 
 
-def test_a_sqlite_file_that_is_cut_off_is_damage_all_the_same(demonstration, tmp_path: Path) -> None:
+def test_a_cut_off_sqlite_file_is_damage(demonstration, tmp_path: Path) -> None:
     plain = demonstration.noise("/noise", 20).write(tmp_path / "plain")
     bag = rewritten(plain, tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.NONE)
     (file,) = bag.glob("*.db3")
@@ -152,7 +154,7 @@ def test_a_sqlite_file_that_is_cut_off_is_damage_all_the_same(demonstration, tmp
         assert read and any("cut off after" in text for text in recording.damage)
 
 
-def test_pictures_that_find_no_memory_are_not_undecodable(monkeypatch) -> None:
+def test_running_out_of_memory_does_not_make_images_undecodable(monkeypatch) -> None:
     error = cv2.error("Insufficient memory")
     error.code, error.err = cv2.Error.StsNoMem, "Insufficient memory"
     monkeypatch.setattr(cv2, "imdecode", failing(error))
@@ -160,7 +162,7 @@ def test_pictures_that_find_no_memory_are_not_undecodable(monkeypatch) -> None:
         images.decode_image_file(b"\xff\xd8 picture")
 
 
-def test_a_picture_of_an_impossible_size_is_a_value_error() -> None:
+def test_an_image_of_impossible_size_is_a_value_error() -> None:
     """A BMP that says it is two million pixels wide: OpenCV raises an error of its own for that."""
     sizes = np.array([40, 1 << 21, 1], "<u4").tobytes() + np.array([1, 24], "<u2").tobytes()
     head = b"BM" + np.array([154, 0, 54], "<u4").tobytes() + sizes + bytes(24)
@@ -168,7 +170,7 @@ def test_a_picture_of_an_impossible_size_is_a_value_error() -> None:
         images.decode_image_file(head + bytes(100))
 
 
-def test_files_that_the_disk_does_not_give_are_not_called_damaged(tmp_path: Path, monkeypatch) -> None:
+def test_files_that_the_disk_fails_to_deliver_are_not_reported_as_damaged(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "frame.npz").mkdir()  # any OSError will do
     with pytest.raises(SourceError, match=r"frame\.npz can't be read"):
         read_npz(tmp_path / "frame.npz", ("a",))
@@ -192,14 +194,14 @@ def full_disk() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_says_what_to_do_and_leaves_nothing(load, tmp_path: Path) -> None:
+def test_a_full_disk_is_explained_and_leaves_nothing_behind(load, tmp_path: Path) -> None:
     message = r"can't be written to .*\.vla_store \(File too large\).*--clean.*data\.store="
     with full_disk(), pytest.raises(StoreError, match=message):
         load()
     assert not any((tmp_path / "bags" / ".vla_store").iterdir())
 
 
-def test_a_process_that_was_killed_says_what_to_do_and_what_was_finished_stays(tmp_path: Path) -> None:
+def test_a_killed_process_is_explained_and_finished_entries_stay(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
     good, deadly = slow_shard.slow_shard(tmp_path, 0), slow_shard.deadly_shard(tmp_path)
     load_shards([good], workers=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags of every container that recorders write give the same messages; what is damaged costs itself and is told."""
+"""Every container and compression gives the same messages; damage costs only what it affects and is reported."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def edit_metadata(bag: Path, edit: Callable[[dict], object]) -> None:
 
 
 @pytest.mark.parametrize("name", ["mcap_zstd_fast", "sqlite3_zstd_message"])
-def test_bags_of_the_genuine_recorder_give_what_rosbags_gives(name: str) -> None:
+def test_bags_of_ros2_bag_record_give_the_messages_that_rosbags_reads(name: str) -> None:
     bag = DATA / "bags" / name
     with AnyReader([bag]) as reader:
         expected = [(connection.topic, time_ns, bytes(data)) for connection, time_ns, data in reader.messages()]
@@ -213,7 +213,7 @@ def test_a_file_that_ros2_bag_play_decompressed_beside_the_compressed_one_is_rea
     assert contents(tmp_path / "bag") == written
 
 
-def test_a_bag_whose_metadata_was_made_by_reindex_is_read(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_a_reindexed_bag_is_read(demonstration: BagBuilder, tmp_path: Path) -> None:
     """`ros2 bag reindex` writes other QoS profiles than the storage has, and no files."""
     written = write(demonstration, tmp_path / "bag")
     metadata = tmp_path / "bag" / "metadata.yaml"
@@ -273,7 +273,7 @@ def test_a_damaged_database_whose_tree_leads_in_circles_is_read_up_to_there(
     assert "its rows are out of order" in damage(tmp_path / "bag")
 
 
-def test_what_a_killed_recorder_left_in_the_journal_is_read_and_the_bag_is_not_touched(
+def test_a_killed_recorder_s_journal_is_read_without_changing_the_bag(
     demonstration: BagBuilder, tmp_path: Path
 ) -> None:
     """rosbag2's preset `resilient` writes ahead; the copy here is what a kill leaves."""
@@ -302,7 +302,7 @@ def test_a_cut_off_compressed_file_is_read_up_to_the_cut(demonstration: BagBuild
     assert "zstd compression is damaged" in damage(tmp_path / "bag")
 
 
-def test_messages_that_are_missing_from_the_storage_are_told(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_messages_missing_from_the_storage_are_reported(demonstration: BagBuilder, tmp_path: Path) -> None:
     """Message compression with its default queue drops messages without a word."""
     written = write(demonstration, tmp_path / "bag")
     edit_metadata(tmp_path / "bag", lambda data: data.update(message_count=len(written) + 7))
@@ -311,7 +311,7 @@ def test_messages_that_are_missing_from_the_storage_are_told(demonstration: BagB
     )
 
 
-def test_a_damaged_message_costs_itself(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_a_damaged_message_costs_only_itself(demonstration: BagBuilder, tmp_path: Path) -> None:
     written = write(demonstration, tmp_path / "bag", StoragePlugin.SQLITE3)
     database = sqlite3.connect(tmp_path / "bag" / "bag.db3")
     rows = database.execute("SELECT messages.id FROM messages JOIN topics ON topic_id = topics.id "
@@ -375,7 +375,7 @@ def test_messages_come_in_the_order_in_which_they_were_received(
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_topic_without_messages_is_no_topic_of_the_bag(tmp_path: Path, storage: StoragePlugin) -> None:
+def test_topics_without_messages_are_ignored(tmp_path: Path, storage: StoragePlugin) -> None:
     with Writer(tmp_path / "bag", version=9, storage_plugin=storage) as writer:
         kind = "std_msgs/msg/String"
         said = writer.add_connection("/said", kind, typestore=typestore())
@@ -387,7 +387,7 @@ def test_a_topic_without_messages_is_no_topic_of_the_bag(tmp_path: Path, storage
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("compression", [CompressionMode.NONE, CompressionMode.STORAGE])
-def test_pieces_hold_what_is_read_one_by_one(
+def test_batches_contain_what_is_read_one_by_one(
     demonstration: BagBuilder, tmp_path: Path, storage: StoragePlugin, compression: CompressionMode
 ) -> None:
     if storage is StoragePlugin.SQLITE3 and compression is CompressionMode.STORAGE:
@@ -418,7 +418,7 @@ def test_messages_compressed_one_by_one_are_in_no_batch_but_can_be_read(
     assert len(episode) == 20 and report.damage == ()
 
 
-def test_of_a_damaged_chunk_beside_others_no_batch_contains_anything(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_no_batch_contains_messages_of_a_damaged_chunk(demonstration: BagBuilder, tmp_path: Path) -> None:
     built = demonstration.noise("/static_noise", 60)
     write(built, tmp_path / "bag")
     with open_bag(tmp_path / "bag") as recording:
@@ -439,7 +439,7 @@ def test_of_a_damaged_chunk_beside_others_no_batch_contains_anything(demonstrati
     assert "the checksum of the chunk" in damage(tmp_path / "bag")
 
 
-def test_an_episode_is_cut_in_two_passes_over_the_chunks(
+def test_reading_episodes_takes_two_passes_over_the_chunks(
     demonstration: BagBuilder, robot, spec, timing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One for what was done, one for what was seen: decompressing is what costs time."""
@@ -471,9 +471,7 @@ def test_a_storage_file_alone_is_a_bag(demonstration: BagBuilder, tmp_path: Path
         ("bag.mcap.zstd", b"\x28\xb5\x2f\xfd", "zstd compression is damaged"),
     ],
 )
-def test_files_of_which_nothing_can_be_read_are_named_with_why(
-    tmp_path: Path, name: str, content: bytes, said: str
-) -> None:
+def test_unreadable_files_are_named_with_the_reason(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BagError, match=said):
         contents(tmp_path)
@@ -517,7 +515,7 @@ def test_renamed_files_are_explained(demonstration: BagBuilder, tmp_path: Path) 
         contents(tmp_path / "bag")
 
 
-def test_absent_and_empty_paths_say_what_a_bag_is(tmp_path: Path) -> None:
+def test_errors_for_missing_and_empty_paths_say_what_a_bag_is(tmp_path: Path) -> None:
     with pytest.raises(BagError, match="does not exist"):
         find_bags([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
@@ -527,7 +525,7 @@ def test_absent_and_empty_paths_say_what_a_bag_is(tmp_path: Path) -> None:
             find_bags([path])
 
 
-def test_folder_of_bags_means_its_bags_by_name_finished_or_not(
+def test_a_folder_stands_for_its_bags_in_order_of_name_finished_or_not(
     demonstration: BagBuilder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("two", "one", "broken"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A robot whose pose is on /tf: the same episodes as from a PoseStamped, and a clear word where a link is missing."""
+"""A robot whose pose is on /tf: the same episodes as from a PoseStamped, and clear errors for missing links."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_trajectory_of_a_chain_is_that_of_its_poses(
     np.testing.assert_allclose(chain.values[:, 3:] * same_way, poses.values[:, 3:], atol=1e-9)
 
 
-def test_twists_in_the_tool_s_frame_are_turned_by_what_tf_says(
+def test_tool_frame_twists_are_rotated_with_tf(
     demonstration: BagBuilder, read: Callable, robot: Robot, on_tf: Robot
 ) -> None:
     built = with_transforms(demonstration)
@@ -156,9 +156,7 @@ def test_a_static_link_that_changes_counts_as_first_published_until_then(
     np.testing.assert_allclose(away, [0.0] * 10 + [0.1] * 10, atol=1e-6)
 
 
-def test_a_missing_link_is_named_with_the_frames_that_there_are(
-    demonstration: BagBuilder, read: Callable, on_tf: Robot
-) -> None:
+def test_a_missing_link_is_named_with_the_known_frames(demonstration: BagBuilder, read: Callable, on_tf: Robot) -> None:
     built = with_transforms(demonstration, static_ms=None)
     with pytest.raises(BagError) as failed:
         read(built, on_tf)
@@ -172,9 +170,7 @@ def test_a_missing_link_is_named_with_the_frames_that_there_are(
         read(half, on_tf)
 
 
-def test_a_bag_without_tf_is_refused_with_the_topics_that_it_has(
-    demonstration: BagBuilder, read: Callable, on_tf: Robot
-) -> None:
+def test_a_bag_without_tf_is_rejected(demonstration: BagBuilder, read: Callable, on_tf: Robot) -> None:
     with pytest.raises(BagError, match="topic '/tf' is missing"):
         read(demonstration, on_tf)
 
@@ -189,7 +185,7 @@ def test_a_chain_that_breaks_costs_the_frames_after_it(demonstration: BagBuilder
     assert sum(told.dropped.values()) == 10 and dict(told.dropped)["ee_pose: too old"] >= 6
 
 
-def test_a_transform_that_is_none_costs_its_stamp_and_is_told(
+def test_an_invalid_transform_costs_its_stamp_and_is_reported(
     demonstration: BagBuilder, read: Callable, on_tf: Robot, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     built = with_transforms(demonstration)
@@ -213,7 +209,7 @@ def inspected(built: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture) 
     return json.loads(report.read_text()), " ".join(capsys.readouterr().out.split())
 
 
-def test_inspect_tells_of_a_missing_link(
+def test_inspect_reports_a_missing_link(
     demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     report, text = inspected(with_transforms(demonstration, static_ms=None), tmp_path, capsys)
@@ -221,7 +217,7 @@ def test_inspect_tells_of_a_missing_link(
     assert "known frames: arm0, arm1, arm2, hand" in text
 
 
-def test_inspect_knows_the_stream_of_a_whole_chain(
+def test_inspect_reports_the_stream_of_a_complete_chain(
     demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     report, _ = inspected(with_transforms(demonstration), tmp_path, capsys)
@@ -231,7 +227,7 @@ def test_inspect_knows_the_stream_of_a_whole_chain(
     assert report["topics"]["/tf_static"]["messages"] == 2
 
 
-def test_the_tool_s_frame_is_part_of_what_identifies_decoded_episodes(
+def test_the_tool_frame_is_part_of_a_store_entry_s_identity(
     demonstration: BagBuilder, on_tf: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
 ) -> None:
     bag = with_transforms(demonstration).write(tmp_path / "bag")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags are written whole, under their name only when complete, and nothing that was recorded is lost."""
+"""Bags get their name only once complete, and nothing recorded is lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def record(writer: BagWriter, seconds: int) -> list[tuple[str, int, str]]:
     return written
 
 
-def test_bag_holds_what_was_written_when_it_was_received(tmp_path: Path) -> None:
+def test_a_bag_contains_what_was_written_at_its_receive_times(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         written = record(writer, 5)
         assert not (tmp_path / "bag").exists()
@@ -48,7 +48,7 @@ def test_bag_holds_what_was_written_when_it_was_received(tmp_path: Path) -> None
     assert not (tmp_path / "bag.partial").exists()
 
 
-def test_metadata_tells_a_player_which_qos_to_offer(tmp_path: Path) -> None:
+def test_metadata_records_the_offered_qos(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         writer.add_topic("/language_command", "std_msgs/msg/String", TopicQos("reliable", "transient_local"))
         writer.add_topic("/image", "sensor_msgs/msg/Image", TopicQos("best_effort"))
@@ -66,14 +66,14 @@ def test_metadata_tells_a_player_which_qos_to_offer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("existing", ["bag", "bag.partial"])
-def test_existing_bag_is_never_overwritten(tmp_path: Path, existing: str) -> None:
+def test_an_existing_bag_is_never_overwritten(tmp_path: Path, existing: str) -> None:
     (tmp_path / existing).mkdir()
     with pytest.raises(BagError, match=f"{existing} already exists"):
         BagWriter(tmp_path / "bag")
     assert list(tmp_path.iterdir()) == [tmp_path / existing]
 
 
-def test_name_that_was_taken_meanwhile_costs_nothing_recorded(tmp_path: Path) -> None:
+def test_a_name_taken_meanwhile_loses_no_data(tmp_path: Path) -> None:
     writer = BagWriter(tmp_path / "bag")
     written = record(writer, 3)
     (tmp_path / "bag").mkdir()
@@ -123,7 +123,7 @@ def test_a_recovery_that_fails_leaves_no_empty_bag_and_no_copy(tmp_path: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["bag.partial"]
 
 
-def test_nothing_to_recover_says_so(tmp_path: Path) -> None:
+def test_recovering_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r"contains no \.mcap or \.db3 file"):
         recover(tmp_path)
     BagWriter(tmp_path / "bag")
@@ -137,7 +137,7 @@ def test_nothing_to_recover_says_so(tmp_path: Path) -> None:
         recover(tmp_path / "whole")
 
 
-def test_wrong_topics_types_and_qos_are_refused_by_name(tmp_path: Path) -> None:
+def test_invalid_topics_types_and_qos_are_rejected(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         writer.add_topic("/say", "std_msgs/msg/String")
         with pytest.raises(BagError, match="'/say' is already declared in bag"):

@@ -34,7 +34,7 @@ def read(split: Path, spec: ObservationSpec = SPEC, timing: Timing = TIMING) -> 
     return loaded.episodes, loaded.report.dropped
 
 
-def test_frames_actions_and_text_are_calvin_s_in_our_units(tmp_path: Path) -> None:
+def test_frames_actions_and_text_are_those_of_calvin_in_our_units(tmp_path: Path) -> None:
     relative, euler = motion(30, x=1.0, z=-0.5, g=1.0)
     split = write_calvin(tmp_path / "training", [(3, 27, " open the drawer ", "open_drawer")], relative, euler)
     (episode,), dropped = read(split)
@@ -52,7 +52,7 @@ def test_frames_actions_and_text_are_calvin_s_in_our_units(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("axis", "abc")
-def test_a_large_turn_about_each_euler_axis_arrives_where_calvin_s_arm_does(tmp_path: Path, axis: str) -> None:
+def test_a_large_turn_about_each_euler_axis_ends_where_that_of_calvin_does(tmp_path: Path, axis: str) -> None:
     """Integrating our twists from the first pose ends in the Euler angles of the last, past the wrap at pi."""
     relative, euler = motion(61, **{axis: 1.0}, g=-1.0)
     split = write_calvin(tmp_path / "training", [(0, 60, "turn", "turn")], relative, euler)
@@ -72,7 +72,7 @@ def test_euler_increments_are_not_angular_velocities() -> None:
     np.testing.assert_allclose(twists[:, 3:], 0.15 * np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), atol=1e-9)
 
 
-def test_short_segments_stay_and_what_is_less_than_a_period_is_counted(tmp_path: Path) -> None:
+def test_short_segments_are_kept_and_those_below_a_period_are_counted(tmp_path: Path) -> None:
     relative, euler = motion(20, x=1.0)
     segments = [(0, 3, "a", "a"), (5, 7, "b", "b"), (8, 15, "c", "c")]
     episodes, dropped = read(write_calvin(tmp_path / "training", segments, relative, euler))
@@ -87,7 +87,7 @@ def test_segments_of_one_recording_share_their_source(tmp_path: Path) -> None:
     assert [episode.source for episode in read(split)[0]] == ["training#0", "training#0", "training#28"]
 
 
-def test_a_rate_that_calvin_does_not_have_and_an_unknown_camera_are_refused(tmp_path: Path) -> None:
+def test_a_higher_rate_an_unknown_camera_and_other_folders_are_refused(tmp_path: Path) -> None:
     split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
     with pytest.raises(SourceError, match=r"contract.control_hz is 40, but .* was recorded at 30 Hz"):
         calvin_shards(split, SPEC, Timing(40.0, 4, 8))
@@ -112,13 +112,13 @@ def test_a_missing_or_broken_frame_is_named(tmp_path: Path) -> None:
     assert len(read(split)[0]) == 1
 
 
-def test_segments_that_are_no_frames_are_refused(tmp_path: Path) -> None:
+def test_empty_segments_are_refused(tmp_path: Path) -> None:
     split = write_calvin(tmp_path / "training", [(5, 5, "a", "a")], *motion(10, x=1.0))
     with pytest.raises(SourceError, match="a segment from 5 to 5"):
         read_segments(split)
 
 
-def test_a_split_is_called_as_its_folder_is_even_from_within(tmp_path: Path, monkeypatch) -> None:
+def test_a_split_has_the_name_of_its_folder_even_from_within(tmp_path: Path, monkeypatch) -> None:
     split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
     monkeypatch.chdir(split)
     (shard,) = calvin_shards(Path(), SPEC, TIMING)

@@ -37,7 +37,7 @@ def test_a_lag_is_found_whatever_the_rates(lag_s: float, seed: int, rate_hz: flo
     assert found.lag_s == pytest.approx(lag_s, abs=0.02)
 
 
-def test_nothing_is_said_without_motion_without_likeness_and_of_short_recordings() -> None:
+def test_no_lag_is_estimated_without_motion_or_correlation_or_from_short_recordings() -> None:
     times_s = np.arange(0, 20, 0.02)
     moving = (stamps(times_s), speed(times_s))
     assert estimate_lag(*moving, stamps(times_s), np.zeros(len(times_s))) is None
@@ -54,7 +54,7 @@ def test_samples_may_come_in_any_order_and_twice() -> None:
     assert found is not None and found.lag_s == pytest.approx(0.1, abs=0.01)
 
 
-def test_motion_of_the_tool_and_of_pictures_are_speeds_midway() -> None:
+def test_motions_of_the_tool_and_of_images_are_speeds_midway() -> None:
     times_ns = START_NS + np.array([0, 100, 200, 200, 400]) * 1_000_000
     poses = np.zeros((5, 7))
     poses[:, 0] = [0.0, 0.01, 0.02, 9.0, 0.02]  # the repeated stamp is passed over

@@ -138,7 +138,7 @@ def test_statistics_are_exact_over_all_frames(tmp_path: Path) -> None:
     assert stats["action"]["count"] == stats["observation.images.wrist"]["count"] == [22]
 
 
-def test_picture_statistics_of_few_values_are_numpy_s() -> None:
+def test_image_statistics_of_few_values_are_those_of_numpy() -> None:
     for pictures in (np.zeros((1, 1, 1, 3), np.uint8), np.array([[[[0, 7, 255]], [[255, 7, 0]]]], np.uint8)):
         counted = ImageStats()
         counted.add(pictures)
@@ -210,7 +210,7 @@ def test_an_episode_whose_task_changes_is_cut_there(tmp_path: Path) -> None:
     assert found[0].source == found[1].source
 
 
-def test_pictures_inside_the_table_are_read_too(tmp_path: Path) -> None:
+def test_images_inside_the_table_are_read(tmp_path: Path) -> None:
     """Data sets without videos have PNG files in a column."""
     import cv2
 
@@ -227,7 +227,7 @@ def test_pictures_inside_the_table_are_read_too(tmp_path: Path) -> None:
         assert_same(one, expected)
 
 
-def test_an_odd_episode_costs_itself_and_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_episode_is_skipped_and_reported(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
     path = folder / "data/chunk-000/file-000.parquet"
     rows = pyarrow.read_table(path)
@@ -287,14 +287,14 @@ def test_a_feature_of_one_number_and_an_episode_without_text_are_read_as_lerobot
         (lambda folder: next(folder.glob("meta/episodes/*/*.parquet")).write_bytes(b""), r"parquet is damaged"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, harm, message: str) -> None:
+def test_mistakes_in_a_data_set_are_named(tmp_path: Path, harm, message: str) -> None:
     folder = write(tmp_path / "set", EPISODES[:1])
     harm(folder)
     with pytest.raises(SourceError, match=message):
         read(folder)
 
 
-def test_a_video_that_was_cut_off_is_named(tmp_path: Path) -> None:
+def test_a_cut_off_video_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
     video = next(folder.glob("videos/*static/*/*.mp4"))
     video.write_bytes(video.read_bytes()[:4000])
@@ -307,7 +307,7 @@ def test_a_higher_rate_than_that_of_the_data_set_is_refused(tmp_path: Path) -> N
         lerobot_shards(write(tmp_path / "set", EPISODES[:1]), SPEC, Timing(20.0, 4, 8))
 
 
-def test_an_older_version_says_how_to_convert(tmp_path: Path) -> None:
+def test_the_error_on_an_older_version_says_how_to_convert(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", EPISODES[:1])
     info = json.loads((folder / "meta/info.json").read_text())
     (folder / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))

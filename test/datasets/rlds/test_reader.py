@@ -141,7 +141,7 @@ def test_every_data_set_comes_in_metres_seconds_and_openings(tmp_path: Path, nam
             np.testing.assert_array_equal(episode.images[camera], shown)
 
 
-def test_measured_openings_are_ours_where_the_data_set_states_them(tmp_path: Path) -> None:
+def test_measured_openings_are_read_if_the_data_set_has_them(tmp_path: Path) -> None:
     spec = ObservationSpec((Camera("static", 8, 8),), ("gripper_opening",))
     for name in NAMES:
         folder = write_rlds(tmp_path / name, name, [[steps(name)]])
@@ -154,7 +154,7 @@ def test_measured_openings_are_ours_where_the_data_set_states_them(tmp_path: Pat
         np.testing.assert_allclose(episode.proprioception[:, 0], OPENING[at], atol=1e-6)
 
 
-def test_each_text_of_droid_is_a_way_to_say_it(tmp_path: Path) -> None:
+def test_each_text_of_droid_is_a_phrasing(tmp_path: Path) -> None:
     texts = {"": b"Pick the cup", "_2": b"", "_3": b"Get the cup"}
     record = steps("droid") | {f"steps/language_instruction{key}": [text] * STEPS for key, text in texts.items()}
     folder = write_rlds(tmp_path / "1.0.0", "droid", [[record, steps("droid")]])
@@ -224,7 +224,7 @@ def test_missing_shards_and_other_folders_are_refused(tmp_path: Path) -> None:
         ({"steps/observation/end_effector_cartesian_pos": [float("nan")] * 7 * STEPS}, r"not finite"),
     ],
 )  # fmt: skip
-def test_a_record_that_is_not_as_its_data_set_is_named(tmp_path: Path, change: dict, message: str) -> None:
+def test_a_record_unlike_its_data_set_is_named(tmp_path: Path, change: dict, message: str) -> None:
     record = {name: values for name, values in (steps("jaco_play") | change).items() if values is not None}
     folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[record]])
     with pytest.raises(SourceError, match=message):
@@ -241,7 +241,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("change", ODD)
-def test_an_odd_record_costs_itself_and_is_told(tmp_path: Path, caplog, change: dict) -> None:
+def test_an_unreadable_record_is_skipped_and_reported(tmp_path: Path, caplog, change: dict) -> None:
     odd = {name: values for name, values in (steps("jaco_play") | change).items() if values is not None}
     good = steps("jaco_play")
     folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[good, odd, good, odd], [good]])
@@ -252,7 +252,7 @@ def test_an_odd_record_costs_itself_and_is_told(tmp_path: Path, caplog, change: 
     assert "(record 1" in text and text in caplog.text
 
 
-def test_a_record_of_one_step_is_too_short_not_odd(tmp_path: Path) -> None:
+def test_a_record_of_one_step_is_too_short_but_readable(tmp_path: Path) -> None:
     """No motion follows the only step; nothing is left of it."""
     short = {name: values[: len(values) // STEPS] for name, values in steps("jaco_play").items()}
     folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[short, steps("jaco_play")]])

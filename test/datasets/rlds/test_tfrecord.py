@@ -48,7 +48,7 @@ def test_features_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [5, 11, 40])
-def test_a_file_that_is_cut_off_gives_what_is_whole_and_says_where(tmp_path: Path, length: int) -> None:
+def test_a_cut_off_file_yields_its_complete_records_and_an_error_that_says_where(tmp_path: Path, length: int) -> None:
     whole = framed(encoded(EXAMPLE))
     (tmp_path / "file").write_bytes(whole + whole[:length])
     read = records(tmp_path / "file")
@@ -70,7 +70,7 @@ def test_no_changed_byte_goes_unnoticed(tmp_path_factory, data: st.DataObject) -
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_a_record_that_is_no_example_is_an_error_or_another_example(data: st.DataObject) -> None:
+def test_a_damaged_record_is_an_error_or_another_example(data: st.DataObject) -> None:
     whole = bytearray(encoded(EXAMPLE))
     for _ in range(data.draw(st.integers(1, 3))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))

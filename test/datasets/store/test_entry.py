@@ -60,7 +60,7 @@ def few_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("few_files")
-def test_more_parts_than_files_may_be_open_are_loaded_and_read(shards: list[SourceShard]) -> None:
+def test_more_shards_than_open_files_are_allowed_are_loaded_and_read(shards: list[SourceShard]) -> None:
     episodes, *_ = load_shards(shards, workers=1)
     assert [episode.actions[0, 0] for episode in episodes] == [number / 100 for number in range(SHARDS)]
     static, wrist = (Frames([episode.images for episode in episodes], camera) for camera in ("static", "wrist"))
@@ -71,9 +71,7 @@ def test_more_parts_than_files_may_be_open_are_loaded_and_read(shards: list[Sour
         assert (static.gather(chosen, rows) == shades).all() and (wrist.gather(chosen, rows) == 255 - shades).all()
 
 
-def test_a_map_is_closed_when_it_is_forgotten_and_nobody_looks_at_it(
-    shards: list[SourceShard], tmp_path: Path, monkeypatch
-) -> None:
+def test_a_map_is_closed_once_it_is_dropped_and_unused(shards: list[SourceShard], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(entry, "MAPS_AT_ONCE", 4)
     episodes, *_ = load_shards(shards[:10], workers=1)
     looked_at = episodes[0].images["static"]
@@ -84,7 +82,7 @@ def test_a_map_is_closed_when_it_is_forgotten_and_nobody_looks_at_it(
     assert len(mapped) == 4 + 1
 
 
-def test_pages_that_were_read_are_handed_back_at_a_limit(shards: list[SourceShard], monkeypatch) -> None:
+def test_pages_are_released_at_a_limit(shards: list[SourceShard], monkeypatch) -> None:
     class Spy(mmap.mmap):
         advised = 0
 

@@ -63,17 +63,17 @@ def test_comments_docstrings_and_layout_do_not_count(
         ("datasets/rlds/catalogue.py", "/ 0.08", "/ 0.09"),
     ],
 )
-def test_whatever_decodes_counts(package: Path, same: str, module: str, before: str, after: str) -> None:
+def test_code_that_decodes_counts(package: Path, same: str, module: str, before: str, after: str) -> None:
     assert changed(package, module, before, after) != same
 
 
-def test_what_only_looks_at_demonstrations_does_not_count(package: Path, same: str) -> None:
+def test_code_that_only_inspects_does_not_count(package: Path, same: str) -> None:
     for module in ("commands/data/inspect.py", "commands/data/store.py", "datasets/inspection/metrics.py", "cli.py"):
         (package / module).write_text("raise SystemExit")
     assert code_digest(package) == same
 
 
-def test_the_store_and_what_loads_sources_do_not_count(package: Path, same: str) -> None:
+def test_the_store_and_the_loading_of_sources_do_not_count(package: Path, same: str) -> None:
     for module in ("store/store.py", "store/entry.py"):
         assert changed(package, f"datasets/{module}", "return", "return 0 or") == same
     assert changed(package, "datasets/sources.py", "def summary", "def summary_text") == same

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CALVIN's simulator behind the contract; a fake with its interface stands in for it."""
+"""CALVIN's simulator as an environment, on a fake with its interface."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def start(control_hz: float) -> tuple[calvin.CalvinEnv, fake_calvin.Env, dict]:
 
 
 @given(st.tuples(*[share] * 6), st.tuples(st.floats(-3, 3), st.floats(-1.4, 1.4), st.floats(-3, 3)))
-def test_recorded_relative_actions_come_back_out_of_their_twists(relative, euler) -> None:
+def test_relative_actions_survive_the_conversion_to_twists(relative, euler) -> None:
     twist = twists_from_relative(np.array([[*relative, 1.0]]), np.array([euler]))[0]
     again = relative_from_twist(twist, np.array(euler))
     if abs(euler[1] + 0.05 * relative[4]) < np.pi / 2:
@@ -50,7 +50,7 @@ def test_a_twist_moves_the_tool_for_one_control_period(control_hz: float) -> Non
     assert len(raw.given) == env.steps == 6
 
 
-def test_at_25_hz_some_ticks_have_one_step_of_the_simulator_and_some_two() -> None:
+def test_at_25_hz_a_tick_has_one_or_two_simulator_steps() -> None:
     env, raw, _ = start(25.0)
     counts = []
     for _ in range(5):
@@ -76,7 +76,7 @@ def test_observations_are_the_cameras_and_the_measured_pose() -> None:
     assert turned.magnitude() == pytest.approx(0, abs=1e-9)
 
 
-def test_the_oracle_is_asked_after_every_step_and_compares_with_the_subtask_s_start() -> None:
+def test_the_oracle_judges_every_step_against_the_start_of_the_subtask() -> None:
     env, raw, _ = start(10.0)
     done = [env.step([0, 0, 0.6, 0, 0, 0, 1.0])[4]["success"]]  # 0.02 m a step: done within the first tick
     assert done == [True] and env.steps == len(raw.given) == 3
@@ -87,7 +87,7 @@ def test_the_oracle_is_asked_after_every_step_and_compares_with_the_subtask_s_st
     assert env.step([0, 0, 0.7, 0, 0, 0, 1.0])[4]["success"]
 
 
-def test_chains_are_the_first_of_the_thousand() -> None:
+def test_chains_are_the_first_of_the_standard_thousand() -> None:
     asked = []
     installed, _ = fake_calvin.make()
     drawn = calvin.draw_chains(
@@ -98,7 +98,7 @@ def test_chains_are_the_first_of_the_thousand() -> None:
     assert type(drawn[1][1]["led"]) is int and type(drawn[1][0].subtasks[0]) is str
 
 
-def test_without_calvin_the_message_says_where_it_is_from(monkeypatch) -> None:
+def test_without_calvin_the_error_says_where_to_get_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "calvin_agent", None)
     with pytest.raises(EvaluationError, match=r"'calvin_agent' is not installed; .*github.com/mees/calvin"):
         calvin.installed()

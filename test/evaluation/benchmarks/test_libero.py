@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LIBERO as an environment: its protocol, and what has to be turned round. A fake stands in for it."""
+"""LIBERO as an environment: its protocol and conversions, on a fake."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def test_an_episode_starts_at_its_initial_state_and_holds_still_for_ten_steps_wi
     assert seen["opening"] == pytest.approx([1.0])
 
 
-def test_pictures_are_upright(made) -> None:
+def test_images_are_upright(made) -> None:
     _, seen = start()
     assert seen["static"].shape == (libero.IMAGE_PX, libero.IMAGE_PX, 3)
     assert seen["static"][0, 0].tolist() == [255, 0, 0] and seen["wrist"][0, 0].tolist() == [127, 0, 0]
     assert not seen["static"][-1].any()
 
 
-def test_a_twist_moves_the_tool_as_it_says(made) -> None:
-    """The fake robot goes all the way that it is told within a step."""
+def test_a_twist_moves_the_tool_accordingly(made) -> None:
+    """The fake robot completes the commanded motion within a step."""
     env, before = start()
     twist = np.array([0.2, -0.4, 0.6, 1.0, -2.0, 3.0])
     after, _, _, _, _ = env.step(np.append(twist, 0.0))
@@ -56,18 +56,18 @@ def test_a_twist_moves_the_tool_as_it_says(made) -> None:
     assert after["opening"] == pytest.approx([0.0])
 
 
-def test_what_is_faster_than_the_controller_takes_is_clipped_and_the_gripper_closes_with_plus_one() -> None:
+def test_fast_twists_are_clipped_and_plus_one_closes_the_gripper() -> None:
     assert libero.env_action([9, -9, 0.5, 99, -99, 5], 0.0) == pytest.approx([1, -1, 0.5, 1, -1, 0.5, 1])
     assert libero.env_action(np.zeros(6), 1.0)[6] == -1
 
 
-def test_success_is_the_suite_s_own(made) -> None:
+def test_success_is_judged_by_the_suite(made) -> None:
     env, _ = start()
     outcomes = [env.step([0, 0, -1, 0, 0, 0, 1])[4]["success"] for _ in range(3)]
     assert outcomes == [False, False, True]  # 0.95, 0.9, 0.85 m
 
 
-def test_the_scene_is_built_once_for_a_task_and_closed_for_the_next(made) -> None:
+def test_the_scene_is_built_once_per_task(made) -> None:
     env, _ = start()
     env.reset(seed=1, options={"task": TASK})
     assert len(made) == 1
@@ -78,18 +78,18 @@ def test_the_scene_is_built_once_for_a_task_and_closed_for_the_next(made) -> Non
 def test_tasks_are_chosen_by_name_or_number(made) -> None:
     assert libero.select_tasks("libero_goal", ["all"]) == list(fake_libero.TASKS)
     assert libero.select_tasks("libero_goal", ["1", fake_libero.TASKS[1]]) == [fake_libero.TASKS[1]]
-    with pytest.raises(EvaluationError, match=r"has '2'; must be all, .* in libero_goal: 0 put_the_bowl"):
+    with pytest.raises(EvaluationError, match=r"must be all, .* in libero_goal \(0 put_the_bowl.*; got '2'"):
         libero.select_tasks("libero_goal", ["2"])
 
 
-def test_a_state_that_is_not_there_is_told(made) -> None:
-    with pytest.raises(EvaluationError, match="no initial state 3; must be 0 to 2"):
+def test_an_unknown_initial_state_is_refused(made) -> None:
+    with pytest.raises(EvaluationError, match="must be 0 to 2; got 3"):
         start(3)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libero") is None, reason="LIBERO is not installed: pip install .[libero]")
-def test_the_real_one_shows_upright_pictures_and_moves_the_way_it_is_told() -> None:
+def test_the_real_libero_has_upright_images_and_moves_as_commanded() -> None:
     env = libero.LiberoEnv("libero_object")
     seen, _ = env.reset(seed=0, options={"task": next(iter(libero.task_languages("libero_object")))})
     first = seen["static"].astype(float)
@@ -100,7 +100,7 @@ def test_the_real_one_shows_upright_pictures_and_moves_the_way_it_is_told() -> N
     assert moved[1] > 0.02 and abs(moved[0]) < 0.01
     assert (Rotation.from_quat(seen["ee_quaternion"]) * turned.inv()).as_rotvec()[2] > 0.1
     assert seen["opening"][0] < 0.9
-    # Only the arm has moved. It stands at the far side and hangs over the objects: in the upper half of the picture.
+    # Only the arm has moved. It stands at the far side and hangs over the objects: in the upper half of the image.
     rows = np.nonzero(np.abs(seen["static"] - first).sum(axis=-1) > 60)[0]
     assert len(rows) > 100 and np.median(rows) < 0.45 * libero.IMAGE_PX
     env.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripted expert on LIBERO and what is recorded of it, on a robot that does a quarter of what it is told."""
+"""The scripted expert on LIBERO and its recordings, on a robot that covers a quarter of a commanded motion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HANDLE_END_M = KNOB_M + [0.036, -0.01, 0.03]
 
 
 class Stove:
-    """A tool, and a handle whose end it takes along once it is beside it and low; on after 2 cm."""
+    """A tool, and a handle whose end it drags along once beside it and low; on after 2 cm."""
 
     def __init__(self, stuck: bool = False) -> None:
         self.executed: list[np.ndarray] = []
@@ -54,10 +54,10 @@ class Stove:
         return KNOB_M
 
     def _seen(self) -> dict[str, Any]:
-        picture = np.full((libero.IMAGE_PX, libero.IMAGE_PX, 3), len(self.executed) % 256, np.uint8)
+        image = np.full((libero.IMAGE_PX, libero.IMAGE_PX, 3), len(self.executed) % 256, np.uint8)
         return {
-            "static": picture,
-            "wrist": picture // 2,
+            "static": image,
+            "wrist": image // 2,
             "ee_position": self.position,
             "ee_quaternion": self.rotation.as_quat(),
             "opening": np.array([0.9]),
@@ -65,7 +65,7 @@ class Stove:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
-def test_the_expert_gets_beside_the_handle_and_pushes_it_whatever_shakes_the_arm(noise: float) -> None:
+def test_the_expert_succeeds_despite_noise(noise: float) -> None:
     lengths = []
     for state in range(4):
         episode = demonstrate(Stove(), state, "turn on the stove", noise)
@@ -74,7 +74,7 @@ def test_the_expert_gets_beside_the_handle_and_pushes_it_whatever_shakes_the_arm
     assert max(lengths) < STEPS // 2
 
 
-def test_labels_are_the_expert_s_and_frames_are_of_before_the_action() -> None:
+def test_labels_are_the_expert_s_and_frames_precede_the_action() -> None:
     scene = Stove()
     episode = demonstrate(scene, 0, "turn on the stove", 0.5)
     assert episode is not None
@@ -84,12 +84,12 @@ def test_labels_are_the_expert_s_and_frames_are_of_before_the_action() -> None:
     assert (
         np.abs(shaken).max() > 0.1 and shaken[0] == pytest.approx(shaken[4]) and not np.allclose(shaken[4], shaken[5])
     )
-    assert [int(picture[0, 0, 0]) for picture in episode.images["static"][:3]] == [0, 1, 2]
+    assert [int(image[0, 0, 0]) for image in episode.images["static"][:3]] == [0, 1, 2]
     assert episode.proprioception.shape == (len(episode), len(STATES))
     assert episode.proprioception[0, [0, 1, 2, 9]] == pytest.approx([-0.2, 0.0, 1.18, 0.9])
 
 
-def test_the_expert_s_twist_stays_within_what_the_controller_takes_and_the_hand_stays_upright() -> None:
+def test_the_expert_s_twist_is_bounded_and_the_tool_stays_upright() -> None:
     expert = StoveExpert()
     down = Rotation.from_rotvec([np.pi, 0, 0])
     tilted = Rotation.from_rotvec([0.2, 0, 0]) * down
@@ -99,19 +99,19 @@ def test_the_expert_s_twist_stays_within_what_the_controller_takes_and_the_hand_
     assert later[3] < -1 and later[4:6] == pytest.approx([0, 0], abs=1e-6)
 
 
-def test_an_episode_that_does_not_get_there_is_none() -> None:
+def test_a_failed_episode_is_none() -> None:
     assert demonstrate(Stove(stuck=True), 0, "turn on the stove", 0.0) is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--episodes", "0"], "--episodes is 0; allowed: 1 to 10000"),
-        (["--noise", "nan"], "--noise is nan; allowed: 0 to 2"),
-        (["--first-state", "2", "--episodes", "2"], "beyond the 3 initial states of turn_on_the_stove"),
+        (["--episodes", "0"], "--episodes is 0; must be in [1, 10000]"),
+        (["--noise", "nan"], "--noise is nan; must be in [0, 2]"),
+        (["--first-state", "2", "--episodes", "2"], "exceeds the 3 initial states of turn_on_the_stove"),
     ],
 )
-def test_what_can_t_be_recorded_is_told_first(arguments, message, monkeypatch, capsys, tmp_path) -> None:
+def test_impossible_recordings_are_refused_first(arguments, message, monkeypatch, capsys, tmp_path) -> None:
     fake_libero.install(monkeypatch)
     monkeypatch.setattr(fake_libero, "TASKS", (TASK,))
     assert main(["record-libero", "--output", str(tmp_path / "out"), *arguments]) == 2

@@ -22,7 +22,7 @@ from vla_ros.sim.tasks import TASKS
 
 
 class LiftingPolicy:
-    """Goes up, whatever it sees, and counts how often it is told to start anew."""
+    """Always moves up, and counts its resets."""
 
     resets = 0
     contract = PolicyContract(
@@ -50,7 +50,7 @@ class LiftingPolicy:
 
 
 class Unseen:
-    """The arm without pictures, which cost time, and with a black one in their place."""
+    """The arm with a black image, which is faster than rendering."""
 
     def __init__(self, env: TabletopEnv) -> None:
         self._env, self.control_hz = env, env.control_hz
@@ -69,7 +69,7 @@ def env() -> TabletopEnv:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_drawn_subtasks_make_sense_one_after_the_other(seed: int) -> None:
+def test_drawn_subtasks_make_sense_in_sequence(seed: int) -> None:
     subtasks = tabletop.draw_subtasks(np.random.default_rng(seed))
     assert len(subtasks) == 5
     drawer = [task for task in subtasks if task.endswith("drawer")]
@@ -81,7 +81,7 @@ def test_drawn_subtasks_make_sense_one_after_the_other(seed: int) -> None:
             assert all(TASKS[later].color != TASKS[task].color for later in subtasks[index + 1 :])
 
 
-def test_the_expert_can_do_the_chain_and_the_same_seed_gives_the_same(env: TabletopEnv) -> None:
+def test_a_drawn_chain_is_feasible_and_reproducible(env: TabletopEnv) -> None:
     chain = tabletop.draw_chain(3, 90_003, env)
     assert tabletop.draw_chain(3, 90_003, env) == chain
     set_up = functools.partial(tabletop.set_up, env)
@@ -89,8 +89,8 @@ def test_the_expert_can_do_the_chain_and_the_same_seed_gives_the_same(env: Table
     assert result.length == 5
 
 
-def test_a_policy_starts_each_subtask_where_the_last_one_ended_and_without_memory(env: TabletopEnv) -> None:
-    """The policy lifts the arm and says how often it was reset; the second attempt starts higher than the first."""
+def test_each_subtask_starts_where_the_last_one_ended_without_history(env: TabletopEnv) -> None:
+    """The policy lifts the arm, so the second attempt starts higher than the first."""
     policy = LiftingPolicy()
     chain = Chain(0, 90_000, ("open_drawer",) * 5)
     tabletop.set_up(env, chain)

@@ -21,12 +21,13 @@ from vla_ros.evaluation.benchmarks import calvin
 from vla_ros.evaluation.benchmarks.tabletop import select_tasks
 from vla_ros.evaluation.closed_loop import chain_rollouts, evaluation
 from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig, configure
-from vla_ros.evaluation.closed_loop.rollouts import Outcome, request_rollouts, run_rollouts
+from vla_ros.evaluation.closed_loop.rollouts import request_rollouts, run_rollouts
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import Attempt, Chain, ChainResult
 from vla_ros.policy.checkpoint import save_checkpoint
+from vla_ros.runtime.rollout import EpisodeResult
 from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
-from vla_ros.train.build import new_policy
+from vla_ros.train.initial_policy import new_policy
 
 
 def _vla_evaluate(*arguments: str) -> int:
@@ -40,7 +41,7 @@ def test_tasks_are_chosen_by_name_kind_and_set() -> None:
     assert select_tasks(["open_drawer", "pick_up", "pick_up_red"]) == [
         "pick_up_red", "pick_up_green", "pick_up_blue", "open_drawer",
     ]  # fmt: skip
-    with pytest.raises(EvaluationError, match=r"'pickup'; must be one of .*pick_up"):
+    with pytest.raises(EvaluationError, match=r"must be among .*pick_up.*; got 'pickup'"):
         select_tasks(["pickup"])
 
 
@@ -48,7 +49,7 @@ def _requests(**options) -> list:
     return request_rollouts(EvaluationConfig(**options), ["pick_up_red"])
 
 
-def test_requests_go_through_the_phrasings_on_new_scenes() -> None:
+def test_requests_cycle_through_the_phrasings_in_new_scenes() -> None:
     requests = _requests(rollouts=4, seed=100)
     task = TASKS["pick_up_red"]
     assert [request.seed for request in requests] == [100, 101, 102, 103]
@@ -56,21 +57,21 @@ def test_requests_go_through_the_phrasings_on_new_scenes() -> None:
     assert {r.command for r in _requests(rollouts=99, phrasings="train")} == set(task.phrasings)
 
 
-def test_a_swapped_colour_keeps_the_scene_and_asks_for_another_block() -> None:
+def test_a_swapped_colour_keeps_the_scene_and_names_another_block() -> None:
     for request in _requests(rollouts=4, swap_colour=True):
         assert request.task == "pick_up_red"
         assert request.judged in ("pick_up_green", "pick_up_blue")
         assert request.command in TASKS[request.judged].held_out
 
 
-def test_an_override_is_said_and_the_task_still_counts() -> None:
+def test_a_command_override_does_not_change_the_judged_task() -> None:
     (request,) = _requests(rollouts=1, command_override="open the drawer")
     assert (request.command, request.judged) == ("open the drawer", "pick_up_red")
 
 
 def test_the_report_counts_by_task_and_writes_json(config, episodes, monkeypatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
-    outcomes = [Outcome(True, 2.0, (1.0, 3.0), 20, 1), Outcome(False, 12.0, (2.0,), 120, 0)] * 2
+    outcomes = [EpisodeResult(True, 2.0, (1.0, 3.0), 20, 1), EpisodeResult(False, 12.0, (2.0,), 120, 0)] * 2
     monkeypatch.setattr(evaluation, "run_rollouts", lambda *_: outcomes)
     report_file = tmp_path / "out" / "report.json"
     arguments = ["ckpt", "--tasks", "open_drawer", "close_drawer", "--rollouts", "2", "--json", str(report_file)]
@@ -96,14 +97,14 @@ def test_rollouts_run_on_the_simulated_arm_and_are_reproducible(config, episodes
     ("arguments", "message"),
     [
         (["--robot", "tabeltop"], "tabeltop"),
-        (["--rollouts", "0"], "--rollouts is 0; must be at least 1"),
-        (["--max-time", "nan"], "--max-time is nan"),
-        (["--seed", "-1"], "--seed is -1"),
-        (["--workers", "0"], "--workers is 0"),
+        (["--rollouts", "0"], "--rollouts must be at least 1; got 0"),
+        (["--max-time", "nan"], "--max-time must be more than 0 s; got nan"),
+        (["--seed", "-1"], "--seed must be at least 0; got -1"),
+        (["--workers", "0"], "--workers must be at least 1; got 0"),
         (["--blank", "static"], r"blacks out 'static', but the checkpoint has only the cameras wrist"),
     ],
 )
-def test_what_would_stop_every_rollout_is_refused_before_the_first(
+def test_impossible_settings_are_refused_before_the_first_rollout(
     config, episodes, monkeypatch, arguments: list[str], message: str
 ) -> None:
     contract = dataclasses.replace(config.contract, cameras=(Camera("wrist", 16, 16),))
@@ -114,7 +115,7 @@ def test_what_would_stop_every_rollout_is_refused_before_the_first(
         _vla_evaluate("ckpt", *arguments)
 
 
-def test_a_checkpoint_of_another_robot_s_cameras_is_refused(config, episodes, monkeypatch) -> None:
+def test_a_checkpoint_with_unknown_cameras_is_refused(config, episodes, monkeypatch) -> None:
     contract = dataclasses.replace(config.contract, cameras=(Camera("head", 16, 16),))
     other = dataclasses.replace(config, contract=contract)
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(other, episodes))
@@ -129,20 +130,20 @@ def test_a_worker_that_cannot_start_says_why(config, episodes, tmp_path: Path) -
         list(run_rollouts(config, Condition(), request_rollouts(config, ["open_drawer"])))
 
 
-def test_swapping_the_colour_of_a_drawer_is_refused(tmp_path: Path) -> None:
+def test_swapping_the_colour_of_a_task_without_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="--tasks pick_up"):
         _vla_evaluate("ckpt", "--tasks", "open_drawer", "--swap-colour")
 
 
 @pytest.fixture
 def counted(config, episodes, monkeypatch) -> list[tuple[Condition, str, int]]:
-    """Rollouts that take no time: a list of those that ran; every third fails."""
+    """Instant rollouts: a list of those that ran; every third fails."""
     ran: list[tuple[Condition, str, int]] = []
 
     def run(_config, condition, requests):
         for request in requests:
             ran.append((condition, request.task, request.seed))
-            yield Outcome(request.seed % 3 > 0, 2.0, (1.5,), 20, 0)
+            yield EpisodeResult(request.seed % 3 > 0, 2.0, (1.5,), 20, 0)
 
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
     monkeypatch.setattr(evaluation, "run_rollouts", run)
@@ -153,7 +154,7 @@ def _evaluate(*arguments: str) -> int:
     return _vla_evaluate("ckpt", "--tasks", "open_drawer", "--seed", "0", *arguments)
 
 
-def test_what_is_on_disk_is_not_run_again_and_the_report_is_the_same(counted, tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_resumes_with_the_same_report(counted, tmp_path: Path) -> None:
     whole, parts = ["--rollouts", "6", "--output"], str(tmp_path / "parts")
     assert _evaluate(*whole, str(tmp_path / "whole")) == 0
     counted.clear()
@@ -190,7 +191,7 @@ def test_success_against_delay_is_counted_for_each_executor(counted, tmp_path: P
     assert "first_action" in capsys.readouterr().out
 
 
-def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Path, capsys) -> None:
+def test_chains_are_counted_and_resumed(counted, monkeypatch, tmp_path: Path, capsys) -> None:
     ran: list[int] = []
 
     def run(config, _condition, numbers):
@@ -213,16 +214,16 @@ def test_chains_are_counted_and_gone_on_with(counted, monkeypatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rank", "2/2"], "--rank is 2/2; must be 0/1"),
-        (["--rank", "two"], "--rank is 'two'; must be I/N"),
+        (["--rank", "2/2"], "--rank must be .*; got 2/2"),
+        (["--rank", "two"], "--rank must be I/N, .*; got 'two'"),
         (["--videos"], "need --output"),
-        (["--delays", "-5"], r"--delays is \(-5.0,\); must be at least 0 ms"),
+        (["--delays", "-5"], r"--delays must be at least 0 ms; got \[-5.0\]"),
         (["--delays", "5", "5"], "lists the same value twice"),
         (["--delays", "5", "6", "--videos", "--output", "runs/none"], "a single executor and a single delay"),
         (["--chains", "3"], "cannot be combined with --tasks"),
     ],
 )
-def test_what_does_not_go_together_is_refused(counted, monkeypatch, tmp_path, arguments, message: str) -> None:
+def test_conflicting_options_are_refused(counted, monkeypatch, tmp_path, arguments, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EvaluationError, match=message):
         _evaluate(*arguments)
@@ -237,7 +238,7 @@ def at_20_hz(config, episodes, tmp_path: Path) -> str:
     return str(tmp_path / "checkpoint")
 
 
-def test_a_suite_of_libero_runs_through_the_robot_s_code_and_is_counted(at_20_hz, monkeypatch, tmp_path: Path) -> None:
+def test_a_libero_suite_runs_through_the_runtime_and_is_counted(at_20_hz, monkeypatch, tmp_path: Path) -> None:
     made = fake_libero.install(monkeypatch).made
     arguments = [at_20_hz, "--env", "libero", "--suite", "libero_goal", "--episodes", "2", "--workers", "1"]
     assert _vla_evaluate(*arguments, "--max-time", "0.2", "--seed", "1", "--json", str(tmp_path / "r.json")) == 0
@@ -257,40 +258,40 @@ def test_a_suite_sets_its_step_limit_and_no_robot_limits() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--env", "libero"], "needs --suite; must be one of libero_spatial"),
+        (["--env", "libero"], "needs --suite, one of libero_spatial"),
         (["--suite", "libero_goal"], "--suite only works with --env libero; --env is tabletop"),
         (["--env", "libero", "--suite", "libero_goal", "--chains", "2"], "--chains only works with --env tabletop"),
         (["--env", "libero", "--suite", "libero_goal", "--rollouts", "4"], "exceeds the initial states of .*, 0 to 2"),
     ],
 )
-def test_what_means_nothing_for_the_simulated_robot_is_refused(at_20_hz, monkeypatch, arguments, message) -> None:
+def test_options_of_another_environment_are_refused(at_20_hz, monkeypatch, arguments, message) -> None:
     fake_libero.install(monkeypatch)
     with pytest.raises(UserError, match=message):
         _vla_evaluate(at_20_hz, *arguments)
 
 
-def test_a_checkpoint_of_another_rate_than_libero_s_is_refused(config, episodes, monkeypatch) -> None:
+def test_a_checkpoint_at_another_rate_than_libero_is_refused(config, episodes, monkeypatch) -> None:
     fake_libero.install(monkeypatch)
     monkeypatch.setattr(evaluation, "load_checkpoint", lambda _: new_policy(config, episodes))
     with pytest.raises(EvaluationError, match=r"at 10 Hz, but LIBERO runs at 20 Hz: train with contract.control_hz=20"):
         _vla_evaluate("ckpt", "--env", "libero", "--suite", "libero_goal")
 
 
-def test_without_libero_the_message_says_what_to_install(at_20_hz, monkeypatch, capsys) -> None:
+def test_without_libero_the_error_says_what_to_install(at_20_hz, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "libero", None)
     assert cli.main(["evaluate", at_20_hz, "--env", "libero", "--suite", "libero_goal"]) == 2
     assert "pip install -e '.[libero]'" in capsys.readouterr().err
 
 
-def test_calvin_s_chains_run_through_the_robot_s_code_with_its_own_texts(
+def test_calvin_chains_run_through_the_runtime_with_calvin_s_texts(
     config, episodes, monkeypatch, tmp_path: Path, capsys
 ) -> None:
     save_checkpoint(tmp_path / "checkpoint", new_policy(config, episodes))
     installed, made = fake_calvin.make()
-    told: list[str] = []
+    commands: list[str] = []
     monkeypatch.setattr(calvin, "installed", lambda: installed)
     attempt = calvin.attempt
-    monkeypatch.setattr(calvin, "attempt", lambda *a: told.append(a[-1].command) or attempt(*a))
+    monkeypatch.setattr(calvin, "attempt", lambda *a: commands.append(a[-1].command) or attempt(*a))
     monkeypatch.setattr(chain_rollouts, "STEPS_PER_SUBTASK", 6)
     hydra = tmp_path / "task_D_D" / "validation" / ".hydra"
     hydra.mkdir(parents=True)
@@ -299,7 +300,7 @@ def test_calvin_s_chains_run_through_the_robot_s_code_with_its_own_texts(
     assert _vla_evaluate(str(tmp_path / "checkpoint"), *arguments, "--output", str(tmp_path / "out")) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["chains"] == 2 and report["tasks"]["lift_red_block_table"]["trials"] == 2
-    assert told[0] == fake_calvin.TEXTS["lift_red_block_table"][0]
+    assert commands[0] == fake_calvin.TEXTS["lift_red_block_table"][0]
     assert [float(scene[0]) for _, scene in made[0].scenes] == [0.0, 1.0] and made[0].closed
     assert len(made[0].given) <= 2 * 2 * 6  # 2 ticks of 3 steps at 10 Hz for each subtask
 
@@ -308,7 +309,7 @@ def test_calvin_s_chains_run_through_the_robot_s_code_with_its_own_texts(
     ("arguments", "message"),
     [
         (["--env", "calvin"], "needs --dataset FOLDER"),
-        (["--env", "calvin", "--dataset", "nowhere"], r"no validation/.hydra/merged_config.yaml"),
+        (["--env", "calvin", "--dataset", "nowhere"], r"nowhere has no validation/.hydra/merged_config.yaml"),
         (["--dataset", "task_D_D"], "--dataset only works with --env calvin"),
     ],
 )

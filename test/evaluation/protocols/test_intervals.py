@@ -17,8 +17,8 @@ def test_wilson_interval_equals_published_values(successes, trials, low, high) -
     assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-4)
 
 
-def test_wilson_interval_holds_the_rate_at_both_ends() -> None:
-    """Rounding must not let it end beside the rate: 100 of 100 once ended at 0.9999999999999999."""
+def test_wilson_interval_contains_the_rate_at_both_ends() -> None:
+    """100 of 100 once ended at 0.9999999999999999."""
     for trials in range(1, 301):
         assert wilson_interval(0, trials)[0] == 0.0
         assert wilson_interval(trials, trials)[1] == 1.0

@@ -41,7 +41,7 @@ def test_two_mismatches_are_both_found() -> None:
     assert found == {INJECTED["BGR"].name, INJECTED["gripper command inverted"].name}
 
 
-def test_a_policy_that_does_something_else_altogether_is_unexplained() -> None:
+def test_a_policy_that_does_something_else_is_unexplained() -> None:
     episodes = [make_episode(seed) for seed in range(6)]
     others = [make_episode(seed + 50) for seed in range(6)]
     mixed = [dataclasses.replace(one, actions=other.actions) for one, other in zip(episodes, others, strict=True)]

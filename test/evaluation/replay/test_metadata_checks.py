@@ -41,12 +41,12 @@ def test_cameras_that_are_too_small_or_too_slow_are_named(robot: Robot) -> None:
     assert "the policy sees 2000 x 2000" in found[3].detail and "camera wrist" in found[3].detail
 
 
-def test_a_bag_that_is_not_there_is_said_so(robot: Robot, tmp_path: Path) -> None:
+def test_a_missing_bag_is_refused(robot: Robot, tmp_path: Path) -> None:
     with pytest.raises(BagError, match="none"):
         check_metadata(tmp_path / "none", robot, contract_of())
 
 
-def test_the_pose_is_read_beside_what_the_policy_sees_where_bags_have_it(robot: Robot) -> None:
+def test_the_pose_is_read_if_every_bag_has_it(robot: Robot) -> None:
     blind = dataclasses.replace(contract_of(), proprioception=None)
     assert recorded_spec(blind, robot, [BAG]).proprioception == (
         "ee_x", "ee_y", "ee_z", "ee_r0", "ee_r1", "ee_r2", "ee_r3", "ee_r4", "ee_r5",

@@ -23,13 +23,13 @@ Driver = Callable[[Twists, Rotation], Twists]
 
 
 def twists() -> Twists:
-    """All six axes, each in its own way."""
+    """All six axes move differently."""
     phase = np.arange(FRAMES)[:, None] / HZ * np.array([0.9, 1.1, 1.3, 1.0, 1.2, 0.8])
     return np.array([0.1, 0.08, 0.06, 0.2, 0.25, 0.3]) * np.cos(phase)
 
 
 def moved(driver: Driver = lambda twist, _: twist, opening: Callable[[int], float] = lambda _: 1.0) -> np.ndarray:
-    """States (FRAMES, P) of a tool that does what `driver` makes of the twists."""
+    """States (FRAMES, P) of a tool that executes the twists as changed by `driver`."""
     place, turned, states = np.array([0.45, 0.1, 0.25]), DOWN, []
     for frame, twist in enumerate(twists()):
         pose = np.concatenate([place, turned.as_quat()])
@@ -56,14 +56,14 @@ def taken_for_tool(twist: Twists, rotation: Rotation) -> Twists:
     return np.concatenate([rotation.apply(twist[:3]), rotation.apply(twist[3:])])
 
 
-def test_the_recorded_way_fits_and_every_axis_has_made_all_of_it() -> None:
+def test_the_recorded_motion_matches_itself_on_every_axis() -> None:
     result = compare_motion(NAMES, moved(), np.arange(FRAMES), moved())
     assert result.mismatches == ()
     assert result.position_error_m < 1e-6 and result.rotation_error_rad < 1e-6
     assert [axis.gain for axis in result.axes] == pytest.approx([1.0] * 6)
 
 
-def test_a_slow_way_that_begins_elsewhere_and_lags_a_little_fits_too() -> None:
+def test_a_slow_motion_that_starts_elsewhere_and_lags_slightly_matches() -> None:
     slow = np.arange(-8, 4 * FRAMES) / 4  # a quarter of the speed, from before the start to after the end
     recorded = moved()
     lagging = np.stack([np.interp(slow - 0.5, np.arange(FRAMES), column) for column in recorded.T], axis=1)
@@ -89,20 +89,20 @@ def test_a_slow_way_that_begins_elsewhere_and_lags_a_little_fits_too() -> None:
         (lambda twist, _: twist + np.array([0.2, 0, 0, 0, 0, 0]), "other motion", "position"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(driver: Driver, name: str, words: str) -> None:
+def test_the_mismatch_is_named(driver: Driver, name: str, words: str) -> None:
     mismatches = compare_motion(NAMES, moved(), np.arange(FRAMES), moved(driver)).mismatches
     assert {found for found, _ in mismatches} == {name}
     assert words in mismatches[0][1]
 
 
-def test_an_axis_with_a_small_part_of_the_way_is_looked_at_too() -> None:
+def test_an_axis_with_little_motion_is_judged_too() -> None:
     recorded = moved(signs(0.2, 1, 1, 1, 1, 1))
     driven = moved(signs(-0.2, 1, 1, 1, 1, 1))
     ((name, words),) = compare_motion(NAMES, recorded, np.arange(FRAMES), driven).mismatches
     assert (name, words) == ("axes", "position: x inverted")
 
 
-def test_a_gripper_that_opens_where_it_should_close_is_named() -> None:
+def test_an_inverted_or_stuck_gripper_is_named() -> None:
     def closes(frame: int) -> float:
         return 1.0 if frame < 20 else 0.2
 
@@ -118,21 +118,21 @@ def test_a_gripper_that_opens_where_it_should_close_is_named() -> None:
     assert name == "gripper polarity" and "does not move" in words
 
 
-def test_an_axis_that_hardly_moved_says_nothing_unless_it_moves_now() -> None:
+def test_an_axis_that_hardly_moved_is_not_judged_unless_it_moves_now() -> None:
     still = np.repeat(moved()[:1], FRAMES, axis=0)
     frames = np.arange(FRAMES)
     assert [axis.gain for axis in compare_motion(NAMES, still, frames, still).axes] == [None] * 6
     assert [name for name, _ in compare_motion(NAMES, still, frames, moved()).mismatches] == [motion.OTHER_MOTION] * 2
 
 
-def test_how_far_two_states_are_apart() -> None:
+def test_distance_between_two_poses() -> None:
     pose = np.array([0.4, 0.0, 0.3, *DOWN.as_quat()])
     other = np.array([0.4, 0.03, 0.34, *(Rotation.from_rotvec([0, 0, 0.2]) * DOWN).as_quat()])
     one, two = (proprioception(NAMES, each, 1.0).astype(np.float64) for each in (pose, other))
     assert pose_distance(NAMES, one, two) == pytest.approx((0.05, 0.2), abs=1e-5)
 
 
-def test_a_way_without_a_pose_or_without_a_frame_is_refused() -> None:
+def test_a_motion_without_a_pose_or_common_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="the tool's pose is missing; the states have gripper_opening"):
         compare_motion(["gripper_opening"], np.zeros((3, 1)), np.arange(3), np.zeros((3, 1)))
     with pytest.raises(ValueError, match="nothing was measured"):

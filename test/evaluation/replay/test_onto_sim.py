@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded twists on the simulated arm: it goes the recorded way if, and only if, units and frame are right."""
+"""Recorded twists on the simulated arm: it moves as recorded if and only if units and frame are right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sim() -> TabletopSim:
 
 @pytest.fixture(scope="module")
 def recorded(sim: TabletopSim) -> Episode:
-    """The arm swings about in the free, starting turned by 0.4 rad about z."""
+    """The arm swings in free space, starting turned by 0.4 rad about z."""
     sim.reset()
     sim.place_tool(np.array([0.45, 0.1, 0.25]), 0.4)
     phase = np.arange(25)[:, None] / HZ * np.array([2.0, 2.5, 3.0, 2.2, 2.8, 1.9])
@@ -53,7 +53,7 @@ def recorded(sim: TabletopSim) -> Episode:
     )
 
 
-def test_what_was_recorded_there_comes_out_again(recorded: Episode, sim: TabletopSim) -> None:
+def test_twists_recorded_in_simulation_reproduce_the_motion(recorded: Episode, sim: TabletopSim) -> None:
     driven = drive(recorded, NAMES, HZ, sim)
     assert driven.position_error_m < 0.003 and driven.rotation_error_rad < 0.02
     assert driven.linear_gain == pytest.approx(1, abs=0.05) and driven.angular_gain == pytest.approx(1, abs=0.05)
@@ -67,7 +67,7 @@ def _turned(recorded: Episode) -> np.ndarray:
 
 
 @pytest.mark.parametrize("wrong", ["mm", "tool", "half"])
-def test_wrong_units_and_frames_go_another_way(recorded: Episode, sim: TabletopSim, wrong: str) -> None:
+def test_wrong_units_and_frames_deviate(recorded: Episode, sim: TabletopSim, wrong: str) -> None:
     scaled = np.concatenate([np.full(6, {"mm": 1e-3, "half": 0.5}.get(wrong, 1.0)), [1.0]])
     actions = _turned(recorded) if wrong == "tool" else recorded.actions * scaled
     driven = drive(dataclasses.replace(recorded, actions=actions), NAMES, HZ, sim)
@@ -75,6 +75,6 @@ def test_wrong_units_and_frames_go_another_way(recorded: Episode, sim: TabletopS
     assert driven.position_error_m > 0.01
 
 
-def test_without_a_pose_there_is_nothing_to_compare_with(recorded: Episode, sim: TabletopSim) -> None:
+def test_episodes_without_a_pose_are_refused(recorded: Episode, sim: TabletopSim) -> None:
     with pytest.raises(ValueError, match="the tool's pose is not recorded"):
         drive(recorded, ("ee_x", "gripper_opening"), HZ, sim)

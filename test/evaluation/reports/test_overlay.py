@@ -44,7 +44,7 @@ def replayed() -> ReplayedEpisode:
     return ReplayedEpisode(episode, chunks, np.ones(3))
 
 
-def test_the_path_begins_at_the_recorded_pose_and_goes_where_the_chunk_leads(replayed) -> None:
+def test_the_path_starts_at_the_recorded_pose_and_follows_the_chunk(replayed) -> None:
     frames = list(overlay(replayed, POSE_NAMES, PERIOD_NS))
     assert [frame.time_ns for frame in frames] == [5_000_000_000, 5_100_000_000, 5_200_000_000]
     np.testing.assert_allclose(frames[0].pose, [0.4, 0.0, 0.2, *QUATERNION], atol=1e-6)
@@ -58,7 +58,7 @@ def test_without_the_recorded_pose_there_is_no_path(replayed) -> None:
     assert frame.pose is None and frame.path is None
 
 
-def test_a_bag_holds_what_the_shipped_view_shows(replayed, tmp_path) -> None:
+def test_a_bag_has_the_topics_of_the_shipped_view(replayed, tmp_path) -> None:
     robot = load_robot("tabletop")
     folder = tmp_path / "replayed"
     write_bag(folder, overlay(replayed, POSE_NAMES, PERIOD_NS), "pick it up", robot)
@@ -70,8 +70,8 @@ def test_a_bag_holds_what_the_shipped_view_shows(replayed, tmp_path) -> None:
         messages = {}
         for topic, time_ns, message in recording.messages(recording.topics):
             messages.setdefault(topic, []).append((time_ns, message))
-    picture = cv2.imdecode(messages["/camera/wrist/image_raw/compressed"][2][1].data, cv2.IMREAD_COLOR)
-    np.testing.assert_array_equal(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), replayed.episode.images["wrist"][2])
+    image = cv2.imdecode(messages["/camera/wrist/image_raw/compressed"][2][1].data, cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), replayed.episode.images["wrist"][2])
     time_ns, plan = messages["/policy/plan"][1]
     assert time_ns == 51 * PERIOD_NS and plan.header.stamp.nanosec == 100_000_000
     assert plan.header.frame_id == robot.base_frame and len(plan.poses) == 3

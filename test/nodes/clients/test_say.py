@@ -36,7 +36,7 @@ def vla_say(*arguments: str, environment: dict[str, str]) -> subprocess.Complete
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_all_listeners_hear_it_and_are_counted_by_node(ros_environment):
+def test_all_subscribers_receive_it_and_are_counted_by_node(ros_environment):
     listeners = [
         subprocess.Popen([sys.executable, "-c", LISTENER, name], env=ros_environment, stdout=subprocess.PIPE, text=True)
         for name in ("recorder", "policy")
@@ -53,6 +53,6 @@ def test_all_listeners_hear_it_and_are_counted_by_node(ros_environment):
             listener.communicate()
 
 
-def test_without_a_listener_it_is_an_error(ros_environment):
+def test_no_subscribers_is_an_error(ros_environment):
     said = vla_say("open the drawer", "--patience", "0.5", environment=ros_environment)
     assert said.returncode == 2 and "no subscribers on /language_command" in said.stderr

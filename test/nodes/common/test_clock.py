@@ -28,7 +28,7 @@ class SystemClock:
     def create_jump_callback(self, threshold, post_callback) -> None: ...
 
 
-def test_a_sleeper_is_told_that_the_system_s_clock_was_set_back():
+def test_a_sleeper_wakes_when_the_system_clock_is_set_back():
     second = 10**9
     clock = RosClock(SystemClock(200 * second, 200 * second, 100 * second))
     assert not clock.sleep_until_ns(200 * second + 1_000_000)

@@ -27,7 +27,7 @@ def test_zero_asks_for_nothing(monkeypatch):
     assert take_real_time_priority(0) is None
 
 
-def test_a_user_who_may_not_is_told_how_to_be_allowed(monkeypatch):
+def test_a_user_without_permission_is_told_how_to_get_it(monkeypatch):
     def refuse(*_) -> None:
         raise PermissionError
 

@@ -84,7 +84,7 @@ def test_servo_that_gives_up_between_two_commands_is_refused_with_what_to_set(ro
     assert "must be at least 0.1 s" in robot.states[-1]["detail"] and not servo.moved_s
 
 
-def test_a_pause_of_servo_stops_the_policy_until_somebody_ends_it(robot, make_servo):
+def test_a_pause_of_servo_stops_the_policy_until_it_is_ended(robot, make_servo):
     servo = make_servo()
     wait_speed(robot, servo, 0.05)
     servo.paused = True
@@ -103,7 +103,7 @@ def test_a_servo_that_was_restarted_is_switched_again(robot, make_servo):
     servo.close = lambda: None
 
 
-def test_what_servo_says_is_reported(robot, make_servo):
+def test_servo_s_status_is_reported(robot, make_servo):
     servo = make_servo()
     servo.status = (ServoStatus.DECELERATE_FOR_COLLISION, "close to the table")
     wait_speed(robot, servo, 0.05)

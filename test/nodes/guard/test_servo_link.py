@@ -135,7 +135,7 @@ def test_units_and_timeout_are_checked_before_the_type_is_switched_and_the_pause
         (SimpleNamespace(values=[]), "has no parameter .*is it MoveIt Servo, Jazzy or newer"),
     ],
 )
-def test_settings_with_which_the_arm_would_move_otherwise_than_meant_are_refused(node, now, response, detail):
+def test_settings_that_would_change_the_motion_are_refused(node, now, response, detail):
     link = make(node)
     answer(node, response)
     assert link.reason == "servo_refused"
@@ -163,7 +163,7 @@ def test_a_service_that_is_missing_or_never_answers_is_asked_again(node, now):
     assert link.reason is None
 
 
-def test_silence_stops_and_does_not_end_somebody_s_pause(node, now):
+def test_silence_stops_the_arm_but_does_not_end_a_pause(node, now):
     link = make(node)
     link.start()
     answer(node, parameters(), YES, YES)
@@ -179,7 +179,7 @@ def test_silence_stops_and_does_not_end_somebody_s_pause(node, now):
     assert link.reason is None
 
 
-def test_a_servo_that_was_started_anew_is_switched_anew(node, now):
+def test_a_restarted_servo_is_switched_again(node, now):
     link = make(node)
     answer(node, parameters(), YES)
     hear(node)
@@ -198,7 +198,7 @@ def test_a_refusal_is_named_with_servo_s_own_words(node, now):
     assert (link.reason, link.detail) == ("servo_refused", "servo_node/switch_command_type: rejected not now")
 
 
-def test_while_the_handshake_is_done_anew_servo_is_not_ready(node, now):
+def test_during_a_repeated_handshake_servo_is_not_ready(node, now):
     link = make(node)
     link.start()
     answer(node, parameters(), YES, YES)
@@ -212,7 +212,7 @@ def test_while_the_handshake_is_done_anew_servo_is_not_ready(node, now):
     assert link.reason is None
 
 
-def test_what_servo_says_of_our_twists_is_a_warning_while_it_says_so(node, now):
+def test_a_servo_status_other_than_ok_is_a_warning_while_it_lasts(node, now):
     link = make(node)
     answer(node, parameters(), YES)
     for code, message in ((0, ""), (4, "close to the table"), (4, "close to the table"), (2, "singularity")):

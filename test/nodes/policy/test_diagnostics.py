@@ -55,7 +55,7 @@ def test_a_stop_is_counted_by_its_reason_and_shown_as_badly_as_it_is(control, re
     assert values(status)[f"stops: {reason}"] == "1" and values(status)["detail"] == "why"
 
 
-def test_chunks_that_take_longer_than_the_policy_can_be_told_of_are_a_warning_with_the_way_out(control):
+def test_chunks_longer_than_the_longest_prefix_are_a_warning_with_the_way_out(control):
     delay = ChunkDelay(ticks=5, prefix_length=2, max_prefix=2, late_chunks=7)
     status = diagnostics.policy_status(control, dataclasses.replace(RUNNING, delay=delay))
     assert status.level == WARN and "up to 5 ticks" in status.message and "max_delay_steps" in status.message
@@ -64,7 +64,7 @@ def test_chunks_that_take_longer_than_the_policy_can_be_told_of_are_a_warning_wi
     assert diagnostics.policy_status(control, enough).level == OK
 
 
-def test_a_stream_that_is_silent_or_was_never_heard_is_an_error():
+def test_a_stream_that_is_silent_or_never_received_is_an_error():
     stream = StreamRate()
     assert diagnostics.stream_status("wrist", stream, 10**9, 0.2).level == ERROR
     stream.add(10**9)
@@ -78,7 +78,7 @@ def test_a_publisher_with_another_qos_is_counted_and_named_when_nothing_arrives(
     assert "QoS mismatch" in found.message and values(found)["incompatible QoS"] == "1"
 
 
-def test_an_input_of_the_operator_that_cannot_be_heard_is_an_error_that_says_what_to_do():
+def test_an_operator_input_with_a_qos_mismatch_is_an_error_with_the_way_out():
     assert diagnostics.inputs_status([]).level == OK
     unheard = diagnostics.inputs_status(["emergency_stop", "enable"])
     assert (unheard.level, unheard.message) == (

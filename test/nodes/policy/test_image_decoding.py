@@ -49,7 +49,7 @@ def test_cv_bridge_is_used_where_it_agrees_with_training(cv_bridge):
     assert cv_bridge.calls == 3
 
 
-def test_where_cv_bridge_gives_other_pixels_training_decides_and_a_warning_says_so(cv_bridge):
+def test_if_cv_bridge_gives_different_pixels_it_is_not_used_and_a_warning_is_logged(cv_bridge):
     cv_bridge.decode = lambda image: images.decode_raw(image)[..., ::-1]
     warnings: list[str] = []
     decode = raw_decoder(warnings.append)

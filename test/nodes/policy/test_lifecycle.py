@@ -98,7 +98,8 @@ class Session(PolicySession):
         self.turn = threading.RLock()
         self._control_thread = SimpleNamespace(stop=lambda: None, check=lambda: None)
         self._period_s = PERIOD_NS / 1e9
-        self.outputs = SimpleNamespace(flush=lambda timeout_s: None, send=self.sent.append)
+        twists = SimpleNamespace(flush=lambda timeout_s: None)
+        self.outputs = SimpleNamespace(twists=twists, send=self.sent.append)
         self.interlocks = Interlocks(require_enable=False)
         self.hear = lambda: None
         self.inputs = SimpleNamespace(
@@ -139,7 +140,7 @@ def test_a_system_clock_that_is_set_back_stops_the_arm_and_finds_its_grid_again(
     assert session.called == ["engine", "streams"]
 
 
-def test_what_a_control_tick_raised_is_raised_in_the_thread_that_can_end_the_node():
+def test_an_exception_in_a_control_tick_is_raised_in_the_thread_that_can_end_the_node():
     def check() -> None:
         raise RuntimeError("in a tick")
 
@@ -149,7 +150,7 @@ def test_what_a_control_tick_raised_is_raised_in_the_thread_that_can_end_the_nod
         session._on_watchdog()
 
 
-def test_who_disarms_waits_for_the_tick_that_is_at_work():
+def test_disarming_waits_for_the_running_tick():
     session = Session()
     with session.turn:
         disarming = threading.Thread(target=session.arm, args=[False])
@@ -183,7 +184,7 @@ def operator_inputs(node, interlocks: Interlocks, on_pressed=lambda: None) -> Op
     return OperatorInputs(node, interlocks, load_robot("tabletop"), on_pressed, threading.RLock())
 
 
-def test_every_pulse_of_the_emergency_stop_is_heard_even_while_the_executor_is_kept_busy(ros_context_node):
+def test_every_pulse_of_the_emergency_stop_is_received_while_the_executor_is_busy(ros_context_node):
     node = ros_context_node
     interlocks, pressed = Interlocks(require_enable=False), []
     inputs = operator_inputs(node, interlocks, lambda: pressed.append(True))
@@ -206,9 +207,7 @@ def test_every_pulse_of_the_emergency_stop_is_heard_even_while_the_executor_is_k
     assert pressed == [True, True]
 
 
-def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and_only_from_who_has_taken_over(
-    ros_context_node,
-):
+def test_a_takeover_s_gripper_command_is_clipped_counts_once_and_only_during_the_takeover(ros_context_node):
     interlocks = Interlocks(require_enable=False)
     inputs = operator_inputs(ros_context_node, interlocks)
     inputs._on_takeover_gripper(Float64MultiArray(data=[0.04]))
@@ -220,7 +219,7 @@ def test_a_gripper_command_by_hand_is_within_the_gripper_s_range_counts_once_and
         assert [interlocks.manual_command(time.monotonic()).opening for _ in range(2)] == [opening, None]
 
 
-def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros_context_node):
+def test_a_qos_mismatch_is_reported_while_its_publisher_exists(ros_context_node):
     node = ros_context_node
     inputs = OperatorInputs(
         node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None, threading.RLock()
@@ -239,7 +238,7 @@ def test_a_publisher_whose_messages_cannot_arrive_is_known_while_it_is_there(ros
     ("topic", "kind", "reason"),
     [("language_command", String, "command_unheard"), ("takeover_twist", TwistStamped, "takeover_unheard")],
 )
-def test_a_stop_word_or_a_hand_that_cannot_be_heard_is_a_reason_not_to_move(ros_context_node, topic, kind, reason):
+def test_a_stop_word_or_takeover_with_a_qos_mismatch_is_a_reason_not_to_move(ros_context_node, topic, kind, reason):
     inputs = OperatorInputs(
         ros_context_node, Interlocks(require_enable=False), load_robot("tabletop"), lambda: None, threading.RLock()
     )
@@ -251,7 +250,7 @@ def test_a_stop_word_or_a_hand_that_cannot_be_heard_is_a_reason_not_to_move(ros_
     assert wait_until(lambda: inputs.unheard_stop() is None)
 
 
-def test_what_a_loaded_policy_is_made_of_is_not_searched_for_garbage_until_it_is_unloaded():
+def test_a_loaded_policy_is_excluded_from_garbage_collection_until_it_is_unloaded():
     given = {"checkpoint": resources.path("config/checkpoints/tabletop"), "robot": "tabletop"}
     rclpy.init(args=["--ros-args", *(part for name, value in given.items() for part in ("-p", f"{name}:={value}"))])
     node = lifecycle.PolicyNode()

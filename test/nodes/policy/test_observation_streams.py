@@ -73,7 +73,7 @@ def test_a_stamp_ahead_of_the_clock_makes_a_pose_no_fresher_than_its_receipt(ben
     assert bench.x is None
 
 
-def test_a_pose_of_the_far_future_is_dropped_and_the_log_says_what_to_do(bench):
+def test_a_pose_stamped_far_in_the_future_is_dropped_and_logged_with_the_way_out(bench):
     bench.pose(0.5, -10)
     bench.pose(0.9, 1000)
     assert bench.x == 0.5 and bench.streams.rates["ee_pose"].received == 1

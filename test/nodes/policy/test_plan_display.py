@@ -47,7 +47,7 @@ def test_without_a_plan_or_a_pose_there_is_no_path_and_that_is_said(pose, plan):
     assert [list(message.poses) for message in node.published] == [[]]
 
 
-def test_nobody_looks_nothing_is_published():
+def test_without_subscribers_nothing_is_published():
     node = Node(watchers=0)
     PlanDisplay(node, "base_link", 0.5).show(HERE, PLAN)
     assert node.published == []

@@ -104,7 +104,7 @@ def test_the_recorded_twists_move_the_arm_as_they_did_and_slower(robot: Robot, b
     assert "no mismatch found" in capsys.readouterr().out
 
 
-def test_nothing_moves_unless_somebody_arms_it(robot: Robot, bag, capsys) -> None:
+def test_nothing_moves_until_it_is_armed(robot: Robot, bag, capsys) -> None:
     assert replayed(bag, "--patience", "1") == 2
     assert "not armed within 1 s" in capsys.readouterr().err
     sentinel = robot.graph.node.create_publisher(TwistStamped, "twist_command", COMMAND_QOS)
@@ -158,7 +158,7 @@ def test_whoever_stops_it_ends_it(robot: Robot, bag, capsys) -> None:
     assert robot.speeds()[-1] == 0.0
 
 
-def test_a_command_that_somebody_gives_ends_it(robot: Robot, bag, capsys) -> None:
+def test_another_command_ends_it(robot: Robot, bag, capsys) -> None:
     thread = robot.on_motion(lambda: robot.language.publish(String(data="open the drawer")))
     assert replayed(bag, "--arm") == 1
     thread.join()
@@ -175,7 +175,10 @@ def test_it_is_refused_while_another_node_commands_the_arm(robot: Robot, bag, ca
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--speed", "0"], "--speed must be in (0, 1]; got 0"), (["--episode", "7"], "--episode must be between 0 and 0")],
+    [
+        (["--speed", "0"], "--speed must be in (0, 1]; got 0"),
+        (["--episode", "7"], "--episode must be between 0 and 0; got 7"),
+    ],
 )
 def test_bad_arguments_are_one_line(bag, options, message, capsys) -> None:
     assert main(["replay-onto-robot", str(CHECKPOINT), str(bag), *options]) == 2

@@ -104,7 +104,7 @@ def bench(stand_in: None) -> Bench:
     return Bench()
 
 
-def test_transforms_are_heard_as_tf2_hears_them(bench: Bench):
+def test_transforms_are_subscribed_to_with_tf2_s_qos(bench: Bench):
     moving, static = bench.qos["/tf"], bench.qos["/tf_static"]
     assert (moving.reliability, moving.durability) == (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
     assert (static.reliability, static.durability) == (ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
@@ -161,7 +161,7 @@ def test_transforms_that_are_none_are_named_in_the_log(bench: Bench):
 
 
 @pytest.mark.skipif(INSTALLED, reason="tf2_msgs is installed")
-def test_without_tf2_msgs_the_node_says_which_package_is_missing():
+def test_without_tf2_msgs_the_error_names_the_missing_package():
     with pytest.raises(RobotError, match=r"'tf2_msgs/msg/TFMessage' is not installed.*ros-\$ROS_DISTRO-tf2-msgs"):
         Bench()
 

@@ -204,7 +204,7 @@ def test_a_command_that_is_not_latched_is_recorded_and_a_latched_one_once(bench)
     assert texts(bench.bag, "/language_command") == ["push it", "pull it"]
 
 
-def test_after_a_write_error_the_bag_is_still_closed_and_the_operator_told_where_it_is(tmp_path, ros_environment):
+def test_after_a_write_error_the_bag_is_closed_and_the_error_names_it(tmp_path, ros_environment):
     import rclpy
 
     from vla_ros.datasets.bags.episodes.markers import EpisodeMarker

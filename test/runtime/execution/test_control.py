@@ -36,7 +36,7 @@ def test_the_tick_is_the_grid_s_nearest_so_an_early_timer_neither_skips_nor_repe
     assert sent == pytest.approx([0.05, 0.06, 0.07])
 
 
-def test_a_second_call_for_the_same_tick_says_nothing():
+def test_a_second_call_for_the_same_tick_is_silent():
     tested = loop()
     tested.timeline.post(5, chunk())
     tested.tick(5 * PERIOD_NS, None, CENTRE)

@@ -18,7 +18,7 @@ def test_between_the_thresholds_it_stays():
     assert commands(GripperSwitch(debounce_ticks=1), 0.9, 0.45, 0.55, 0.41) == [1.0, None, None, None]
 
 
-def test_before_the_first_decision_it_says_nothing():
+def test_there_is_no_command_before_the_first_decision():
     assert commands(GripperSwitch(debounce_ticks=1), 0.5, 0.5, 0.3) == [None, None, 0.0]
 
 

@@ -59,7 +59,7 @@ def test_a_chunk_that_comes_late_leads_to_where_it_would_have_led_in_time(late: 
     np.testing.assert_array_equal(done[late:, 6], chunk[late:, 6])  # openings are no motion
 
 
-def test_a_chunk_that_says_what_was_done_is_left_as_it_is() -> None:
+def test_a_chunk_that_matches_what_was_executed_is_unchanged() -> None:
     chunk = slow_with_a_fast_end(0)
     np.testing.assert_array_equal(rejoin_path(chunk, chunk[:3, :6]), chunk)
     np.testing.assert_array_equal(rejoin_path(chunk, chunk[:0, :6]), chunk)

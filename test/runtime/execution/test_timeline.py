@@ -89,7 +89,7 @@ def test_ticks_come_again_only_after_a_restart():
     assert popped(timeline, 1) == 1
 
 
-def test_the_newest_plan_is_what_its_chunk_says_of_the_ticks_to_come():
+def test_the_plan_is_the_newest_chunk_from_a_tick_on():
     timeline = ActionTimeline()
     assert timeline.plan(0) is None
     timeline.post(10, chunk(1, 2, 3))

@@ -102,7 +102,7 @@ class Run:
 
 
 @pytest.mark.parametrize("ticks", [1, 2, 4, 6])
-def test_a_policy_that_goes_on_from_what_it_is_told_never_makes_the_arm_jump(ticks):
+def test_a_policy_that_continues_its_prefix_never_makes_the_arm_jump(ticks):
     run = Run()
     run.prefix.expect(ticks)
     run.pass_tick()
@@ -114,7 +114,7 @@ def test_a_policy_that_goes_on_from_what_it_is_told_never_makes_the_arm_jump(tic
 
 
 @pytest.mark.parametrize("ticks", [2, 5])
-def test_a_chunk_that_begins_after_what_was_told_is_carried_out_to_its_end(ticks):
+def test_a_chunk_longer_than_its_prefix_is_executed_to_its_end(ticks):
     """What a policy with a shifted state gives: the rows that it was told, and a whole chunk more."""
     run = Run()
     run.prefix.expect(ticks)
@@ -136,7 +136,7 @@ def test_a_chunk_that_begins_after_what_was_told_is_carried_out_to_its_end(ticks
     assert run.stops == [run.tick]  # there is no more
 
 
-def test_without_being_told_the_same_policy_does():
+def test_without_a_prefix_the_same_policy_does():
     run = Run("full_chunk")
     run.pass_tick()
     for _ in range(12):
@@ -146,7 +146,7 @@ def test_without_being_told_the_same_policy_does():
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=3, max_size=30), st.integers(1, MAX_DELAY_STEPS), st.integers(1, 9))
-def test_whatever_chunks_take_what_was_told_is_what_is_done_and_only_late_chunks_may_jump(delays, allowed, expected):
+def test_whatever_chunks_take_the_prefix_is_executed_and_only_late_chunks_may_jump(delays, allowed, expected):
     run = Run(max_delay_steps=allowed)
     run.prefix.expect(expected)
     run.pass_tick()
@@ -182,7 +182,7 @@ def test_nothing_that_was_planned_before_a_stop_moves_the_arm_after_it(chunks, e
     st.integers(0, 2),
     st.integers(1, 8),
 )
-def test_what_is_foreseen_is_what_comes_under_every_executor_as_long_as_no_chunk_does(name, posts, ago, count):
+def test_the_prefix_is_what_any_executor_executes_if_no_chunk_arrives(name, posts, ago, count):
     tested, tick = timeline(name), 0
     random = np.random.default_rng(len(posts))
     popped = {}
@@ -207,7 +207,7 @@ def test_what_is_foreseen_is_what_comes_under_every_executor_as_long_as_no_chunk
     st.sampled_from(sorted(EXECUTORS.keys() - {"path_following"})),  # changes actions (test_path_following.py)
     st.lists(st.integers(1, 6), min_size=2, max_size=20),
 )
-def test_what_is_executed_is_of_the_newest_chunk_that_the_executor_s_rule_allows(name, delays):
+def test_actions_come_from_the_newest_chunk_that_the_executor_allows(name, delays):
     tested, tick, started = timeline(name), 0, 0
     posted: list[int] = []
     used: list[tuple[int, float]] = []
@@ -235,7 +235,7 @@ def test_what_is_executed_is_of_the_newest_chunk_that_the_executor_s_rule_allows
             posted.append(first)
 
 
-def test_an_arm_that_stands_still_commits_to_nothing():
+def test_an_arm_at_rest_has_no_prefix():
     run = Run()
     run.prefix.expect(3)
     run.pass_tick()
@@ -249,7 +249,7 @@ def test_an_arm_that_stands_still_commits_to_nothing():
     assert len(run.prefix.actions(run.tick)) == 0, "it was planned, but the arm did not do it"
 
 
-def test_what_a_standing_arm_will_do_begins_with_its_first_motion():
+def test_the_prefix_of_an_arm_at_rest_starts_with_its_first_motion():
     """What was seen of it holds until then: chunks lose no row to the ticks that it stood, nor are told of them."""
     run = Run()
     run.prefix.expect(3)
@@ -278,7 +278,7 @@ def test_what_a_standing_arm_will_do_begins_with_its_first_motion():
     assert told[:, VX].tolist() == [10, 11, 12] and run.control.timeline.rest_ticks == 0
 
 
-def test_a_policy_that_can_be_told_of_less_than_the_arm_stands_for_knows_from_when_it_moves():
+def test_a_prefix_shorter_than_the_rest_still_shifts_the_chunk_to_the_first_motion():
     run = Run(max_delay_steps=1)
     run.prefix.expect(3)
     run.pass_tick()
@@ -293,7 +293,7 @@ def test_a_policy_that_can_be_told_of_less_than_the_arm_stands_for_knows_from_wh
     assert run.done[3][VX] == 12  # it has moved since tick 1
 
 
-def test_a_chunk_of_an_arm_that_is_held_is_for_when_it_comes():
+def test_the_chunk_of_a_held_arm_starts_when_it_arrives():
     run = Run()
     run.prefix.expect(2)
     run.pass_tick("disarmed")
@@ -307,7 +307,7 @@ def test_a_chunk_of_an_arm_that_is_held_is_for_when_it_comes():
     assert run.done[4][VX] == 1
 
 
-def test_what_a_hand_does_is_no_plan_of_the_policy():
+def test_a_takeover_is_not_part_of_the_prefix():
     run = Run()
     run.prefix.expect(3)
     run.pass_tick()
@@ -318,7 +318,7 @@ def test_what_a_hand_does_is_no_plan_of_the_policy():
     assert len(run.prefixes[-1][1]) == 0
 
 
-def test_it_ends_where_the_plan_does():
+def test_the_prefix_ends_where_the_plan_ends():
     run = Run()
     run.prefix.expect(6)
     run.pass_tick()
@@ -328,7 +328,7 @@ def test_it_ends_where_the_plan_does():
     assert len(run.prefix.actions(run.tick)) == 2
 
 
-def test_what_was_done_before_the_clock_was_set_back_is_not_what_will_be_done():
+def test_actions_from_before_the_clock_was_set_back_are_not_in_the_prefix():
     tested = timeline("delay_aware")
     tested.post(100, np.ones((CHUNK, 7)))
     for tick in range(100, 106):
@@ -341,7 +341,7 @@ def test_what_was_done_before_the_clock_was_set_back_is_not_what_will_be_done():
     assert tested.prefix(98, 6).tolist() == [[0.0] * 7] * 3
 
 
-def test_a_chunk_that_goes_on_from_a_plan_which_was_dropped_meanwhile_is_refused():
+def test_a_chunk_whose_prefix_was_dropped_meanwhile_is_refused():
     run = Run()
     run.prefix.expect(3)
     run.pass_tick()
@@ -354,7 +354,7 @@ def test_a_chunk_that_goes_on_from_a_plan_which_was_dropped_meanwhile_is_refused
     assert run.control.timeline.post(run.tick, run.plan())
 
 
-def test_the_longest_of_the_recent_chunks_is_what_the_next_one_may_take_and_one_slow_one_is_forgotten():
+def test_the_slowest_recent_chunk_predicts_the_next_one_and_outliers_are_forgotten():
     run = Run()
     run.prefix.expect(9)  # the warm-up
     run.pass_tick()
@@ -368,7 +368,7 @@ def test_the_longest_of_the_recent_chunks_is_what_the_next_one_may_take_and_one_
     assert (run.prefix.delay.ticks, run.prefix.delay.prefix_length) == (4, 4)
 
 
-def test_a_delay_that_is_longer_than_was_trained_is_clamped_and_said():
+def test_a_delay_longer_than_in_training_clamps_the_prefix_and_is_reported():
     run = Run(max_delay_steps=2)
     run.prefix.expect(2)
     run.pass_tick()
@@ -381,7 +381,7 @@ def test_a_delay_that_is_longer_than_was_trained_is_clamped_and_said():
     assert delay.exceeds_prefix and delay == ChunkDelay(ticks=5, prefix_length=2, max_prefix=2, late_chunks=3)
 
 
-def test_a_policy_that_was_not_trained_for_it_is_refused_with_the_ways_out():
+def test_a_policy_trained_without_delays_is_refused_with_alternatives():
     with pytest.raises(ExecutorError, match=r"'delay_aware'.*one of full_chunk, .* policy\.max_delay_steps"):
         ActionPrefix(timeline("delay_aware"), 0)
     ActionPrefix(timeline("full_chunk"), 0)

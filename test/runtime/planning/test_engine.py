@@ -78,7 +78,7 @@ def test_it_observes_once_a_tick_after_the_settle_time_and_plans_from_that_tick(
     assert engine.status().reason is None
 
 
-def test_it_looks_while_pictures_settle_so_that_what_is_there_is_decoded_when_the_observation_is_due(clock, policy):
+def test_images_are_decoded_during_the_settle_time_before_the_observation_is_due(clock, policy):
     looks = []
 
     class Observing(World):
@@ -187,7 +187,7 @@ def test_the_same_command_again_after_a_pause_starts_from_an_empty_history(engin
     assert policy.calls[-2:] == [("clear_history",), ("step", 3)]
 
 
-def test_a_refused_observation_drops_the_plan_and_the_history_and_says_why(engine, clock, policy, world):
+def test_a_refused_observation_drops_plan_and_history_and_sets_the_reason(engine, clock, policy, world):
     engine.set_command("go")
     run_ticks(engine, clock, 1)
     world.refusal = Refusal("stale", "wrist", "stream 'wrist' is 0.500 s old")
@@ -260,7 +260,7 @@ def test_a_chunk_of_another_shape_is_a_fault_that_names_it(engine, clock, policy
     assert status.reason == "policy_error" and f"got {shape}" in status.detail
 
 
-def test_a_thread_that_crashes_says_so_and_no_reset_hides_it(engine, clock, policy, monkeypatch):
+def test_a_crashed_thread_is_a_fault_that_no_reset_clears(engine, clock, policy, monkeypatch):
     engine.set_command("go")
     run_ticks(engine, clock, 1)
     monkeypatch.setattr(engine, "_settle", lambda *_: 1 / 0)
@@ -273,7 +273,7 @@ def test_a_thread_that_crashes_says_so_and_no_reset_hides_it(engine, clock, poli
     assert timeline(engine).pop(2) is None
 
 
-def test_a_policy_that_is_told_what_the_arm_does_starts_with_the_delay_of_its_warm_up(clock, policy, world):
+def test_the_first_prefix_is_as_long_as_the_warm_up_took(clock, policy, world):
     policy.max_delay_steps, policy.warm_up_s = 3, 0.15
     plan = ActionTimeline(FullChunk(uses_prefix=True))
     engine = Engine(lambda: policy, world, plan, clock)
@@ -292,13 +292,13 @@ def test_a_policy_that_is_told_what_the_arm_does_starts_with_the_delay_of_its_wa
     assert engine.stop(10.0)
 
 
-def test_a_policy_that_cannot_be_told_is_refused_before_its_warm_up(clock, policy, world):
+def test_a_policy_trained_without_delays_is_refused_before_its_warm_up(clock, policy, world):
     with pytest.raises(ExecutorError, match="max_delay_steps is 0"):
         Engine(lambda: policy, world, ActionTimeline(FullChunk(uses_prefix=True)), clock).start(10.0)
     assert policy.calls == []
 
 
-def test_a_policy_that_cannot_be_built_says_why_in_start(clock, world):
+def test_start_raises_what_building_the_policy_raised(clock, world):
     def make():
         raise ValueError("model.safetensors is missing")
 

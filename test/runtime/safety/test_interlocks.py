@@ -12,7 +12,7 @@ def tested() -> Interlocks:
     return Interlocks(require_enable=False)
 
 
-def test_when_nobody_says_anything_nothing_speaks_against_moving(tested):
+def test_by_default_there_is_no_reason_against_moving(tested):
     assert tested.reason(0.0) is None
 
 
@@ -42,7 +42,7 @@ def test_a_second_publisher_on_the_command_topic_stops_the_arm_while_it_is_there
     assert tested.reason(0.0) is None
 
 
-def test_an_emergency_stop_that_cannot_be_heard_is_a_reason_not_to_move(tested):
+def test_an_emergency_stop_with_a_qos_mismatch_is_a_reason_not_to_move(tested):
     tested.input_reason = "emergency_stop_unheard"
     assert tested.reason(0.0) == "emergency_stop_unheard"
     tested.emergency_stop(True)
@@ -56,7 +56,7 @@ def test_the_gravest_reason_is_named(tested):
     assert tested.reason(0.0) == "emergency_stop"
 
 
-def test_a_takeover_ends_when_nobody_moves_the_arm_any_more(tested):
+def test_a_takeover_ends_when_its_commands_end(tested):
     assert tested.manual_command(0.0) is None
     tested.takeover(np.full(6, 0.5), 5.0)
     assert tested.manual_command(5.0 + TAKEOVER_MAX_AGE_S).twist.tolist() == [0.5] * 6

@@ -20,7 +20,7 @@ from pathlib import Path
 from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.inspection.inspection import everything
-from vla_ros.datasets.shards import DecodeReport
+from vla_ros.datasets.sources import dropped_text
 from vla_ros.robot import load_robot
 
 
@@ -63,8 +63,7 @@ def run(args: Arguments) -> int:
                 damage += report.damage
     except OSError as error:  # of the output: those of the bags are BagErrors by now
         raise SourceError(f"the data set can't be written to {args.output}: {error}") from None
-    left_out = DecodeReport(dropped).dropped_text()
-    print(f"{args.output}: {writer.episodes} episodes, {writer.frames} frames; left out: {left_out}")
+    print(f"{args.output}: {writer.episodes} episodes, {writer.frames} frames; left out: {dropped_text(dropped)}")
     for text in damage:
         print(f"damaged: {text}")
     return 0

@@ -158,9 +158,7 @@ def _entry(path: Path, store: Path) -> Entry:
     manifest = read_manifest(path)
     if manifest is None:
         return Entry(path, path.name, "damaged, or of another store version", size_bytes=size)
-    return Entry(
-        path, manifest["name"], _state(manifest, store), len(manifest["episodes"]), manifest["frames"], size
-    )  # fmt: skip
+    return Entry(path, manifest["name"], _state(manifest, store), len(manifest["episodes"]), manifest["frames"], size)
 
 
 def _state(manifest: dict[str, Any], store: Path) -> str:

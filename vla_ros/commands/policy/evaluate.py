@@ -32,10 +32,11 @@ from vla_ros.commands.ros import ros_evaluation
 from vla_ros.evaluation.benchmarks import libero
 from vla_ros.evaluation.closed_loop import evaluation
 from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, VIDEOS, EvaluationConfig, configure, option
-from vla_ros.evaluation.closed_loop.rollouts import Outcome, request_rollouts, select_tasks
+from vla_ros.evaluation.closed_loop.rollouts import request_rollouts, select_tasks
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks, summary, tables
 from vla_ros.runtime.execution.executors import EXECUTORS
+from vla_ros.runtime.rollout import EpisodeResult
 
 # Options that apply to a running simulator and policy.
 OVER_ROS = {"env", "tasks", "rollouts", "seed", "phrasings", "command_override", "max_time_s", "output"}
@@ -126,7 +127,7 @@ def parse_rank(text: str) -> tuple[int, int]:
     """
     rank, _, ranks = text.partition("/")
     if not (rank.isdigit() and ranks.isdigit()):
-        raise EvaluationError(f"--rank is {text!r}; must be I/N, for instance 0/4, 1/4, 2/4 and 3/4")
+        raise EvaluationError(f"--rank must be I/N, for instance 0/4, 1/4, 2/4 and 3/4; got {text!r}")
     return int(rank), int(ranks)
 
 
@@ -149,7 +150,7 @@ def _evaluate_running(config: EvaluationConfig, namespace: str) -> dict[str, Any
     started_s = time.monotonic()
     rollouts = [ros_evaluation.ScheduledRollout(request.task, request.seed, request.command) for request in requests]
     result = ros_evaluation.attach(namespace, rollouts, on_rollout=_print_rollout, time_limit_s=config.max_time_s)
-    outcomes = [Outcome(success, time_s, (), 0, 0) for _, success, time_s in result.rollouts]
+    outcomes = [EpisodeResult(success, time_s, (), 0, 0) for _, success, time_s in result.rollouts]
     names = ("tasks", "rollouts", "seed", "phrasings", "command_override", "max_time")
     settings = config.settings()
     return evaluation.rollout_statistics(requests, outcomes) | {

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run ``vla replay``."""
     if args.episodes < 1:
-        raise EvaluationError(f"--episodes is {args.episodes}; must be at least 1")
+        raise EvaluationError(f"--episodes must be at least 1; got {args.episodes}")
     for option, folder in (("--bag", args.bag), ("--rerun", args.rerun)):
         if folder is not None and folder.exists():
             raise EvaluationError(f"{option}: {folder} already exists; choose another folder")

@@ -26,8 +26,7 @@ from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks
 from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.checkpoint import CONTRACT
-from vla_ros.train.callbacks import draw_curves
-from vla_ros.train.data_summary import DATA_SUMMARY
+from vla_ros.train.run_record import DATA, draw_curves
 
 REPORT = "report.html"
 
@@ -53,11 +52,11 @@ def run_report(folder: Path) -> str:
         EvaluationError: The folder does not exist, has nothing to report, or contains a damaged file.
     """
     if not folder.is_dir():
-        raise EvaluationError(f"{folder} does not exist; must be a run folder written by `vla fit`")
+        raise EvaluationError(f"RUN must be a run folder written by `vla fit`; {folder} does not exist")
     blocks = [*_curves(folder), *_data(folder), *_contract(folder), *_evaluations(folder), *_replays(folder)]
     if not blocks:
         raise EvaluationError(
-            f"{folder} contains no metrics.csv, {DATA_SUMMARY}, checkpoint, evaluation or replay; must be a run folder "
+            f"{folder} contains no metrics.csv, {DATA}, checkpoint, evaluation or replay; use a run folder "
             "written by `vla fit`"
         )
     return html.page(f"Training run {folder.resolve().name}", blocks)
@@ -73,7 +72,7 @@ def _curves(folder: Path) -> list[html.Block]:
 
 
 def _data(folder: Path) -> list[html.Block]:
-    file = folder / DATA_SUMMARY
+    file = folder / DATA
     if not file.is_file():
         return []
     splits = _read(file)

@@ -36,61 +36,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--task", default="push_away_red", metavar="NAME", help="the new task (default %(default)s)")
     add("--episodes", type=int, default=50, metavar="N", help="demonstrations of the new task (default %(default)s)")
-    add(
-        "--rehearse",
-        type=int,
-        default=4,
-        metavar="N",
-        help="demonstrations per old task to rehearse (default %(default)s)",
-    )
-    add(
-        "--rollouts",
-        type=int,
-        default=20,
-        metavar="N",
-        help="evaluation rollouts of the new task (default %(default)s)",
-    )
-    add(
-        "--old-rollouts",
-        type=int,
-        default=3,
-        metavar="N",
-        help="evaluation rollouts per old task (default %(default)s)",
-    )
+    add("--rehearse", type=int, default=4, metavar="N", help="demonstrations of each old task (default %(default)s)")
+    add("--rollouts", type=int, default=20, metavar="N", help="rollouts of the new task (default %(default)s)")
+    add("--old-rollouts", type=int, default=3, metavar="N", help="rollouts of each old task (default %(default)s)")
     add("--checkpoint", default="", metavar="FOLDER", help="checkpoint to start from (default: the shipped one)")
     add("--recipe", type=Path, metavar="FILE", help=f"training recipe (default: {RECIPE})")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a recipe value")
-    add(
-        "--speed",
-        type=float,
-        default=10.0,
-        metavar="X",
-        help="simulation speed while recording, times real time (default %(default)g)",
-    )
+    add("--speed", type=float, default=10.0, metavar="X", help="recording speed, times real time (default %(default)g)")
     add("--output", type=Path, default="runs/loop", metavar="FOLDER", help="results folder (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    started_s, console = time.monotonic(), Console()
+    times_s, console = [time.monotonic()], Console()
     checkpoint = args.checkpoint or str(resources.path(bringup.CHECKPOINT))
     old_tasks = _old_tasks(args.task)
     recipe = _check(args)
     _clear(args.output)
     write_json(args.output / MARKER, {"task": args.task, "checkpoint": checkpoint, "recipe": str(recipe)})
-
     before = _evaluate(console, args, checkpoint, old_tasks, "before")
-    record_started_s = time.monotonic()
-    console.rule(f"record {args.episodes} demonstrations of {args.task}, {args.rehearse} of each old task")
-    new_bags, old_bags = args.output / "bags" / "new", args.output / "bags" / "old"
-    record_demo.record(new_bags, [args.task], args.episodes, speed=args.speed)
-    if args.rehearse:
-        record_demo.record(old_bags, old_tasks, args.rehearse, speed=args.speed)
-    fit_started_s = time.monotonic()
-    tuned = _fine_tune(console, args, recipe, checkpoint, new_bags, old_bags if args.rehearse else None)
-    fit_ended_s = time.monotonic()
+    times_s.append(time.monotonic())
+    bags = _record(console, args, old_tasks)
+    times_s.append(time.monotonic())
+    tuned = _fine_tune(console, args, recipe, checkpoint, *bags)
+    times_s.append(time.monotonic())
     after = _evaluate(console, args, str(tuned), old_tasks, "after")
-
-    record_s, fit_s = fit_started_s - record_started_s, fit_ended_s - fit_started_s
+    times_s.append(time.monotonic())
+    record_s, fit_s = times_s[2] - times_s[1], times_s[3] - times_s[2]
     results = {
         "task": args.task,
         "before": round(before.success_rate([args.task]), 4),
@@ -98,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         "rollouts": args.rollouts,
         "record_s": round(record_s, 1),
         "fit_s": round(fit_s, 1),
-        "wall_s": round(time.monotonic() - started_s, 1),
+        "wall_s": round(times_s[-1] - times_s[0], 1),
     }
     write_json(args.output / "results.json", results)
     console.rule("result")
@@ -156,6 +127,16 @@ def _evaluate(
     write_json(args.output / f"{when}.json", result.to_dict())
     result.print(console)
     return result
+
+
+def _record(console: Console, args: argparse.Namespace, old_tasks: list[str]) -> tuple[Path, Path | None]:
+    """Record the new task, and the old ones if they are to be rehearsed; returns the folders of both."""
+    console.rule(f"record {args.episodes} demonstrations of {args.task}, {args.rehearse} of each old task")
+    new_bags, old_bags = args.output / "bags" / "new", args.output / "bags" / "old"
+    record_demo.record(new_bags, [args.task], args.episodes, args.speed)
+    if args.rehearse:
+        record_demo.record(old_bags, old_tasks, args.rehearse, args.speed)
+    return new_bags, old_bags if args.rehearse else None
 
 
 def _fine_tune(

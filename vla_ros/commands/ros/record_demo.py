@@ -77,18 +77,7 @@ def record(
         if missing:
             group.start(bringup.recording_simulator(speed))
         for task in missing:
-            # The bag moves to its place once it has all episodes: an interrupted run must not look finished.
-            bag = output / INCOMPLETE / task
-            shutil.rmtree(bag, ignore_errors=True)
-            shutil.rmtree(bag.with_name(task + PARTIAL), ignore_errors=True)
-            group.start(
-                *bringup.recording(str(bag), [task], episodes, first_seed=first_seeds[task], perturbation=perturbation)
-            )
-            motion_s += _follow(group, task, episodes)
-            group.stop("demonstrator", "recorder")
-            bag.rename(output / task)
-            with contextlib.suppress(OSError):  # not empty: leave other files alone
-                bag.parent.rmdir()
+            motion_s += _record_task(group, output, task, episodes, first_seeds[task], perturbation)
     wall_s = time.monotonic() - started_s
     print(
         f"recorded {len(missing) * episodes} demonstrations of {len(missing)} tasks into {output} "
@@ -124,6 +113,25 @@ def _first_seeds(first_seed: int, episodes: int) -> dict[str, int]:
             f"{FIRST_EVALUATION_SEED} on, which are reserved for evaluation; use a smaller value of either"
         )
     return seeds
+
+
+def _record_task(
+    group: ProcessGroup, output: Path, task: str, episodes: int, first_seed: int, perturbation: float
+) -> float:
+    """Record the bag of one task; returns the recorded motion [s].
+
+    It moves to its place once it has all episodes: an interrupted run must not look finished.
+    """
+    bag = output / INCOMPLETE / task
+    shutil.rmtree(bag, ignore_errors=True)
+    shutil.rmtree(bag.with_name(task + PARTIAL), ignore_errors=True)
+    group.start(*bringup.recording(str(bag), [task], episodes, first_seed=first_seed, perturbation=perturbation))
+    motion_s = _follow(group, task, episodes)
+    group.stop("demonstrator", "recorder")
+    bag.rename(output / task)
+    with contextlib.suppress(OSError):  # not empty: leave other files alone
+        bag.parent.rmdir()
+    return motion_s
 
 
 def _follow(group: ProcessGroup, task: str, episodes: int) -> float:

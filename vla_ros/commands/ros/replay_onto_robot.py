@@ -35,7 +35,7 @@ from vla_ros import bringup
 from vla_ros.commands.ros.process_group import ProcessGroup
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract, Proprioception
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.sources import Source, load_source
+from vla_ros.datasets.sources import Source, dropped_text, load_source
 from vla_ros.errors import UserError
 from vla_ros.evaluation.replay.motion import Motion, compare_motion, pose_distance
 from vla_ros.files import write_json
@@ -146,7 +146,7 @@ def read_episode(args: argparse.Namespace, robot: Robot, contract: PolicyContrac
     spec = ObservationSpec(cameras, contract.observation_spec.proprioception)
     loaded = load_source(Source("the bags", "bags", args.bags, moved), spec, contract.timing, store=args.store)
     if not 0 <= args.episode < len(loaded.episodes):
-        skipped = f" (skipped: {loaded.report.dropped_text()})" if loaded.report.dropped else ""
+        skipped = f" (skipped: {dropped_text(loaded.report.dropped)})" if loaded.report.dropped else ""
         raise UserError(f"--episode must be between 0 and {len(loaded.episodes) - 1}{skipped}; got {args.episode}")
     episode: Episode = loaded.episodes[args.episode]
     return episode

@@ -89,7 +89,7 @@ class RosEvaluation:
         from rich.table import Table
 
         table = Table()
-        for name in ("task", "successes", "mean time [s]"):
+        for name in ("task", "successes", "mean time, s"):
             table.add_column(name, justify="left" if name == "task" else "right")
         for task, row in self.by_task().items():
             table.add_row(task, f"{row['successes']}/{row['rollouts']}", f"{row['mean_time_s'] or '-'}")
@@ -99,8 +99,8 @@ class RosEvaluation:
         console.print(table)
         ticks, inference = self.ticks, self.inference_ms
         console.print(
-            f"missed control ticks: {ticks['missed']} of {ticks['total']}    inference p50 {inference['p50']} ms, "
-            f"p95 {inference['p95']} ms    wall time {self.wall_s:.0f} s",
+            f"missed ticks: {ticks['missed']} of {ticks['total']}; inference p50 {inference['p50']} ms, "
+            f"p95 {inference['p95']} ms; took {self.wall_s:.0f} s",
             highlight=False,
         )
 
@@ -179,7 +179,9 @@ def attach(
         client.wait_for_final_states()
         guard, policy = client.guard_state(), client.policy_state()
     ticks = {name: int(guard[f"ticks {name}"]) for name in ("total", "missed")}
-    inference_ms = {name: float(policy[f"inference {name} ms"]) for name in ("p50", "p95", "p99")}
+    inference_ms: dict[str, float | None] = {
+        name: float(policy[f"inference {name} ms"]) for name in ("p50", "p95", "p99")
+    }
     return RosEvaluation(done, ticks, inference_ms, time.monotonic() - started_s)
 
 

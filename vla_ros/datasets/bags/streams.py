@@ -345,4 +345,5 @@ def needed_samples(
     newest = np.append(first[order][1:] != first[order][:-1], True)[: len(first)]
     result = np.zeros(len(first), bool)
     result[order[newest]] = True
-    return result & (first != np.iinfo(np.int64).max)
+    result &= first != np.iinfo(np.int64).max
+    return result

@@ -28,7 +28,7 @@ from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.fingerprint import sampling_settings
-from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, require_rate, to_episode
+from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, require_recorded, to_episode
 from vla_ros.files import absolute
 
 RATE_HZ = Fraction(30)
@@ -62,10 +62,7 @@ def calvin_shards(split: Path, spec: ObservationSpec, timing: Timing) -> list[So
             or a higher control rate.
     """
     split = absolute(split)
-    require_rate(RATE_HZ, timing, str(split))
-    for camera in spec.cameras:
-        if camera.name not in CAMERAS:
-            raise SourceError(f"{split}: CALVIN has no camera {camera.name!r}; it has {', '.join(CAMERAS)}")
+    require_recorded(str(split), RATE_HZ, CAMERAS, spec, timing)
     segments = read_segments(split)
     shards = []
     for index in range(0, len(segments), SEGMENTS_PER_SHARD):
@@ -140,7 +137,8 @@ def relative_from_twist(twist: NDArray[np.float64], euler: NDArray[np.float64]) 
     step_s = 1 / float(RATE_HZ)
     after = (Rotation.from_rotvec(twist[3:6] * step_s) * Rotation.from_euler("xyz", euler)).as_euler("xyz")
     turned = (after - euler + np.pi) % (2 * np.pi) - np.pi
-    return np.clip(np.concatenate([twist[:3] * step_s / STEP_M, turned / STEP_RAD]), -1, 1)
+    action: NDArray[np.float64] = np.concatenate([twist[:3] * step_s / STEP_M, turned / STEP_RAD])
+    return action.clip(-1, 1)
 
 
 def _decode(

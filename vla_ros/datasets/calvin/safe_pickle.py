@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,8 +111,13 @@ def read_pickle(data: bytes, name: str) -> Any:
         raise SourceError(f"{name} is damaged: {error}") from None
 
 
-# Python's own implementation: the one in C reserves memory up to whatever memo index a damaged file names.
+# Python's own implementation: the one in C reserves memory up to whatever memo index a damaged file names. Bytearrays,
+# which no annotation has, would be filled with zeros to whatever length it names.
 class _PlainDataUnpickler(pickle._Unpickler):
+    dispatch: ClassVar[dict[int, Callable[..., Any]]] = {
+        code: step for code, step in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
+
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         function = _STAND_INS.get((module, name))
         if function is None:

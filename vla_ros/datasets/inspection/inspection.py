@@ -90,7 +90,7 @@ class Inspection:
         for episode in found:
             self._add_episode(episode)
         if not found:
-            self._problems.append({"bag": str(recording.path), "problem": "no episode is left of it"})
+            self._problems.append({"bag": str(recording.path), "problem": "it has no usable episode"})
 
     def _add_episode(self, episode: Episode) -> None:
         self._actions.append(episode.actions)

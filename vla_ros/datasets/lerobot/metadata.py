@@ -173,9 +173,10 @@ def load_mapping(folder: Path) -> FeatureMapping:
     """
     path = folder / MAPPING
     data = _read_json(
-        path, f"{path} is missing: LeRobot does not say what the columns of a data set mean; docs/data.md says what to "
-        "write there"
-    )  # fmt: skip
+        path,
+        f"{path} is missing: LeRobot does not say what the columns of a data set mean; docs/data.md says what to "
+        "write there",
+    )
     try:
         return schema.parse(FeatureMapping, data, str(path), SourceError)
     except SourceError as error:

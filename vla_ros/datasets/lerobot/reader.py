@@ -37,7 +37,7 @@ from vla_ros.datasets.lerobot.metadata import (
 )
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.fingerprint import sampling_settings
-from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_rate, to_episode
+from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_recorded, to_episode
 from vla_ros.files import absolute
 from vla_ros.imaging import images
 
@@ -69,7 +69,7 @@ def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[
     """
     folder = absolute(folder)
     metadata, mapping = read_metadata(folder), load_mapping(folder)
-    require_rate(metadata.rate_hz, timing, str(folder))
+    require_recorded(str(folder / MAPPING), metadata.rate_hz, mapping.cameras, spec, timing)
     _check(folder, mapping, metadata, spec)
     dataset = _DataSet(folder, metadata.rate_hz, mapping, metadata.tasks)
     settings = {
@@ -98,11 +98,9 @@ def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[
 
 
 def _check(folder: Path, mapping: FeatureMapping, metadata: Metadata, spec: ObservationSpec) -> None:
-    """Raise SourceError if the mapping names what the data set lacks, or lacks what the contract requires."""
+    """Raise SourceError if the mapping names what the data set lacks."""
     where = folder / MAPPING
     for camera in spec.cameras:
-        if camera.name not in mapping.cameras:
-            raise SourceError(f"{where} has no camera {camera.name!r}; it has {', '.join(mapping.cameras) or 'none'}")
         name = mapping.cameras[camera.name]
         kind = metadata.features.get(name, ("missing", ()))[0]
         if kind not in ("video", "image"):

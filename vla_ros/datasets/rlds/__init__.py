@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RLDS data sets of Open X-Embodiment."""
+"""Read RLDS data sets of Open X-Embodiment."""

@@ -24,7 +24,7 @@ from vla_ros.datasets.rlds.catalogue import DATASETS, FIRST_BRIDGE, DatasetSpec,
 from vla_ros.datasets.rlds.tfrecord import Example, records
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.fingerprint import sampling_settings
-from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_rate, to_episode
+from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_recorded, to_episode
 from vla_ros.files import absolute
 from vla_ros.imaging import images
 from vla_ros.schema import suggestion
@@ -60,10 +60,7 @@ def rlds_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Sou
             "add one"
         )
     dataset = DATASETS[name]
-    require_rate(dataset.rate_hz, timing, name)
-    for camera in spec.cameras:
-        if camera.name not in dataset.cameras:
-            raise SourceError(f"{name} has no camera {camera.name!r}; it has {', '.join(dataset.cameras)}")
+    require_recorded(name, dataset.rate_hz, dataset.cameras, spec, timing)
     settings = {"format": "rlds", "dataset": name, **sampling_settings(spec, timing)}
     return [
         SourceShard(

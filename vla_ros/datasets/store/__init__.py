@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded episodes, memory-mapped."""
+"""Keep decoded episodes, memory-mapped."""

@@ -86,8 +86,8 @@ def check_data_set(folder: Path) -> None:
     """Raise EvaluationError unless `folder` is a CALVIN data set; its validation split describes the scene."""
     if not (folder / "validation" / ".hydra" / "merged_config.yaml").is_file():
         raise EvaluationError(
-            f"--dataset is {folder}, which has no validation/.hydra/merged_config.yaml; must be a CALVIN data set, "
-            "such as task_D_D or the debug data set"
+            f"--dataset must be a CALVIN data set such as task_D_D or the debug data set; {folder} has no "
+            "validation/.hydra/merged_config.yaml"
         )
 
 

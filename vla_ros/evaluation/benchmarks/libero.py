@@ -76,7 +76,7 @@ def select_tasks(suite: str, names: Sequence[str]) -> list[str]:
             chosen.add(tasks[int(name)])
         else:
             listed = ", ".join(f"{number} {task}" for number, task in enumerate(tasks))
-            raise EvaluationError(f"--tasks has {name!r}; must be all, or a number or name in {suite}: {listed}")
+            raise EvaluationError(f"--tasks must be all, or numbers or names in {suite} ({listed}); got {name!r}")
     return [task for task in tasks if task in chosen]
 
 
@@ -109,8 +109,8 @@ class LiberoEnv:
         number = seed or 0
         if number >= len(self._states):
             raise EvaluationError(
-                f"{self._task} has no initial state {number}; must be 0 to {len(self._states) - 1}: lower --rollouts "
-                "or --seed"
+                f"the initial state of {self._task} must be 0 to {len(self._states) - 1}; got {number}; lower "
+                "--rollouts or --seed"
             )
         self._env.seed(_SEED)
         self._env.reset()
@@ -125,11 +125,6 @@ class LiberoEnv:
         seen, reward, _, _ = self._env.step(env_action(action[:6], action[6]).tolist())
         success = bool(self._env.check_success())
         return observation(seen), float(reward), success, False, {"success": success}
-
-    def state(self) -> Mapping[str, Any]:
-        """Return robosuite's observables by name, for a scripted expert."""
-        observables: Mapping[str, Any] = self._env.env._get_observations()
-        return observables
 
     def body_position(self, name: str) -> NDArray[np.float64]:
         """Return a body's position (3,) [m] in the world, by MuJoCo name; no observable has those of fixtures."""

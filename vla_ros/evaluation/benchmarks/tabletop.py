@@ -36,7 +36,7 @@ def select_tasks(names: Sequence[str]) -> list[str]:
         groups[task.kind] = (*groups.get(task.kind, ()), task.name)
     for name in names:
         if name not in TASKS and name not in groups:
-            raise EvaluationError(f"--tasks has {name!r}; must be one of {', '.join([*groups, *TASKS])}")
+            raise EvaluationError(f"--tasks must be among {', '.join([*groups, *TASKS])}; got {name!r}")
     chosen = {task for name in names for task in groups.get(name, (name,))}
     return [task for task in TASKS if task in chosen]
 

@@ -149,25 +149,25 @@ class EvaluationConfig:
     ranks: int = 1
 
     def __post_init__(self) -> None:
-        for option, value, valid, allowed in (
+        delays = self.delays or ()
+        for name, value, valid, allowed in (
             ("--rollouts", self.rollouts, self.rollouts >= 1, "at least 1"),
             ("--chains", self.chains, self.chains is None or self.chains >= 1, "at least 1"),
             ("--seed", self.seed, self.seed >= 0, "at least 0"),
             ("--delay-ticks", self.delay_ticks, self.delay_ticks >= 0, "at least 0"),
-            ("--delays", self.delays, all(0 <= ms < math.inf for ms in self.delays or ()), "at least 0 ms"),
+            ("--delays", list(delays), all(0 <= ms < math.inf for ms in delays), "at least 0 ms"),
             ("--max-time", self.max_time_s, 0 < self.max_time_s < math.inf, "more than 0 s"),
             ("--workers", self.workers, self.workers >= 1, "at least 1"),
         ):
             if not valid:
-                raise EvaluationError(f"{option} is {value}; must be {allowed}")
+                raise EvaluationError(f"{name} must be {allowed}; got {value}")
         if not 0 <= self.rank < self.ranks:
-            raise EvaluationError(f"--rank is {self.rank}/{self.ranks}; must be 0/1, or 0/4 to 3/4 for instance")
+            raise EvaluationError(f"--rank must be at most {self.ranks - 1}/{self.ranks}; got {self.rank}/{self.ranks}")
         if (self.videos or self.ranks > 1) and self.output is None:
             raise EvaluationError("--videos and --rank need --output FOLDER to write to")
-        delays = self.delays or (None,)
         if len(delays) > len(set(delays)) or len(self.executors) > len(set(self.executors)):
             raise EvaluationError("--delays or --executors lists the same value twice")
-        if self.videos and len(delays) * len(self.executors) > 1:
+        if self.videos and max(len(delays), len(self.executors)) > 1:
             raise EvaluationError("--videos needs a single executor and a single delay: each rollout has one video")
 
     def conditions(self, timing: Timing) -> list[Condition]:
@@ -179,8 +179,8 @@ class EvaluationConfig:
 
     def settings(self) -> dict[str, Any]:
         """Return what affects the results as plain types, to identify an evaluation on disk."""
-        unchanging = ("workers", "output", "videos", "rank", "ranks", "max_time_s")
-        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in unchanging}
+        irrelevant = ("workers", "output", "videos", "rank", "ranks", "max_time_s")
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in irrelevant}
         dataset = None if self.dataset is None else str(self.dataset)
         return {**values, "dataset": dataset, "max_time": self.max_time_s}
 
@@ -200,7 +200,7 @@ def configure(given: dict[str, Any]) -> EvaluationConfig:
     defaults = dict(robot.defaults)
     if env == "libero":
         if "suite" not in given:
-            raise EvaluationError(f"--env libero needs --suite; must be one of {', '.join(libero.SUITES)}")
+            raise EvaluationError(f"--env libero needs --suite, one of {', '.join(libero.SUITES)}")
         defaults["max_time_s"] = libero.SUITES[given["suite"]] / libero.CONTROL_HZ
     if env == "calvin":
         if "dataset" not in given:

@@ -14,19 +14,14 @@ import numpy as np
 
 from vla_ros.evaluation.closed_loop.chain_rollouts import run_chains
 from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig, check_contract
-from vla_ros.evaluation.closed_loop.rollouts import (
-    Outcome,
-    RolloutRequest,
-    request_rollouts,
-    run_rollouts,
-    select_tasks,
-)
+from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, request_rollouts, run_rollouts, select_tasks
 from vla_ros.evaluation.protocols.chains import ChainResult, chain_statistics, merge
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.evaluation.protocols.result_log import ResultLog
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
 from vla_ros.runtime.planning.planner import check_trained_with_delays
+from vla_ros.runtime.rollout import EpisodeResult
 
 T = TypeVar("T")
 
@@ -109,8 +104,10 @@ def _open_log(config: EvaluationConfig) -> ResultLog | None:
     return None if config.output is None else ResultLog(config.output, config.settings(), config.rank)
 
 
-def _outcomes(log: ResultLog | None) -> dict[str, Outcome]:
-    return {row["key"]: Outcome.from_dict(row["outcome"]) for row in log.results()} if log else {}
+def _outcomes(log: ResultLog | None) -> dict[str, EpisodeResult]:
+    names = [field.name for field in dataclasses.fields(EpisodeResult)]
+    rows = log.results() if log else ()
+    return {row["key"]: EpisodeResult(**{name: row["outcome"][name] for name in names}) for row in rows}
 
 
 def _chain_results(log: ResultLog | None) -> list[ChainResult]:
@@ -121,9 +118,9 @@ def _share(work: Sequence[T], config: EvaluationConfig) -> Sequence[T]:
     return work[config.rank :: config.ranks]
 
 
-def rollout_statistics(requests: Sequence[RolloutRequest], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def rollout_statistics(requests: Sequence[RolloutRequest], outcomes: Sequence[EpisodeResult]) -> dict[str, Any]:
     """Return successes by task, the total with its 95 % interval, missed ticks and inference times."""
-    by_task: dict[str, list[Outcome]] = {}
+    by_task: dict[str, list[EpisodeResult]] = {}
     for request, outcome in zip(requests, outcomes, strict=True):
         by_task.setdefault(request.task, []).append(outcome)
     inference = np.array([ms for outcome in outcomes for ms in outcome.inference_ms] or [math.nan])
@@ -137,7 +134,7 @@ def rollout_statistics(requests: Sequence[RolloutRequest], outcomes: Sequence[Ou
     }
 
 
-def _count(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _count(outcomes: Sequence[EpisodeResult]) -> dict[str, Any]:
     times = [outcome.time_s for outcome in outcomes if outcome.success]
     return {
         "successes": len(times),

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vla_ros.evaluation.benchmarks import libero, tabletop
 from vla_ros.evaluation.closed_loop.config import VIDEOS, Condition, EvaluationConfig
 from vla_ros.evaluation.closed_loop.workers import PolicyWorker, run_in_workers, tabletop_env
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.reports.video import RolloutVideo
-from vla_ros.runtime.rollout import run_episode
+from vla_ros.runtime.rollout import EpisodeResult, run_episode
 from vla_ros.sim.tasks import TASKS
 
 
@@ -25,23 +24,6 @@ class RolloutRequest:
     seed: int
     command: str
     judged: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one rollout went."""
-
-    success: bool
-    time_s: float
-    inference_ms: tuple[float, ...]
-    ticks: int
-    ticks_missed: int
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
-        """Invert `dataclasses.asdict`."""
-        times = (data["success"], data["time_s"], tuple(data["inference_ms"]))
-        return cls(*times, data["ticks"], data["ticks_missed"])
 
 
 def select_tasks(config: EvaluationConfig) -> list[str]:
@@ -94,8 +76,8 @@ def _libero_requests(config: EvaluationConfig, suite: str, tasks: Sequence[str])
 
 def run_rollouts(
     config: EvaluationConfig, condition: Condition, requests: Sequence[RolloutRequest]
-) -> Iterator[Outcome]:
-    """Run the requests in worker processes, and yield their outcomes in order.
+) -> Iterator[EpisodeResult]:
+    """Run the requests in worker processes, and yield their results in order.
 
     Raises:
         UserError: The checkpoint or robot file cannot be loaded, or the cameras lack OpenGL.
@@ -111,21 +93,19 @@ class RolloutWorker(PolicyWorker):
         self._tabletop = None if config.suite else tabletop_env(self.control_hz)
         self._env = self._tabletop or libero.LiberoEnv(config.suite or "")
 
-    def run(self, request: RolloutRequest) -> Outcome:
+    def run(self, request: RolloutRequest) -> EpisodeResult:
         """Run one rollout."""
         options = {"task": request.task, "command": request.command}
         observation, _ = self._env.reset(seed=request.seed, options=options)
         if self._tabletop is not None:
             self._tabletop.task = TASKS[request.judged]
-        video = RolloutVideo(self.runner.contract.camera_names)
+        video = RolloutVideo(self.runner.contract.camera_names) if self.config.videos else None
         episode = self.episode(request.command, max(1, math.floor(self.config.max_time_s * self.control_hz)))
-        on_frame = video.on_frame if self.config.videos else None
-        result = run_episode(self._env, self.runner, observation, episode, on_frame)
-        if self.config.videos and self.config.output is not None:
+        result = run_episode(self._env, self.runner, observation, episode, video.on_frame if video else None)
+        if video is not None and self.config.output is not None:
             name = f"{request.task}-{request.seed}-{'success' if result.success else 'failure'}.webp"
             video.save(self.config.output / VIDEOS / name, self.control_hz)
-        inference_ms = tuple(round(ms, 3) for ms in result.inference_ms)
-        return Outcome(result.success, result.time_s, inference_ms, result.ticks, result.ticks_missed)
+        return result
 
     def close(self) -> None:
         """Free the OpenGL context."""

@@ -99,7 +99,7 @@ def merge(ranks: Iterable[Iterable[ChainResult]], expected: int) -> list[ChainRe
     for result in (one for rank in ranks for one in rank):
         number = result.chain.number
         if not 0 <= number < expected:
-            raise EvaluationError(f"there is a result of chain {number}; must be 0 to {expected - 1} of one evaluation")
+            raise EvaluationError(f"chains must be 0 to {expected - 1} of one evaluation; got chain {number}")
         if found.setdefault(number, result) != result:
             raise EvaluationError(f"chain {number} has two different results: ranks used other seeds or checkpoints")
     missing = [number for number in range(expected) if number not in found]

@@ -34,7 +34,6 @@ class SimulatedMotion:
         angular_gain: The same.
     """
 
-    source: str
     position_error_m: float
     rotation_error_rad: float
     linear_gain: float
@@ -85,15 +84,14 @@ def drive(episode: Episode, names: Sequence[str], control_hz: float, sim: Tablet
         orientations.append(state.tcp_rotation)
         sim.set_command(action[:6], action[6])
         sim.advance(1.0 / control_hz)
-    return _compare(episode.source, recorded, rotations, np.array(positions), Rotation.from_matrix(orientations))
+    return _compare(recorded, rotations, np.array(positions), Rotation.from_matrix(orientations))
 
 
-def _compare(source: str, recorded: Array, rotations: Rotation, now: Array, rotations_now: Rotation) -> SimulatedMotion:
+def _compare(recorded: Array, rotations: Rotation, now: Array, rotations_now: Rotation) -> SimulatedMotion:
     error_m = np.linalg.norm((now - now[0]) - (recorded - recorded[0]), axis=1)
     since_start, since_start_now = (each * each[0].inv() for each in (rotations, rotations_now))
     turns, turns_now = ((each[1:] * each[:-1].inv()).as_rotvec() for each in (rotations, rotations_now))
     return SimulatedMotion(
-        source,
         float(error_m.mean()),
         float((since_start * since_start_now.inv()).magnitude().mean()),
         _gain(np.diff(recorded, axis=0), np.diff(now, axis=0), 1e-3),

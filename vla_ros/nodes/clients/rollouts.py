@@ -46,11 +46,9 @@ class Rollout:
 
 
 class RolloutClient:
-    """Runs rollouts against a simulator and a policy node that are running already. Use it in a `with` statement.
+    """Runs rollouts with a running simulator and policy in `namespace`; a context manager.
 
-    Args:
-        namespace: of simulator and policy.
-        watch: record the cameras, for a video.
+    `watch` records the cameras, for a video.
     """
 
     def __init__(self, namespace: str, *, watch: bool) -> None:
@@ -101,14 +99,10 @@ class RolloutClient:
         on_poll: Callable[[Images], None] = lambda _: None,
         check: Callable[[], None] = lambda: None,
     ) -> Rollout:
-        """Run one episode.
+        """Run one episode of the simulator's `task`, with the language `command`, until `time_limit_s`.
 
         Args:
-            task: its name, for the simulator.
-            seed: of the scene.
-            command: for the policy.
-            time_limit_s: until the episode is given up.
-            on_poll: called with the newest images during the episode (a window, say).
+            on_poll: called with the newest images during the episode (for a window, say).
             check: called as often; raises to abort.
 
         Raises:

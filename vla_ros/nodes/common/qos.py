@@ -78,18 +78,8 @@ def subscribe_latched(
 ) -> list[Any]:
     """Subscribe to a topic that most publishers latch, but not all: `ros2 topic pub` does not match LATCHED_QOS.
 
-    Latched messages arrive twice, so `on_message` must skip what it knows.
-
-    Args:
-        node: subscribes.
-        kind: the message's class.
-        topic: its name.
-        on_message: called with each message.
-        raw: pass serialised messages.
-        depth: messages kept until `on_message` is called; with 1, the newest.
-
-    Returns:
-        Both subscriptions.
+    Latched messages arrive twice, so `on_message` must skip what it knows. Up to `depth` messages wait for it. Returns
+    both subscriptions.
     """
     silent = SubscriptionEventCallbacks(use_default_callbacks=False)  # one of the two may not match, which is fine
     return [

@@ -25,10 +25,7 @@ SUCCEEDED, CANCELED = 4, 5
 
 
 class TwistOutput:
-    """Publishes twists as TwistStamped or Twist.
-
-    Attributes:
-        incompatible_subscribers: receive nothing, because they request a QoS that commands do not offer.
+    """Publishes twists as TwistStamped or Twist; `incompatible_subscribers` receive nothing because of their QoS.
 
     Raises:
         RobotError: the message type is not installed.
@@ -78,11 +75,7 @@ class GripperOutput:
     """Publishes the gripper's value, and sends it as a goal if there is an action server. It never waits.
 
     A goal that is rejected or fails is reported but not repeated: a gripper that holds an object has not failed
-    (`stalled`), and after a failure the arm continues as the policy sees it.
-
-    Attributes:
-        goals_failed: number of failed goals.
-        warning: why the last goal failed; None if it did not.
+    (`stalled`), and after a failure the arm continues as the policy sees it. `warning` says why the last goal failed.
 
     Raises:
         RobotError: the action type is not installed.
@@ -156,12 +149,6 @@ class GripperOutput:
 class CommandOutputs:
     """All outputs of one robot. A dry run does not even have publishers on the robot's topics.
 
-    Args:
-        node: publishes under its name.
-        robot: its topics, types and frames.
-        period_s: between two twists.
-        dry_run: publish on ~/preview and ~/preview_gripper only.
-
     Raises:
         RobotError: a message type is not installed.
     """
@@ -174,10 +161,10 @@ class CommandOutputs:
         with ExitStack() as undo:
             keep = undo.enter_context
             if dry_run:
-                self._twists = keep(closing(TwistOutput(node, "~/preview", TWIST_STAMPED, frame)))
+                self.twists = keep(closing(TwistOutput(node, "~/preview", TWIST_STAMPED, frame)))
                 self._grippers = keep(closing(GripperOutput(node, gripper, "~/preview_gripper", None)))
             else:
-                self._twists = keep(closing(TwistOutput(node, twist.topic, twist.type, frame)))
+                self.twists = keep(closing(TwistOutput(node, twist.topic, twist.type, frame)))
                 self._grippers = undo.enter_context(
                     closing(GripperOutput(node, gripper, gripper.topic, gripper.action))
                 )
@@ -197,7 +184,7 @@ class CommandOutputs:
     def send(self, command: Command) -> None:
         """Publish `command`, unless it is silence."""
         if command.twist is not None:
-            self._twists.send(command.twist)
+            self.twists.send(command.twist)
         if command.opening is not None:
             self._grippers.send(command.opening)
 
@@ -205,14 +192,6 @@ class CommandOutputs:
         """Publish the twist (6,) of a takeover as a demonstrated one, for training."""
         if self._corrections is not None:
             self._corrections.send(twist)
-
-    def publishers(self) -> int:
-        """Return how many publish on the twist's topic, this node included."""
-        return self._twists.publishers()
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait until all twists are acknowledged, at most `timeout_s`."""
-        self._twists.flush(timeout_s)
 
     @property
     def reason(self) -> str | None:
@@ -234,8 +213,8 @@ class CommandOutputs:
         servo = {} if self._servo is None else {"servo status": self._servo.status, "servo detail": self._servo.detail}
         return {
             **servo,
-            "publishers of the command": str(self.publishers()),
-            "subscribers with incompatible QoS": str(self._twists.incompatible_subscribers),
+            "publishers of the command": str(self.twists.publishers()),
+            "subscribers with incompatible QoS": str(self.twists.incompatible_subscribers),
             "gripper goals failed": str(self._grippers.goals_failed),
         }
 

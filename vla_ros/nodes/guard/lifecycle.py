@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
@@ -194,7 +195,7 @@ class GuardNode(LifecycleNode):
         response.message = refusal or "fault cleared; the arm is disarmed: call ~/arm to move"
         return response
 
-    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+    def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         fixed = {spec.name for spec in PARAMETERS if not spec.dynamic} | {"use_sim_time"}
         for parameter in parameters:
             if self.session is not None and parameter.name in fixed:

@@ -31,12 +31,7 @@ UNITS, TIMEOUT = "moveit_servo.command_in_type", "moveit_servo.incoming_command_
 
 
 class ServoLink:
-    """Makes Servo accept our twists, and reports while it does not.
-
-    Args:
-        node: calls Servo's services.
-        servo: its name.
-        period_s: between two of our twists; Servo must wait for at least two periods before it halts.
+    """Makes Servo accept our twists, one every `period_s`.
 
     Attributes:
         reason: why Servo does not accept twists, `detail` in a sentence; None if it does.

@@ -163,7 +163,7 @@ class GuardSession:
             self.core.disarm(reason)
             self.core.halt("disarmed")
         if moving:
-            self.outputs.flush(timeout_s=0.5)
+            self.outputs.twists.flush(timeout_s=0.5)
             self._node.get_logger().info(f"arm stopped: {reason}")
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ class GuardSession:
     def _check_outputs(self) -> None:
         """Tell the core whether commands are executed, and whether somebody else plans or commands the arm."""
         planners = self._node.count_publishers(topics.PLAN)
-        others = self.outputs.publishers() - 1
+        others = self.outputs.twists.publishers() - 1
         problem: tuple[str, str] | None = self.inputs.problem()
         if planners > 1:
             problem = "second_planner", f"{planners} nodes publish {topics.PLAN}: stop the others first"

@@ -39,7 +39,7 @@ class ObservationStreams:
     waits for that.
 
     Args:
-        node: subscribes under its (relative) names.
+        node: to subscribe with.
         robot: topics, types and age limits.
         spec: what an observation needs.
         observations: receives every stream but the language.
@@ -47,8 +47,8 @@ class ObservationStreams:
         period_ns: of the control grid.
 
     Attributes:
-        rates: of each stream needed but the language.
-        incompatible_qos: by stream, number of publishers whose messages cannot arrive.
+        rates: by stream.
+        incompatible_qos: number of publishers whose messages cannot arrive, by stream.
 
     Raises:
         RobotError: the robot's file lacks a stream that the observation needs, or its message type is not installed.

@@ -121,7 +121,7 @@ class _Replay:
         self._node, self._executor, self._playback, self._check = node, executor, playback, check
         self._guard: dict[str, str] = {}
         node.create_subscription(DiagnosticStatus, topics.GUARD_STATE, self._on_guard, LATCHED_QOS)
-        self._arm = node.create_client(SetBool, topics.GUARD_ARM)
+        self._arm: Any = node.create_client(SetBool, topics.GUARD_ARM)
 
     def run(
         self, arm: bool, timeout_s: float, check_start: Callable[[RobotState], None], report: Callable[[str], None]

@@ -26,9 +26,6 @@ class RecordedTopic:
     """A topic to record, and what it has received.
 
     Attributes:
-        topic: full name.
-        type: of its messages.
-        qos: of the subscription.
         required: no episode starts while it is silent.
         repeated: its last message opens every episode, since it may have been published long before; of static
             transforms, the last one for each set of frames.
@@ -66,12 +63,7 @@ class RecordedTopic:
 
 
 def robot_topics(robot: Robot, resolve: Callable[[str], str]) -> list[RecordedTopic]:
-    """Return the topics to record, each once: demonstrated and commanded twists may share one.
-
-    Args:
-        robot: its topics.
-        resolve: returns a topic's full name.
-    """
+    """Return the topics to record by full name, each once: demonstrated and commanded twists may share one."""
     sensors = [
         RecordedTopic(
             resolve(sensor.topic),

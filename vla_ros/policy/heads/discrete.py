@@ -8,18 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.policy.config import DiscreteConfig, LossConfig
-from vla_ros.policy.heads.head import (
-    ACTION_DIMENSIONS,
-    ARM_DIMENSIONS,
-    ActionPrediction,
-    Head,
-    action_errors,
-    weighted_loss,
-)
-from vla_ros.policy.heads.lstm import append_states
+from vla_ros.policy.heads.head import ACTION_SIZE, ARM_SIZE, ActionPrediction, action_errors, weighted_loss
+from vla_ros.policy.heads.lstm import RecurrentHead
 
 
-class DiscreteHead(Head):
+class DiscreteHead(RecurrentHead):
     """An LSTM over time, then a distribution over bins for every number of the chunk.
 
     All 7 N tokens are predicted in one pass, not one after the other (OpenVLA-OFT, arXiv:2502.19645). Bins divide
@@ -27,23 +20,19 @@ class DiscreteHead(Head):
     """
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: DiscreteConfig) -> None:
-        super().__init__(chunk=chunk, history=history, context_size=feature_size + config.hidden_size)
+        super().__init__(feature_size=feature_size, chunk=chunk, history=history, hidden_size=config.hidden_size)
         self.bins = config.bins
-        self.lstm = nn.LSTM(feature_size, config.hidden_size, batch_first=True)
         self.mlp = nn.Sequential(
-            nn.Linear(feature_size + config.hidden_size, config.mlp_size),
+            nn.Linear(self.context_size, config.mlp_size),
             nn.ReLU(),
-            nn.Linear(config.mlp_size, chunk * ACTION_DIMENSIONS * config.token_size),
+            nn.Linear(config.mlp_size, chunk * ACTION_SIZE * config.token_size),
             nn.ReLU(),
         )
         self.classify = nn.Linear(config.token_size, config.bins)
 
-    def context(self, features: Tensor) -> Tensor:
-        return append_states(self.lstm, features)
-
     def logits(self, context: Tensor) -> Tensor:
         """Return (B, W, N, 7, bins)."""
-        logits: Tensor = self.classify(self.mlp(context).unflatten(-1, (self.chunk, ACTION_DIMENSIONS, -1)))
+        logits: Tensor = self.classify(self.mlp(context).unflatten(-1, (self.chunk, ACTION_SIZE, -1)))
         return logits
 
     def decode(self, context: Tensor) -> ActionPrediction:
@@ -51,8 +40,8 @@ class DiscreteHead(Head):
 
     def _most_likely(self, logits: Tensor) -> ActionPrediction:
         """Return the centres of the arm's most likely bins and the log odds of "open" against "closed"."""
-        arm = (logits[..., :ARM_DIMENSIONS, :].argmax(dim=-1) + 0.5) / self.bins * 2 - 1
-        closed, opened = logits[..., ARM_DIMENSIONS, :].chunk(2, dim=-1)
+        arm = (logits[..., :ARM_SIZE, :].argmax(dim=-1) + 0.5) / self.bins * 2 - 1
+        closed, opened = logits[..., ARM_SIZE, :].chunk(2, dim=-1)
         return ActionPrediction(arm.to(logits.dtype), opened.logsumexp(dim=-1) - closed.logsumexp(dim=-1))
 
     def losses(
@@ -61,12 +50,12 @@ class DiscreteHead(Head):
         """Return the cross-entropy of the bins, averaged over the arm's six axes."""
         logits = self.logits(self.context_with(features, context_bias))
         entropy = F.cross_entropy(logits.movedim(-1, 1), self.discretize(actions), reduction="none")  # (B, W, N, 7)
-        arm, gripper = entropy[..., :ARM_DIMENSIONS].mean(dim=-1), entropy[..., ARM_DIMENSIONS]
+        arm, gripper = entropy[..., :ARM_SIZE].mean(dim=-1), entropy[..., ARM_SIZE]
         errors = action_errors(self._most_likely(logits), actions, mask)
         return weighted_loss(arm, gripper, mask, config) | errors
 
     def discretize(self, actions: Tensor) -> Tensor:
         """Return the bins (..., 7), 0 ... bins - 1, of normalised `actions` (..., 7)."""
-        opening = actions[..., ARM_DIMENSIONS:] * 2 - 1
-        stretched = torch.cat([actions[..., :ARM_DIMENSIONS], opening], dim=-1).clamp(-1, 1)
+        opening = actions[..., ARM_SIZE:] * 2 - 1
+        stretched = torch.cat([actions[..., :ARM_SIZE], opening], dim=-1).clamp(-1, 1)
         return ((stretched + 1) / 2 * self.bins).long().clamp(max=self.bins - 1)

@@ -9,20 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from vla_ros.policy.config import FlowConfig, LossConfig
-from vla_ros.policy.heads.head import (
-    ACTION_DIMENSIONS,
-    ARM_DIMENSIONS,
-    ActionPrediction,
-    Head,
-    action_errors,
-    weighted_loss,
-)
-from vla_ros.policy.heads.lstm import append_states
+from vla_ros.policy.heads.head import ACTION_SIZE, ARM_SIZE, ActionPrediction, action_errors, weighted_loss
+from vla_ros.policy.heads.lstm import RecurrentHead
 
 MAX_OPENING_PROBABILITY = 0.999  # keeps the logit finite
 
 
-class FlowHead(Head):
+class FlowHead(RecurrentHead):
     """An LSTM over time, then a velocity field over whole chunks, conditioned on that context.
 
     A chunk x moves from noise (time 0) to actions (time 1) on a straight line, so its velocity is actions - noise; the
@@ -35,22 +28,16 @@ class FlowHead(Head):
     frequencies: Tensor
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: FlowConfig) -> None:
-        super().__init__(chunk=chunk, history=history, context_size=feature_size + config.hidden_size)
-        size = chunk * ACTION_DIMENSIONS
+        super().__init__(feature_size=feature_size, chunk=chunk, history=history, hidden_size=config.hidden_size)
+        size = chunk * ACTION_SIZE
         self.integration_steps = config.integration_steps
-        self.lstm = nn.LSTM(feature_size, config.hidden_size, batch_first=True)
         self.input = nn.Linear(size, config.width)
-        self.condition = nn.Sequential(
-            nn.Linear(feature_size + config.hidden_size + config.width, config.width), nn.SiLU()
-        )
+        self.condition = nn.Sequential(nn.Linear(self.context_size + config.width, config.width), nn.SiLU())
         self.blocks = nn.ModuleList(ConditionedBlock(config.width) for _ in range(config.blocks))
         self.output = nn.Linear(config.width, size)
         self.register_buffer("noise", torch.randn(size))
         frequencies = torch.exp(torch.linspace(0, math.log(100.0), config.width // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
-
-    def context(self, features: Tensor) -> Tensor:
-        return append_states(self.lstm, features)
 
     def velocity(self, chunk: Tensor, time: Tensor, context: Tensor) -> Tensor:
         """Return the velocity (..., 7 N) of `chunk` (..., 7 N) at `time` (..., 1) in [0, 1], given (..., C)."""
@@ -67,9 +54,9 @@ class FlowHead(Head):
         for step in range(self.integration_steps):
             time = context.new_full((*context.shape[:-1], 1), step / self.integration_steps)
             chunk = chunk + self.velocity(chunk, time, context) / self.integration_steps
-        values = torch.unflatten(chunk, -1, (self.chunk, ACTION_DIMENSIONS))
-        opening = ((values[..., ARM_DIMENSIONS] + 1) / 2).clamp(1 - MAX_OPENING_PROBABILITY, MAX_OPENING_PROBABILITY)
-        return ActionPrediction(values[..., :ARM_DIMENSIONS], opening.logit())
+        values = torch.unflatten(chunk, -1, (self.chunk, ACTION_SIZE))
+        opening = ((values[..., ARM_SIZE] + 1) / 2).clamp(1 - MAX_OPENING_PROBABILITY, MAX_OPENING_PROBABILITY)
+        return ActionPrediction(values[..., :ARM_SIZE], opening.logit())
 
     def _draw(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """Draw noise like `target` (B, W, N, 7) and times (B, W, 1, 1), the same at every call in validation.
@@ -86,13 +73,13 @@ class FlowHead(Head):
     ) -> dict[str, Tensor]:
         """Return the velocity's squared error at a random time and, in validation, the errors of sampled chunks."""
         context = self.context_with(features, context_bias)
-        opening = actions[..., ARM_DIMENSIONS:] * 2 - 1
-        target = torch.cat([actions[..., :ARM_DIMENSIONS], opening], dim=-1) * mask[..., None]  # (B, W, N, 7)
+        opening = actions[..., ARM_SIZE:] * 2 - 1
+        target = torch.cat([actions[..., :ARM_SIZE], opening], dim=-1) * mask[..., None]  # (B, W, N, 7)
         noise, time = self._draw(target)
         between = torch.lerp(noise, target, time)
         predicted = self.velocity(between.flatten(2), time[..., 0], context).view_as(target)
         error = (predicted - (target - noise)).square()
-        terms = weighted_loss(error[..., :ARM_DIMENSIONS].mean(dim=-1), error[..., ARM_DIMENSIONS], mask, config)
+        terms = weighted_loss(error[..., :ARM_SIZE].mean(dim=-1), error[..., ARM_SIZE], mask, config)
         return terms if self.training else {**terms, **action_errors(self.decode(context), actions, mask)}
 
 

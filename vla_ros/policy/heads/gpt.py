@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.policy.config import GptConfig
-from vla_ros.policy.heads.head import ACTION_DIMENSIONS, ActionPrediction, Head, split_actions
+from vla_ros.policy.heads.head import ACTION_SIZE, ActionPrediction, Head, split_actions
 
 
 class GptHead(Head):
@@ -23,7 +23,7 @@ class GptHead(Head):
         self.positions = nn.Parameter(0.02 * torch.randn(history, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.attention_heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.output = nn.Linear(config.width, chunk * ACTION_DIMENSIONS)
+        self.output = nn.Linear(config.width, chunk * ACTION_SIZE)
 
     def context(self, features: Tensor) -> Tensor:
         x: Tensor = self.input(features) + self.positions[: features.shape[1]]  # (B, W, width)
@@ -33,7 +33,7 @@ class GptHead(Head):
         return x
 
     def decode(self, context: Tensor) -> ActionPrediction:
-        return split_actions(self.output(context).unflatten(-1, (self.chunk, ACTION_DIMENSIONS)))
+        return split_actions(self.output(context).unflatten(-1, (self.chunk, ACTION_SIZE)))
 
 
 class Block(nn.Module):

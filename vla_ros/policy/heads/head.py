@@ -14,8 +14,8 @@ from torch import Tensor, distributed, nn
 
 from vla_ros.policy.config import LossConfig
 
-ARM_DIMENSIONS = 6
-ACTION_DIMENSIONS = ARM_DIMENSIONS + 1
+ARM_SIZE = 6
+ACTION_SIZE = ARM_SIZE + 1
 
 
 class ActionPrediction(NamedTuple):
@@ -169,7 +169,7 @@ class Head(nn.Module):
 
 def split_actions(values: Tensor) -> ActionPrediction:
     """Return `values` (..., N, 7), six arm axes and the gripper's logit, as a prediction."""
-    return ActionPrediction(arm=values[..., :ARM_DIMENSIONS], gripper_logit=values[..., ARM_DIMENSIONS])
+    return ActionPrediction(arm=values[..., :ARM_SIZE], gripper_logit=values[..., ARM_SIZE])
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def action_loss(prediction: ActionPrediction, actions: Tensor, mask: Tensor, con
     The Huber loss is divided by its delta: with slope 1 far out, `gripper_weight` and gradient clipping mean the same
     for every delta.
     """
-    arm_target, opening = actions[..., :ARM_DIMENSIONS], actions[..., ARM_DIMENSIONS]
+    arm_target, opening = actions[..., :ARM_SIZE], actions[..., ARM_SIZE]
     huber = F.smooth_l1_loss(prediction.arm, arm_target, beta=config.huber_delta, reduction="none").mean(dim=-1)
     entropy = F.binary_cross_entropy_with_logits(prediction.gripper_logit, opening, reduction="none")
     return weighted_loss(huber, entropy, mask, config) | action_errors(prediction, actions, mask)
@@ -206,7 +206,7 @@ def weighted_loss(arm: Tensor, gripper: Tensor, mask: Tensor, config: LossConfig
 
 def action_errors(prediction: ActionPrediction, actions: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Return metrics that all heads share: the arm's mean absolute error and the gripper's accuracy."""
-    arm_target, opening = actions[..., :ARM_DIMENSIONS], actions[..., ARM_DIMENSIONS]
+    arm_target, opening = actions[..., :ARM_SIZE], actions[..., ARM_SIZE]
     correct = (prediction.gripper_logit > 0) == (opening > 0.5)
     return {
         "arm_l1": masked_mean((prediction.arm - arm_target).abs().mean(dim=-1), mask).detach(),

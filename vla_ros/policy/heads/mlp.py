@@ -8,7 +8,7 @@ import itertools
 from torch import Tensor, nn
 
 from vla_ros.policy.config import MlpConfig
-from vla_ros.policy.heads.head import ACTION_DIMENSIONS, ActionPrediction, Head, split_actions
+from vla_ros.policy.heads.head import ACTION_SIZE, ActionPrediction, Head, split_actions
 
 
 class MlpHead(Head):
@@ -16,13 +16,13 @@ class MlpHead(Head):
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: MlpConfig) -> None:
         super().__init__(chunk=chunk, history=1, context_size=feature_size)
-        self.mlp = relu_mlp([feature_size] + [config.mlp_size] * config.layers, chunk * ACTION_DIMENSIONS)
+        self.mlp = relu_mlp([feature_size] + [config.mlp_size] * config.layers, chunk * ACTION_SIZE)
 
     def context(self, features: Tensor) -> Tensor:
         return features
 
     def decode(self, context: Tensor) -> ActionPrediction:
-        return split_actions(self.mlp(context).unflatten(-1, (self.chunk, ACTION_DIMENSIONS)))
+        return split_actions(self.mlp(context).unflatten(-1, (self.chunk, ACTION_SIZE)))
 
 
 def relu_mlp(sizes: list[int], outputs: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vla_ros.policy.config import RobovlmsConfig
-from vla_ros.policy.heads.head import ARM_DIMENSIONS, ActionPrediction, Head
+from vla_ros.policy.heads.head import ARM_SIZE, ActionPrediction, Head
 from vla_ros.policy.heads.mlp import relu_mlp
 
 
@@ -17,7 +17,7 @@ class RobovlmsHead(Head):
         super().__init__(chunk=chunk, history=history, context_size=config.hidden_size)
         self.rnn = nn.LSTM(feature_size, config.hidden_size, num_layers=config.layers, batch_first=True)
         sizes = [config.hidden_size, *config.mlp_sizes]
-        self.arm = relu_mlp(sizes, chunk * ARM_DIMENSIONS)
+        self.arm = relu_mlp(sizes, chunk * ARM_SIZE)
         self.gripper = relu_mlp(sizes, chunk)
 
     def context(self, features: Tensor) -> Tensor:
@@ -25,5 +25,5 @@ class RobovlmsHead(Head):
         return states
 
     def decode(self, context: Tensor) -> ActionPrediction:
-        arm = self.arm(context).tanh().unflatten(-1, (self.chunk, ARM_DIMENSIONS))
+        arm = self.arm(context).tanh().unflatten(-1, (self.chunk, ARM_SIZE))
         return ActionPrediction(arm, self.gripper(context))

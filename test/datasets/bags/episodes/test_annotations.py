@@ -33,7 +33,7 @@ def table(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("place", ["beside", "inside"])
-def test_a_table_says_where_episodes_are_and_in_which_words(
+def test_a_table_gives_episodes_and_their_phrasings(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, place: str
 ) -> None:
     bag = demonstration.write(tmp_path / "bag")
@@ -57,7 +57,7 @@ def test_a_bag_without_a_row_is_read_as_it_was_recorded(
     assert (two.command, two.outcome, two.phrasings) == ("say it so", "unknown", ("say it so",))
 
 
-def test_failures_in_a_table_are_left_out_unless_asked_for(
+def test_failures_in_a_table_are_dropped_unless_requested(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
 ) -> None:
     bag = demonstration.write(tmp_path / "bag")
@@ -67,7 +67,7 @@ def test_failures_in_a_table_are_left_out_unless_asked_for(
     assert read_bag(bag, robot, spec, timing, include_failures=True)[0][0].outcome == "failure"
 
 
-def test_a_bag_that_nobody_commanded_is_read_by_its_table_alone(
+def test_a_table_replaces_the_language_topic(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
 ) -> None:
     bag = demonstration.without("episode").without("language_command").write(tmp_path / "bag")
@@ -101,7 +101,7 @@ def test_one_bag_is_one_episode_of_the_task_in_its_custom_data(
     assert len(episode) == 20
 
 
-def test_what_was_said_goes_before_custom_data(
+def test_spoken_commands_take_precedence_over_custom_data(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
 ) -> None:
     bag = with_custom_data(demonstration.without("episode"), tmp_path / "bag", "open the drawer")
@@ -109,7 +109,7 @@ def test_what_was_said_goes_before_custom_data(
     assert episode.command == "pick up the red block"
 
 
-def test_annotate_writes_what_bags_say_and_keeps_what_a_person_wrote(
+def test_annotate_writes_what_bags_contain_and_keeps_existing_rows(
     demonstration: BagBuilder, bag: type[BagBuilder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demonstration.mark(2010, "start", 1).mark(2040, "discard", 1).write(tmp_path / "marked")
@@ -169,7 +169,7 @@ def test_reading_what_annotate_wrote_changes_nothing(
         (HEADER + 'bag,0,2,"a,yes,,\n', "is not a table of comma-separated values"),
     ],
 )
-def test_a_wrong_table_is_refused_by_line(
+def test_an_invalid_table_is_rejected_naming_the_line(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, text: str, said: str
 ) -> None:
     bag = demonstration.write(tmp_path / "bag")
@@ -178,14 +178,14 @@ def test_a_wrong_table_is_refused_by_line(
         read_bag(bag, robot, spec, timing)
 
 
-def test_a_table_of_a_spreadsheet_program_is_read(tmp_path: Path) -> None:
+def test_a_table_written_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     text = "\ufeffBag;Start;End;Text;Keep\r\none;0,5;2;öffne sie, langsam;YES\r\n;;;;\r\n"
     (tmp_path / TABLE).write_bytes(text.encode())
     (row,) = read_table(tmp_path / TABLE)
     assert (row.bag, row.start_s, row.end_s, row.text, row.keep) == ("one", 0.5, 2.0, "öffne sie, langsam", True)
 
 
-def test_a_table_is_written_as_it_is_read(tmp_path: Path) -> None:
+def test_a_written_table_reads_back_unchanged(tmp_path: Path) -> None:
     rows = [
         Annotation("a, b", 0.5, 2.25, 'say "hello" | wave', True, "success", "hi"),
         Annotation("c", 0.0, 1.0, "", False),
@@ -198,7 +198,7 @@ def test_a_table_is_written_as_it_is_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [TABLE]
 
 
-def test_a_table_that_changes_while_bags_are_read_changes_nothing_under_the_old_name(
+def test_a_table_edited_while_bags_are_read_does_not_change_their_episodes(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
 ) -> None:
     """What a store keeps is what its key says, whenever a process gets to decode it."""
@@ -212,7 +212,7 @@ def test_a_table_that_changes_while_bags_are_read_changes_nothing_under_the_old_
 
 
 @pytest.mark.parametrize("where", [".", "..", "bag/..", "bag"])
-def test_a_table_is_found_however_the_path_is_written(
+def test_a_table_is_found_for_every_spelling_of_the_path(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, monkeypatch, where
 ) -> None:
     bag = demonstration.write(tmp_path / "bags" / "bag")
@@ -227,7 +227,7 @@ def test_a_table_is_found_however_the_path_is_written(
         assert read_bag(where, robot, spec, timing)[0][0].command == "say it so"
 
 
-def test_a_bag_and_a_file_of_it_are_one_bag(demonstration: BagBuilder, tmp_path: Path) -> None:
+def test_a_bag_and_one_of_its_files_are_one_bag(demonstration: BagBuilder, tmp_path: Path) -> None:
     bag = demonstration.write(tmp_path / "bag")
     (file,) = bag.glob("*.mcap")
     assert find_bags([file, bag]) == find_bags([bag, file, tmp_path]) == [bag]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was done comes from where the robot's file says, in the contract's units; what nobody knows is left out."""
+"""Action labels: what was commanded or measured in each control period."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recordings import read_bag
 from scipy.spatial.transform import Rotation
 
+from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.datasets.bags.episodes.labelling import HOLD_NS, ZeroOrderHold, as_of, motion
 from vla_ros.datasets.errors import BagError
+from vla_ros.geometry.rigid import interpolate_poses
 from vla_ros.robot import Filters, GripperState, Idle, Labels, Outliers, PoseStream, Robot, Stream
 
 if TYPE_CHECKING:
@@ -36,7 +41,7 @@ def read(robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path) ->
     return written_and_read
 
 
-def test_motion_is_the_label_where_nobody_recorded_commands(demonstration: BagBuilder, read: Callable) -> None:
+def test_motion_is_the_label_without_recorded_commands(demonstration: BagBuilder, read: Callable) -> None:
     built = demonstration.without("demonstrated_twist")
     (episode,), report = read(built, labels=Labels(arm="motion"))
     np.testing.assert_allclose(episode.actions[:, :6], np.tile([0.1, 0, 0, 0, 0, 0], (20, 1)), atol=1e-9)
@@ -45,7 +50,7 @@ def test_motion_is_the_label_where_nobody_recorded_commands(demonstration: BagBu
         read(built)
 
 
-def test_motion_that_was_not_measured_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+def test_frames_without_measured_motion_are_dropped(demonstration: BagBuilder, read: Callable) -> None:
     demonstration.messages = [
         entry for entry in demonstration.messages
         if not (entry[1] == "/ee_pose" and START_NS + 810 * MS < entry[0] < START_NS + 1190 * MS)
@@ -73,7 +78,7 @@ def test_the_latency_of_the_pose_moves_the_label_and_not_the_command(demonstrati
     np.testing.assert_allclose(commanded.actions[:, 0], 0.1, atol=1e-12)
 
 
-def test_twists_in_the_tool_s_frame_are_turned_into_the_base_frame(demonstration: BagBuilder, read: Callable) -> None:
+def test_tool_frame_twists_are_rotated_into_the_base_frame(demonstration: BagBuilder, read: Callable) -> None:
     rotation = Rotation.from_rotvec([0.3, -1.2, 2.0])
     for _, topic, _, message in demonstration.messages:
         if topic == "/ee_pose":
@@ -88,7 +93,7 @@ def test_twists_in_the_tool_s_frame_are_turned_into_the_base_frame(demonstration
         read(demonstration)
 
 
-def test_a_twist_whose_tool_frame_is_not_known_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+def test_tool_frame_twists_without_a_pose_cost_their_frames(demonstration: BagBuilder, read: Callable) -> None:
     demonstration.messages = [
         entry for entry in demonstration.messages
         if not (entry[1] == "/ee_pose" and START_NS + 690 * MS < entry[0] < START_NS + 1010 * MS)
@@ -104,7 +109,7 @@ def test_a_twist_whose_tool_frame_is_not_known_costs_its_frames(demonstration: B
         np.testing.assert_allclose(episode.actions[:, [0, 5]], np.tile([0.1, 0.1], (len(episode), 1)), atol=1e-9)
 
 
-def test_twists_without_a_header_count_from_their_receipt(demonstration: BagBuilder, read: Callable) -> None:
+def test_twists_without_a_header_count_from_receipt(demonstration: BagBuilder, read: Callable) -> None:
     for time_ms in range(0, 2000, 100):
         demonstration.twist_without_header(time_ms, -0.2)
     plain = Stream("teleop", "geometry_msgs/msg/Twist", "receive")
@@ -112,7 +117,7 @@ def test_twists_without_a_header_count_from_their_receipt(demonstration: BagBuil
     np.testing.assert_allclose(episode.actions[:, 0], -0.2, atol=1e-12)
 
 
-def test_what_moved_the_arm_is_another_thing_only_where_it_has_a_topic_of_its_own(
+def test_executed_twists_are_separate_only_on_their_own_topic(
     demonstration: BagBuilder, read: Callable, robot: Robot
 ) -> None:
     for time_ms in range(0, 2000, 100):
@@ -133,14 +138,14 @@ def closing(demonstration: BagBuilder) -> BagBuilder:
     return demonstration
 
 
-def test_a_measured_gripper_is_what_it_is_on_its_way_to(demonstration: BagBuilder, read: Callable) -> None:
+def test_a_measured_opening_is_labelled_with_where_it_goes_next(demonstration: BagBuilder, read: Callable) -> None:
     (episode,), report = read(closing(demonstration), labels=Labels(gripper="state"))
     # As measured at the end of each period; a hair from the ends is open or closed already.
     assert episode.actions[:, 6].tolist() == [1.0] * 8 + [0.0] * 8 + [1.0] * 4
     assert report.dropped == {}
 
 
-def test_a_width_is_a_measured_gripper_too(demonstration: BagBuilder, read: Callable) -> None:
+def test_a_width_measures_the_gripper_too(demonstration: BagBuilder, read: Callable) -> None:
     for time_ms in range(-20, 2050, 20):
         demonstration.width(time_ms, 0.08 if time_ms < 1000 else 0.03)
     built = demonstration.without("gripper_command")
@@ -149,7 +154,7 @@ def test_a_width_is_a_measured_gripper_too(demonstration: BagBuilder, read: Call
     np.testing.assert_allclose(episode.proprioception[[0, -1], 1], [1.0, 0.375])
 
 
-def test_a_gripper_that_is_not_measured_costs_its_frames(demonstration: BagBuilder, read: Callable) -> None:
+def test_frames_without_a_measured_gripper_are_dropped(demonstration: BagBuilder, read: Callable) -> None:
     for time_ms in [*range(-20, 500, 20), *range(1500, 2050, 20)]:
         demonstration.width(time_ms, 0.08)
     episodes, report = read(
@@ -161,7 +166,7 @@ def test_a_gripper_that_is_not_measured_costs_its_frames(demonstration: BagBuild
         read(demonstration.without("width"), labels=Labels(gripper="state"), gripper_state=WIDTH)
 
 
-def test_filters_leave_frames_out_only_when_asked_and_always_say_so(bag: type[BagBuilder], read: Callable) -> None:
+def test_filters_drop_frames_only_on_request_and_count_them(bag: type[BagBuilder], read: Callable) -> None:
     built = bag().mark(-10, "start").say(-9).gripper(-8, 0.08).move(0, 3050).mark(3000.5, "success")
     for _, topic, _, message in built.messages:
         if topic == "/demonstrated_twist":
@@ -178,9 +183,7 @@ def test_filters_leave_frames_out_only_when_asked_and_always_say_so(bag: type[Ba
     }  # fmt: skip
 
 
-def test_a_camera_s_latency_makes_its_pictures_older_and_lets_newer_ones_count(
-    demonstration: BagBuilder, robot: Robot, read: Callable
-) -> None:
+def test_a_camera_s_latency_makes_its_images_older(demonstration: BagBuilder, robot: Robot, read: Callable) -> None:
     """A picture stamped 10 ms after the tick, of an event 125 ms earlier: what a live node would take, too."""
     demonstration.image("static", 510, 200, late_ms=2)
     late = dataclasses.replace(robot.cameras["static"], latency_s=0.125)
@@ -192,3 +195,106 @@ def test_a_camera_s_latency_makes_its_pictures_older_and_lets_newer_ones_count(
     strict = dataclasses.replace(loose, max_age_s=0.11)
     with pytest.raises(BagError, match="static: too old: 20 frames"):
         read(demonstration, cameras={**robot.cameras, "static": late}, observation=strict)
+
+
+PERIOD_NS = 100 * MS
+
+
+def average(samples: list[tuple[int, float]], start_ms: int, hold_ns: int = HOLD_NS) -> float:
+    times_ns = np.array([time_ms * MS for time_ms, _ in samples], np.int64)
+    values = np.array([value for _, value in samples]).reshape(-1, 1)
+    return float(ZeroOrderHold(times_ns, values, hold_ns).average(np.array([start_ms * MS]), PERIOD_NS)[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([(0, 1.0)], 1.0),
+        ([(-30, 1.0), (25, 3.0)], 0.25 * 1 + 0.75 * 3),  # the old command counts until the new one
+        ([(50, 1.0)], 0.5),  # nothing before the first
+        ([(100, 1.0)], 0.0),  # a command at the end belongs to the next period
+        ([(-150, 1.0)], 0.5),  # held for 200 ms, then the controller stops
+        ([(-500, 1.0)], 0.0),
+        ([(0, 1.0), (0, 3.0)], 3.0),  # of equal times the last counts
+        ([(25, 3.0), (-30, 1.0)], 0.25 * 1 + 0.75 * 3),  # the order of arrival does not matter
+        ([], 0.0),
+    ],
+)
+def test_label_is_the_average_of_the_held_command(samples: list[tuple[int, float]], expected: float) -> None:
+    assert average(samples, 0) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(-400, 400), st.floats(-2, 2)), min_size=1, max_size=8), st.integers(-300, 300))
+def test_label_equals_the_command_sampled_finely(samples: list[tuple[int, float]], start_ms: int) -> None:
+    in_order = sorted(samples, key=lambda sample: sample[0])
+    fine = []
+    for time_ms in range(start_ms, start_ms + 100):
+        before = [sample for sample in in_order if sample[0] <= time_ms]
+        held = before and time_ms - before[-1][0] < HOLD_NS // MS
+        fine.append(before[-1][1] if held else 0.0)
+    assert average(samples, start_ms) == pytest.approx(np.mean(fine), abs=1e-9)
+
+
+def test_labels_stay_exact_at_wall_clock_times_and_in_long_recordings() -> None:
+    start_ns = 1_700_000_000_000_000_000
+    times_ns = start_ns + np.arange(36_000) * PERIOD_NS
+    values = np.tile(np.array([[0.1], [-0.3]]), (18_000, 1))
+    labels = ZeroOrderHold(times_ns, values).average(times_ns, PERIOD_NS)
+    np.testing.assert_allclose(labels, values, atol=1e-10)
+
+
+def test_gripper_target_is_the_newest_one_and_unknown_before_the_first() -> None:
+    times_ns, values = np.array([30, 10, 20]), np.array([3.0, 1.0, 2.0])
+    found = as_of(times_ns, values, np.array([9, 10, 29, 30, 99]))
+    np.testing.assert_array_equal(found, [np.nan, 1.0, 2.0, 3.0, 3.0])
+
+
+def test_gripper_target_of_a_recording_without_gripper_commands_is_unknown() -> None:
+    assert np.isnan(as_of(np.array([], np.int64), np.array([]), np.array([1, 2]))).all()
+
+
+def test_a_value_that_is_too_old_is_unknown() -> None:
+    found = as_of(np.array([10]), np.array([1.0]), np.array([9, 10, 15, 16]), max_age_ns=5)
+    np.testing.assert_array_equal(found, [np.nan, 1.0, 1.0, np.nan])
+    assert np.isnan(as_of(np.array([], np.int64), np.array([]), np.array([1]), max_age_ns=5)).all()
+
+
+def track(times_ms: list[int], twist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Poses (S, 7) of a tool that moves with a constant twist in the base frame."""
+    position, quaternion = np.array([0.4, 0.1, 0.3]), Rotation.from_rotvec([0.2, -1.0, 3.0]).as_quat()
+    poses = [np.concatenate(actions.integrate_twist(position, quaternion, twist, ms / 1e3)) for ms in times_ms]
+    return np.array(times_ms, np.int64) * MS, np.stack(poses)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-1, 1), min_size=3, max_size=3), st.lists(st.floats(-3, 3), min_size=3, max_size=3),
+    st.permutations(range(0, 2000, 37)), st.booleans(),
+)  # fmt: skip
+def test_measured_motion_is_the_twist_that_made_it(
+    linear: list[float], angular: list[float], times_ms: list[int], flip: bool
+) -> None:
+    """Whatever the rotation, the order of the samples, and the sign of the quaternions."""
+    twist = np.array([*linear, *angular])
+    times_ns, poses = track(list(times_ms), twist)
+    if flip:
+        poses[::2, 3:] *= -1
+    starts_ns = np.array([1, 500, 1234, 1850]) * MS
+    labels = motion(times_ns, poses, starts_ns, PERIOD_NS, 50 * MS)
+    np.testing.assert_allclose(labels, np.tile(twist, (4, 1)), atol=1e-6)
+
+
+def test_motion_is_unknown_outside_the_measurement_and_across_its_gaps() -> None:
+    times_ns, poses = track([0, 50, 100, 150, 400, 450, 500, 550, 600], np.array([0.1, 0, 0, 0, 0, 0.3]))
+    starts_ns = np.array([-10, 0, 50, 60, 390, 400, 500, 501]) * MS
+    known = np.isfinite(motion(times_ns, poses, starts_ns, PERIOD_NS, 100 * MS)).all(axis=1)
+    assert known.tolist() == [False, True, True, False, False, True, True, False]
+
+
+def test_invalid_poses_and_repeated_stamps_are_skipped() -> None:
+    times_ns, poses = track([0, 20, 20, 40, 60], np.array([0.1, 0, 0, 0, 0, 0]))
+    poses[2, 0], poses[3, 0] = 99.0, np.nan
+    poses = np.concatenate([poses, np.zeros((1, 7))])
+    found = interpolate_poses(np.append(times_ns, 30 * MS), poses, np.array([20, 40]) * MS, 100 * MS)
+    np.testing.assert_allclose(found[:, 0], [0.402, 0.404])
+    assert np.isnan(interpolate_poses(np.zeros(0, np.int64), np.zeros((0, 7)), np.array([1]), 5)).all()

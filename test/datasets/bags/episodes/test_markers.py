@@ -31,6 +31,6 @@ def test_marker_survives_the_wire(event: str) -> None:
         (json.dumps({"event": "start", "episode": 3, "task": "x"}), "'command' is missing"),
     ],
 )
-def test_malformed_marker_is_refused_with_the_reason(text: str, said: str) -> None:
+def test_a_malformed_marker_is_rejected_with_the_reason(text: str, said: str) -> None:
     with pytest.raises(BagError, match=said):
         parse_marker(text)

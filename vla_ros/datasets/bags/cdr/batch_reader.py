@@ -15,17 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.datasets.bags.cdr.messages import LENGTH, PADDING, START, aligned, fast_reader, types_of
+from vla_ros.datasets.bags.cdr.messages import FIELDS, LENGTH, PADDING, START, aligned, fast_reader, types_of
 from vla_ros.datasets.bags.recording import MessageRefs, Recording
 from vla_ros.datasets.bags.storage.container import Damage, MessageBatch, StoredTopic, byte_rows
 
-BATCH_TYPES = (
-    "sensor_msgs/msg/CompressedImage",
-    "sensor_msgs/msg/Image",
-    "sensor_msgs/msg/JointState",
-    "geometry_msgs/msg/PoseStamped",
-    "geometry_msgs/msg/TwistStamped",
-)
 # Batches are small in files with small chunks; this many bytes of messages are read together.
 _TOGETHER_BYTES = 1 << 19
 _STAMP = slice(4, 12)
@@ -74,7 +67,7 @@ def read_tables(recording: Recording, columns: Mapping[str, Columns]) -> dict[st
 def preloaded(recording: Recording, columns: Mapping[str, Columns], topics: Collection[str] = ()) -> Iterator[None]:
     """Read tables, for `read_tables`, and preload the messages of `topics`, all in one pass over the recording."""
     builders = {
-        name: _TableBuilder(wanted) for name, wanted in columns.items() if recording.topics[name].type in BATCH_TYPES
+        name: _TableBuilder(wanted) for name, wanted in columns.items() if recording.topics[name].type in FIELDS
     }
 
     def add(file: int, topic: StoredTopic, batch: MessageBatch) -> None:
@@ -95,7 +88,7 @@ class BatchValues(NamedTuple):
 
 
 class BatchReader:
-    """Reads messages with the layout of `first`, a message of one of BATCH_TYPES that `fast_reader` can read.
+    """Reads messages with the layout of `first`, a message that `fast_reader` can read.
 
     Attributes:
         pixels: Where an image's pixels begin, 0 for other types.
@@ -106,30 +99,10 @@ class BatchReader:
         walk.at = _FRAME
         walk.text()
         self.pixels = 0
-        self._numbers = (walk.at, 0)  # where they begin, and how many there are
-        name = kind.rpartition("/")[2]
-        if name == "PoseStamped":
-            self._numbers = walk.numbers(7)
-        elif name == "TwistStamped":
-            self._numbers = walk.numbers(6)
-        elif name == "JointState":
-            for _ in range(walk.count()):
-                walk.text()
-            self._numbers = walk.numbers(walk.count())
-            for _ in ("velocity", "effort"):
-                walk.numbers(walk.count())
-        elif name == "CompressedImage":
-            walk.text()
-        else:
-            walk.align(4)
-            walk.fixed(8)  # height, width
-            walk.text()
-            walk.fixed(1)
-            walk.align(4)
-            walk.fixed(4)  # step
-        if name.endswith("Image"):
-            walk.align(4)
-            self.pixels = walk.at + LENGTH.size
+        found = [walk.field(field) for field in FIELDS[kind].values()]
+        self._numbers = next((numbers for numbers in found if numbers is not None), (0, 0))  # where, and how many
+        if kind.endswith("Image"):
+            self.pixels = walk.at
         self._bytes = self.pixels or len(first)
         self._first = np.frombuffer(first, np.uint8, self._bytes)
         self._fixed = np.zeros(self._bytes, np.uint8)
@@ -165,29 +138,37 @@ class _LayoutWalk:
         self.at = START
         self.ranges = [(0, 2)]
 
-    def align(self, size: int) -> None:
-        self.at = aligned(self.at, size)
-
-    def fixed(self, size: int) -> None:
-        self.ranges.append((self.at, self.at + size))
-        self.at += size
-
-    def count(self) -> int:
-        self.align(LENGTH.size)
-        (count,) = LENGTH.unpack_from(self._data, self.at)
-        self.fixed(LENGTH.size)
-        return int(count)
+    def field(self, kind: str) -> tuple[int, int] | None:
+        """Step over a field, but not over the content of a uint8[]; return where its doubles are, and how many."""
+        if kind == "string":
+            self.text()
+        elif kind == "string[]":
+            for _ in range(self._count()):
+                self.text()
+        elif kind in ("uint8", "uint32"):
+            self._fixed(4 if kind == "uint32" else 1)
+        elif kind == "uint8[]":
+            self.at = aligned(self.at, LENGTH.size) + LENGTH.size
+        else:
+            count = {"Pose": 7, "Twist": 6}.get(kind) or self._count()
+            begin = aligned(self.at, 8) if count else self.at
+            self.at = begin + 8 * count
+            return begin, count
+        return None
 
     def text(self) -> None:
-        self.fixed(self.count())
+        length = self._count()
+        self.ranges.append((self.at, self.at + length))
+        self.at += length
 
-    def numbers(self, count: int) -> tuple[int, int]:
-        """Skip doubles; return where they begin, and how many there are."""
-        if count:
-            self.align(8)
-        begin = self.at
-        self.at += 8 * count
-        return begin, count
+    def _count(self) -> int:
+        self._fixed(LENGTH.size)
+        return int(LENGTH.unpack_from(self._data, self.at - LENGTH.size)[0])
+
+    def _fixed(self, size: int) -> None:
+        self.at = aligned(self.at, size)
+        self.ranges.append((self.at, self.at + size))
+        self.at += size
 
 
 def _columns(rows: NDArray[np.uint8], at: int, kind: str, count: int) -> NDArray[Any]:

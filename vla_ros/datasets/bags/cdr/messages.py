@@ -20,6 +20,21 @@ from rosbags.typesys.store import Typestore
 from vla_ros.datasets.bags.storage.container import Damage, StoredTopic
 
 Reader = Callable[[bytes], Any]
+FieldReader = Callable[[bytes, int], tuple[Any, int]]  # data, position -> value, position after it
+
+# The fields after the header of the message types that are read fast.
+FIELDS: dict[str, dict[str, str]] = {
+    "sensor_msgs/msg/CompressedImage": {"format": "string", "data": "uint8[]"},
+    "sensor_msgs/msg/Image": {
+        "height": "uint32", "width": "uint32", "encoding": "string", "is_bigendian": "uint8", "step": "uint32",
+        "data": "uint8[]",
+    },
+    "sensor_msgs/msg/JointState": {
+        "name": "string[]", "position": "float64[]", "velocity": "float64[]", "effort": "float64[]",
+    },
+    "geometry_msgs/msg/PoseStamped": {"pose": "Pose"},
+    "geometry_msgs/msg/TwistStamped": {"twist": "Twist"},
+}  # fmt: skip
 
 _IDL_SEPARATOR = "=" * 80 + "\n"
 START = 4  # after how the message is encoded; alignments count from here
@@ -27,7 +42,8 @@ PADDING = 3  # bytes that may follow a message
 LENGTH = struct.Struct("<I")
 _LITTLE_ENDIAN = b"\x00\x01"
 _HEAD = struct.Struct("<iII")  # stamp: seconds, nanoseconds; length of the frame_id
-_SIZE = struct.Struct("<II")
+_POSE = struct.Struct("<7d")
+_TWIST = struct.Struct("<6d")
 
 
 @functools.cache
@@ -119,18 +135,25 @@ def fast_reader(types: Typestore, kind: str) -> Reader | None:
     It returns the message that `types.deserialize_cdr` would, with arrays as read-only views of the bytes, or None if
     the bytes are irregular.
     """
-    make = _FAST_READERS.get(kind)
-    if make is None or not _is_standard(types):
+    if kind not in FIELDS or not _is_standard(types):
         return None
-    read = make(types)
+    message, header = types.types[kind], _header(types)
+    fields = [_FIELD_READERS[field](types) for field in FIELDS[kind].values()]
 
-    def guarded(data: bytes) -> Any:
+    def read(data: bytes) -> Any:
+        if data[:2] != _LITTLE_ENDIAN:
+            return None
         try:
-            return read(data) if data[:2] == _LITTLE_ENDIAN else None
+            value, at = header(data, START)
+            values = [value]
+            for read_field in fields:
+                value, at = read_field(data, at)
+                values.append(value)
         except (_Irregular, struct.error, UnicodeDecodeError):
             return None
+        return message(*values) if at <= len(data) <= at + PADDING else None
 
-    return guarded
+    return read
 
 
 def _is_standard(types: Typestore) -> bool:
@@ -145,23 +168,27 @@ class _Irregular(Exception):
     """Bytes for the general reader."""
 
 
-def _header(types: Typestore) -> Callable[[bytes], tuple[Any, int]]:
-    """Return a reader of the header at the start of messages: it returns that and where the next field may begin."""
+def _header(types: Typestore) -> FieldReader:
     header, time = types.types["std_msgs/msg/Header"], types.types["builtin_interfaces/msg/Time"]
     decoded: dict[bytes, str] = {}  # a topic has one frame_id, or a few
 
-    def read(data: bytes) -> tuple[Any, int]:
-        seconds, nanoseconds, length = _HEAD.unpack_from(data, START)
-        at = START + _HEAD.size
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        seconds, nanoseconds, length = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
         raw = data[at : at + length]
         frame = decoded.get(raw)
         if frame is None:
             frame = _text(data, at, length)
             if len(decoded) < 16:
                 decoded[raw] = frame
-        return header(stamp=time(sec=seconds, nanosec=nanoseconds), frame_id=frame), at + length
+        return header(time(seconds, nanoseconds), frame), at + length
 
     return read
+
+
+def aligned(at: int, size: int) -> int:
+    """Return the next position at which a value of `size` bytes may begin."""
+    return (at - START + size - 1) // size * size + START
 
 
 def _text(data: bytes, at: int, length: int) -> str:
@@ -171,137 +198,87 @@ def _text(data: bytes, at: int, length: int) -> str:
     return data[at : stop - 1].decode()
 
 
-def aligned(at: int, size: int) -> int:
-    """Return the next position at which a value of `size` bytes may begin."""
-    return (at - START + size - 1) // size * size + START
-
-
-def _array(data: bytes, at: int, kind: str, size: int) -> tuple[Any, int]:
-    """Read a length-prefixed sequence; return it and where the next field may begin."""
+def _string(data: bytes, at: int) -> tuple[str, int]:
     at = aligned(at, 4)
     (length,) = LENGTH.unpack_from(data, at)
-    at += 4
-    if length:
-        at = aligned(at, size)
-    stop = at + length * size
-    if stop > len(data):
-        raise _Irregular
-    return np.frombuffer(data, kind, length, at if length else 0), stop
+    return _text(data, at + 4, length), at + 4 + length
 
 
-def _check_end(data: bytes, stop: int) -> None:
-    if not stop <= len(data) <= stop + PADDING:
-        raise _Irregular
+def _strings(types: Typestore) -> FieldReader:
+    known: tuple[int, bytes, list[str]] = (-1, b"", [])  # where the last ones were, and their bytes: they seldom change
 
-
-def _compressed_image(types: Typestore) -> Reader:
-    header, image = _header(types), types.types["sensor_msgs/msg/CompressedImage"]
-
-    def read(data: bytes) -> Any:
-        head, at = header(data)
-        at = aligned(at, 4)
-        (length,) = LENGTH.unpack_from(data, at)
-        encoding = _text(data, at + 4, length)
-        pixels, stop = _array(data, at + 4 + length, "u1", 1)
-        _check_end(data, stop)
-        return image(header=head, format=encoding, data=pixels)
-
-    return read
-
-
-def _image(types: Typestore) -> Reader:
-    header, image = _header(types), types.types["sensor_msgs/msg/Image"]
-
-    def read(data: bytes) -> Any:
-        head, at = header(data)
-        at = aligned(at, 4)
-        height, width = _SIZE.unpack_from(data, at)
-        (length,) = LENGTH.unpack_from(data, at + 8)
-        encoding = _text(data, at + 12, length)
-        at += 12 + length
-        endian = data[at : at + 1]
-        at = aligned(at + 1, 4)
-        (step,) = LENGTH.unpack_from(data, at)
-        pixels, stop = _array(data, at + 4, "u1", 1)
-        _check_end(data, stop)
-        shape = {"height": height, "width": width, "encoding": encoding, "is_bigendian": endian[0], "step": step}
-        return image(header=head, **shape, data=pixels)
-
-    return read
-
-
-def _stamped_doubles(types: Typestore, count: int, build: Callable[..., Any]) -> Reader:
-    """Return a reader of messages with a header and `count` doubles."""
-    header, doubles = _header(types), struct.Struct(f"<{count}d")
-
-    def read(data: bytes) -> Any:
-        head, at = header(data)
-        at = aligned(at, 8)
-        numbers = doubles.unpack_from(data, at)
-        _check_end(data, at + doubles.size)
-        return build(head, *numbers)
-
-    return read
-
-
-def _pose_stamped(types: Typestore) -> Reader:
-    names = ("PoseStamped", "Pose", "Point", "Quaternion")
-    stamped, pose, point, quaternion = (types.types[f"geometry_msgs/msg/{name}"] for name in names)
-
-    def build(head: Any, x: float, y: float, z: float, qx: float, qy: float, qz: float, qw: float) -> Any:
-        turned = quaternion(x=qx, y=qy, z=qz, w=qw)
-        return stamped(header=head, pose=pose(position=point(x=x, y=y, z=z), orientation=turned))
-
-    return _stamped_doubles(types, 7, build)
-
-
-def _twist_stamped(types: Typestore) -> Reader:
-    names = ("TwistStamped", "Twist", "Vector3")
-    stamped, twist, vector = (types.types[f"geometry_msgs/msg/{name}"] for name in names)
-
-    def build(head: Any, x: float, y: float, z: float, wx: float, wy: float, wz: float) -> Any:
-        return stamped(header=head, twist=twist(linear=vector(x=x, y=y, z=z), angular=vector(x=wx, y=wy, z=wz)))
-
-    return _stamped_doubles(types, 6, build)
-
-
-def _joint_state(types: Typestore) -> Reader:
-    header, state = _header(types), types.types["sensor_msgs/msg/JointState"]
-    known: tuple[int, bytes, list[str]] = (-1, b"", [])  # where the last names were, and their bytes
-
-    def names(data: bytes, at: int) -> tuple[list[str], int]:
+    def read(data: bytes, at: int) -> tuple[list[str], int]:
         nonlocal known
         begin, raw, found = known
-        if begin == at and raw and data.startswith(raw, at):
-            return list(found), at + len(raw)
-        begin = at
-        (count,) = LENGTH.unpack_from(data, at)
-        at += 4
-        found = []
-        for _ in range(count):
-            at = aligned(at, 4)
-            (length,) = LENGTH.unpack_from(data, at)
-            found.append(_text(data, at + 4, length))
-            at += 4 + length
-        known = (begin, data[begin:at], found)
-        return list(found), at
-
-    def read(data: bytes) -> Any:
-        head, at = header(data)
-        joints, at = names(data, aligned(at, 4))
-        position, at = _array(data, at, "<f8", 8)
-        velocity, at = _array(data, at, "<f8", 8)
-        effort, stop = _array(data, at, "<f8", 8)
-        _check_end(data, stop)
-        return state(header=head, name=joints, position=position, velocity=velocity, effort=effort)
+        at = aligned(at, 4)
+        if begin != at or not raw or not data.startswith(raw, at):
+            begin, found = at, []
+            (count,) = LENGTH.unpack_from(data, at)
+            at += 4
+            for _ in range(count):
+                text, at = _string(data, at)
+                found.append(text)
+            raw = data[begin:at]
+            known = begin, raw, found
+        return list(found), begin + len(raw)
 
     return read
 
 
-_FAST_READERS: dict[str, Callable[[Typestore], Reader]] = {
-    "sensor_msgs/msg/CompressedImage": _compressed_image,
-    "sensor_msgs/msg/Image": _image,
-    "sensor_msgs/msg/JointState": _joint_state,
-    "geometry_msgs/msg/PoseStamped": _pose_stamped,
-    "geometry_msgs/msg/TwistStamped": _twist_stamped,
+def _number(code: str) -> FieldReader:
+    number = struct.Struct(f"<{code}")
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        at = aligned(at, number.size)
+        return number.unpack_from(data, at)[0], at + number.size
+
+    return read
+
+
+def _array(dtype: str) -> FieldReader:
+    size = np.dtype(dtype).itemsize
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        at = aligned(at, 4)
+        (length,) = LENGTH.unpack_from(data, at)
+        at = aligned(at + 4, size) if length else at + 4
+        stop = at + length * size
+        if stop > len(data):
+            raise _Irregular
+        return np.frombuffer(data, dtype, length, at if length else 0), stop
+
+    return read
+
+
+def _pose(types: Typestore) -> FieldReader:
+    pose, point, quaternion = (types.types[f"geometry_msgs/msg/{name}"] for name in ("Pose", "Point", "Quaternion"))
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        at = aligned(at, 8)
+        x, y, z, qx, qy, qz, qw = _POSE.unpack_from(data, at)
+        return pose(point(x, y, z), quaternion(qx, qy, qz, qw)), at + _POSE.size
+
+    return read
+
+
+def _twist(types: Typestore) -> FieldReader:
+    twist, vector = (types.types[f"geometry_msgs/msg/{name}"] for name in ("Twist", "Vector3"))
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        at = aligned(at, 8)
+        x, y, z, wx, wy, wz = _TWIST.unpack_from(data, at)
+        return twist(vector(x, y, z), vector(wx, wy, wz)), at + _TWIST.size
+
+    return read
+
+
+_FIELD_READERS: dict[str, Callable[[Typestore], FieldReader]] = {
+    "string": lambda types: _string,
+    "string[]": _strings,
+    "uint8": lambda types: _number("B"),
+    "uint32": lambda types: _number("I"),
+    "uint8[]": lambda types: _array("u1"),
+    "float64[]": lambda types: _array("<f8"),
+    "Pose": _pose,
+    "Twist": _twist,
 }

@@ -21,6 +21,7 @@ from vla_ros.datasets.bags.episodes.segmentation import Segment
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.bags.streams import BagStream, columns_of, event_times_ns
 from vla_ros.datasets.errors import BagError
+from vla_ros.geometry import rigid
 from vla_ros.observations import messages
 from vla_ros.robot import GripperCommand, GripperState, Robot, Stream, match_topic
 
@@ -178,7 +179,7 @@ class ActionLabels:
                 )
             _require_topics(self._recording, {"ee_pose, to rotate twists into the base frame": robot.ee_pose})
             poses = self._read_poses()
-            at = poses_at(poses.time_ns, poses.values, twists.time_ns[in_tool], self._max_gap_ns)
+            at = rigid.interpolate_poses(poses.time_ns, poses.values, twists.time_ns[in_tool], self._max_gap_ns)
             known = np.isfinite(at).all(axis=1)
             rotated = np.full((len(at), 6), np.nan)
             if known.any():
@@ -230,7 +231,6 @@ class ActionLabels:
             columns: Which numbers of a message its value begins with; the rest of the value is the same for all.
         """
         recording, topic = self._recording, self._topic(stream)
-        stamped = isinstance(stream, Stream) and stream.stamp == "header"
 
         def value_of(message: Any) -> Any:
             try:
@@ -248,26 +248,32 @@ class ActionLabels:
             refs.append((*ref, receive_ns))
             times_ns.append(messages.message_time_ns(message, stream, receive_ns))
             values.append(found)
-            if stamped:
+            if _has_stamps(stream):
                 self._delays_ns.append(receive_ns - messages.stamp_ns(message))
         read = _Series(np.array(times_ns, np.int64), np.array(values, np.float64).reshape(-1, *shape))
         if table is None:
             return read
-        if stamped:
+        if _has_stamps(stream):
             self._delays_ns += (table.refs.receive_ns - table.stamp_ns).tolist()
         rest = value_of(table.first)[table.numbers.shape[1] :]
         numbers = np.concatenate([table.numbers, np.tile(rest, (len(table.numbers), 1))], axis=1)
-        file, entry, received_ns = np.concatenate(
-            [np.array(refs, np.int64).reshape(-1, 3), np.stack(table.refs, axis=1)]
-        ).T
-        order = np.lexsort((entry, file, received_ns))
-        return _Series(
-            np.concatenate([read.time_ns, event_times_ns(table, stream)])[order],
-            np.concatenate([read.values, numbers])[order],
-        )
+        tabled = _Series(event_times_ns(table, stream), numbers)
+        return _merged(read, np.array(refs, np.int64).reshape(-1, 3), tabled, np.stack(table.refs, axis=1))
 
     def _topic(self, stream: Stream | GripperState | GripperCommand) -> str:
         return self._recording.find({stream.topic: (stream.topic, stream.type)})[stream.topic]
+
+
+def _has_stamps(stream: Stream | GripperState | GripperCommand) -> bool:
+    return isinstance(stream, Stream) and stream.stamp == "header"
+
+
+def _merged(first: _Series, first_refs: Times, second: _Series, second_refs: Times) -> _Series:
+    """Merge two series in order of receipt, given the file, entry and receive time (S, 3) of each message."""
+    file, entry, receive_ns = np.concatenate([first_refs, second_refs]).T
+    order = np.lexsort((entry, file, receive_ns))
+    time_ns, values = np.append(first.time_ns, second.time_ns), np.concatenate([first.values, second.values])
+    return _Series(time_ns[order], values[order])
 
 
 def twist_columns(first: Any) -> tuple[int, ...]:
@@ -332,45 +338,13 @@ def as_of(sample_ns: Times, values: Floats, time_ns: Times, max_age_ns: int | No
     return np.where(unknown, np.nan, np.append(values, np.nan)[last])
 
 
-def poses_at(sample_ns: Times, poses: Floats, time_ns: Times, max_gap_ns: int) -> Floats:
-    """Interpolate poses (S, 7), position and quaternion x y z w, at each of `time_ns` (T,): (T, 7).
-
-    Linear in position, along the shorter arc in rotation; NaN outside the samples, and between two that are more than
-    `max_gap_ns` apart. Samples may come in any order; invalid ones are skipped, and of equal times the first one
-    counts: a sensor that repeats a stamp repeats its sample.
-    """
-    from scipy.spatial.transform import Rotation  # on use: see actions
-
-    valid = np.isfinite(poses).all(axis=1) & (np.linalg.norm(poses[:, 3:], axis=1) > 1e-6)
-    sample_ns, first = np.unique(sample_ns[valid], return_index=True)
-    poses = poses[valid][first]
-    result = np.full((len(time_ns), 7), np.nan)
-    if len(sample_ns) == 0:
-        return result
-    right = np.searchsorted(sample_ns, time_ns, side="left")
-    left = np.where(np.append(sample_ns, -1)[right] == time_ns, right, right - 1)
-    inside = (left >= 0) & (right < len(sample_ns))
-    left, right = left[inside], right[inside]
-    gap_ns = sample_ns[right] - sample_ns[left]
-    near = gap_ns <= max_gap_ns
-    fraction = ((time_ns[inside] - sample_ns[left]) / np.maximum(gap_ns, 1))[:, None]
-    between = np.full((len(left), 7), np.nan)
-    if near.any():
-        start, end, part = poses[left][near], poses[right][near], fraction[near]
-        turn = (Rotation.from_quat(end[:, 3:]) * Rotation.from_quat(start[:, 3:]).inv()).as_rotvec()
-        rotation = Rotation.from_rotvec(turn * part) * Rotation.from_quat(start[:, 3:])
-        between[near] = np.concatenate([start[:, :3] + (end[:, :3] - start[:, :3]) * part, rotation.as_quat()], axis=1)
-    result[inside] = between
-    return result
-
-
 def motion(sample_ns: Times, poses: Floats, start_ns: Times, period_ns: int, max_gap_ns: int) -> Floats:
     """Return the constant twists (T, 6) that lead from the measured pose at each of `start_ns` to that a period later.
 
-    In the frame of the poses; NaN if either pose is unknown (see `poses_at`).
+    In the frame of the poses; NaN if either pose is unknown (see `rigid.interpolate_poses`).
     """
-    before = poses_at(sample_ns, poses, start_ns, max_gap_ns)
-    after = poses_at(sample_ns, poses, start_ns + period_ns, max_gap_ns)
+    before = rigid.interpolate_poses(sample_ns, poses, start_ns, max_gap_ns)
+    after = rigid.interpolate_poses(sample_ns, poses, start_ns + period_ns, max_gap_ns)
     known = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
     result = np.full((len(start_ns), 6), np.nan)
     if known.any():

@@ -113,8 +113,7 @@ def find_segments(recording: Recording, robot: Robot, annotations: Sequence[Anno
         rows = enumerate(annotations)
         return Segmentation([_annotated(recording, number, row) for number, row in rows], "annotations")
     end_ns = recording.end_ns + 1
-    received = _received(recording, topics.EPISODE, EPISODE_TYPE)
-    markers = [(time_ns, _marker(recording, message)) for time_ns, message in received]
+    markers = _markers(recording)
     if markers:
         # With markers, a missing language topic is a mistake rather than another kind of recording.
         recording.find({"language": (robot.language.topic, robot.language.type)})
@@ -200,9 +199,10 @@ def _received(recording: Recording, topic: str, kind: str) -> list[tuple[int, An
     return [(receive_ns, message) for _, receive_ns, message in recording.messages([name])]
 
 
-def _marker(recording: Recording, message: Any) -> EpisodeMarker:
+def _markers(recording: Recording) -> list[tuple[int, EpisodeMarker]]:
+    received = _received(recording, topics.EPISODE, EPISODE_TYPE)
     try:
-        return parse_marker(message.data)
+        return [(time_ns, parse_marker(message.data)) for time_ns, message in received]
     except BagError as error:
         raise BagError(f"bag {recording.path}: {error}") from None
 

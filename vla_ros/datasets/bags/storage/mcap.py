@@ -51,14 +51,24 @@ class McapFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.topics: dict[int, StoredTopic] = {}
+        self.damage: list[str] = []
+        self.metadata = ""
+        self._schemas: dict[int, tuple[str, str, str]] = {}
+        self._chunk_indices: list[list[tuple[int, bytes]]] = []  # per chunk: channel, its times and offsets
+        self._loose: list[tuple[int, int, int, int]] = []  # messages outside chunks
+        self._announced: int | None = None
         self._file = ChunkedFile(path)
         try:
-            contents = _Contents(self._file)
+            if self._file.bytes_at(0, len(MAGIC)) != MAGIC:
+                raise Damage("it does not begin like an MCAP file")
+            complete = self._scan()
+            self.index = self._index(complete)
         except BaseException:
             self._file.close()
             raise
-        self.topics, self.index = contents.topics, contents.index
-        self.damage, self.metadata = contents.damage, contents.metadata
+        if complete and self._announced is not None and self._announced != len(self.index):
+            self.damage.append(f"its statistics count {self._announced} messages, but it has {len(self.index)}")
 
     def close(self) -> None:
         self._file.close()
@@ -105,26 +115,6 @@ class McapFile:
         good = (heads["opcode"] == MESSAGE) & (heads["channel"] == self.index.topic[entry])
         good &= (heads["logged"] == self.index.time_ns[entry].astype(np.uint64)) & (begin <= end) & (end <= stop)
         return MessageBatch(entry, data, begin, end).select(good)
-
-
-class _Contents:
-    """Scans an MCAP file for its topics, index, damage and metadata, and adds its chunks to `file`."""
-
-    def __init__(self, file: ChunkedFile) -> None:
-        self.topics: dict[int, StoredTopic] = {}
-        self.damage: list[str] = []
-        self.metadata = ""
-        self._file = file
-        self._schemas: dict[int, tuple[str, str, str]] = {}
-        self._chunk_indices: list[list[tuple[int, bytes]]] = []  # per chunk: channel, its times and offsets
-        self._loose: list[tuple[int, int, int, int]] = []  # messages outside chunks
-        self._announced: int | None = None
-        if file.bytes_at(0, len(MAGIC)) != MAGIC:
-            raise Damage("it does not begin like an MCAP file")
-        complete = self._scan()
-        self.index = self._index(complete)
-        if complete and self._announced is not None and self._announced != len(self.index):
-            self.damage.append(f"its statistics count {self._announced} messages, but it has {len(self.index)}")
 
     def _scan(self) -> bool:
         """Walk over the file's records, skipping the chunks' contents; return whether the file has its footer."""

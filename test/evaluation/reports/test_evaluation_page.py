@@ -42,7 +42,7 @@ class Sources(HTMLParser):
         assert tag not in ("script", "link", "iframe", "object")
 
 
-def test_a_page_holds_all_it_shows_and_escapes_what_it_is_given(tmp_path) -> None:
+def test_a_page_is_self_contained_and_escaped(tmp_path) -> None:
     video = RolloutVideo(("static", "wrist"))
     for tick in range(3):
         video.on_frame(tick, {name: np.full((20, 30, 3), 60 * tick, np.uint8) for name in ("static", "wrist")})
@@ -55,7 +55,7 @@ def test_a_page_holds_all_it_shows_and_escapes_what_it_is_given(tmp_path) -> Non
     assert re.search(r"data:image/webp;base64,\w+", text) and "open_drawer-7-failure" in text
 
 
-def test_a_video_has_every_frame_of_every_camera_and_stays_at_its_end(tmp_path) -> None:
+def test_a_video_has_every_frame_of_every_camera_and_lingers_on_the_last(tmp_path) -> None:
     from PIL import Image
 
     video = RolloutVideo(("static", "wrist"))

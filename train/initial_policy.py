@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new policy for some demonstrations, or a copy of an existing one to fine-tune."""
+"""The policy that a training starts from: a new one for its demonstrations, or one to fine-tune."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
 from vla_ros.train.config import ConfigError, TrainConfig
-from vla_ros.train.data import action_bounds, data_digest, proprioception_statistics
+from vla_ros.train.statistics import action_bounds, data_digest, proprioception_statistics
 
 
 def observation_spec(config: TrainConfig) -> tuple[ObservationSpec, Timing]:
-    """Return how demonstrations must be sampled for this recipe."""
+    """Return how demonstrations are sampled for this recipe."""
     if config.init_from is not None:
         contract = load_contract(config.init_from)
         return contract.observation_spec, contract.timing
     chosen = config.contract
-    assert chosen is not None  # as TrainConfig demands without init_from
+    assert chosen is not None  # TrainConfig requires it without init_from
     return ObservationSpec(chosen.cameras, chosen.proprioception), chosen.timing
 
 
 def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
-    """Return an untrained policy whose statistics, tokenizer and provenance are of the ``training`` episodes only."""
+    """Return an untrained policy with statistics, tokenizer and provenance of the `training` episodes only."""
     chosen, network = config.contract, config.policy or PolicyConfig()
-    assert chosen is not None  # as TrainConfig demands without init_from
+    assert chosen is not None  # TrainConfig requires it without init_from
     pretrained = None
     if network.backbone == "vlm" and network.vlm.pretrained is not None:
         pretrained = load_pretrained(network.vlm)
@@ -40,14 +40,14 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
         network = dataclasses.replace(network, vlm=pretrained.config)
         tokenizer = pretrained.tokenizer
     else:
-        template = chosen.language("not trained yet", _own_prompt(network))
+        template = chosen.language("not trained yet", _default_prompt(network))
         prompts = [template.prompt(command) for episode in training for command in episode.commands]
         tokenizer = CommandTokenizer.train(prompts, chosen.vocabulary_size)
     low, high = action_bounds(training)
     contract = PolicyContract(
         cameras=chosen.cameras,
         proprioception=proprioception_statistics(training, chosen.proprioception),
-        language=chosen.language(tokenizer.identity, _own_prompt(network)),
+        language=chosen.language(tokenizer.identity, _default_prompt(network)),
         timing=chosen.timing,
         action=ActionSpace(low=low, high=high),
         provenance=Provenance(
@@ -60,18 +60,18 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
     )
     try:
         return Policy(contract, network, tokenizer, pretrained.model if pretrained else None)
-    except ValueError as error:  # what only the model itself knows: the picture sizes that it takes, for instance
-        raise ConfigError(f"the {network.backbone} backbone can't be built from this recipe: {error}") from None
+    except ValueError as error:  # what only the model knows, such as its image sizes
+        raise ConfigError(f"the {network.backbone} backbone cannot be built from this recipe: {error}") from None
 
 
-def _own_prompt(network: PolicyConfig) -> str:
-    """Return what the backbone's model expects commands in; it goes into the contract, which the robot uses too."""
+def _default_prompt(network: PolicyConfig) -> str:
+    """Return the prompt template that the backbone's model was trained with."""
     family = FAMILIES.get(network.vlm.model.get("model_type", "")) if network.backbone == "vlm" else None
     return "{command}" if family is None else family.prompt
 
 
 def _check_normalisation(cameras: Sequence[Camera], pretrained: Pretrained) -> None:
-    """Raise ConfigError if a camera is normalised in another way than the pretrained model's images were."""
+    """Raise ConfigError if a camera is not normalised as the pretrained model's images were."""
     for camera in cameras:
         for key, given, needed in (
             ("mean", camera.mean, pretrained.image_mean),
@@ -79,18 +79,16 @@ def _check_normalisation(cameras: Sequence[Camera], pretrained: Pretrained) -> N
         ):
             if needed is not None and any(abs(a - b) > 1e-4 for a, b in zip(given, needed, strict=True)):
                 raise ConfigError(
-                    f"contract.cameras: {camera.name} has the {key} {list(given)}, but {pretrained.revision} was "
-                    f"trained with {list(needed)}; give that"
+                    f"contract.cameras: {camera.name} has the {key} {list(given)}; it must be {list(needed)}, which "
+                    f"{pretrained.revision} was trained with"
                 )
 
 
 def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
-    """Return the policy of ``init_from``, to be tuned on ``training``.
-
-    Its statistics and tokenizer stay as they are: with others, what it has learned would mean something else.
+    """Return the policy of `init_from`, to fine-tune on `training`; it keeps its statistics and tokenizer.
 
     Raises:
-        ConfigError: it was trained with other delays than the recipe's.
+        ConfigError: it was trained with another `max_delay_steps` than the recipe's.
     """
     assert config.init_from is not None
     policy = load_checkpoint(config.init_from)
@@ -109,6 +107,6 @@ def _learn_delays(policy: Policy, wanted: PolicyConfig, start: str) -> None:
         policy.learn_delays(wanted.max_delay_steps)
     elif wanted.max_delay_steps != trained:
         raise ConfigError(
-            f"policy.max_delay_steps is {wanted.max_delay_steps}, but {start} was trained with {trained}; "
-            f"allowed: {trained}, or start from a checkpoint without delays"
+            f"policy.max_delay_steps is {wanted.max_delay_steps}; it must be {trained}, as {start} was trained with, "
+            "or start from a checkpoint without delays"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training in two processes is the training of one on the batches of both."""
+"""Training in two processes equals training in one on the joint batches."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from torch.utils.data import RandomSampler
 from vla_ros import resources
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.module import VLAModule
-from vla_ros.train.build import new_policy
 from vla_ros.train.config import TrainConfig
-from vla_ros.train.data import split_episodes
+from vla_ros.train.data import MixtureSampler, ProcessSampler
+from vla_ros.train.demonstrations import split_episodes
+from vla_ros.train.distributed import Processes, started_processes
 from vla_ros.train.fit import fit
-from vla_ros.train.processes import Processes, Share, started_processes
-from vla_ros.train.sampling import MixtureSampler
+from vla_ros.train.initial_policy import new_policy
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
-def test_shares_are_together_what_one_process_draws_and_every_window_comes_once_in_turn() -> None:
+def test_processes_together_draw_what_one_process_would() -> None:
     windows = list(range(10))
 
     def drawn(rank: int) -> list[int]:
         processes = Processes(rank, 3, 3)
         generator = torch.Generator().manual_seed(5)
-        return list(Share(RandomSampler(windows, num_samples=60, generator=generator), processes))
+        return list(ProcessSampler(RandomSampler(windows, num_samples=60, generator=generator), processes))
 
     shares = [drawn(rank) for rank in range(3)]
     together = [index for step in zip(*shares, strict=True) for index in step]
@@ -42,17 +42,17 @@ def test_shares_are_together_what_one_process_draws_and_every_window_comes_once_
     assert together == list(RandomSampler(windows, num_samples=60, generator=torch.Generator().manual_seed(5)))
 
 
-def test_sources_with_weights_are_shared_out_too() -> None:
+def test_processes_also_share_weighted_sources() -> None:
     def drawn(rank: int) -> list[int]:
         processes = Processes(rank, 2, 2)
-        return list(Share(MixtureSampler([4, 6], [1, 3], 400, torch.Generator().manual_seed(5)), processes))
+        return list(ProcessSampler(MixtureSampler([4, 6], [1, 3], 400, torch.Generator().manual_seed(5)), processes))
 
     counts = Counter(drawn(0) + drawn(1))
     assert 80 < sum(counts[index] for index in range(4)) < 120
     assert max(counts[index] for index in range(4)) - min(counts[index] for index in range(4)) <= 1
 
 
-def test_one_process_is_one_that_torchrun_did_not_start(monkeypatch) -> None:
+def test_processes_are_counted_only_under_torchrun(monkeypatch) -> None:
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
@@ -110,7 +110,7 @@ def test_two_processes_have_the_gradient_of_the_joint_batch_and_see_every_window
 
 
 @pytest.mark.slow
-def test_a_training_in_pieces_ends_with_the_weights_of_one_process_also_when_it_was_interrupted(tmp_path: Path) -> None:
+def test_a_sharded_training_ends_with_the_weights_of_one_process_even_if_interrupted(tmp_path: Path) -> None:
     """Two processes with a piece of each weight, clipped by the norm of all: as one with batches twice as large."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(

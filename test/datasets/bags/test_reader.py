@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags to episodes: what the live node would have seen, and an account of the rest."""
+"""Bags to episodes: what the live node would have seen, and a report of the rest."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_demonstration_is_sampled_on_the_control_grid(demonstration: BagBuilder,
 
 
 @pytest.mark.parametrize(("delay_ms", "shade"), [(20, 10), (21, 9)])
-def test_image_that_came_after_the_settle_time_is_not_seen(
+def test_an_image_received_after_the_settle_time_is_not_seen(
     demonstration: BagBuilder, read: Read, delay_ms: int, shade: int
 ) -> None:
     def late(topic: str, receive_ns: int) -> int:
@@ -73,7 +73,9 @@ def test_image_that_came_after_the_settle_time_is_not_seen(
     assert shades(episode, "wrist")[4:7] == [8, 10, 12]
 
 
-def test_image_stamped_after_the_tick_is_not_seen_though_it_has_arrived(demonstration: BagBuilder, read: Read) -> None:
+def test_an_image_stamped_after_the_tick_is_not_seen_even_if_it_has_arrived(
+    demonstration: BagBuilder, read: Read
+) -> None:
     (episode,), _ = read(demonstration.image("static", 505, 200))
     assert shades(episode, "static")[5] == 10
 
@@ -117,7 +119,7 @@ def test_observations_are_those_of_a_live_buffer_bit_for_bit(
     assert seen > 15
 
 
-def test_episodes_that_failed_or_were_discarded_are_left_out_and_counted(bag: type[BagBuilder], read: Read) -> None:
+def test_failed_and_discarded_episodes_are_dropped_and_counted(bag: type[BagBuilder], read: Read) -> None:
     built = bag().say(-9).gripper(-8, 0.08).move(0, 4100)
     for number, event in enumerate(("success", "failure", "discard", "success")):
         built.mark(1000 * number - 1, "start", number).mark(1000 * number + 901, event, number)
@@ -128,15 +130,15 @@ def test_episodes_that_failed_or_were_discarded_are_left_out_and_counted(bag: ty
     assert dict(report.dropped) == {"episode failure": 9, "episode discarded": 9}
 
 
-def test_failures_come_along_when_asked_for(bag: type[BagBuilder], read: Read) -> None:
+def test_failures_are_included_on_request(bag: type[BagBuilder], read: Read) -> None:
     built = bag().say(-9).gripper(-8, 0.08).move(0, 1100).mark(-1, "start").mark(1000.5, "failure")
-    with pytest.raises(BagError, match=r"no episode is left of the bag .*; dropped: episode failure: 10 frames"):
+    with pytest.raises(BagError, match=r"no usable episode in the bag .*; dropped: episode failure: 10 frames"):
         read(built)
     (episode,), _ = read(built, "again", include_failures=True)
     assert episode.outcome == "failure"
 
 
-def test_a_silent_camera_cuts_the_episode_in_two_pieces_of_one_source(demonstration: BagBuilder, read: Read) -> None:
+def test_a_silent_camera_splits_the_episode_into_two_with_one_source(demonstration: BagBuilder, read: Read) -> None:
     demonstration.messages = [
         entry for entry in demonstration.messages
         if not (entry[1].startswith("/camera/static") and 810 * MS < entry[0] - START_NS < 1390 * MS)
@@ -148,7 +150,7 @@ def test_a_silent_camera_cuts_the_episode_in_two_pieces_of_one_source(demonstrat
     assert dict(report.dropped) == {"static: too far behind the other camera": 2, "static: too old": 2}
 
 
-def test_a_command_that_changes_in_an_episode_cuts_it(demonstration: BagBuilder, read: Read) -> None:
+def test_a_change_of_the_command_splits_the_episode(demonstration: BagBuilder, read: Read) -> None:
     episodes, _ = read(demonstration.say(1000, "open the drawer"))
     assert [(episode.command, len(episode)) for episode in episodes] == [
         ("pick up the red block", 10), ("open the drawer", 10),
@@ -170,14 +172,16 @@ def test_gripper_label_is_the_target_at_the_middle_of_the_period(demonstration: 
     np.testing.assert_allclose(episode.actions[4:8, 6], [1.0, 0.25, 0.25, 0.0])
 
 
-def test_a_gripper_not_commanded_yet_is_told_to_stay_as_it_is_measured(demonstration: BagBuilder, read: Read) -> None:
+def test_before_its_first_command_the_gripper_label_is_its_measured_opening(
+    demonstration: BagBuilder, read: Read
+) -> None:
     demonstration.without("gripper_command").gripper(1000, 0.0)
     (episode,), report = read(demonstration)
     np.testing.assert_allclose(episode.actions[:, 6], [1.0] * 10 + [0.0] * 10)
     assert report.dropped == {}
 
 
-def test_training_takes_what_was_meant_and_not_what_was_executed(demonstration: BagBuilder, read: Read) -> None:
+def test_actions_are_the_intended_twists_not_the_executed_ones(demonstration: BagBuilder, read: Read) -> None:
     for stamp_ms in range(0, 2000, 100):
         demonstration.twist(stamp_ms, -0.4, topic="twist_command")
     (episode,), _ = read(demonstration)
@@ -186,7 +190,7 @@ def test_training_takes_what_was_meant_and_not_what_was_executed(demonstration: 
     assert episode.done is episode.executed and np.array_equal(episode.executed[:, 6], episode.actions[:, 6])
 
 
-def test_what_was_meant_is_what_was_executed_where_nobody_recorded_the_latter(
+def test_without_a_record_of_executed_twists_the_intended_ones_count_as_executed(
     demonstration: BagBuilder, read: Read
 ) -> None:
     (episode,), _ = read(demonstration)
@@ -205,7 +209,7 @@ def test_recording_without_markers_is_cut_at_its_commands(demonstration: BagBuil
     ]
 
 
-def test_a_pause_of_hours_between_episodes_is_passed_over(
+def test_hours_of_silence_between_episodes_are_skipped(
     demonstration: BagBuilder, bag: type[BagBuilder], read: Read
 ) -> None:
     hours = bag().move(0, 1050).say(-9).mark(-10, "start", 1).mark(1000.5, "success", 1)
@@ -219,7 +223,7 @@ def test_a_pause_of_hours_between_episodes_is_passed_over(
     assert [len(episode) for episode in episodes] == [20, 10]
 
 
-def test_missing_topics_are_all_named_with_what_the_bag_has(demonstration: BagBuilder, read: Read) -> None:
+def test_an_error_lists_all_missing_topics_and_the_bag_s_topics(demonstration: BagBuilder, read: Read) -> None:
     with pytest.raises(BagError) as raised:
         read(demonstration.without("camera/wrist/image_raw/compressed").without("ee_pose"))
     text = str(raised.value)
@@ -248,7 +252,7 @@ def without_positions(built: BagBuilder, stamp_ms: int) -> BagBuilder:
         lambda message: setattr(message.pose.orientation, "x", 0.0),  # a quaternion of zeros
     ],
 )
-def test_a_pose_that_is_none_costs_its_frame_and_not_the_bag(
+def test_an_invalid_pose_costs_its_frame_not_the_bag(
     demonstration: BagBuilder, robot: Robot, timing: Timing, tmp_path: Path, spoil: Callable
 ) -> None:
     for receive_ns, topic, _, message in demonstration.messages:
@@ -261,7 +265,7 @@ def test_a_pose_that_is_none_costs_its_frame_and_not_the_bag(
     assert why.startswith("ee_pose: ") and count == 1
 
 
-def test_a_gripper_that_is_not_measured_for_a_while_cuts_what_it_would_have_labelled(
+def test_a_gap_in_the_gripper_s_measurements_splits_the_episode(
     demonstration: BagBuilder, robot: Robot, timing: Timing, tmp_path: Path
 ) -> None:
     for receive_ns, topic, _, message in demonstration.without("gripper_command").gripper(9999, 0.0).messages:
@@ -287,12 +291,14 @@ def test_a_gripper_that_is_not_measured_for_a_while_cuts_what_it_would_have_labe
         (lambda built: without_positions(built, 500), r"bag \S+/bag, /joint_states: .*positions"),
     ],
 )
-def test_wrong_values_are_refused_by_name(demonstration: BagBuilder, read: Read, spoil: Callable, said: str) -> None:
+def test_invalid_values_are_rejected_naming_their_topic(
+    demonstration: BagBuilder, read: Read, spoil: Callable, said: str
+) -> None:
     with pytest.raises(BagError, match=said):
         read(spoil(demonstration))
 
 
-def test_recording_with_two_clocks_is_told_apart_from_slow_cameras(demonstration: BagBuilder, read: Read) -> None:
+def test_a_recording_with_two_clocks_is_diagnosed(demonstration: BagBuilder, read: Read) -> None:
     hour_ns = 3600 * 10**9
     demonstration.messages = [(receive_ns + hour_ns, *rest) for receive_ns, *rest in demonstration.messages]
     with pytest.raises(BagError, match=r"Messages were received 3600 s after their stamps.*--use-sim-time"):
@@ -304,15 +310,13 @@ def test_recording_without_markers_and_commands_says_what_it_lacks(demonstration
         read(demonstration.without("episode").without("language_command").say(5, ""))
 
 
-def test_empty_bag_says_so(bag: type[BagBuilder], read: Read) -> None:
+def test_an_empty_bag_is_an_error(bag: type[BagBuilder], read: Read) -> None:
     with pytest.raises(BagError, match="is empty: no message was recorded"):
         read(bag())
 
 
 @pytest.mark.parametrize("name", ["mcap_zstd_fast", "sqlite3_zstd_message"])
-def test_bags_of_the_genuine_recorder_are_read(
-    name: str, spec: ObservationSpec, timing: Timing, tmp_path: Path
-) -> None:
+def test_bags_of_ros2_bag_record_are_read(name: str, spec: ObservationSpec, timing: Timing, tmp_path: Path) -> None:
     """MCAP with zstd chunks and sqlite3 with zstd messages; raw and compressed images."""
     data = Path(__file__).parents[2] / "data"
     shutil.copytree(data / "bags" / name, tmp_path / name)
@@ -326,7 +330,7 @@ def test_bags_of_the_genuine_recorder_are_read(
     np.testing.assert_allclose(speeds, 0.1, atol=0.005)
 
 
-def test_where_only_some_ticks_matter_they_are_what_they_are_among_all(
+def test_observations_at_selected_ticks_equal_those_at_all_ticks(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
 ) -> None:
     """Late, repeated and damaged messages, joint states of another publisher, and a silence."""
@@ -358,7 +362,7 @@ def test_where_only_some_ticks_matter_they_are_what_they_are_among_all(
 
 
 @pytest.mark.parametrize("asked", [[0], [0, 125]])
-def test_where_few_ticks_matter_there_is_no_silence_between_them(
+def test_gaps_between_selected_ticks_are_not_silence(
     bag: type[BagBuilder], robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, asked: list[int]
 ) -> None:
     built = bag().say(-9).image("static", -40, 0).image("wrist", -40, 0).pose(-20).joints(-20).move(0, 13_000)
@@ -371,9 +375,7 @@ def test_where_few_ticks_matter_there_is_no_silence_between_them(
     assert [tick for tick, seen in found.items() if isinstance(seen, Observation)] == ticks.tolist()
 
 
-def test_an_episode_that_ends_years_later_by_a_damaged_time_costs_no_memory(
-    demonstration: BagBuilder, read: Read
-) -> None:
+def test_a_damaged_time_years_away_costs_no_memory(demonstration: BagBuilder, read: Read) -> None:
     ends = next(n for n, (_, topic, _, message) in enumerate(demonstration.messages)
                 if topic == "/episode" and "success" in message.data)  # fmt: skip
     demonstration.messages[ends] = (START_NS + 10**18, *demonstration.messages[ends][1:])
@@ -384,7 +386,7 @@ def test_an_episode_that_ends_years_later_by_a_damaged_time_costs_no_memory(
     assert len(episode) >= 20 and peak < 1 << 28
 
 
-def test_a_picture_that_was_frozen_before_the_ticks_that_matter_is_found(
+def test_an_image_frozen_since_before_the_selected_ticks_is_detected(
     demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
 ) -> None:
     wary = dataclasses.replace(robot, observation=dataclasses.replace(robot.observation, frozen_s=0.5))
@@ -398,7 +400,7 @@ def test_a_picture_that_was_frozen_before_the_ticks_that_matter_is_found(
     assert isinstance(refused, Refusal) and (refused.reason, refused.stream) == ("frozen", "wrist")
 
 
-def test_a_picture_that_no_tick_takes_is_not_decoded(
+def test_images_that_no_tick_uses_are_not_decoded(
     demonstration: BagBuilder, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []

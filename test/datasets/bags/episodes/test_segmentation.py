@@ -33,11 +33,11 @@ def test_episodes_lie_between_their_markers() -> None:
         ([(10, "start", 0), (30, "success", 1)], [(10, 30, 0, "unfinished")]),
     ],
 )
-def test_episode_without_its_ending_is_unfinished(events: list, expected: list) -> None:
+def test_an_episode_without_an_end_is_unfinished(events: list, expected: list) -> None:
     assert outcomes(*events) == expected
 
 
-def test_latched_ending_of_an_earlier_episode_ends_nothing() -> None:
+def test_a_latched_end_of_an_earlier_episode_ends_nothing() -> None:
     assert outcomes((5, "success", 7), (10, "start", 8), (20, "success", 8)) == [(10, 20, 8, "success")]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is passed over makes no difference to the observation buffer, which is the one of the live node."""
+"""Skipped samples make no difference to the observation buffer of the live node."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def columns(stream: list[Received]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kept_samples", [observation.KEPT_SAMPLES, 5])
-def test_every_tick_takes_what_it_would_take_of_all_samples(monkeypatch: pytest.MonkeyPatch, kept_samples: int) -> None:
+def test_every_tick_uses_the_same_sample_as_with_all_samples(
+    monkeypatch: pytest.MonkeyPatch, kept_samples: int
+) -> None:
     monkeypatch.setattr(observation, "KEPT_SAMPLES", kept_samples)
     monkeypatch.setattr(bag_streams, "KEPT_SAMPLES", kept_samples)
 
@@ -80,7 +82,7 @@ def test_every_tick_takes_what_it_would_take_of_all_samples(monkeypatch: pytest.
     check()
 
 
-def test_of_a_fast_stream_one_sample_for_each_tick_is_read() -> None:
+def test_one_sample_per_tick_is_read_of_a_fast_stream() -> None:
     stream = [Received(ms * MS, ms * MS + 2 * MS) for ms in range(0, 2000, 4)]
     everything = bag_streams.needed_samples(*columns(stream), None, PERIOD_NS, SETTLE_NS)
     assert everything.sum() == 21  # one before each of the ticks 0 to 19, and for the tick to come
@@ -88,7 +90,7 @@ def test_of_a_fast_stream_one_sample_for_each_tick_is_read() -> None:
     assert [stream[number].time_ns // MS for number in np.flatnonzero(of_three)] == [300, 400, 900]
 
 
-def test_of_a_stream_that_is_too_fast_for_the_buffer_all_samples_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_samples_are_read_of_a_stream_too_fast_for_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tick's sample is forgotten before the tick has settled: so it is on the robot, and so it must be here."""
     monkeypatch.setattr(observation, "KEPT_SAMPLES", 5)
     monkeypatch.setattr(bag_streams, "KEPT_SAMPLES", 5)
@@ -97,6 +99,6 @@ def test_of_a_stream_that_is_too_fast_for_the_buffer_all_samples_are_read(monkey
     assert newest(stream, chosen, [1]) == newest(stream, np.ones(len(stream), bool), [1]) == [(None, None)]
 
 
-def test_where_clocks_differ_all_samples_are_read() -> None:
+def test_all_samples_are_read_if_clocks_differ() -> None:
     stream = [Received(ms * MS + 5_000 * MS, ms * MS) for ms in range(0, 2000, 4)]
     assert bag_streams.needed_samples(*columns(stream), None, PERIOD_NS, SETTLE_NS).all()

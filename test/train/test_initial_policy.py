@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe starts from."""
+"""The policy that a training starts from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tiny_vlm import save_model
 from vla_ros.policy.backbones import vlm
 from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.config import PolicyConfig, VlmConfig
-from vla_ros.train import build
-from vla_ros.train.build import new_policy, observation_spec, tuned_policy
+from vla_ros.train import initial_policy
 from vla_ros.train.config import ConfigError
+from vla_ros.train.initial_policy import new_policy, observation_spec, tuned_policy
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)
 
@@ -30,7 +30,9 @@ def with_model(config, model: VlmConfig, height: int = 32, width: int = 32):
     return dataclasses.replace(config, contract=contract, policy=PolicyConfig(backbone="vlm", vlm=model))
 
 
-def test_a_pretrained_model_is_read_and_not_also_made(config, episodes, monkeypatch, tmp_path: Path) -> None:
+def test_a_pretrained_model_is_not_also_built_with_random_weights(
+    config, episodes, monkeypatch, tmp_path: Path
+) -> None:
     saved = save_model(tmp_path / "model", "paligemma")
     monkeypatch.setattr(vlm, "build_model", lambda _: pytest.fail("built once more, with random weights"))
     policy = new_policy(with_model(config, VlmConfig(pretrained=str(tmp_path / "model"))), episodes)
@@ -39,24 +41,24 @@ def test_a_pretrained_model_is_read_and_not_also_made(config, episodes, monkeypa
     assert policy.config.vlm.model["model_type"] == "paligemma"
 
 
-def test_how_to_sample_is_known_without_the_weights_and_a_tuned_policy_is_built_once(
+def test_the_observation_spec_needs_no_weights_and_a_tuned_policy_is_built_once(
     config, episodes, monkeypatch, tmp_path: Path
 ) -> None:
     start = new_policy(config, episodes)
     save_checkpoint(tmp_path / "start", start)
     tuned = dataclasses.replace(config, init_from=str(tmp_path / "start"), contract=None, policy=None)
     loads = []
-    load = build.load_checkpoint
-    monkeypatch.setattr(build, "load_checkpoint", lambda folder: loads.append(folder) or load(folder))
+    load = initial_policy.load_checkpoint
+    monkeypatch.setattr(initial_policy, "load_checkpoint", lambda folder: loads.append(folder) or load(folder))
     assert observation_spec(tuned) == (start.contract.observation_spec, start.contract.timing)
     assert not loads
-    monkeypatch.setattr(build, "Policy", lambda *_: pytest.fail("built once more, with random weights"))
+    monkeypatch.setattr(initial_policy, "Policy", lambda *_: pytest.fail("built once more, with random weights"))
     policy = tuned_policy(tuned, episodes[:3])
     assert len(loads) == 1 and policy.training
     assert policy.contract.provenance.data_digest != start.contract.provenance.data_digest
 
 
-def test_a_checkpoint_that_learns_delays_begins_with_what_it_did_whatever_it_is_told(
+def test_a_checkpoint_that_learns_delays_first_acts_as_before_whatever_is_committed(
     config, episodes, tmp_path: Path
 ) -> None:
     start = new_policy(config, episodes)
@@ -67,13 +69,13 @@ def test_a_checkpoint_that_learns_delays_begins_with_what_it_did_whatever_it_is_
     policy = tuned_policy(tuned, episodes).eval()
     assert policy.config == dataclasses.replace(start.config, max_delay_steps=2)
     images = {camera.name: torch.randn(1, 3, camera.height, camera.width) for camera in policy.contract.cameras}
-    told = torch.rand(2, 7)
+    committed = torch.rand(2, 7)
     with torch.no_grad():
         inputs = (images, torch.rand(1, 2), policy.encode_text(*policy.tokenize(["open the drawer"])), None)
         before = start.eval().step(*inputs)[0]
-        after = policy.step(*inputs, prefix=told)[0]
+        after = policy.step(*inputs, prefix=committed)[0]
     assert torch.equal(after.arm, before.arm) and torch.equal(after.gripper_logit, before.gripper_logit)
-    policy.train().step(*inputs, prefix=told)[0].arm.sum().backward()
+    policy.train().step(*inputs, prefix=committed)[0].arm.sum().backward()
     assert policy.committed.mlp[-1].weight.grad.any()  # and it can learn otherwise
 
 
@@ -85,11 +87,11 @@ def test_a_checkpoint_with_other_delays_than_the_recipe_s_is_refused(config, epi
         return dataclasses.replace(config, init_from=str(tmp_path / "start"), contract=None, policy=delays)
 
     assert tuned_policy(tuned(PolicyConfig(max_delay_steps=2)), episodes).config.max_delay_steps == 2
-    with pytest.raises(ConfigError, match=r"max_delay_steps is 1, but .*start was trained with 2; allowed: 2"):
+    with pytest.raises(ConfigError, match=r"max_delay_steps is 1; it must be 2, as .*start was trained with"):
         tuned_policy(tuned(PolicyConfig(max_delay_steps=1)), episodes)
 
 
-def test_commands_stand_in_the_prompt_of_the_backbone_s_model_unless_the_recipe_says_another(config, episodes) -> None:
+def test_the_prompt_template_is_the_backbone_s_unless_the_recipe_sets_one(config, episodes) -> None:
     kosmos = with_model(config, VlmConfig(model=TINY_MODELS["kosmos-2"]))
     language = new_policy(kosmos, episodes).contract.language
     assert language.prompt("Open  the drawer") == "<grounding>An image of a robot open the drawer"
@@ -99,7 +101,7 @@ def test_commands_stand_in_the_prompt_of_the_backbone_s_model_unless_the_recipe_
     assert new_policy(config, episodes).contract.language.prompt_template == "{command}"
 
 
-def test_a_picture_that_the_model_can_not_take_is_an_error_of_the_recipe(config, episodes) -> None:
+def test_an_image_size_that_the_model_rejects_is_a_config_error(config, episodes) -> None:
     wrong = with_model(config, VlmConfig(model=TINY_MODELS["llava"]), height=48)
-    with pytest.raises(ConfigError, match=r"vlm backbone can't be built.*static is 48x32.*contract\.cameras"):
+    with pytest.raises(ConfigError, match=r"vlm backbone cannot be built.*static is 48x32.*contract\.cameras"):
         new_policy(wrong, episodes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frequent messages are read straight out of their bytes: equal to what rosbags reads, damaged or not."""
+"""Frequent message types are read straight from their bytes, with the results of rosbags, damaged or not."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def messages(draw: st.DrawFn, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_are_read_as_rosbags_reads_them(kind: str) -> None:
+def test_messages_equal_those_that_rosbags_reads(kind: str) -> None:
     reader = fast_reader(TYPES, kind)
     assert reader is not None
 
@@ -74,7 +74,7 @@ def test_they_are_read_as_rosbags_reads_them(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_damaged_bytes_they_give_what_rosbags_gives_or_leave_them_to_it(kind: str) -> None:
+def test_damaged_bytes_are_read_like_rosbags_or_left_to_it(kind: str) -> None:
     reader = fast_reader(TYPES, kind)
     assert reader is not None
 
@@ -130,7 +130,7 @@ def doubles_of(message: Any, kind: str) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_at_once_are_read_as_one_by_one(kind: str) -> None:
+def test_batches_are_read_like_single_messages(kind: str) -> None:
     """Messages built like the first, others, damaged and cut off ones, in one piece of memory."""
     reader = fast_reader(TYPES, kind)
     assert reader is not None
@@ -166,7 +166,7 @@ def test_many_at_once_are_read_as_one_by_one(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_messages_that_differ_in_stamp_and_numbers_only_are_all_read_at_once(kind: str) -> None:
+def test_messages_that_differ_only_in_stamp_and_numbers_are_read_together(kind: str) -> None:
     """Also where a publisher leaves in the gaps between values whatever was in its memory."""
 
     @settings(max_examples=40, deadline=None)
