@@ -262,7 +262,7 @@ def run(args: Sequence[str]) -> int:
     try:
         with in_this_process(["policy_node", *args], PolicyNode, stop) as (node, executor):
             nodes.append(node)
-            startup.refuse_unknown_parameters(node)
+            startup.refuse_unknown_parameters(node, ["policy_node", *args])
             if node.get_parameter("autostart").value and not _autostart(node):
                 return 1
             while rclpy.ok() and not stopping:
