@@ -112,7 +112,7 @@ def _trace_only_the_data_path(entered: FilesEntered) -> None:
     entered.counted(VLAModule, "training_step")
 
 
-def picture_to_twist() -> list[str]:
+def image_to_twist() -> list[str]:
     """Return the files entered by the policy node while it drives the simulated arm."""
     from vla_ros import bringup, transport
     from vla_ros.commands.ros.isolation import isolate
@@ -182,20 +182,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--static", action="store_true", help="sizes only, run nothing")
-    parser.add_argument("--path", choices=["picture", "bag"], help=argparse.SUPPRESS)  # each in a process of its own
+    parser.add_argument("--path", choices=["image", "bag"], help=argparse.SUPPRESS)  # each in a process of its own
     arguments = parser.parse_args()
     if arguments.path:
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
-            files = picture_to_twist() if arguments.path == "picture" else bag_row_to_loss(Path(folder))
+            files = image_to_twist() if arguments.path == "image" else bag_row_to_loss(Path(folder))
         arguments.json.write_text(json.dumps(files))
         return
     report: dict[str, object] = {"sizes": sizes()}
     if not arguments.static:
         import tempfile
 
-        for path, name in (("picture", "picture_to_twist"), ("bag", "bag_row_to_loss")):
+        for path, name in (("image", "image_to_twist"), ("bag", "bag_row_to_loss")):
             with tempfile.NamedTemporaryFile(suffix=".json") as file:
                 command = [sys.executable, __file__, "--path", path, "--json", file.name]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -40,11 +40,32 @@ def test_every_process_gets_the_transport_settings():
         assert process.environment.items() >= transport.environment().items()
 
 
-def test_a_parameter_file_is_overridden_only_by_what_is_given():
-    process = bringup.policy(params_file="mine.yaml", device="cpu")
-    assert process.parameters == {"device": "cpu"}
-    arguments = process.ros_arguments()
-    assert arguments.index("--params-file") < arguments.index("-p")
+def test_a_parameter_file_is_overridden_only_by_what_is_given(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**/policy: {ros__parameters: {robot: mine}}")
+    guard, policy = bringup.policy(params_file=str(file), device="cpu", speed_scale=0.5)
+    assert policy.parameters == {"device": "cpu", "stop_with_parent": True}
+    assert guard.parameters == {"speed_scale": 0.5, "stop_with_parent": True}
+    for process in (guard, policy):
+        arguments = process.ros_arguments()
+        assert arguments.index("--params-file") < arguments.index("-p")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "does not exist"),
+        ("policy_node: {ros__parameters: {dry_run: true}}", r"addresses 'policy_node', which is not started here"),
+        ("dry_run: true", "is not a ROS parameter file"),
+        ("[1, 2", "cannot be read"),
+    ],
+)
+def test_a_parameter_file_that_would_not_be_read_is_an_error(tmp_path: Path, text: str | None, message: str):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        bringup.policy(params_file=str(file))
 
 
 def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_namespace():
@@ -79,8 +100,8 @@ def test_transforms_are_recorded_with_what_is_latched_and_are_in_no_namespace():
 def test_the_shipped_checkpoint_is_for_no_other_robot():
     with pytest.raises(UserError, match=r"for robot 'tabletop', not 'mine\.yaml'.*checkpoint:=FOLDER"):
         bringup.policy(robot="mine.yaml")
-    assert bringup.policy("somewhere", robot="mine.yaml").parameters["robot"] == "mine.yaml"
-    assert bringup.policy(params_file="mine.params.yaml", robot="mine.yaml").parameters == {"robot": "mine.yaml"}
+    for process in bringup.policy("somewhere", robot="mine.yaml"):
+        assert process.parameters["robot"] == "mine.yaml"
 
 
 def test_each_process_has_an_enclave_and_in_a_namespace_one_of_its_own():

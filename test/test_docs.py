@@ -42,6 +42,12 @@ def test_links_between_pages_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in known.setdefault(target, anchors(target)), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:vla_ros|train|test|config|benchmarks|docs|launch)/[\w./-]+\.\w+)", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_figures_show_the_results_as_they_are() -> None:
     results = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks/results").glob("*.json"))}
     assert load("benchmarks/figures.py").page(results) == (ROOT / "docs/figures.md").read_text()

@@ -14,7 +14,7 @@ from vla_ros.contract import PolicyContract
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is changed, and by how much; the default for maps is not at all.
+    """How much to change; a camera that is not listed is not shifted or dropped.
 
     Attributes:
         shift_px: camera -> maximum shift of its images, in pixels of the network input. Keep it small for a camera that

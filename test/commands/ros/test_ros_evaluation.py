@@ -93,18 +93,21 @@ def test_bad_arguments_are_one_line(arguments, message, capsys, monkeypatch, tmp
 
 
 class Client:
-    """A policy that reports these states in turn, then the last one forever."""
+    """A guard that reports these states in turn, then the last one forever."""
 
     def __init__(self, *states: str) -> None:
         self.states = list(states)
 
     def policy_state(self) -> dict[str, str]:
+        return {"state": "active"}
+
+    def guard_state(self) -> dict[str, str]:
         return {"state": self.states.pop(0) if len(self.states) > 1 else self.states[0]}
 
 
 def test_a_policy_that_stays_disarmed_is_an_error_with_the_way_out(monkeypatch):
     monkeypatch.setattr(ros_evaluation, "DISARMED_AFTER_S", 0.1)
-    with pytest.raises(UserError, match=r'ros2 service call /arm1/policy/arm std_srvs/srv/SetBool "\{data: true\}"'):
+    with pytest.raises(UserError, match=r'ros2 service call /arm1/guard/arm std_srvs/srv/SetBool "\{data: true\}"'):
         ros_evaluation.wait_for_policy(Client("disarmed"), "arm1", lambda: None)
 
 

@@ -79,11 +79,8 @@ class GridThread:
     An executor's timer would wait for the callback being executed, and for the executor to poll every subscription
     before it: milliseconds, with cameras.
 
-    Args:
-        clock: of the grid; `stop` closes it.
-        period_ns: of the grid.
-        callback: an exception ends the thread, and `check` raises it again.
-        on_start: called first, in the thread.
+    `stop` closes the clock. An exception in `callback` ends the thread, and `check` raises it again. `on_start` is
+    called first, in the thread.
     """
 
     def __init__(
@@ -125,15 +122,9 @@ class GridThread:
 
 
 def take_real_time_priority(priority: int) -> str | None:
-    """Give the calling thread precedence over all that are not real-time (Linux's SCHED_FIFO, see sched(7)).
+    """Give the calling thread real-time priority (Linux's SCHED_FIFO, see sched(7)), as ros2_control does.
 
-    ros2_control does the same for its control loop.
-
-    Args:
-        priority: 1 to 99; 0 changes nothing.
-
-    Returns:
-        Why it was refused, for people; None on success.
+    Returns why it was refused, for people; None on success. A `priority` of 0 changes nothing.
     """
     if priority == 0:
         return None

@@ -101,7 +101,7 @@ def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT]) ->
     try:
         with in_this_process([executable, *args], make_node, stop) as (node, executor):
             nodes.append(node)
-            startup.refuse_unknown_parameters(node)
+            startup.refuse_unknown_parameters(node, [executable, *args])
             watches = node.get_parameter("stop_with_parent").value
             if node.get_parameter("autostart").value and not autostart(node):
                 return 1

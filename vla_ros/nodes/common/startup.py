@@ -57,22 +57,29 @@ def declare(
     return node.declare_parameter(name, default, descriptor).value
 
 
-def refuse_unknown_parameters(node: Node) -> None:
-    """Refuse given parameters that the node does not have: a misspelt `require_enable` must not count as set.
+def refuse_unknown_parameters(node: Node, args: Sequence[str] | None) -> None:
+    """Refuse parameters given in `args` that the node does not have: a misspelt `require_enable` must not pass as set.
 
     Raises:
         UserError: unknown parameters.
     """
-    # rclpy lists a node's given parameters only by declaring them all, hence a second node for an instant.
-    probe = Node(
-        node.get_name(),
-        namespace=node.get_namespace(),
-        enable_rosout=False,
-        start_parameter_services=False,
-        automatically_declare_parameters_from_overrides=True,
-    )
-    given = probe.get_parameters_by_prefix("")
-    probe.destroy_node()
+    # rclpy lists a node's given parameters only by declaring them all, hence a second node for an instant. In the same
+    # context, its end would take this node's topics and services out of the ROS graph.
+    context = rclpy.Context()
+    rclpy.init(args=None if args is None else list(args), context=context)
+    try:
+        probe = Node(
+            node.get_name(),
+            namespace=node.get_namespace(),
+            context=context,
+            enable_rosout=False,
+            start_parameter_services=False,
+            automatically_declare_parameters_from_overrides=True,
+        )
+        given = probe.get_parameters_by_prefix("")
+        probe.destroy_node()
+    finally:
+        context.try_shutdown()
     unknown = sorted(name for name in given if not node.has_parameter(name))
     if unknown:
         known = ", ".join(sorted(node.get_parameters_by_prefix("")))
@@ -89,7 +96,7 @@ def run(make_node: Callable[[], Any], args: Sequence[str] | None) -> int:
     rclpy.init(args=list(args) if args is not None else None)
     try:
         node = make_node()
-        refuse_unknown_parameters(node)
+        refuse_unknown_parameters(node, args)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()

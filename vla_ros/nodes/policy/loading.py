@@ -21,11 +21,7 @@ FindPolicy = Callable[[Value, Robot], tuple[PolicyContract, Callable[[], ChunkPo
 
 
 def from_parameters(value: Value, robot: Robot) -> tuple[PolicyContract, Callable[[], ChunkPolicy]]:
-    """Return the contract of the checkpoint given by the parameters, checked, and a function that loads its weights.
-
-    Args:
-        value: returns a parameter by name.
-        robot: to run on.
+    """Return the contract of the checkpoint in the parameters, checked, and a function that loads its weights.
 
     Raises:
         ContractError, RobotError: see `load_contract`.

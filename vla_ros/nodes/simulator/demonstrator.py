@@ -178,7 +178,7 @@ def main(args: Sequence[str] | None = None) -> int:
     spinning = None
     try:
         node = DemonstratorNode()
-        startup.refuse_unknown_parameters(node)
+        startup.refuse_unknown_parameters(node, args)
         executor.add_node(node)
         spinning = threading.Thread(target=_spin, args=(executor,), name="executor", daemon=True)
         spinning.start()

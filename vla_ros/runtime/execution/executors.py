@@ -209,12 +209,7 @@ class PathFollower:
 
         A chunk observed at rest starts with the arm's first motion: until then, nothing changes.
 
-        Args:
-            first_tick: tick of the observation.
-            next_tick: first tick that is not over.
-
-        Returns:
-            Actions (M, 7) from `first_tick` on, M >= N.
+        `next_tick` is the first that is not over. Returns actions (M, 7) from `first_tick` on, M >= N.
         """
         executed = dict(self._executed)
         over = range(first_tick, next_tick)
@@ -241,11 +236,8 @@ def rejoin_path(chunk: Array, executed: Array) -> Array:
     opening is unchanged.
 
     Args:
-        chunk: (N, 7), twists [m/s, rad/s] and opening.
+        chunk: (N, 7), twists [m/s, rad/s] and opening; not changed in place.
         executed: (D, 6), twists executed at the chunk's first D ticks, D < N.
-
-    Returns:
-        A corrected copy (N, 7).
     """
     over = len(executed)
     followed = chunk.copy()

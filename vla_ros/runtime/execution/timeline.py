@@ -68,13 +68,8 @@ class ActionTimeline:
         With an executor that uses prefixes or follows paths, a chunk observed at rest starts with the arm's first
         motion: until then, nothing changes.
 
-        Args:
-            first_tick: tick of the observation.
-            actions: one for each tick.
-            replace_all: drop earlier chunks, which were for another command and must not be averaged in.
-
-        Returns:
-            False, without any change, if all its ticks are over or the observation predates the last `clear`.
+        `replace_all` drops earlier chunks, which were for another command and must not be averaged in. Returns False,
+        without any change, if all its ticks are over or the observation predates the last `clear`.
         """
         chunk = np.asarray(actions, dtype=np.float64)
         if chunk.ndim != 2 or chunk.shape[1] != 7:
@@ -136,11 +131,9 @@ class ActionTimeline:
             return None if planned is None else planned.action
 
     def acted(self, moved: bool, twist: ArrayLike | None = None) -> None:
-        """Report whether the action popped last was executed, or the arm is at rest or moved by a person.
+        """Report whether the action popped last `moved` the arm, as opposed to rest or a takeover.
 
-        Args:
-            moved: it was.
-            twist: (6,) as limited, before the speed scale; None if executed as planned.
+        `twist` (6,) is what was executed, as limited, before the speed scale; None: as planned.
         """
         with self._lock:
             self._moving = moved
@@ -243,15 +236,9 @@ class ActionTimeline:
 
 
 def predicted_path(pose: Array, plan: Array, period_s: float) -> Array:
-    """Integrate `plan` from `pose`.
+    """Return the tool's poses (N + 1, 7) if `plan` (N, 7) is executed from `pose` (7,) [m, quaternion xyzw] on.
 
-    Args:
-        pose: (7,) of the tool in the base frame [m, quaternion xyzw].
-        plan: (N, 7) actions, twists in the base frame [m/s, rad/s].
-        period_s: duration of each action.
-
-    Returns:
-        The tool's poses (N + 1, 7), the first one `pose`.
+    Everything is in the base frame; each action lasts `period_s`.
     """
     position, quaternion = pose[:3], pose[3:]
     poses = [np.concatenate([position, quaternion])]

@@ -68,14 +68,9 @@ class CommandQueue:
         return tuple(self._waiting)
 
     def offer(self, text: str, plan: range | None) -> str | None:
-        """Add a command.
+        """Add a command; return the command to follow from now on, None for no change.
 
-        Args:
-            text: the command.
-            plan: ticks covered by the newest plan, from that of its observation; None without a plan.
-
-        Returns:
-            The command to follow from now on; None for no change.
+        `plan`: ticks covered by the newest plan, from that of its observation; None without a plan.
 
         Raises:
             OverflowError: `MAX_WAITING` commands are waiting already.
