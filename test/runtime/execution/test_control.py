@@ -17,7 +17,7 @@ CENTRE = (0.5, 0.0, 0.3)
 def loop(stop_ticks: int = 2) -> ControlLoop:
     limits = Limits(1.0, 1.0, 1e6, 1e6, 1e9, 1e9, (0.0, -1.0, 0.0), (1.0, 1.0, 1.0))
     governor = SafetyGovernor(limits, period_s=0.1, stop_ticks=stop_ticks, armed=True)
-    return ControlLoop(ActionTimeline(), governor, GripperSwitch(debounce_ticks=1), period_ns=PERIOD_NS)
+    return ControlLoop(ActionTimeline(), governor, GripperSwitch(min_interval_s=0.0), period_ns=PERIOD_NS)
 
 
 def chunk(length: int = 8, vx: float = 0.1, opening: float = 1.0) -> np.ndarray:
