@@ -17,7 +17,7 @@ CENTRE = (0.5, 0.0, 0.3)
 def loop(stop_ticks: int = 2) -> ControlLoop:
     limits = Limits(1.0, 1.0, 1e6, 1e6, 1e9, 1e9, (0.0, -1.0, 0.0), (1.0, 1.0, 1.0))
     governor = SafetyGovernor(limits, period_s=0.1, stop_ticks=stop_ticks, armed=True)
-    return ControlLoop(ActionTimeline(), governor, GripperSwitch(debounce_ticks=1), period_ns=PERIOD_NS)
+    return ControlLoop(ActionTimeline(), governor, GripperSwitch(min_interval_s=0.0), period_ns=PERIOD_NS)
 
 
 def chunk(length: int = 8, vx: float = 0.1, opening: float = 1.0) -> np.ndarray:
@@ -140,36 +140,3 @@ def test_who_takes_over_moves_the_gripper_only_while_the_arm_may_move():
     tested.governor.arm(True)
     assert tested.tick(11 * PERIOD_NS, "emergency_stop", CENTRE, hand).opening is None
     assert tested.tick(12 * PERIOD_NS, None, CENTRE, hand).opening is None  # a fault until it is reset
-
-
-def commands(switch: GripperSwitch, *openings: float) -> list[float | None]:
-    return [switch.update(opening) for opening in openings]
-
-
-def test_a_change_is_commanded_once_after_the_debounce():
-    assert commands(GripperSwitch(debounce_ticks=2), 0.9, 0.9, 0.9, 0.1, 0.1, 0.1) == [None, 1.0, None, None, 0.0, None]
-
-
-def test_between_the_thresholds_it_stays():
-    assert commands(GripperSwitch(debounce_ticks=1), 0.9, 0.45, 0.55, 0.41) == [1.0, None, None, None]
-
-
-def test_there_is_no_command_before_the_first_decision():
-    assert commands(GripperSwitch(debounce_ticks=1), 0.5, 0.5, 0.3) == [None, None, 0.0]
-
-
-def test_a_single_outlier_does_not_move_the_gripper():
-    assert commands(GripperSwitch(debounce_ticks=2), 0.9, 0.9, 0.1, 0.9, 0.1, 0.5, 0.1) == [None, 1.0] + [None] * 5
-
-
-def test_after_a_reset_the_same_opening_is_commanded_again():
-    switch = GripperSwitch(debounce_ticks=1)
-    assert commands(switch, 0.0, 0.0) == [0.0, None]
-    switch.reset()
-    assert commands(switch, 0.0) == [0.0]
-
-
-@pytest.mark.parametrize("thresholds", [(0.6, 0.4), (-0.1, 0.5), (0.5, 1.1)])
-def test_thresholds_the_wrong_way_round_are_refused(thresholds):
-    with pytest.raises(ValueError, match="thresholds"):
-        GripperSwitch(*thresholds)

@@ -69,7 +69,10 @@ def in_this_process(
         on_signal: Called for each of `SIGNALS`.
     """
     # rclpy's own handlers end the context at once; no zero twist could be sent then.
-    rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # arguments that are no ROS arguments
+        raise UserError(f"ROS did not start: {error}") from None
     before = {number: signal.signal(number, lambda *_: on_signal()) for number in SIGNALS}
     executor, node = SingleThreadedExecutor(), None
     try:

@@ -16,7 +16,7 @@ from std_srvs.srv import SetBool, Trigger
 from vla_ros.errors import UserError
 from vla_ros.nodes.common.clock import steady_clock
 from vla_ros.nodes.common.lifecycle_node import transition
-from vla_ros.nodes.common.parameters import declare
+from vla_ros.nodes.common.parameters import declare, refusal
 from vla_ros.nodes.common.qos import LATCHED_QOS
 from vla_ros.nodes.guard import diagnostics
 from vla_ros.nodes.guard.emergency_inputs import EmergencyInputs
@@ -35,9 +35,9 @@ class GuardNode(LifecycleNode):
 
     def __init__(self, name: str = "guard") -> None:
         super().__init__(name)
-        declare(self, PARAMETERS)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
         self.session: GuardSession | None = None
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        declare(self, PARAMETERS)
         self.last_error = ""
         self._turn = threading.RLock()
         self._reported: tuple[object, ...] | None = None
@@ -196,16 +196,8 @@ class GuardNode(LifecycleNode):
         return response
 
     def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
-        fixed = {spec.name for spec in PARAMETERS if not spec.dynamic} | {"use_sim_time"}
+        reason = refusal(PARAMETERS, parameters, configured=self.session is not None)
         for parameter in parameters:
-            if self.session is not None and parameter.name in fixed:
-                reason = f"{parameter.name} is read at configure; run the cleanup transition first"
-                return SetParametersResult(successful=False, reason=reason)
-            if parameter.name == "speed_scale" and not 0.0 <= parameter.value <= 1.0:  # a range lets NaN pass
-                return SetParametersResult(
-                    successful=False, reason=f"speed_scale must be in [0, 1]; got {parameter.value}"
-                )
-        for parameter in parameters:
-            if self.session is not None and parameter.name == "speed_scale":
-                self.session.core.governor.speed_scale = parameter.value
-        return SetParametersResult(successful=True)
+            if not reason and self.session is not None and parameter.name == "speed_scale":
+                self.session.core.governor.speed_scale = float(parameter.value)
+        return SetParametersResult(successful=not reason, reason=reason)

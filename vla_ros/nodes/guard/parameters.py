@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vla_ros.nodes.common.parameters import ParameterSpec
-from vla_ros.runtime.execution.control import CLOSE_BELOW, DEBOUNCE_TICKS, OPEN_ABOVE
+from vla_ros.runtime.execution.control import CLOSE_BELOW, DEBOUNCE_TICKS, MIN_INTERVAL_S, OPEN_ABOVE
 from vla_ros.runtime.execution.executors import DEFAULT_DECAY, DEFAULT_EXECUTOR, DEFAULT_HORIZON
 
 PARAMETERS = (
@@ -48,5 +48,8 @@ PARAMETERS = (
     ),
     ParameterSpec(
         "gripper_debounce_ticks", DEBOUNCE_TICKS, "Ticks of the plan in a row that must agree on a new opening.", 1, 50
+    ),
+    ParameterSpec(
+        "gripper_min_interval_s", MIN_INTERVAL_S, "Shortest time between two commands to the gripper.", 0.0, 10.0
     ),
 )

@@ -50,9 +50,8 @@ def make_guard(value: Value, robot: Robot, stops: EmergencyStops) -> Guard:
     """
     period_s = 1.0 / value("command_hz")
     try:
-        gripper = GripperSwitch(
-            value("gripper_close_below"), value("gripper_open_above"), value("gripper_debounce_ticks")
-        )
+        names = ("close_below", "open_above", "debounce_ticks", "min_interval_s")
+        gripper = GripperSwitch(*(value(f"gripper_{name}") for name in names))
         executor = make_executor(value("executor"), horizon=value("executor_horizon"), decay=value("ensemble_decay"))
     except ValueError as error:
         raise UserError(f"parameter {error}") from None

@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 from vla_ros import transport
 from vla_ros.nodes.common.clock import steady_clock
 from vla_ros.nodes.common.lifecycle_node import transition
-from vla_ros.nodes.common.parameters import declare
+from vla_ros.nodes.common.parameters import declare, refusal
 from vla_ros.nodes.common.qos import LATCHED_QOS
 from vla_ros.nodes.policy import diagnostics, loading
 from vla_ros.nodes.policy.loading import FindPolicy
@@ -36,9 +36,9 @@ class PolicyNode(LifecycleNode):
         super().__init__(name)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._find_policy = find_policy
-        declare(self, PARAMETERS)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
         self.session: PolicySession | None = None
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        declare(self, PARAMETERS)
         self.configuring = False  # takes as long as loading the model
         self.last_error = ""
         self._reported: tuple[str | None, str] | None = None
@@ -166,9 +166,5 @@ class PolicyNode(LifecycleNode):
         return response
 
     def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
-        fixed = {spec.name for spec in PARAMETERS} | {"use_sim_time"}  # another clock has another grid
-        for parameter in parameters:
-            if self.session is not None and parameter.name in fixed:
-                reason = f"{parameter.name} is read at configure; run the cleanup transition first"
-                return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
+        reason = refusal(PARAMETERS, parameters, configured=self.session is not None)
+        return SetParametersResult(successful=not reason, reason=reason)

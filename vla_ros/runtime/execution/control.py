@@ -16,6 +16,8 @@ from vla_ros.runtime.stats import RecentValues
 CLOSE_BELOW, OPEN_ABOVE = 0.4, 0.6
 # More would cost ticks in which the arm already moves on, and leaves before the gripper holds.
 DEBOUNCE_TICKS = 1
+# A policy in doubt must not wear out the gripper.
+MIN_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,19 @@ SILENCE = Command(None, None)
 
 
 class GripperSwitch:
-    """Turns predicted openings into open/close commands, with hysteresis and debouncing.
+    """Turns predicted openings into open/close commands, with hysteresis, debouncing and a limited rate.
 
     Opens after `debounce_ticks` openings in a row above `open_above`, closes after as many below `close_below`, and
-    otherwise stays. The first decision after `reset` is always a command.
+    otherwise stays. The first decision after `reset` is always a command. Two commands are `min_interval_s` apart; one
+    that comes sooner waits, if it is still wanted then.
     """
 
     def __init__(
-        self, close_below: float = CLOSE_BELOW, open_above: float = OPEN_ABOVE, debounce_ticks: int = DEBOUNCE_TICKS
+        self,
+        close_below: float = CLOSE_BELOW,
+        open_above: float = OPEN_ABOVE,
+        debounce_ticks: int = DEBOUNCE_TICKS,
+        min_interval_s: float = MIN_INTERVAL_S,
     ) -> None:
         if not 0 <= close_below <= open_above <= 1:
             raise ValueError(
@@ -49,6 +56,8 @@ class GripperSwitch:
         self._close_below = close_below
         self._open_above = open_above
         self._debounce_ticks = debounce_ticks
+        self._min_interval_s = min_interval_s
+        self._commanded_s: float | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -57,8 +66,8 @@ class GripperSwitch:
         self._wanted: bool | None = None
         self._wanted_ticks = 0
 
-    def update(self, opening: float) -> float | None:
-        """Take one tick's `opening` in [0 closed, 1 open]; return 0.0 or 1.0 if the gripper must change."""
+    def update(self, opening: float, now_s: float) -> float | None:
+        """Take one tick's `opening` in [0 closed, 1 open]; return 0.0 or 1.0 if the gripper must change now."""
         wanted = self._commanded
         if opening > self._open_above:
             wanted = True
@@ -68,7 +77,9 @@ class GripperSwitch:
         self._wanted = wanted
         if wanted is None or wanted == self._commanded or self._wanted_ticks < self._debounce_ticks:
             return None
-        self._commanded = wanted
+        if self._commanded_s is not None and 0.0 <= now_s - self._commanded_s < self._min_interval_s:
+            return None
+        self._commanded, self._commanded_s = wanted, now_s
         return float(wanted)
 
 
@@ -139,7 +150,10 @@ class ControlLoop:
         elif running:
             self.ticks_total += 1
             self.gripper.reset()  # somebody else may have moved it meanwhile
-        return Command(twist, self.gripper.update(float(action[6])) if running and action is not None else None)
+        return Command(twist, self._opening(action, now_ns) if running else None)
+
+    def _opening(self, action: NDArray[np.float64] | None, now_ns: int) -> float | None:
+        return None if action is None else self.gripper.update(float(action[6]), now_ns / 1e9)
 
     def _tick_manually(self, manual: ManualCommand, reason: str | None, ee_position: Position | None) -> Command:
         self.taken_over = True

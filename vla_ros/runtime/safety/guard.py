@@ -279,7 +279,7 @@ class Guard:
                 self._drop_plan(now_ns)
             if reason is None:
                 reason, detail = self._planner_reason(now_s)
-            twist, opening = self._follow(now_ns, reason, ee_position)
+            twist, opening = self._follow(now_ns, now_s, reason, ee_position)
         self._ticked_ns = now_ns
         self._latch(detail, now_s)
         self._motion.moved(twist, self.settings.period_ns / 1e9)
@@ -320,7 +320,9 @@ class Guard:
             return "policy_silent", text
         return self.status.reason, self.status.detail
 
-    def _follow(self, now_ns: int, reason: str | None, ee_position: Array | None) -> tuple[Array | None, float | None]:
+    def _follow(
+        self, now_ns: int, now_s: float, reason: str | None, ee_position: Array | None
+    ) -> tuple[Array | None, float | None]:
         """Execute the plan for one guard period."""
         action, new = self._planned(now_ns)
         was_running = self.governor.state is State.RUNNING
@@ -340,7 +342,7 @@ class Guard:
         if new:
             self.timeline.acted(True)
             self._measure_age(now_ns)
-        return twist, self._gripper.update(float(action[6])) if new and action is not None else None
+        return twist, self._gripper.update(float(action[6]), now_s) if new and action is not None else None
 
     def _count(self, now_ns: int, was_running: bool, running: bool, *, starved: bool) -> None:
         skipped = 0
