@@ -55,12 +55,26 @@ def test_an_unknown_robot_lists_the_known_ones():
         (lambda data: data.update(labels={"arm": "guess"}), "'command', 'motion'"),
         (lambda data: [data.update(labels={"arm": "motion"}), data.pop("ee_pose")], "requires ee_pose"),
         (lambda data: data.update(labels={"closed_below": 0.9, "open_above": 0.5}), "closed_below < open_above < 1"),
+        (lambda data: data["limits"].update(linear_mps=300, linear_mps2=1e5, linear_mps3=1e7), "is it in millimetres"),
+        (lambda data: data["limits"].update(workspace_max_m=[650, 300, 500]), "workspace must be at most 5 m"),
+        (lambda data: data["observation"].update(max_age_s=200), "max_age_s must be at most 2 s; is it in milli"),
+        (lambda data: data["cameras"].update(wrist=data["cameras"]["static"]), "each needs its own topic; got 2 on"),
+        (lambda data: data.update(unchecked=["unit"]), "unchecked: must be among units, .*; got 'unit'"),
+        (lambda data: data.update(emergency_stops=[{"topic": "stop", "heartbeat_s": 10}]), r"in \(0, 2\] s; got 10"),
         (lambda data: data.update(filters={"idle": {"linear_mps": 0.001}}), "idle: missing key 'angular_radps'"),
     ],
 )
 def test_a_wrong_robot_file_is_refused_by_name(tmp_path, edit, message):
     with pytest.raises(RobotError, match=message):
         load_robot(edited(tmp_path, edit))
+
+
+def test_a_check_is_switched_off_by_its_name(tmp_path):
+    def edit(data):
+        data["limits"].update(workspace_max_m=[650, 300, 500])
+        data.update(unchecked=["units"])
+
+    assert load_robot(edited(tmp_path, edit)).unchecked == ("units",)
 
 
 TF = {"topic": "/tf", "type": "tf2_msgs/msg/TFMessage", "stamp": "header"}

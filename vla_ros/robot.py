@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,8 @@ NUMBER_TYPES = tuple(
 _WITHOUT_HEADER = (TWIST, *TEXT_TYPES, *NUMBER_TYPES)
 
 MAX_LATENCY_S = 1.0
+# Plausibility checks that `unchecked` switches off, those of the guard included.
+CHECKS = ("units", "camera_topics", "arm_not_following", "pose_frozen", "pose_jump")
 # A longer stop is useless, and a sign of a limit in the wrong unit.
 MAX_STOP_S = 1.0
 
@@ -241,14 +244,17 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class ObservationLimits:
-    """Maximum age of a sample, skew between cameras, and how long a camera may repeat identical bytes.
+    """Maximum age of a sample, skew between cameras, and when a camera counts as frozen or covered.
 
-    null for `frozen_s` disables that check: rendered images have no noise, so a scene at rest looks frozen.
+    frozen_s: how long it may repeat identical bytes; null disables the check: rendered images have no noise, so a scene
+    at rest looks frozen. min_contrast: standard deviation of the image's 8 x 8 block means [gray levels, 0 to 255]; a
+    covered lens shows almost none, whatever its noise; null disables the check.
     """
 
     max_age_s: float
     max_skew_s: float
     frozen_s: float | None
+    min_contrast: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,6 +285,7 @@ class Robot:
     def __post_init__(self) -> None:
         self._check_streams()
         self._check_pose()
+        self._check_plausible()
         given = self.twist_command.type
         supported = self.servo is None or given == TWIST_STAMPED
         _require(supported, f"twist_command: type must be {TWIST_STAMPED} for Servo", repr(given))
@@ -315,6 +322,26 @@ class Robot:
                 raise RobotError(f"{where}: {stream.type} has no header; use stamp: receive")
             rule = f"{where}: latency_s must be in [{-MAX_LATENCY_S:g}, {MAX_LATENCY_S:g}]"
             _require(abs(stream.latency_s) <= MAX_LATENCY_S, rule, stream.latency_s)
+
+    def _check_plausible(self) -> None:
+        """Raise RobotError for values that no arm has, and for two cameras on one topic, unless `unchecked`."""
+        for name in self.unchecked:
+            _require(name in CHECKS, f"unchecked: must be among {', '.join(CHECKS)}", repr(name))
+        if "camera_topics" not in self.unchecked:
+            for topic, count in Counter(stream.topic for stream in self.cameras.values()).items():
+                _require(count == 1, "cameras: each needs its own topic", f"{count} on {topic!r}")
+        if "units" in self.unchecked:
+            return
+        limits, observation = self.limits, self.observation
+        corners = [abs(value) for value in (*limits.workspace_min_m, *limits.workspace_max_m)]
+        for name, value, maximum, question in (
+            ("limits: linear_mps", limits.linear_mps, 3.0, "m/s; is it in millimetres?"),
+            ("limits: angular_radps", limits.angular_radps, 30.0, "rad/s; is it in degrees?"),
+            ("limits: workspace", max(corners), 5.0, "m; is it in millimetres?"),
+            ("observation: max_age_s", observation.max_age_s, 2.0, "s; is it in milliseconds?"),
+            ("observation: max_skew_s", observation.max_skew_s, 2.0, "s; is it in milliseconds?"),
+        ):
+            _require(value <= maximum, f"{name} must be at most {maximum:g} {question} (unchecked: [units])", value)
 
     def _check_pose(self) -> None:
         """Raise RobotError if the tool's frame is missing or superfluous."""

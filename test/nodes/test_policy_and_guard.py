@@ -482,3 +482,21 @@ def test_an_arm_is_led_back_to_the_path_of_a_chunk_that_comes_late(other_robot, 
         robot.wait(lambda: len(robot.twists) >= 40, "40 twists")
         assert (min(values(robot)) < -0.001) == (executor == "path_following")
         assert robot.states[-1]["state"] == "running"
+
+
+@pytest.mark.parametrize("way", ["say it again", "arm"])
+def test_a_command_from_before_the_start_is_followed_only_when_a_person_means_it(
+    other_robot, ros_environment, tmp_path, way
+):
+    robot, (checkpoint, robot_file) = other_robot, (write_checkpoint(tmp_path), write_robot(tmp_path))
+    robot.say("move 0.05")
+    time.sleep(0.2)  # well before the node's start
+    with policy_node(checkpoint, robot_file, ros_environment, arm_on_start=way == "say it again"):
+        robot.wait(lambda: any(each["reason"] == "latched_command" for each in robot.policy_states), "latched_command")
+        robot.wait_value(lambda: "say it again" in robot.policy_states[-1]["detail"], "the way out")
+        robot.assert_silent()
+        if way == "arm":
+            assert robot.arm(True).success
+        else:
+            robot.say("move 0.05")
+        robot.wait_moving(0.05)

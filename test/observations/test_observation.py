@@ -118,6 +118,32 @@ def test_frozen_cameras_are_not_detected_without_a_limit():
         assert isinstance(buffer.snapshot(time_ms * MS), Observation)
 
 
+class Scene(Picture):
+    """A scene in the light, or a lens that somebody covers, with the noise of a camera in the dark."""
+
+    def __init__(self, covered: bool) -> None:
+        super().__init__(1)
+        noise = np.random.default_rng(0).normal(12, 10, (96, 96, 3))
+        light = 0 if covered else np.linspace(0, 120, 96)[:, None, None]
+        self._pixels = np.clip(noise + light, 0, 255).astype(np.uint8)
+
+    def rgb(self) -> np.ndarray:
+        return self._pixels
+
+
+@pytest.mark.parametrize("covered", [False, True])
+def test_a_covered_camera_is_refused_despite_its_noise(covered: bool):
+    buffer = ObservationBuffer(
+        ObservationSpec((Camera("static", 64, 64), Camera("wrist", 64, 64)), ()), ObservationLimits(1.0, 1.0, None, 2.0)
+    )
+    buffer.push("language", 0, "go")
+    buffer.push("static", 0, Scene(covered=False))
+    buffer.push("wrist", 0, Scene(covered))
+    result = buffer.snapshot(0)
+    assert isinstance(result, Refusal) == covered
+    assert not covered or (result.reason, result.stream) == ("covered", "wrist")
+
+
 def test_an_empty_and_a_missing_command_give_no_observation():
     buffer = filled()
     buffer.push("language", 900 * MS, "")

@@ -297,6 +297,11 @@ class FrameArena:
         return frame
 
 
+def contrast(rgb: Image) -> float:
+    """Return the standard deviation of the image's 8 x 8 block means [gray levels]; noise averages out."""
+    return float(cv2.resize(rgb, (8, 8), interpolation=cv2.INTER_AREA).mean(axis=2).std())
+
+
 def stack_frames(frames: Sequence[Image]) -> Image:
     """Stack images to (T, h, w, 3): as a view if they lie side by side in an arena's block, else as a copy."""
     block, size = frames[0].base, frames[0].nbytes

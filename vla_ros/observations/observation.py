@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec
 from vla_ros.geometry.rigid import rotation_6d
-from vla_ros.imaging.images import Image, resize
+from vla_ros.imaging.images import Image, contrast, resize
 from vla_ros.robot import ObservationLimits
 
-Reason = Literal["missing", "stale", "skewed", "frozen", "undecodable", "invalid", "no_command"]
+Reason = Literal["missing", "stale", "skewed", "frozen", "covered", "undecodable", "invalid", "no_command"]
 
 # How far back a snapshot may reach, at any rate up to KEPT_SAMPLES / KEPT_NS: several settle times.
 KEPT_NS = 1_000_000_000
@@ -179,6 +179,10 @@ class ObservationBuffer:
                 images[camera.name] = self._image(camera, stamp_ns, value)
             except ValueError as error:
                 return Refusal("undecodable", camera.name, f"camera {camera.name!r}: {error}")
+            minimum = self._limits.min_contrast
+            if minimum is not None and (seen := contrast(images[camera.name])) < minimum:
+                detail = f"camera {camera.name!r} shows a contrast of {seen:.1f}, below min_contrast = {minimum:g}"
+                return Refusal("covered", camera.name, f"{detail}: is its lens covered?")
         values = self._proprioception(newest)
         if isinstance(values, Refusal):
             return values

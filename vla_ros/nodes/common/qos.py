@@ -74,7 +74,7 @@ def unheard(node: Node, topic: str, type_name: str) -> tuple[int, str | None]:
 
 
 def subscribe_latched(
-    node: Node, kind: Any, topic: str, on_message: Callable[[Any], None], *, raw: bool = False, depth: int = 1
+    node: Node, kind: Any, topic: str, on_message: Callable[..., None], *, raw: bool = False, depth: int = 1
 ) -> list[Any]:
     """Subscribe to a topic that most publishers latch, but not all: `ros2 topic pub` does not match LATCHED_QOS.
 

@@ -14,7 +14,7 @@ from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import StreamRate, Summary
 
 # Reasons not to move that are no problem: the arm waits for an operator.
-EXPECTED_REASONS = frozenset({"no_command", "planning"})
+EXPECTED_REASONS = frozenset({"no_command", "latched_command", "planning"})
 COMMAND_CHARACTERS = 200
 
 

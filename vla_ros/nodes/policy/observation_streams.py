@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import rclpy.subscription
 from numpy.typing import NDArray
 from rclpy.node import Node
 
@@ -43,7 +45,7 @@ class ObservationStreams:
         robot: topics, types and age limits.
         spec: what an observation needs.
         observations: receives every stream but the language.
-        on_text: called with each new text on the language topic.
+        on_text: called with each new text on the language topic, and whether it was published before this was made.
         period_ns: of the control grid.
 
     Attributes:
@@ -60,7 +62,7 @@ class ObservationStreams:
         robot: Robot,
         spec: ObservationSpec,
         observations: ObservationQueue,
-        on_text: Callable[[str], None],
+        on_text: Callable[[str, bool], None],
         period_ns: int,
     ) -> None:
         self.rates = {name: StreamRate() for name in spec.streams if name != "language"}
@@ -69,7 +71,9 @@ class ObservationStreams:
         self._node = node
         self._observations = observations
         self._on_text = on_text
-        self._last_text: str | None = None
+        self._created_ns = time.time_ns()
+        # The newest text, when it was published, and whether that was before this node's time.
+        self._last_text: tuple[str, int, bool] | None = None
         self._cameras = tuple(camera.name for camera in spec.cameras)
         self._max_age_ns = round(robot.observation.max_age_s * 1e9)
         self._period_ns = period_ns
@@ -89,7 +93,10 @@ class ObservationStreams:
     def _subscribe(self, reader: StreamReader, kind: Any) -> None:
         node, topic = self._node, reader.stream.topic
         if reader.name == "language":
-            self._subscriptions += subscribe_latched(node, kind, topic, self._receive_text)
+            # Humble does not tell when a message was published.
+            tells_when = hasattr(rclpy.subscription.Subscription, "CallbackType")
+            receive = self._receive_text if tells_when else functools.partial(self._receive_text, info={})
+            self._subscriptions += subscribe_latched(node, kind, topic, receive)
             return
         qos = TRANSFORMS_QOS if reader.stream.type == TRANSFORMS else SENSOR_QOS
         wanted = [(topic, qos, functools.partial(self.receive, reader))]
@@ -162,11 +169,13 @@ class ObservationStreams:
         if self._feeding:
             self._push(reader.name, self._now_ns(), samples)
 
-    def _receive_text(self, message: Any) -> None:
-        text = messages.text(message)
-        if text != self._last_text:  # latched ones arrive twice
-            self._last_text = text
-            self._on_text(text)
+    def _receive_text(self, message: Any, info: Mapping[str, int]) -> None:
+        text, published_ns = messages.text(message), info.get("source_timestamp") or time.time_ns()
+        last, is_old = self._last_text, published_ns < self._created_ns
+        if last is not None and (published_ns <= last[1] or (text == last[0] and not last[2])):
+            return  # latched ones arrive twice, and of two latched ones the later counts
+        self._last_text = text, published_ns, is_old
+        self._on_text(text, is_old)
 
     def _push(self, name: str, now_ns: int, samples: Samples) -> None:
         for time_ns, value in samples:

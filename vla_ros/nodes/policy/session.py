@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any, cast
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import ROSClock
 from rclpy.node import Node
 from std_msgs.msg import Bool
@@ -21,7 +22,7 @@ from std_msgs.msg import Bool
 from vla_ros import topics
 from vla_ros.errors import UserError
 from vla_ros.nodes.common.clock import GridThread, RosClock, steady_clock
-from vla_ros.nodes.common.qos import COMMAND_QOS, unheard
+from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, unheard
 from vla_ros.nodes.policy import loading
 from vla_ros.nodes.policy.loading import FindPolicy
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
@@ -46,6 +47,9 @@ def make_commands(value: Callable[[str], Any]) -> CommandQueue:
         return CommandQueue(value("on_new_command"), value("stop_words"))
     except ValueError as error:
         raise UserError(f"parameter {error}") from None
+
+
+OLD_COMMAND = "it was published before this node started; say it again, or arm the guard to follow it"
 
 
 class PolicySession:
@@ -74,6 +78,8 @@ class PolicySession:
         self.commands = make_commands(self._value)
         self._period_ns = contract.timing.period_ns
         self._succeeded = False
+        self._old_command = ""
+        self._armed: bool | None = None  # until the guard tells
         self._unheard: str | None = None
         self._stale: str | None = None
         spec = contract.observation_spec
@@ -93,6 +99,8 @@ class PolicySession:
             if self._value("on_new_command") == AFTER_SUCCESS:
                 success = node.create_subscription(Bool, topics.TASK_SUCCESS, self._on_success, COMMAND_QOS)
                 undo.callback(node.destroy_subscription, success)
+            guard = node.create_subscription(DiagnosticStatus, topics.GUARD_STATE, self._on_guard, LATCHED_QOS)
+            undo.callback(node.destroy_subscription, guard)
             timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=steady_clock())
             undo.callback(node.destroy_timer, timer)
             self._freeze_garbage_collection(undo)
@@ -106,6 +114,9 @@ class PolicySession:
         engine = self.engine.status()
         if self._unheard is not None and engine.reason not in FAULTS:  # stop words are among the commands
             return dataclasses.replace(engine, reason="command_unheard", detail=self._unheard)
+        if self._old_command and engine.reason == "no_command":
+            detail = f"{self._old_command[:80]!r}: {OLD_COMMAND}"
+            return dataclasses.replace(engine, reason="latched_command", detail=detail)
         if self._stale is not None and engine.reason is None:  # it looks closer, but not while the model computes
             return dataclasses.replace(engine, reason="stale", detail=f"stream {self._stale!r} is silent")
         return engine
@@ -159,8 +170,15 @@ class PolicySession:
         if not self.engine.stop():
             self._node.get_logger().warning("the policy is still computing; its thread ends when that is done")
 
-    def hear(self, text: str) -> None:
-        """Handle a text as if it had arrived on the language topic."""
+    def hear(self, text: str, is_old: bool = False) -> None:
+        """Handle a text as if it had arrived on the language topic.
+
+        One that `is_old`, latched before this node was started, waits until it is said again or the guard is armed.
+        """
+        self._old_command = text if is_old and not self.commands.is_stop(text) else ""
+        if self._old_command:
+            self._node.get_logger().warning(f"not following {text[:80]!r}: {OLD_COMMAND}")
+            return
         try:
             with self.turn:
                 self._follow(self.commands.offer(text, self.plans.ticks))
@@ -176,6 +194,12 @@ class PolicySession:
         before, self._unheard = self._unheard, None if problem is None else f"{language.topic}: {problem}"
         if self._unheard != before and self.active:
             self.plans.publish_status()
+
+    def _on_guard(self, message: DiagnosticStatus) -> None:
+        armed = any(pair.key == "armed" and pair.value == "True" for pair in message.values)
+        if armed and self._armed is False and self._old_command:
+            self.hear(self._old_command)  # whoever armed the arm saw it in the state
+        self._armed = armed
 
     def _on_success(self, message: Bool) -> None:
         if message.data and not self._succeeded:

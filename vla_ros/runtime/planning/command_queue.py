@@ -62,6 +62,10 @@ class CommandQueue:
         self._ends_tick: int | None = None
         self.following = ""
 
+    def is_stop(self, text: str) -> bool:
+        """Return whether `text` means stop."""
+        return is_stop(text, self._stop_words)
+
     @property
     def waiting(self) -> tuple[str, ...]:
         """The commands to follow next."""

@@ -23,7 +23,7 @@ from vla_ros.runtime.stats import RecentValues
 Array = NDArray[np.float64]
 
 # The arm may be at rest for these without anything being wrong.
-IDLE = frozenset({"no_command", "planning", "disarmed"})
+IDLE = frozenset({"no_command", "latched_command", "planning", "disarmed"})
 # The guard disarms at once for these; for all others only if they last longer than `resume_within_s`.
 DISARMING = frozenset({
     "emergency_stop", "second_publisher", "second_planner", "operator_lost", "policy_restarted", "policy_error",
