@@ -56,6 +56,15 @@ class EmergencyInputs:
 
         return receive
 
+    def take(self) -> None:
+        """Handle what has arrived while the caller keeps the executor busy."""
+        for topic, subscriptions in self._subscriptions.items():
+            receive = self._receiver(topic)
+            for subscription in subscriptions:
+                with subscription.handle:
+                    while (taken := subscription.handle.take_message(Bool, False)) is not None:
+                        receive(taken[0])
+
     def look(self) -> None:
         """Look at the publishers of every button."""
         for topic in self._subscriptions:

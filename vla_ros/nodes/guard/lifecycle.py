@@ -66,7 +66,7 @@ class GuardNode(LifecycleNode):
         robot = self._robot()
         if {button.topic for button in robot.emergency_stops} != set(self._emergency.topics):
             raise UserError("the emergency stops of the robot's file have changed since the start: restart the guard")
-        self.session = GuardSession(self, robot, self._emergency.stops, self._turn, self._report_changes)
+        self.session = GuardSession(self, robot, self._emergency, self._turn, self._report_changes)
         if robot.unchecked:
             self.get_logger().warning(f"switched off in the robot's file: {', '.join(robot.unchecked)}")
         self.get_logger().info(f"ready on robot {robot.name!r} at {self.get_parameter('command_hz').value:g} Hz")

@@ -23,6 +23,7 @@ from vla_ros.nodes.common.clock import GridThread, RosClock, steady_clock, take_
 from vla_ros.nodes.common.planner_messages import read_plan, read_status
 from vla_ros.nodes.common.qos import COMMAND_QOS, STATE_QOS
 from vla_ros.nodes.guard.command_outputs import CommandOutputs
+from vla_ros.nodes.guard.emergency_inputs import EmergencyInputs
 from vla_ros.nodes.guard.operator_inputs import OperatorInputs
 from vla_ros.nodes.guard.pose_input import PoseInput
 from vla_ros.robot import Robot
@@ -82,7 +83,7 @@ class GuardSession:
     Args:
         node: reads parameters from it, and runs under its name.
         robot: to guard.
-        stops: outlive the session.
+        emergency: its stops outlive the session.
         turn: see above.
         on_change: called after each tick and each stop.
 
@@ -91,15 +92,16 @@ class GuardSession:
     """
 
     def __init__(
-        self, node: Node, robot: Robot, stops: EmergencyStops, turn: threading.RLock, on_change: Callable[[], None]
+        self, node: Node, robot: Robot, emergency: EmergencyInputs, turn: threading.RLock, on_change: Callable[[], None]
     ) -> None:
         self._node = node
+        self._emergency = emergency
         self._on_change = on_change
         self._turn = turn
         self._thread: GridThread | None = None
         self.robot = robot
         self.dry_run: bool = self._value("dry_run")
-        self.core = make_guard(self._value, robot, stops)
+        self.core = make_guard(self._value, robot, emergency.stops)
         self._period_ns = self.core.settings.period_ns
         self._period_s = self._period_ns / 1e9
         self._ros_clock = cast(ROSClock, node.get_clock())
@@ -152,6 +154,7 @@ class GuardSession:
         self._thread = None
         moving = self.moving
         while self.moving:
+            self._emergency.take()  # the executor is busy here until this returns
             with self._turn:
                 command = self.core.halt("emergency_stop" if self.core.stops.latched else reason)
                 self.outputs.send(command)

@@ -199,6 +199,8 @@ class Guard:
             return "before_stop: its observation is from before the last stop"
         if self._grid is None or plan.period_ns != self._grid.period_ns:
             if self.governor.state in (State.RUNNING, State.STOPPING):
+                if self._grid is None:
+                    return "stopping: the clock was set back"
                 return f"period: {plan.period_ns / 1e6:g} ms differs from the plan that is being executed"
             self._restart_grid(plan)
         return None
