@@ -42,7 +42,8 @@ class Session(GuardSession):
         self._turn = threading.RLock()
         self._thread = SimpleNamespace(stop=lambda: None, check=lambda: None)
         self._period_s, self._period_ns = PERIOD_NS / 1e9, PERIOD_NS
-        self.outputs = SimpleNamespace(flush=lambda timeout_s: None, send=self.sent.append)
+        twists = SimpleNamespace(flush=lambda timeout_s: None)
+        self.outputs = SimpleNamespace(twists=twists, send=self.sent.append)
         self.inputs = SimpleNamespace(mark_intervention=lambda taken_over: None)
         self.pose = SimpleNamespace(forget=lambda: self.called.append("pose"))
         log = SimpleNamespace(info=lambda _: None, warning=lambda _: None)
