@@ -16,7 +16,7 @@ from vla_ros.nodes.common import launching
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Start the simulator, the policy node, and `vla demo --attach` to command them."""
+    """Start the simulator, policy and guard, and `vla demo --attach` to command them."""
     return LaunchDescription(
         [
             launching.argument("rollouts", "2", "Rollouts per task; 0: none, keep running"),

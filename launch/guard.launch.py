@@ -4,7 +4,7 @@
 ros2 launch vla_ros guard.launch.py robot:=/path/to/robot.yaml
 
 Empty arguments keep the values of params_file. The arm stays still until the service guard/arm is called;
-docs/safety.md says what the guard expects from a planner.
+docs/planner.md says what the guard expects from a planner.
 """
 
 from launch import LaunchContext, LaunchDescription

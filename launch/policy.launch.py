@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a policy on a robot.
+"""Run a policy and its guard on a robot.
 
 ros2 launch vla_ros policy.launch.py checkpoint:=/path/to/checkpoint robot:=/path/to/robot.yaml
 
 Empty arguments keep the values of params_file; without that file, the shipped policy runs on the topics of the
-simulated robot. The arm stays still until the service policy/arm is called, unless arm_on_start:=true. With
+simulated robot. The arm stays still until the service guard/arm is called, unless arm_on_start:=true. With
 use_respawn:=true that call is always required, so that a restarted node never moves the arm by itself.
 """
 
@@ -16,7 +16,7 @@ from vla_ros.nodes.common import launching
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Start the policy node; cameras, arm and commands come from the robot."""
+    """Start policy and guard; cameras, arm and commands come from the robot."""
     return LaunchDescription(
         [
             launching.argument("checkpoint", "", "Checkpoint folder (model.safetensors, contract.json, ...)"),

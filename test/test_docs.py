@@ -48,6 +48,11 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_the_planner_on_its_page_is_the_one_that_the_tests_run() -> None:
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/planner.md").read_text(), flags=re.DOTALL)
+    assert (ROOT / "docs/examples/planner.py").read_text().endswith(shown)
+
+
 def test_figures_show_the_results_as_they_are() -> None:
     results = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks/results").glob("*.json"))}
     assert load("benchmarks/figures.py").page(results) == (ROOT / "docs/figures.md").read_text()

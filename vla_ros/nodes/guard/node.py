@@ -30,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="guard_node",
         description=__doc__,
-        epilog=help_text(PARAMETERS, "config/guard.yaml"),
+        epilog=help_text(PARAMETERS, "config/policy.yaml"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(given[: given.index("--ros-args")] if "--ros-args" in given else given)
