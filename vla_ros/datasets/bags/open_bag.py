@@ -22,7 +22,7 @@ from vla_ros.datasets.bags.storage.container import Damage, StorageFile, inflate
 from vla_ros.datasets.bags.storage.mcap import McapFile
 from vla_ros.datasets.bags.storage.sqlite import SqliteFile
 from vla_ros.datasets.errors import BagError, unreadable
-from vla_ros.files import PARTIAL, absolute
+from vla_ros.files import PARTIAL
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def find_bags(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the absolute paths of the bags at `paths`: each is a bag, a storage file, or a folder of either.
+    """Return the paths of the bags at `paths`: each is a bag, a storage file, or a folder of either.
 
     A bag's folder has a metadata.yaml, or only the storage files of one recording whose recorder was killed. Loose
     .mcap and .db3 files of several recordings in a folder are a bag each.
@@ -43,7 +43,7 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
         BagError: A path does not exist, or contains no bag.
     """
     bags: list[Path] = []
-    for path in map(absolute, paths):
+    for path in map(Path, paths):
         if not path.exists():
             raise BagError(f"bag {path} does not exist")
         found = _bags_at(path) or _bags_inside(path)

@@ -13,8 +13,7 @@ from vla_ros.datasets.bags.episodes.segmentation import annotations_of
 from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.shards import DecodeReport, SourceShard
-from vla_ros.datasets.store.fingerprint import sampling_settings
-from vla_ros.files import absolute
+from vla_ros.datasets.store.entry import sampling_settings
 from vla_ros.robot import Robot
 
 # Stamps and receive times this far apart come from two clocks: no network delays a message that long.
@@ -49,7 +48,7 @@ class BagReader:
         include_failures: bool = False,
         policy_frames: PolicyFrames = "drop",
     ) -> None:
-        self._bag = absolute(path)
+        self._bag = Path(path)
         self._robot = robot
         self._spec = spec
         self._timing = timing
