@@ -88,8 +88,6 @@ def _decided(written: np.ndarray, position: np.ndarray, opening: np.ndarray) -> 
 class ReadingPolicy:
     """Reads what `make_episode` has written, with some doubt; contract: which statistics it believes."""
 
-    max_delay_steps = 0
-
     def __init__(self, contract: PolicyContract, doubt: float = 0.03) -> None:
         self.contract = contract
         self._doubt = doubt
@@ -103,7 +101,7 @@ class ReadingPolicy:
     def warm_up(self) -> float:
         return 0.0
 
-    def step(self, observation: Observation, committed=None) -> np.ndarray:
+    def step(self, observation: Observation) -> np.ndarray:
         self.steps += 1
         for camera in self.contract.cameras:
             assert observation.images[camera.name].shape == (camera.height, camera.width, 3)

@@ -16,7 +16,6 @@ from vla_ros.robot import Limits  # noqa: E402
 from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch  # noqa: E402
 from vla_ros.runtime.execution.timeline import ActionTimeline  # noqa: E402
 from vla_ros.runtime.planning.engine import EngineStatus  # noqa: E402
-from vla_ros.runtime.planning.planner import ChunkDelay  # noqa: E402
 from vla_ros.runtime.safety.governor import SafetyGovernor  # noqa: E402
 from vla_ros.runtime.stats import StreamRate, Summary  # noqa: E402
 
@@ -55,13 +54,10 @@ def test_a_stop_is_counted_by_its_reason_and_shown_as_badly_as_it_is(control, re
     assert values(status)[f"stops: {reason}"] == "1" and values(status)["detail"] == "why"
 
 
-def test_chunks_longer_than_the_longest_prefix_are_a_warning_with_the_way_out(control):
-    delay = ChunkDelay(ticks=5, prefix_length=2, max_prefix=2, late_chunks=7)
-    status = diagnostics.policy_status(control, dataclasses.replace(RUNNING, delay=delay))
-    assert status.level == WARN and "up to 5 ticks" in status.message and "max_delay_steps" in status.message
-    assert values(status)["ticks per chunk"] == "5" and values(status)["late chunks"] == "7"
-    enough = dataclasses.replace(RUNNING, delay=dataclasses.replace(delay, max_prefix=5))
-    assert diagnostics.policy_status(control, enough).level == OK
+def test_the_ticks_that_chunks_take_are_shown_once_they_are_known(control):
+    assert values(diagnostics.policy_status(control, RUNNING))["ticks per chunk"] == ""
+    slow = dataclasses.replace(RUNNING, ticks_per_chunk=3)
+    assert values(diagnostics.policy_status(control, slow))["ticks per chunk"] == "3"
 
 
 def test_a_stream_that_is_silent_or_never_received_is_an_error():

@@ -428,19 +428,6 @@ def test_a_misspelt_parameter_ends_the_node_with_a_line_that_names_it(ros_enviro
     assert "require_enable," in process.output and "Traceback" not in process.output
 
 
-def test_a_policy_trained_with_delays_is_given_the_prefix(other_robot, ros_environment, tmp_path):
-    robot, checkpoint = other_robot, write_checkpoint(tmp_path)
-    (checkpoint / "max_delay_steps").write_text("3")
-    with policy_node(checkpoint, write_robot(tmp_path), ros_environment, executor="delay_aware"):
-        robot.wait_state("waiting", "no_command")
-        robot.say(f"tell {1.3 / CONTROL_HZ}")  # a chunk is there two or three ticks after its observation
-        robot.wait(lambda: len(robot.twists) >= 40, "40 twists")
-        assert values(robot)[0] == 0.01  # nothing was to be told while the arm stood still
-        assert set(values(robot)[20:]) <= {0.03, 0.04}
-        robot.wait(lambda: policy_values(robot).get("prefix length") in ("2", "3"), "diagnostics")
-        assert robot.states[-1]["state"] == "running"
-
-
 @pytest.mark.parametrize("executor", ["full_chunk", "path_following"])
 def test_an_arm_is_led_back_to_the_path_of_a_chunk_that_comes_late(other_robot, ros_environment, tmp_path, executor):
     robot, checkpoint = other_robot, write_checkpoint(tmp_path)
@@ -452,15 +439,11 @@ def test_an_arm_is_led_back_to_the_path_of_a_chunk_that_comes_late(other_robot, 
         assert robot.states[-1]["state"] == "running"
 
 
-def test_delay_aware_with_a_policy_trained_without_delays_ends_the_node_with_the_way_out(ros_environment, tmp_path):
+def test_the_executor_of_version_0_1_that_is_gone_ends_the_node_with_the_way_out(ros_environment, tmp_path):
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     with policy_node(*files, ros_environment, executor="delay_aware") as process:
         assert process.wait(TIMEOUT_S) == 1
-    assert (
-        "executor 'delay_aware' needs a policy trained with delays" in process.output
-        and "policy.max_delay_steps" in process.output
-    )
-    assert "Traceback" not in process.output
+    assert "got 'delay_aware'; use path_following" in process.output and "Traceback" not in process.output
 
 
 def test_a_checkpoint_without_weights_ends_the_node_with_a_line_that_names_the_file(ros_environment, tmp_path):

@@ -12,7 +12,6 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from vla_ros.runtime.execution.control import ControlLoop
 from vla_ros.runtime.planning.engine import EngineStatus
-from vla_ros.runtime.planning.planner import ChunkDelay
 from vla_ros.runtime.safety.governor import State
 from vla_ros.runtime.stats import StreamRate, Summary
 
@@ -57,11 +56,10 @@ def policy_status(
 ) -> DiagnosticStatus:
     """Report state, latencies and counts; `camera_to_twist_ms`: from a camera's stamp to the twist that answers it."""
     governor, timeline, reason = control.governor, control.timeline.statistics(), control.governor.reason
-    slow = _slow_chunks(engine.delay)
     level = OK
     if governor.state is State.FAULT:
         level = ERROR
-    elif (reason is not None and reason not in EXPECTED_REASONS) or slow:
+    elif reason is not None and reason not in EXPECTED_REASONS:
         level = WARN
     values: dict[str, Any] = {
         "state": governor.state.value,
@@ -75,7 +73,7 @@ def policy_status(
         "ticks missed": control.ticks_missed,
         "ticks starved": timeline.starved,
         "ticks overrun by inference": engine.overruns,
-        **_delay_values(engine.delay),
+        "ticks per chunk": "" if engine.ticks_per_chunk is None else engine.ticks_per_chunk,
         "ticks limited": governor.ticks_limited,
         "speed scale": governor.scale,
         "chunks posted": timeline.posted,
@@ -84,28 +82,11 @@ def policy_status(
         **{f"stops: {name}": count for name, count in sorted(governor.stops.items())},
     }
     message = governor.state.value if reason is None else f"{governor.state.value}: {reason}"
-    return status("policy", level, message + slow, values)
+    return status("policy", level, message, values)
 
 
 def _percentiles(name: str, summary: Summary | None, which: Sequence[str], digits: int = 1) -> dict[str, str]:
     return {f"{name} {each} ms": f"{getattr(summary, each):.{digits}f}" if summary else "" for each in which}
-
-
-def _slow_chunks(delay: ChunkDelay | None) -> str:
-    """Return a warning if chunks take longer than the policy's longest prefix, else an empty text."""
-    if delay is None or not delay.exceeds_prefix:
-        return ""
-    return (
-        f"; chunks take up to {delay.ticks} ticks, but the policy was trained with max_delay_steps = "
-        f"{delay.max_prefix}: the arm may jerk at a new chunk; train with more delay steps, or make inference faster"
-    )
-
-
-def _delay_values(delay: ChunkDelay | None) -> dict[str, Any]:
-    if delay is None:
-        return {}
-    prefix = {"prefix length": delay.prefix_length, "late chunks": delay.late_chunks} if delay.max_prefix else {}
-    return {"ticks per chunk": delay.ticks, **prefix}
 
 
 def memory_mb() -> float:

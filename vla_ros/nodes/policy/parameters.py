@@ -51,7 +51,7 @@ PARAMETERS = (
         "executor",
         DEFAULT_EXECUTOR,
         "Which planned action to execute: full_chunk, first_action, receding_horizon, temporal_ensemble; "
-        "path_following if chunks take several ticks; delay_aware for checkpoints trained with max_delay_steps.",
+        "path_following if chunks take several ticks.",
     ),
     ParameterSpec(
         "executor_horizon", DEFAULT_HORIZON, "Actions of a chunk that receding_horizon executes [ticks].", 1, 1000

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,9 +14,12 @@ from typing import Protocol
 from vla_ros.contract import Timing
 from vla_ros.observations.observation import ObservationQueue
 from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.planner import ChunkDelay, ChunkPolicy, Plan, Planner
+from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner
 from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import RecentValues, Summary
+
+# `EngineStatus.ticks_per_chunk` is the slowest of this many: an outlier is forgotten after some seconds.
+RECENT_CHUNKS = 20
 
 
 class Clock(Protocol):
@@ -41,7 +45,8 @@ class EngineStatus:
         reason: why there is no plan; None if there is one. `detail` says more.
         inference_ms: of recent ticks.
         overruns: ticks skipped because inference was slow.
-        delay: how long chunks take; None until the policy is ready.
+        ticks_per_chunk: ticks from an observation to its chunk's first executed action, of the slowest recent chunk; at
+            the start, estimated from the warm-up; None until the policy is ready.
     """
 
     command: str
@@ -49,7 +54,7 @@ class EngineStatus:
     detail: str
     inference_ms: Summary | None
     overruns: int
-    delay: ChunkDelay | None = None
+    ticks_per_chunk: int | None = None
 
 
 class Engine:
@@ -92,7 +97,7 @@ class Engine:
         self._overruns = 0
         self._crashed = False
         self._inference_ms = RecentValues()
-        self._planner: Planner | None = None
+        self._recent_ticks: deque[int] = deque(maxlen=RECENT_CHUNKS)  # per chunk
         self._planned_epoch: int | None = None  # of the last tick; used by the engine's thread only
 
     def start(self, timeout_s: float | None = None) -> None:
@@ -153,9 +158,9 @@ class Engine:
 
     def status(self) -> EngineStatus:
         with self._lock:
-            delay = None if self._planner is None else self._planner.prefix.delay
+            ticks = max(self._recent_ticks, default=None)
             return EngineStatus(
-                self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns, delay
+                self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns, ticks
             )
 
     @property
@@ -180,14 +185,14 @@ class Engine:
     def _run(self) -> None:
         try:
             policy = self._make_policy()
-            planner = Planner(policy, self._observations.snapshot, self._timeline)
+            planner = Planner(policy, self._observations.snapshot)
             timing, inference_ns = policy.contract.timing, round(policy.warm_up() * 1e9)
-            planner.prefix.expect(1 + (timing.settle_ns + inference_ns) // timing.period_ns)
+            with self._lock:
+                self._recent_ticks.append(1 + (timing.settle_ns + inference_ns) // timing.period_ns)
         except BaseException as error:
             self._startup_error = error
             self._ready.set()
             return
-        self._planner = planner
         self._ready.set()
         try:
             self._work(planner, timing)
@@ -241,9 +246,9 @@ class Engine:
             plan = Plan(None, "policy_error", traceback.format_exc())
         if plan.inference_ms is not None:
             self._inference_ms.add(plan.inference_ms)
-        self._settle(planner, tick, tick * period_ns, epoch, plan)
+        self._settle(tick, tick * period_ns, epoch, plan)
 
-    def _settle(self, planner: Planner, tick: int, time_ns: int, epoch: int, plan: Plan) -> None:
+    def _settle(self, tick: int, time_ns: int, epoch: int, plan: Plan) -> None:
         """Post the plan or drop the current one, unless the command is newer than the observation."""
         with self._lock:
             is_for_old_command = plan.inference_ms is not None and time_ns < self._command_ns
@@ -255,5 +260,5 @@ class Engine:
                 return
             if self._timeline.post(tick, plan.actions, replace_all=epoch != self._posted_epoch):
                 self._posted_epoch = epoch
-            planner.prefix.arrived(tick)
+            self._recent_ticks.append(self._timeline.ticks_over(tick))
             self._reason, self._detail = None, ""
