@@ -55,8 +55,6 @@ class Noted:
 class Scripted:
     """A `ChunkPolicy` that follows a script for the current subtask, whatever it sees."""
 
-    max_delay_steps = 0
-
     def __init__(self, contract: PolicyContract) -> None:
         self.contract = contract
         self.motion: calvin_motions.Motion | None = None
@@ -68,7 +66,7 @@ class Scripted:
 
     def reset(self, command: str) -> None: ...
 
-    def step(self, observation: Observation, committed: Any = None) -> Array:
+    def step(self, observation: Observation) -> Array:
         assert self.motion is not None
         return self.motion.act()[None]
 

@@ -105,7 +105,6 @@ class EchoRunner:
 
     def __init__(self, contract: PolicyContract, inner) -> None:
         self.contract = contract
-        self.max_delay_steps = 0
         self.trace: list[tuple[int, int, int, int]] = []
         self._inner = inner
 
@@ -120,7 +119,7 @@ class EchoRunner:
         if self._inner is not None:
             self._inner.clear_history()
 
-    def step(self, observation, committed=None) -> np.ndarray:
+    def step(self, observation) -> np.ndarray:
         begun_ns = time.time_ns()
         if self._inner is not None:
             self._inner.step(observation)

@@ -32,6 +32,7 @@ from vla_ros.evaluation.replay.diagnosis import Diagnosis, diagnose
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.inference import PolicyRunner
 from vla_ros.policy.policy import Policy
+from vla_ros.robot import load_robot
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.tasks import TRAINED_TASKS
 
@@ -64,7 +65,9 @@ def simulated(contract: PolicyContract, first_seed: int, each: int) -> dict[str,
 
 def recorded(bags: Sequence[str], contract: PolicyContract, each: int) -> dict[str, list[Episode]]:
     """Return `each` demonstrations of every task in the bags."""
-    episodes = load_source(Source("the bags", "bags", bags), contract.observation_spec, contract.timing).episodes
+    episodes = load_source(
+        Source("the bags", "bags", bags, load_robot("tabletop")), contract.observation_spec, contract.timing
+    ).episodes
     tasks = dict.fromkeys(episode.task for episode in episodes)
     return {task: spread([one for one in episodes if one.task == task], each) for task in tasks}
 

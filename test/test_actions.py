@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
 from vla_ros import actions
-from vla_ros.geometry import rigid
+from vla_ros.observations.observation import rotation_6d
 
 numbers = st.floats(-2, 2, allow_nan=False)
 vectors = arrays(np.float64, 3, elements=numbers)
@@ -52,7 +52,7 @@ def test_tool_twists_rotate_to_the_base_and_back(q, twist):
 
 @given(quaternions)
 def test_rotation_6d_is_the_same_for_both_signs_of_a_quaternion(q):
-    np.testing.assert_allclose(rigid.rotation_6d(*q), rigid.rotation_6d(*-q), atol=1e-12)
+    np.testing.assert_allclose(rotation_6d(*q), rotation_6d(*-q), atol=1e-12)
 
 
 bounds = st.tuples(
@@ -137,4 +137,4 @@ def test_gripper_openings_round_trip_whichever_way_the_actuator_counts(closed, o
 @given(quaternions)
 def test_rotation_6d_is_two_columns_of_the_matrix(q):
     matrix = Rotation.from_quat(q).as_matrix()
-    np.testing.assert_array_equal(rigid.rotation_6d(*q), np.concatenate([matrix[:, 0], matrix[:, 1]]))
+    np.testing.assert_array_equal(rotation_6d(*q), np.concatenate([matrix[:, 0], matrix[:, 1]]))

@@ -21,6 +21,7 @@ from vla_ros.datasets.sources import Demonstrations, Source, load_source, requir
 from vla_ros.imaging import images
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
+from vla_ros.robot import load_robot
 from vla_ros.train.config import ConfigError, DataConfig, TrainConfig
 
 ENCODE_BATCH = 32
@@ -69,7 +70,8 @@ def _load(
     timing: Timing,
     weight: float | None = None,
 ) -> Demonstrations:
-    source = Source(name, format, paths, data.robot, data.include_failures, data.policy_frames)
+    robot = load_robot(data.robot) if format == "bags" else None
+    source = Source(name, format, paths, robot, data.include_failures, data.policy_frames)
     with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task(f"decoding {name}", start=False)
 

@@ -77,9 +77,7 @@ class FakePolicy:
 
     def __init__(self, contract: PolicyContract | None = None) -> None:
         self.contract = contract or make_contract()
-        self.max_delay_steps = 0
         self.warm_up_s = 0.0
-        self.prefixes: list[np.ndarray] = []
         self.calls: list[tuple] = []
         self.threads: set[int] = set()
         self.before_step = lambda observation: None
@@ -99,10 +97,9 @@ class FakePolicy:
     def clear_history(self) -> None:
         self._note("clear_history")
 
-    def step(self, observation: Observation, prefix=None):
+    def step(self, observation: Observation):
         tick = observation.time_ns // self.contract.timing.period_ns
         self._note("step", tick)
-        self.prefixes.append(prefix)
         self.before_step(observation)
         chunk = np.zeros((self.contract.timing.chunk, 7))
         chunk[:, 0] = (tick + np.arange(len(chunk))) / 1000

@@ -11,7 +11,6 @@ from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.planning.engine import Engine
-from vla_ros.runtime.planning.planner import ExecutorError
 from vla_ros.runtime.rollout import UNLIMITED, EpisodeConfig, EpisodeResult, run_episode
 from vla_ros.runtime.safety.governor import SafetyGovernor
 
@@ -59,8 +58,6 @@ class PointEnvironment:
 class CountingPolicy:
     """Its action for tick k is vx = k/100, so executed actions show the tick they were planned for."""
 
-    max_delay_steps = 0
-
     def __init__(self, opening: float = 1.0) -> None:
         self.contract = contract()
         self.opening = opening
@@ -74,7 +71,7 @@ class CountingPolicy:
     def warm_up(self):
         return 0.0
 
-    def step(self, observation, committed=None):
+    def step(self, observation):
         self.observations.append(observation)
         tick = observation.time_ns // self.contract.timing.period_ns
         chunk = np.zeros((self.contract.timing.chunk, 7))
@@ -93,7 +90,7 @@ def test_every_executed_action_was_planned_for_its_tick_at_any_delay(delay_ticks
 
 def test_success_ends_the_episode_with_its_time():
     policy = CountingPolicy()
-    policy.step = lambda observation, committed: np.tile([1.0, 0, 0, 0, 0, 0, 1.0], (4, 1))
+    policy.step = lambda observation: np.tile([1.0, 0, 0, 0, 0, 0, 1.0], (4, 1))
     result = rollout(PointEnvironment(), policy, max_time_s=3.0, delay_ticks=1)
     assert result.success
     assert result.time_s == pytest.approx(0.6)  # one tick of delay, five of 1 m/s
@@ -123,49 +120,6 @@ def test_an_environment_at_another_rate_is_refused():
         rollout(env, CountingPolicy(), max_time_s=1.0)
 
 
-class SteadyPolicy(CountingPolicy):
-    """Goes on at the speed it is told of, or begins with a tenth of the tick's number; as fast as that for all rows."""
-
-    max_delay_steps = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.contract = contract(chunk=8)
-        self.told = []
-
-    def step(self, observation, committed=None):
-        chunk = super().step(observation)
-        self.told.append((observation.time_ns // self.contract.timing.period_ns, np.array(committed)))
-        chunk[:, 0] = committed[-1, 0] if len(committed) else observation.time_ns / 1e11 + 0.01
-        chunk[: len(committed)] = committed
-        return chunk
-
-
-def delay_aware():
-    return make_executor("delay_aware", horizon=1, decay=0.0)
-
-
-@pytest.mark.parametrize(("delay_ticks", "busy_ticks"), [(0, 1), (1, 1), (3, 2), (3, 3)])
-def test_the_action_prefix_is_what_the_arm_then_executes(delay_ticks, busy_ticks):
-    env, policy = PointEnvironment(), SteadyPolicy()
-    rollout(
-        env, policy, max_time_s=2.0, delay_ticks=delay_ticks, busy_ticks=busy_ticks,
-        executor=delay_aware(),
-    )  # fmt: skip
-    done = [action[0] for action in env.actions]
-    ticks = [tick for tick, _ in policy.told]
-    assert ticks == list(range(0, len(done), busy_ticks))
-    # Where the second one is begun before the first one has moved the arm, it is told of what is left of the delay.
-    stands_for = [0, max(0, delay_ticks - busy_ticks)] + [0] * len(ticks)
-    told_of = [0] + [max(0, delay_ticks - stands) for stands in stands_for[1:]]
-    assert [len(told) for _, told in policy.told] == told_of[: len(ticks)]
-    for (tick, told), stands in zip(policy.told, stands_for, strict=False):
-        start = tick + stands
-        assert done[start : start + len(told)] == pytest.approx(told[: len(done) - start, 0])
-    if delay_ticks:
-        assert len(set(done[delay_ticks:])) == 1, "the arm notices no new chunk"
-
-
 class DrivenClock:
     """Advances by sleeping and computing; the arm acts whenever it passes a tick."""
 
@@ -192,7 +146,7 @@ class AnsweringPolicy(CountingPolicy):
         super().__init__()
         self.contract, self._compute = contract(chunk=12), compute
 
-    def step(self, observation, committed=None):
+    def step(self, observation):
         chunk = np.zeros((12, 7))
         chunk[:, 0] = (observation.time_ns // PERIOD_NS) / 1000
         self._compute()
@@ -244,8 +198,3 @@ def test_overlapping_chunks_or_an_idle_engine_are_refused(busy_ticks):
             PointEnvironment(), CountingPolicy(), max_time_s=1.0, delay_ticks=3,
             busy_ticks=busy_ticks,
         )  # fmt: skip
-
-
-def test_a_delay_aware_rollout_needs_a_policy_trained_with_delays():
-    with pytest.raises(ExecutorError, match="max_delay_steps is 0"):
-        rollout(PointEnvironment(), CountingPolicy(), max_time_s=1.0, executor=delay_aware())

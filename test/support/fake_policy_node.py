@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real policy node in a process of its own, with a policy that does what the command says instead of a network.
 
-Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `slow S` (S seconds for each chunk), `tell S` (the
-same; vx in cm/s is 1 more than how many actions it was told of, and those come first in its chunk), `alternate S` (the
-same; vx is 1 and 3 cm/s in turn), `hang`,
-`bug` (from now on every control tick raises), and what a network may do wrong: `nan`, `inf`, `fail`, `memory`, `shape`.
-What follows the number is ignored.
+Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `slow S` (S seconds for each chunk), `alternate S`
+(the same; vx is 1 and 3 cm/s in turn), `hang`, `bug` (from now on every control tick raises), and what a network may do
+wrong: `nan`, `inf`, `fail`, `memory`, `shape`. What follows the number is ignored.
 """
 
 from __future__ import annotations
@@ -23,9 +21,8 @@ from vla_ros.nodes.policy.plan_publisher import PlanPublisher
 
 
 class ObedientRunner:
-    def __init__(self, contract: PolicyContract, max_delay_steps: int) -> None:
+    def __init__(self, contract: PolicyContract) -> None:
         self.contract = contract
-        self.max_delay_steps = max_delay_steps
         self.word, self.value = "move", 0.0
         self.chunks = 0
 
@@ -39,7 +36,7 @@ class ObedientRunner:
         number = re.search(r"-?[0-9.]+", command)
         self.value = float(number[0]) if number else 0.0
 
-    def step(self, observation, committed=None) -> np.ndarray:
+    def step(self, observation) -> np.ndarray:
         assert all(image.shape == (16, 16, 3) for image in observation.images.values())
         chunk = np.zeros((self.contract.timing.chunk, 7))
         chunk[:, 6] = 1.0
@@ -58,10 +55,6 @@ class ObedientRunner:
         elif self.word == "slow":
             time.sleep(self.value)
             chunk[:, 0] = 0.05
-        elif self.word == "tell":
-            time.sleep(self.value)
-            chunk[:, 0] = 0.01 * (1 + len(committed))
-            chunk[: len(committed)] = committed
         elif self.word == "alternate":
             time.sleep(self.value)
             self.chunks += 1
@@ -78,9 +71,7 @@ def load_runner(checkpoint: str, *_: object, contract: PolicyContract) -> Obedie
     if slow.exists():  # a model that takes that long to load
         slow.with_name("loading").touch()
         time.sleep(float(slow.read_text()))
-    told = Path(checkpoint) / "max_delay_steps"
-    max_delay_steps = int(told.read_text()) if told.exists() else 0
-    return ObedientRunner(contract, max_delay_steps)
+    return ObedientRunner(contract)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from scipy.spatial.transform import Rotation
 from vla_ros import actions
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
 from vla_ros.datasets.episode import Episode
-from vla_ros.geometry import rigid
-from vla_ros.observations.observation import Observation
+from vla_ros.observations.observation import Observation, rotation_6d
 
 NAMES = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)), "gripper_opening")
 UNITS = ("m",) * 3 + ("1",) * 7
@@ -60,8 +59,7 @@ def make_episode(seed: int, length: int = 40) -> Episode:
     for axis, (camera, rows, columns, colour) in enumerate(PLACES):
         canvases[camera][:, rows, columns, colour] += 120 * written[:, axis, None, None]
     state = np.concatenate(
-        [0.1 * position + [0.45, 0.0, 0.1], [rigid.rotation_6d(*one) for one in rotation.as_quat()], opening[:, None]],
-        axis=1,
+        [0.1 * position + [0.45, 0.0, 0.1], [rotation_6d(*one) for one in rotation.as_quat()], opening[:, None]], axis=1
     )
     contract = contract_of()
     chunk = _decided(written, position, opening)
@@ -90,8 +88,6 @@ def _decided(written: np.ndarray, position: np.ndarray, opening: np.ndarray) -> 
 class ReadingPolicy:
     """Reads what `make_episode` has written, with some doubt; contract: which statistics it believes."""
 
-    max_delay_steps = 0
-
     def __init__(self, contract: PolicyContract, doubt: float = 0.03) -> None:
         self.contract = contract
         self._doubt = doubt
@@ -105,7 +101,7 @@ class ReadingPolicy:
     def warm_up(self) -> float:
         return 0.0
 
-    def step(self, observation: Observation, committed=None) -> np.ndarray:
+    def step(self, observation: Observation) -> np.ndarray:
         self.steps += 1
         for camera in self.contract.cameras:
             assert observation.images[camera.name].shape == (camera.height, camera.width, 3)

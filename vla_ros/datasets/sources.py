@@ -20,7 +20,8 @@ from vla_ros.datasets.lerobot.reader import lerobot_shards
 from vla_ros.datasets.rlds.reader import rlds_shards
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.store import Progress, load_shards
-from vla_ros.robot import Robot, load_robot
+from vla_ros.files import absolute
+from vla_ros.robot import Robot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Source:
     Attributes:
         name: what messages call it, for instance its key in the recipe.
         format: a key of `FORMATS`.
-        paths: bags or folders of bags; for other formats folders, see docs/data.md.
-        robot: the robot of bags, or the name of its file; other formats do without.
+        paths: bags or folders of bags; for other formats folders, see docs/data.md. They become absolute.
+        robot: the robot of bags; other formats do without.
         include_failures: also load bags' episodes that were marked as failed.
         policy_frames: of bags recorded beside a policy: "drop" what the policy did, or "imitate" it too.
     """
@@ -39,9 +40,12 @@ class Source:
     name: str
     format: str
     paths: Sequence[str | Path]
-    robot: Robot | str = "tabletop"
+    robot: Robot | None = None
     include_failures: bool = False
     policy_frames: Literal["drop", "imitate"] = "drop"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "paths", tuple(map(absolute, self.paths)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +77,8 @@ Reader = Callable[[Source, ObservationSpec, Timing], list[SourceShard]]
 
 
 def _bags(source: Source, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
-    robot = load_robot(source.robot) if isinstance(source.robot, str) else source.robot
-    return bag_shards(source.paths, robot, spec, timing, source.include_failures, source.policy_frames)
+    assert source.robot is not None, "bags need a robot"
+    return bag_shards(source.paths, source.robot, spec, timing, source.include_failures, source.policy_frames)
 
 
 def _folders(read: Callable[[Path, ObservationSpec, Timing], list[SourceShard]]) -> Reader:

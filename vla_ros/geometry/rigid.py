@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rigid motions as seven plain floats, and the 6D representation of rotations.
+"""Rigid motions as seven plain floats: x y z [m] and a unit quaternion x y z w, as in geometry_msgs/Transform.
 
-A pose is x y z [m] and a unit quaternion x y z w, as in geometry_msgs/Transform. Plain floats are ten times as fast as
-numpy for the few poses that arrive with each robot state. Conversions of whole arrays between quaternions, Euler
-angles, rotation vectors and matrices are scipy's `Rotation`; the 6D representation, which scipy lacks, is here.
+Plain floats are ten times as fast as numpy for the few poses that arrive with each robot state.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-if TYPE_CHECKING:
-    from scipy.spatial.transform import Rotation
+from numpy.typing import NDArray
 
 Pose = tuple[float, float, float, float, float, float, float]
 
@@ -102,38 +96,3 @@ def normalize(pose: Pose) -> Pose:
     x, y, z, qx, qy, qz, qw = pose
     length = math.sqrt(qx * qx + qy * qy + qz * qz + qw * qw)
     return (x, y, z, qx / length, qy / length, qz / length, qw / length)
-
-
-def rotation_6d(x: float, y: float, z: float, w: float) -> tuple[float, ...]:
-    """Return the first two columns of a quaternion's rotation matrix, one after the other (arXiv:1812.07035).
-
-    Bit for bit what `Rotation.from_quat(...).as_matrix()` contains, at a hundredth of its cost: each frame needs it.
-
-    Raises:
-        ValueError: All four numbers are zero.
-    """
-    length = math.sqrt(x * x + y * y + z * z + w * w)
-    if length == 0:
-        raise ValueError("the quaternion is zero, so it is not a rotation")
-    x, y, z, w = x / length, y / length, z / length, w / length
-    first = (x * x - y * y - z * z + w * w, 2 * (x * y + z * w), 2 * (x * z - y * w))
-    second = (2 * (x * y - z * w), -x * x + y * y - z * z + w * w, 2 * (y * z + x * w))
-    return (*first, *second)
-
-
-def rotation_from_6d(columns: ArrayLike) -> Rotation:
-    """Return the rotations of `columns` (..., 6), made orthonormal by Gram-Schmidt (arXiv:1812.07035).
-
-    Raises:
-        ValueError: A column is zero, or the two are parallel.
-    """
-    from scipy.spatial.transform import Rotation
-
-    values = np.asarray(columns, dtype=np.float64)
-    first, second = values[..., :3], values[..., 3:]
-    third = np.cross(first, second)
-    lengths = [np.linalg.norm(axis, axis=-1, keepdims=True) for axis in (first, third)]
-    if not all((length > 1e-6).all() for length in lengths):
-        raise ValueError("6D rotation columns must not be zero or parallel")
-    first, third = first / lengths[0], third / lengths[1]
-    return Rotation.from_matrix(np.stack([first, np.cross(third, first), third], axis=-1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +39,6 @@ class Playback:
         ValueError: `speed` is not in (0, 1], or there are no actions.
     """
 
-    max_delay_steps = 0
-
     def __init__(self, contract: PolicyContract, actions: NDArray[np.float64], command: str, speed: float) -> None:
         if not 0.0 < speed <= 1.0:
             raise ValueError(f"speed must be in (0, 1]; got {speed}")
@@ -69,7 +66,7 @@ class Playback:
         if self._begun.is_set() and command != self.command:
             self.interrupted = command
 
-    def step(self, observation: Observation, committed: Any = None) -> NDArray[np.float64]:
+    def step(self, observation: Observation) -> NDArray[np.float64]:
         timing = self.contract.timing
         tick = observation.time_ns // timing.period_ns
         if self._start is None and self._begun.is_set():

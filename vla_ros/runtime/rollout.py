@@ -104,7 +104,6 @@ def run_episode(
     Raises:
         ValueError: The environment's rate differs from the contract's, `blank` names an unknown camera, or
             `busy_ticks` does not fit `delay_ticks`.
-        ExecutorError: The executor needs a policy trained for delays.
     """
     contract = policy.contract
     _check_environment(env, contract, config.blank)
@@ -151,8 +150,7 @@ class _EmulatedEngine:
                 f"busy_ticks must be {shortest} or {longest} with delay_ticks = {config.delay_ticks}, since the engine "
                 f"computes one chunk at a time; got {config.busy_ticks}"
             )
-        self._planner = Planner(policy, buffer.snapshot, timeline)
-        self._planner.prefix.expect(config.delay_ticks)
+        self._planner = Planner(policy, buffer.snapshot)
         self._period_ns = policy.contract.timing.period_ns
         self._timeline = timeline
         self._delay_ticks = config.delay_ticks
@@ -200,7 +198,6 @@ class _EmulatedEngine:
             self._timeline.clear()
         else:
             self._timeline.post(first_tick, plan.actions)
-            self._planner.prefix.arrived(first_tick)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vla_ros import cli
 from vla_ros.commands.data.store import Entry, remove
 from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.errors import StoreError
-from vla_ros.datasets.store.fingerprint import MARKER
+from vla_ros.datasets.store.entry import MARKER
 from vla_ros.datasets.store.store import load_shards
 
 KEY = "0123456789abcdef0123"  # as many digits as a name has

@@ -14,6 +14,7 @@ from vla_ros import actions
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.calvin.reader import calvin_shards, read_segments, twists_from_relative
 from vla_ros.datasets.errors import SourceError
+from vla_ros.datasets.sources import FORMATS, Source
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 
@@ -121,5 +122,5 @@ def test_empty_segments_are_refused(tmp_path: Path) -> None:
 def test_a_split_has_the_name_of_its_folder_even_from_within(tmp_path: Path, monkeypatch) -> None:
     split = write_calvin(tmp_path / "training", [(0, 9, "a", "a")], *motion(10, x=1.0))
     monkeypatch.chdir(split)
-    (shard,) = calvin_shards(Path(), SPEC, TIMING)
+    (shard,) = FORMATS["calvin"](Source("CALVIN", "calvin", [Path()]), SPEC, TIMING)
     assert (shard.name, shard.root) == ("training.00000", split)

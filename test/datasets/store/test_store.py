@@ -138,11 +138,11 @@ def test_a_decoding_process_uses_the_given_digest_and_loads_no_scipy(
     """Both took longer than to decode a short bag. scipy.spatial is for rotations, which these bags' labels lack."""
     shards = bag_shards([bags], robot, spec, timing)
     code = (
-        "import pickle, sys; from pathlib import Path; from vla_ros.datasets.store import fingerprint, store\n"
+        "import pickle, sys; from pathlib import Path; from vla_ros.datasets.store import entry as entries, store\n"
         "shard = pickle.load(sys.stdin.buffer)\n"
         "entry = store.ensure(shard, None, True, 'a digest')\n"
         "assert store.read_manifest(entry)['reader'] == 'a digest'\n"
-        "assert fingerprint.reader_digest.cache_info().misses == 0\n"
+        "assert entries.reader_digest.cache_info().misses == 0\n"
         "assert 'scipy' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(shards[0]), capture_output=True)

@@ -34,8 +34,6 @@ class LiftingPolicy:
         provenance=Provenance("none", "0", "none", "none", "0"),
     )
 
-    max_delay_steps = 0
-
     def reset(self, command: str) -> None:
         assert command == "open the drawer"
         self.resets += 1
@@ -45,7 +43,7 @@ class LiftingPolicy:
     def warm_up(self) -> float:
         return 0.0
 
-    def step(self, observation, committed=None) -> np.ndarray:
+    def step(self, observation) -> np.ndarray:
         return np.tile([0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 1.0], (2, 1))
 
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from vla_ros import html
-from vla_ros.evaluation.reports.evaluation_page import evaluation_blocks
+from vla_ros.evaluation.reports.evaluation_page import delays_plot, evaluation_blocks
 from vla_ros.evaluation.reports.video import RolloutVideo
 
 REPORT = {
@@ -53,6 +53,16 @@ def test_a_page_is_self_contained_and_escaped(tmp_path) -> None:
     assert "default-src 'none'" in text and "url(" not in text
     assert "a &lt; b" in text and "open_&lt;drawer&gt;" in text and "<drawer>" not in text
     assert re.search(r"data:image/webp;base64,\w+", text) and "open_drawer-7-failure" in text
+
+
+def test_a_report_of_version_0_1_with_an_executor_that_is_gone_is_still_plotted() -> None:
+    rows = [
+        {"executor": executor, "delay_ms": delay_ms, "success_rate": 0.5, "interval": (0.1, 0.9)}
+        for executor in ("path_following", "delay_aware")
+        for delay_ms in (0, 200)
+    ]
+    [axis] = delays_plot(rows).axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["path_following", "delay_aware"]
 
 
 def test_a_video_has_every_frame_of_every_camera_and_lingers_on_the_last(tmp_path) -> None:

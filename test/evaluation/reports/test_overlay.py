@@ -16,7 +16,7 @@ from vla_ros.datasets.episode import Episode
 from vla_ros.errors import UserError
 from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
 from vla_ros.evaluation.reports.overlay import POSE_NAMES, overlay, write_bag, write_rerun
-from vla_ros.geometry import rigid
+from vla_ros.observations.observation import rotation_6d, rotation_from_6d
 from vla_ros.robot import load_robot
 
 PERIOD_NS = 100_000_000
@@ -26,7 +26,7 @@ QUATERNION = np.array([0.0, np.sin(0.3), 0.0, np.cos(0.3)])
 @pytest.fixture
 def replayed() -> ReplayedEpisode:
     """Three frames; the chunk of each moves along x for two periods, at 0.1 m/s, and turns about z."""
-    pose = [0.4, 0.0, 0.2, *rigid.rotation_6d(*QUATERNION)]
+    pose = [0.4, 0.0, 0.2, *rotation_6d(*QUATERNION)]
     random = np.random.default_rng(0)
     episode = Episode(
         images={name: random.integers(0, 256, (3, 8, 8, 3), np.uint8) for name in ("static", "wrist")},
@@ -97,7 +97,7 @@ def test_without_rerun_the_error_names_the_extra(tmp_path, monkeypatch) -> None:
 
 
 def test_a_quaternion_comes_back_from_the_two_columns_and_none_from_parallel_ones() -> None:
-    columns = rigid.rotation_6d(*QUATERNION)
-    np.testing.assert_allclose(rigid.rotation_from_6d(np.multiply(columns, 1.001)).as_quat(), QUATERNION, atol=1e-9)
+    columns = rotation_6d(*QUATERNION)
+    np.testing.assert_allclose(rotation_from_6d(np.multiply(columns, 1.001)).as_quat(), QUATERNION, atol=1e-9)
     with pytest.raises(ValueError, match="zero or parallel"):
-        rigid.rotation_from_6d([1, 0, 0, 2, 0, 0])
+        rotation_from_6d([1, 0, 0, 2, 0, 0])

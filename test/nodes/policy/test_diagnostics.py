@@ -11,7 +11,6 @@ pytest.importorskip("diagnostic_msgs")
 from vla_ros import transport  # noqa: E402
 from vla_ros.nodes.policy import diagnostics  # noqa: E402
 from vla_ros.runtime.planning.engine import EngineStatus  # noqa: E402
-from vla_ros.runtime.planning.planner import ChunkDelay  # noqa: E402
 from vla_ros.runtime.stats import StreamRate, Summary  # noqa: E402
 
 OK, WARN, ERROR = b"\0", b"\1", b"\2"
@@ -23,7 +22,7 @@ def values(status) -> dict[str, str]:
 
 
 def test_a_policy_that_plans_is_ok_and_shows_its_figures():
-    engine = dataclasses.replace(RUNNING, overruns=3, delay=ChunkDelay(5, 0, 0, 0))
+    engine = dataclasses.replace(RUNNING, overruns=3, ticks_per_chunk=3)
     status = diagnostics.policy_status(engine, 7, ["push it"], Summary(10, 30.0, 40.0, 50.0, 60.0))
     assert (status.level, status.message) == (OK, "planning: 'go'")
     shown = values(status)

@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vla_ros.robot import Limits
 from vla_ros.runtime.execution.control import SILENCE, ControlLoop, GripperSwitch, ManualCommand
-from vla_ros.runtime.execution.executors import RecedingHorizon
+from vla_ros.runtime.execution.executors import RecedingHorizon, make_executor
 from vla_ros.runtime.execution.timeline import ActionTimeline
+from vla_ros.runtime.rollout import UNLIMITED
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
 
 PERIOD_NS = 100_000_000
@@ -53,6 +56,29 @@ def test_after_a_stop_only_a_plan_from_a_new_observation_moves_the_arm():
     assert [vx(tested.tick(tick * PERIOD_NS, None, CENTRE)) for tick in (7, 8, 9)] == [0.0, None, None]
     tested.timeline.post(9, chunk())
     assert vx(tested.tick(10 * PERIOD_NS, None, CENTRE)) == pytest.approx(0.1)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.lists(st.sampled_from([None, None, "stale"]), max_size=5)), max_size=25),
+    st.sampled_from(["full_chunk", "receding_horizon", "first_action"]),
+)
+def test_whatever_chunks_take_none_observed_before_a_stop_moves_the_arm_after_it(chunks, executor):
+    governor = SafetyGovernor(UNLIMITED, period_s=0.1, stop_ticks=2, armed=True)
+    timeline = ActionTimeline(make_executor(executor, horizon=3))
+    tested = ControlLoop(timeline, governor, GripperSwitch(), period_ns=PERIOD_NS)
+    tick, stopped = 0, -1
+    for delay, reasons in chunks:
+        observed = tick
+        for index in range(delay):
+            was_running = governor.state is State.RUNNING
+            twist = tested.tick(tick * PERIOD_NS, reasons[index] if index < len(reasons) else None, CENTRE).twist
+            if governor.state is State.RUNNING:
+                assert twist[0] >= stopped
+            elif was_running:
+                stopped = tick
+            tick += 1
+        timeline.post(observed, chunk(12, vx=observed))
 
 
 def test_starved_and_skipped_ticks_are_missed_ticks_and_stops_for_other_reasons_are_not():

@@ -125,3 +125,39 @@ def test_an_unknown_executor_is_refused_with_those_that_there_are():
         make_executor("rtc", horizon=1, decay=0.0)
     with pytest.raises(ValueError, match="horizon must be at least 1; got 0"):
         make_executor("receding_horizon", horizon=0, decay=0.0)
+
+
+def test_the_executor_of_version_0_1_that_is_gone_is_refused_with_the_one_to_use():
+    with pytest.raises(ValueError, match="got 'delay_aware'; use path_following"):
+        make_executor("delay_aware")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["full_chunk", "first_action", "receding_horizon", "temporal_ensemble"]),
+    st.lists(st.integers(1, 6), min_size=2, max_size=20),
+)
+def test_actions_come_from_the_newest_chunk_that_the_executor_allows(name, delays):
+    length, tick, started = 12, 0, 0
+    tested = timeline(name)
+    posted: list[int] = []
+    used: list[tuple[int, float]] = []
+    for delay in delays:
+        for _ in range(delay):
+            action = tested.pop(tick)
+            if action is not None:
+                assert action[0] == pytest.approx(tick)
+                newest = [first for first in posted if tick < first + length]
+                if name == "temporal_ensemble":
+                    weights = np.exp(-0.01 * np.arange(len(newest)))
+                    assert action[1] == pytest.approx(weights @ newest / weights.sum())
+                elif name == "full_chunk":
+                    assert action[1] == posted[-1]
+                else:
+                    started = tick if not used or used[-1][1] != action[1] else started
+                    assert tick - started < {"first_action": 1, "receding_horizon": 3}[name]
+                    assert action[1] == posted[-1] or tick > started
+                used.append((tick, action[1]))
+            tick += 1
+        if tested.post(tick - delay, chunk(tick - delay, length)):
+            posted.append(tick - delay)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from vla_ros.observations.observation import Observation, Refusal
-from vla_ros.runtime.execution.executors import FullChunk, TemporalEnsemble
+from vla_ros.runtime.execution.executors import TemporalEnsemble
 from vla_ros.runtime.execution.timeline import ActionTimeline
-from vla_ros.runtime.planning.engine import Engine
-from vla_ros.runtime.planning.planner import ExecutorError
+from vla_ros.runtime.planning.engine import RECENT_CHUNKS, Engine
 
 MS = 1_000_000
 PERIOD_NS = 100 * MS
@@ -54,7 +53,7 @@ def engine(policy, clock, world):
 
 
 def timeline(engine: Engine) -> ActionTimeline:
-    return engine._timeline
+    return engine._plans
 
 
 def at(tick: int, late_ms: int = 0) -> int:
@@ -273,29 +272,23 @@ def test_a_crashed_thread_is_a_fault_that_no_reset_clears(engine, clock, policy,
     assert timeline(engine).pop(2) is None
 
 
-def test_the_first_prefix_is_as_long_as_the_warm_up_took(clock, policy, world):
-    policy.max_delay_steps, policy.warm_up_s = 3, 0.15
-    plan = ActionTimeline(FullChunk(uses_prefix=True))
+def test_ticks_per_chunk_are_estimated_from_the_warm_up_and_then_measured(clock, policy, world):
+    policy.warm_up_s = 0.15
+    plan = ActionTimeline()
     engine = Engine(lambda: policy, world, plan, clock)
+    assert engine.status().ticks_per_chunk is None
     engine.start(10.0)
-    assert engine.status().delay.ticks == 2, "settle and warm-up: 0.17 s"
+    assert engine.status().ticks_per_chunk == 2, "settle and warm-up: 0.17 s"
     engine.set_command("go")
-    run_ticks(engine, clock, 1)
-    assert len(policy.prefixes[-1]) == 0, "the arm stands still"
-    given = [plan.pop(2)]
-    plan.acted(True)
-    run_ticks(engine, clock, 2)
-    given.append(plan.pop(3))
-    assert policy.prefixes[-1][:, 0] == pytest.approx([0.002, 0.003])
-    assert [action[0] for action in given] == pytest.approx([0.002, 0.003])
-    assert engine.status().delay.prefix_length == 2
+    policy.before_step = lambda observation: plan.pop(observation.time_ns // PERIOD_NS)  # the arm moves on meanwhile
+    run_ticks(engine, clock, *range(1, RECENT_CHUNKS))
+    assert engine.status().ticks_per_chunk == 2, "the slowest of the recent ones"
+    run_ticks(engine, clock, RECENT_CHUNKS)
+    assert engine.status().ticks_per_chunk == 1, "the warm-up is forgotten"
+    policy.before_step = lambda observation: plan.pop(observation.time_ns // PERIOD_NS + 3)
+    run_ticks(engine, clock, RECENT_CHUNKS + 1)
+    assert engine.status().ticks_per_chunk == 4
     assert engine.stop(10.0)
-
-
-def test_a_policy_trained_without_delays_is_refused_before_its_warm_up(clock, policy, world):
-    with pytest.raises(ExecutorError, match="max_delay_steps is 0"):
-        Engine(lambda: policy, world, ActionTimeline(FullChunk(uses_prefix=True)), clock).start(10.0)
-    assert policy.calls == []
 
 
 def test_start_raises_what_building_the_policy_raised(clock, world):

@@ -29,6 +29,7 @@ from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.episode import OUTCOMES
 from vla_ros.datasets.errors import BagError
+from vla_ros.files import absolute
 from vla_ros.robot import Robot, load_robot
 
 
@@ -39,7 +40,7 @@ class Arguments(argparse.Namespace):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vla annotate`."""
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="a bag, or a folder of bags")
+    parser.add_argument("bags", nargs="+", type=absolute, metavar="BAG", help="a bag, or a folder of bags")
     parser.add_argument(
         "--robot", default="tabletop", help="name in config/robots, or YAML file (default: %(default)s)"
     )

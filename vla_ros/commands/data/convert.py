@@ -21,6 +21,7 @@ from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.inspection.inspection import everything
 from vla_ros.datasets.sources import dropped_text
+from vla_ros.files import absolute
 from vla_ros.robot import load_robot
 
 
@@ -35,7 +36,7 @@ class Arguments(argparse.Namespace):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vla convert`."""
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="a bag, or a folder of bags")
+    parser.add_argument("bags", nargs="+", type=absolute, metavar="BAG", help="a bag, or a folder of bags")
     parser.add_argument("--to", required=True, choices=["lerobot"], help="the format")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder of the new data set")
     parser.add_argument(

@@ -22,7 +22,7 @@ from vla_ros.datasets.bags.open_bag import find_bags
 from vla_ros.datasets.bags.recovery import recover
 from vla_ros.datasets.inspection.inspection import Inspection
 from vla_ros.datasets.inspection.report import page, show
-from vla_ros.files import write_text
+from vla_ros.files import absolute, write_text
 from vla_ros.robot import load_robot
 
 
@@ -37,7 +37,7 @@ class Arguments(argparse.Namespace):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vla inspect`."""
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="a bag, or a folder of bags")
+    parser.add_argument("bags", nargs="+", type=absolute, metavar="BAG", help="a bag, or a folder of bags")
     parser.add_argument(
         "--robot", default="tabletop", help="name in config/robots, or YAML file (default: %(default)s)"
     )

@@ -23,19 +23,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vla_ros.datasets.errors import StoreError
-from vla_ros.datasets.store.entry import read_manifest
-from vla_ros.datasets.store.fingerprint import (
-    LOCK,
-    content_digest,
-    is_ours,
-    lock_of,
-    partial_of,
-    reader_digest,
-    remove_folder,
-    require_ours,
-    stamps,
-)
-from vla_ros.datasets.store.store import STORE_NAME, is_locked, locked
+from vla_ros.datasets.store.entry import LOCK, content_digest, lock_of, partial_of, read_manifest, reader_digest, stamps
+from vla_ros.datasets.store.store import STORE_NAME, is_locked, is_ours, locked, remove_folder, require_ours
 from vla_ros.files import PARTIAL, write_text
 
 CURRENT, BEING_WRITTEN = "current", "being written"

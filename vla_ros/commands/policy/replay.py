@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vla replay``."""
     add = parser.add_argument
     add("checkpoint", type=Path, help="checkpoint folder")
-    add("bags", nargs="+", help="bags, or folders of bags")
+    add("bags", nargs="+", type=files.absolute, help="bags, or folders of bags")
     add("--robot", default="tabletop", help="robot file with the topics (default: %(default)s)")
     add("--episodes", type=int, default=24, metavar="N", help="how many, spread evenly (default: %(default)s)")
     add("--store", type=Path, metavar="FOLDER", help="cache of decoded bags (default: .vla_store beside them)")

@@ -22,7 +22,7 @@ from vla_ros.datasets.bags.storage.container import Damage, StorageFile, inflate
 from vla_ros.datasets.bags.storage.mcap import McapFile
 from vla_ros.datasets.bags.storage.sqlite import SqliteFile
 from vla_ros.datasets.errors import BagError, unreadable
-from vla_ros.files import PARTIAL, absolute
+from vla_ros.files import PARTIAL
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def find_bags(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the absolute paths of the bags at `paths`: each is a bag, a storage file, or a folder of either.
+    """Return the paths of the bags at `paths`: each is a bag, a storage file, or a folder of either.
 
     A bag's folder has a metadata.yaml, or only the storage files of one recording whose recorder was killed. Loose
     .mcap and .db3 files of several recordings in a folder are a bag each.
@@ -43,10 +43,15 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
         BagError: A path does not exist, or contains no bag.
     """
     bags: list[Path] = []
-    for path in map(absolute, paths):
+    for path in map(Path, paths):
         if not path.exists():
             raise BagError(f"bag {path} does not exist")
-        found = _bags_at(path) or _bags_inside(path)
+        found = _bags_at(path)
+        for child in sorted(path.iterdir()) if path.is_dir() and not found else ():
+            inside = _bags_at(child) if child.is_dir() else []
+            if not inside and child.is_dir() and child.name.endswith(PARTIAL):
+                logger.warning("skipping %s: an unfinished recording without any message", child)
+            found += inside
         if not found:
             raise BagError(
                 f"{path} is not a bag and contains none: a bag is a folder made by `ros2 bag record`, or an .mcap or "
@@ -70,18 +75,6 @@ def _bags_at(path: Path) -> list[Path]:
     files = _storage_files(path)
     recordings = {match["bag"] for file in files if (match := _STORAGE.fullmatch(file.name))}
     return [path] if len(recordings) == 1 else files
-
-
-def _bags_inside(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return []
-    found: list[Path] = []
-    for child in sorted(child for child in path.iterdir() if child.is_dir()):
-        bags = _bags_at(child)
-        if not bags and child.name.endswith(PARTIAL):
-            logger.warning("skipping %s: an unfinished recording without any message", child)
-        found += bags
-    return found
 
 
 @contextlib.contextmanager
@@ -165,7 +158,6 @@ def _contents(path: Path) -> tuple[list[Path], _Metadata | None, list[str]]:
     if path.name.endswith(PARTIAL) and inner.is_dir():
         path = inner
     damage: list[str] = []
-    missing: list[str] = []
     metadata = None
     if (path / METADATA).is_file():
         try:
@@ -174,10 +166,16 @@ def _contents(path: Path) -> tuple[list[Path], _Metadata | None, list[str]]:
             damage.append(f"{METADATA} is damaged ({error}); reading the storage files without it")
     else:
         damage.append(f"it has no {METADATA}: its recorder was killed or is still running; reading what is on the disk")
-    if metadata is None or not metadata.files:
-        files = _storage_files(path)
-    else:
-        files, missing = _listed_files(path, metadata)
+    files, missing = _storage_files(path), list[str]()
+    if metadata is not None and metadata.files:
+        files = []
+        for name in metadata.files:  # compressed or not
+            plain = name.removesuffix(_ZSTD)
+            existing = [one for one in (name, plain, plain + _ZSTD) if (path / one).is_file()]
+            if existing:
+                files.append(path / existing[0])
+            else:
+                missing.append(name)
     damage += [f"{name}, listed in {METADATA}, is missing" for name in missing]
     if not files:
         listed = f"; {METADATA} lists {', '.join(missing)}. If the files were renamed, delete {METADATA}"
@@ -200,26 +198,8 @@ def _storage_files(folder: Path) -> list[Path]:
     return sorted((path for path in found if path.name.removesuffix(_ZSTD) not in names - {path.name}), key=order)
 
 
-def _listed_files(folder: Path, metadata: _Metadata) -> tuple[list[Path], list[str]]:
-    """Return the files that metadata.yaml lists, compressed or not, and the names of missing ones."""
-    found, missing = [], []
-    for name in metadata.files:
-        plain = name.removesuffix(_ZSTD)
-        candidates = [folder / name, folder / plain, folder / (plain + _ZSTD)]
-        existing = next((path for path in candidates if path.is_file()), None)
-        if existing is None:
-            missing.append(name)
-        else:
-            found.append(existing)
-    return found, missing
-
-
 def _parse_metadata(text: str) -> _Metadata:
-    """Parse a metadata.yaml of any version from 1 to 9, or the part of it in a storage file.
-
-    Raises:
-        Damage: It is not YAML, or has another structure.
-    """
+    """Parse a metadata.yaml of any version from 1 to 9, or the part of it in a storage file. Raises Damage."""
     try:
         data = yaml.load(text, _SafeLoader)  # noqa: S506  # both are safe loaders
     except (yaml.YAMLError, ValueError, RecursionError) as error:

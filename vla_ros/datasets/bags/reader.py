@@ -4,96 +4,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.cutting import MOVED_BY_THE_POLICY, EpisodeCutter, PolicyFrames
-from vla_ros.datasets.bags.episodes.segmentation import annotations_of
+from vla_ros.datasets.bags.episodes.segmentation import Annotation, annotations_of
 from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.shards import DecodeReport, SourceShard
-from vla_ros.datasets.store.fingerprint import sampling_settings
-from vla_ros.files import absolute
+from vla_ros.datasets.store.entry import sampling_settings
 from vla_ros.robot import Robot
 
 # Stamps and receive times this far apart come from two clocks: no network delays a message that long.
 CLOCKS_APART_S = 5.0
-
-
-class BagReader:
-    """Reads the episodes of one bag, sampled on the control grid as the live node samples.
-
-    An episode lacks the frames before its first twist and those whose observation is refused; a gap or a change of the
-    command splits it. A damaged or cut-off bag is read as far as possible.
-
-    Args:
-        path: A bag's folder, or one storage file.
-        include_failures: Also read episodes that were marked as failed.
-        policy_frames: In a bag recorded beside a policy, "drop" what the policy did, or "imitate" it too.
-
-    Attributes:
-        report: What was left out, once `episodes` is exhausted.
-
-    Raises:
-        BagError: The table of annotations is malformed.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        robot: Robot,
-        spec: ObservationSpec,
-        timing: Timing,
-        *,
-        include_failures: bool = False,
-        policy_frames: PolicyFrames = "drop",
-    ) -> None:
-        self._bag = absolute(path)
-        self._robot = robot
-        self._spec = spec
-        self._timing = timing
-        self._include_failures = include_failures
-        self._policy_frames = policy_frames
-        # Read here, once, so that what identifies the shard is also what is decoded.
-        self._annotations = annotations_of(self._bag)
-        self.report = DecodeReport({})
-
-    def episodes(self) -> Iterator[Episode]:
-        """Yield the episodes in order of time.
-
-        Raises:
-            BagError: The bag is missing, empty or unreadable, lacks a topic, or contradicts the robot file.
-        """
-        with open_bag(self._bag) as recording:
-            cutter = EpisodeCutter(
-                recording, self._robot, self._spec, self._timing, self._annotations, self._policy_frames
-            )
-            yield from cutter.episodes(self._include_failures)
-            damage = tuple(f"{self._bag}: {text}" for text in recording.damage)
-        dropped = {why: count for why, count in cutter.dropped.items() if count}
-        self.report = DecodeReport(dropped, _hint(cutter), damage)
-
-    def shard(self) -> SourceShard:
-        """Return the bag as a shard for the store."""
-        rows = self._annotations
-        settings = {
-            "format": "bags",
-            "robot": dataclasses.asdict(self._robot),
-            "include_failures": self._include_failures,
-            "policy_frames": self._policy_frames,
-            **sampling_settings(self._spec, self._timing),
-            "name": self._bag.name,
-            # Without line numbers: editing another bag's rows leaves this bag's episodes valid.
-            "annotations": None if rows is None else [{**dataclasses.asdict(row), "where": ""} for row in rows],
-        }
-        files = (file for file in self._bag.iterdir() if file.is_file()) if self._bag.is_dir() else (self._bag,)
-        return SourceShard(self._bag.name, self._bag.parent, tuple(sorted(files)), settings, self._decode)
-
-    def _decode(self, add: Callable[[Episode], None]) -> DecodeReport:
-        for episode in self.episodes():
-            add(episode)
-        return self.report
 
 
 def bag_shards(
@@ -104,17 +29,64 @@ def bag_shards(
     include_failures: bool = False,
     policy_frames: PolicyFrames = "drop",
 ) -> list[SourceShard]:
-    """Return a shard for each bag at `paths`, in the order of `find_bags`; for the others see `BagReader`.
+    """Return a shard for each bag at `paths`, in the order of `find_bags`; see `bag_shard`."""
+    return [bag_shard(bag, robot, spec, timing, include_failures, policy_frames) for bag in find_bags(paths)]
+
+
+def bag_shard(
+    bag: Path,
+    robot: Robot,
+    spec: ObservationSpec,
+    timing: Timing,
+    include_failures: bool = False,
+    policy_frames: PolicyFrames = "drop",
+) -> SourceShard:
+    """Return the episodes of a bag, a folder or one storage file, sampled as the live node samples.
+
+    They lack the frames before their first twist and those whose observation is refused; a gap or a change of the
+    command splits an episode. A damaged or cut-off bag is read as far as possible.
+
+    Args:
+        include_failures: also read episodes that were marked as failed.
+        policy_frames: in a bag recorded beside a policy, "drop" what the policy did, or "imitate" it too.
 
     Raises:
-        BagError: As `find_bags`, or a table of annotations is malformed.
+        BagError: the table of annotations is malformed; when decoding, the bag is missing, empty or unreadable, lacks a
+            topic, or contradicts the robot file.
     """
-    bags = find_bags(paths)
-    readers = (
-        BagReader(bag, robot, spec, timing, include_failures=include_failures, policy_frames=policy_frames)
-        for bag in bags
-    )
-    return [reader.shard() for reader in readers]
+    # Read here, once, so that what identifies the shard is also what is decoded.
+    rows = annotations_of(bag)
+    settings = {
+        "format": "bags",
+        "robot": dataclasses.asdict(robot),
+        "include_failures": include_failures,
+        "policy_frames": policy_frames,
+        **sampling_settings(spec, timing),
+        "name": bag.name,
+        # Without line numbers: editing another bag's rows leaves this bag's episodes valid.
+        "annotations": None if rows is None else [{**dataclasses.asdict(row), "where": ""} for row in rows],
+    }
+    files = (file for file in bag.iterdir() if file.is_file()) if bag.is_dir() else (bag,)
+    decode = functools.partial(_decode, bag, robot, spec, timing, rows, include_failures, policy_frames)
+    return SourceShard(bag.name, bag.parent, tuple(sorted(files)), settings, decode)
+
+
+def _decode(
+    bag: Path,
+    robot: Robot,
+    spec: ObservationSpec,
+    timing: Timing,
+    annotations: Sequence[Annotation] | None,
+    include_failures: bool,
+    policy_frames: PolicyFrames,
+    add: Callable[[Episode], None],
+) -> DecodeReport:
+    with open_bag(bag) as recording:
+        cutter = EpisodeCutter(recording, robot, spec, timing, annotations, policy_frames)
+        for episode in cutter.episodes(include_failures):
+            add(episode)
+        damage = tuple(f"{bag}: {text}" for text in recording.damage)
+    return DecodeReport(dict(+cutter.dropped), _hint(cutter), damage)
 
 
 def _hint(cutter: EpisodeCutter) -> str:
@@ -129,8 +101,7 @@ def _hint(cutter: EpisodeCutter) -> str:
             ". It was recorded beside a policy (it has the topic `intervention`), so only a person's corrections are "
             "learned; set data.policy_frames: imitate to learn from the policy's actions, too"
         )
-    delay_s = cutter.labels.delay_s
-    if abs(delay_s) > CLOCKS_APART_S:
+    if abs(delay_s := cutter.labels.delay_s) > CLOCKS_APART_S:
         return (
             f". Messages were received {delay_s:.0f} s after their stamps: the recording mixes two clocks, or a "
             "publisher leaves its stamps empty. Record a simulation with --use-sim-time; synchronize the clocks of the "

@@ -44,14 +44,7 @@ class MessageRefs(NamedTuple):
         return cls(file, entry, receive_ns).select(np.lexsort((entry, file, receive_ns)))
 
     def select(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> MessageRefs:
-        """Return some of the references."""
         return MessageRefs(*(column[which] for column in self))
-
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Split into short ranges [first, stop) of messages of one file."""
-        changes = np.flatnonzero(np.diff(self.file)) + 1
-        cuts = np.union1d(changes, np.arange(0, len(self.file) + 1, _RUN)).tolist()
-        yield from itertools.pairwise(sorted({*cuts, len(self.file)}))
 
 
 OnBatch = Callable[[int, StoredTopic, MessageBatch], None]  # file, topic, messages
@@ -126,28 +119,24 @@ class Recording:
         return found
 
     def contents(self) -> str:
-        """List the topics and their types, for error messages."""
+        """Return the topics and their types, for error messages."""
         return ", ".join(f"{name} ({topic.type})" for name, topic in sorted(self.topics.items())) or "nothing"
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
-        """Yield (topic, receive time, message) of `topics`, in order of receipt.
-
-        Messages of other topics are neither read nor decoded. Damaged ones are left out and added to `damage`.
-
-        Raises:
-            BagError: No message on one of the topics can be decoded.
-        """
+        """Yield (topic, receive time, message) of `topics`, in order of receipt; see `messages_with_refs`."""
         for _, topic, receive_ns, message in self.messages_with_refs(topics):
             yield topic, receive_ns, message
 
     def messages_with_refs(
         self, topics: Collection[str], left_out: MessageMask | None = None
     ) -> Iterator[tuple[MessageRef, str, int, Any]]:
-        """Yield (reference, topic, receive time, message), as `messages` does.
+        """Yield (reference, topic, receive time, message) of `topics`, in order of receipt.
 
-        Args:
-            topics: Names of the topics.
-            left_out: Messages that are known to be good, and neither read nor decoded.
+        Messages of other topics, and those of `left_out`, known to be good, are neither read nor decoded. Damaged ones
+        are left out and added to `damage`.
+
+        Raises:
+            BagError: No message on one of the topics can be decoded.
         """
         decoders: dict[int, Any] = {}
         good: collections.Counter[str] = collections.Counter()
@@ -223,11 +212,7 @@ class Recording:
             yield topic, receive_ns, data
 
     def read(self, refs: MessageRefs) -> Iterator[bytes]:
-        """Yield the serialized messages at `refs`, which `batches` has yielded before.
-
-        Raises:
-            BagError: One can't be read any more.
-        """
+        """Yield the serialized messages at `refs`, which `batches` has yielded; BagError if one is gone since."""
         first, count = 0, 1
         while first < len(refs.file):
             file = self._files[refs.file[first]]
@@ -247,12 +232,7 @@ class Recording:
 
     def receive_times_ns(self) -> dict[str, NDArray[np.int64]]:
         """Return the receive times of all messages by topic, without reading any."""
-        times_ns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self.topics}
-        for file in self._files:
-            for key, topic in file.topics.items():
-                if topic.name in times_ns:  # others are declared but have no message
-                    times_ns[topic.name].append(file.index.time_ns[file.index.topic == key])
-        return {name: np.sort(np.concatenate(parts)) for name, parts in times_ns.items()}
+        return {name: self.refs([name]).receive_ns for name in self.topics}
 
     def stored_topics(self) -> dict[str, StoredTopic]:
         """Return the topics that have messages, as declared by the first file that has one."""
@@ -298,7 +278,9 @@ class Recording:
     def _rows(self, refs: MessageRefs) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Yield (file, entry, and the entry's row of the index)."""
         # Python's numbers are fast to use and large to keep: a few at a time, from one file.
-        for first, stop in refs.runs():
+        changes = np.flatnonzero(np.diff(refs.file)) + 1
+        cuts = np.union1d(changes, np.arange(0, len(refs.file) + 1, _RUN)).tolist()
+        for first, stop in itertools.pairwise(sorted({*cuts, len(refs.file)})):
             number, entry = int(refs.file[first]), refs.entry[first:stop]
             index = self._files[number].index
             columns = (column[entry].tolist() for column in (index.topic, index.time_ns, index.block, index.offset))
@@ -310,15 +292,11 @@ class Recording:
 
 def _topics(files: Sequence[StorageFile]) -> dict[str, Topic]:
     """Return all topics that have a message."""
-    types: dict[str, set[str]] = {}
-    counts: collections.Counter[str] = collections.Counter()
+    found: dict[str, Topic] = {}
     for file in files:
         for key, topic in file.topics.items():
-            count = int((file.index.topic == key).sum())
-            if count:
-                types.setdefault(topic.name, set()).add(topic.type)
-                counts[topic.name] += count
-    return {
-        name: Topic(next(iter(kinds)) if len(kinds) == 1 else "several types", counts[name])
-        for name, kinds in types.items()
-    }
+            if count := int((file.index.topic == key).sum()):
+                before = found.get(topic.name, Topic(topic.type, 0))
+                kind = topic.type if before.type == topic.type else "several types"
+                found[topic.name] = Topic(kind, before.messages + count)
+    return found

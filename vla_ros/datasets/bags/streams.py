@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import collections
+import dataclasses
 import functools
 import heapq
 import itertools
@@ -61,7 +62,15 @@ def observations(
         ticks = None  # how long an image has not changed is only known if all of them are read
     samples = BagSamples(recording, bag_streams(recording, robot, names), ticks, timing)
     buffer = ObservationBuffer(spec, robot.observation, FrameArena())
-    sampler = _GridSampler(buffer, timing, recording.start_ns, samples.skipped_ns, commands or (), ticks)
+    sampler = _GridSampler(
+        buffer,
+        timing.period_ns,
+        timing.settle_ns,
+        tick=-(-recording.start_ns // timing.period_ns),
+        skipped_ns=samples.skipped_ns,
+        commands=collections.deque(commands or ()),
+        ticks=None if ticks is None else set(ticks.tolist()),
+    )
     last_ns = recording.start_ns
     for receive_ns, stream, time_ns, value in samples:
         if receive_ns > sampler.due_ns:
@@ -74,50 +83,43 @@ def observations(
     yield from sampler.until(min(recording.end_ns, last_ns + SILENCE_NS) + 1)
 
 
+@dataclasses.dataclass
 class _GridSampler:
-    """Takes the snapshots of the ticks as the recording's time passes; arguments as in `observations`."""
+    """Takes the snapshots from `tick` on as the recording's time passes; see `observations`."""
 
-    def __init__(
-        self,
-        buffer: ObservationBuffer,
-        timing: Timing,
-        start_ns: int,
-        skipped_ns: Sequence[int],
-        commands: Sequence[tuple[int, str]],
-        ticks: Times | None,
-    ) -> None:
-        self._buffer = buffer
-        self._period_ns, self._settle_ns = timing.period_ns, timing.settle_ns
-        self._tick = -(-start_ns // self._period_ns)
-        self._skipped_ns = skipped_ns
-        self._commands = collections.deque(commands)
-        self._ticks = None if ticks is None else set(ticks.tolist())
+    buffer: ObservationBuffer
+    period_ns: int
+    settle_ns: int
+    tick: int
+    skipped_ns: Sequence[int]
+    commands: collections.deque[tuple[int, str]]
+    ticks: set[int] | None
 
     @property
     def due_ns(self) -> int:
         """When the next tick has settled."""
-        return self._tick * self._period_ns + self._settle_ns
+        return self.tick * self.period_ns + self.settle_ns
 
     def received(self, receive_ns: int) -> Iterator[Tick]:
         """Yield the ticks that have settled when a message is received, whether that or an earlier, skipped one."""
         while receive_ns > self.due_ns:
-            index = bisect.bisect_right(self._skipped_ns, self.due_ns)
-            yield from self.until(min([receive_ns, *self._skipped_ns[index : index + 1]]))
+            index = bisect.bisect_right(self.skipped_ns, self.due_ns)
+            yield from self.until(min([receive_ns, *self.skipped_ns[index : index + 1]]))
 
     def until(self, time_ns: int) -> Iterator[Tick]:
         """Yield the ticks that settle before `time_ns`, except those deep in a silence."""
-        silence_ns = time_ns - self._settle_ns - self._tick * self._period_ns
-        pause_tick = self._tick + SILENCE_NS // self._period_ns if silence_ns > SILENCE_NS else None
+        silence_ns = time_ns - self.due_ns
+        pause_tick = self.tick + SILENCE_NS // self.period_ns if silence_ns > SILENCE_NS else None
         while self.due_ns < time_ns:
-            if self._tick == pause_tick:
-                self._tick = -(-(time_ns - self._settle_ns) // self._period_ns)
+            if self.tick == pause_tick:
+                self.tick = -(-(time_ns - self.settle_ns) // self.period_ns)
                 break
-            tick_ns = self._tick * self._period_ns
-            while self._commands and self._commands[0][0] <= tick_ns:
-                self._buffer.push("language", *self._commands.popleft())
-            asked = self._ticks is None or self._tick in self._ticks
-            yield self._tick, self._buffer.snapshot(tick_ns) if asked else None
-            self._tick += 1
+            tick_ns = self.tick * self.period_ns
+            while self.commands and self.commands[0][0] <= tick_ns:
+                self.buffer.push("language", *self.commands.popleft())
+            asked = self.ticks is None or self.tick in self.ticks
+            yield self.tick, self.buffer.snapshot(tick_ns) if asked else None
+            self.tick += 1
 
 
 class BagStream:
@@ -146,11 +148,7 @@ class BagStream:
         return [f"{self._topic}: {fault}" for fault in self._reader.faults]
 
     def read(self, topic: str, message: Any, receive_ns: int) -> Samples:
-        """Return the samples that a message on one of the topics completes.
-
-        Raises:
-            BagError: The message contradicts the robot file.
-        """
+        """Return the samples that a message on one of the topics completes; BagError if it contradicts the robot."""
         try:
             if topic != self._topic:
                 return self._reader.read_static(message)
@@ -215,16 +213,11 @@ def event_times_ns(table: TopicTable, stream: Stream | GripperState | GripperCom
 def columns_of(stream: Stream | GripperState) -> Columns | None:
     """Return which numbers of a stream's messages make a sample; None if a sample takes several messages."""
     if isinstance(stream, GripperState):
-        return functools.partial(_joint_columns, stream.joints)
+        joints = stream.joints
+        return lambda first: tuple(first.name.index(one) for one in joints if one in first.name[: len(first.position)])
     if isinstance(stream, PoseStream):
         return None if stream.static_topic is not None else lambda first: tuple(range(7))
     return lambda first: ()
-
-
-def _joint_columns(joints: Sequence[str], first: Any) -> tuple[int, ...]:
-    """Return the positions of `joints` in a JointState, as far as it has them."""
-    found = [first.name.index(joint) for joint in joints if joint in first.name]
-    return tuple(index for index in found if index < len(first.position))
 
 
 def bag_streams(recording: Recording, robot: Robot, names: list[str]) -> dict[str, list[BagStream]]:
@@ -325,12 +318,7 @@ def needed_samples(
     The buffer forgets samples `KEPT_NS` older than another one, or more than `KEPT_SAMPLES` before it. If stamps lie so
     far in the future (two clocks), or samples arrive so fast, that a tick would use one of those, all are needed.
 
-    Args:
-        time_ns: Times of the events (n,).
-        receive_ns: Receive times (n,).
-        ticks: The ticks at which the buffer is read, ascending; None for all.
-        period_ns: Period of the control grid.
-        settle_ns: How long after a tick its snapshot is taken.
+    `ticks` are those at which the buffer is read, ascending, None for all, each `settle_ns` after its time.
     """
     ahead_ns = int((time_ns - receive_ns).max(initial=0)) + settle_ns
     fastest = receive_ns[KEPT_SAMPLES:] - receive_ns[:-KEPT_SAMPLES]

@@ -27,9 +27,8 @@ from vla_ros.datasets.calvin.safe_pickle import PickledArray, read_npy, read_npz
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.shards import DecodeReport, SourceShard
-from vla_ros.datasets.store.fingerprint import sampling_settings
+from vla_ros.datasets.store.entry import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, require_recorded, to_episode
-from vla_ros.files import absolute
 
 RATE_HZ = Fraction(30)
 STEP_M, STEP_RAD = 0.02, 0.05
@@ -61,7 +60,6 @@ def calvin_shards(split: Path, spec: ObservationSpec, timing: Timing) -> list[So
         SourceError: the folder is not a split, the annotations can't be read, or the contract requires another camera
             or a higher control rate.
     """
-    split = absolute(split)
     require_recorded(str(split), RATE_HZ, CAMERAS, spec, timing)
     segments = read_segments(split)
     shards = []

@@ -36,9 +36,8 @@ from vla_ros.datasets.lerobot.metadata import (
     read_table,
 )
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
-from vla_ros.datasets.store.fingerprint import sampling_settings
+from vla_ros.datasets.store.entry import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_recorded, to_episode
-from vla_ros.files import absolute
 from vla_ros.imaging import images
 
 if TYPE_CHECKING:
@@ -67,7 +66,6 @@ def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[
         SourceError: the folder is not a data set of version 3, its feature mapping is missing or does not fit it, or
             the contract requires another camera or a higher control rate.
     """
-    folder = absolute(folder)
     metadata, mapping = read_metadata(folder), load_mapping(folder)
     require_recorded(str(folder / MAPPING), metadata.rate_hz, mapping.cameras, spec, timing)
     _check(folder, mapping, metadata, spec)

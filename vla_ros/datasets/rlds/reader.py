@@ -23,9 +23,8 @@ from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.rlds.catalogue import DATASETS, FIRST_BRIDGE, DatasetSpec, Floats
 from vla_ros.datasets.rlds.tfrecord import Example, records
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
-from vla_ros.datasets.store.fingerprint import sampling_settings
+from vla_ros.datasets.store.entry import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_recorded, to_episode
-from vla_ros.files import absolute
 from vla_ros.imaging import images
 from vla_ros.schema import suggestion
 
@@ -40,7 +39,6 @@ def rlds_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Sou
         SourceError: there are no shards or some are missing, the data set is unknown, or it lacks what the contract
             requires.
     """
-    folder = absolute(folder)
     if not folder.is_dir():
         raise SourceError(
             f"{folder} is not a folder; must be that of a data set's version, such as fractal20220817_data/0.1.0"

@@ -2,7 +2,8 @@
 """The store: each shard decoded once, into a folder beside it, for all runs, ranks and processes that read it.
 
 `.vla_store/NAME-KEY/` is an entry; it appears whole, by a rename. The process that writes one holds its lock file and
-works in `NAME-KEY.partial`; if it is killed, the next process that wants the entry removes that folder.
+works in `NAME-KEY.partial`; if it is killed, the next process that wants the entry removes that folder. A store may be
+any folder of the user's, so only what is recognised by name and content as written by a store is ever removed.
 """
 
 from __future__ import annotations
@@ -23,21 +24,28 @@ import filelock
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError, StoreError
 from vla_ros.datasets.shards import DecodeReport, SourceShard
-from vla_ros.datasets.store.entry import EntryWriter, MappedFiles, open_entry, read_manifest, write_manifest
-from vla_ros.datasets.store.fingerprint import (
+from vla_ros.datasets.store.entry import (
     ELSEWHERE,
+    LOCK,
+    MANIFEST,
+    MARKER,
+    NAME,
+    EntryWriter,
+    MappedFiles,
     Stamps,
     content_digest,
     entry_key,
     entry_name,
     lock_of,
+    open_entry,
     partial_of,
+    read_manifest,
     reader_digest,
-    remove_folder,
     safe_name,
     shard_of,
     stamps,
 )
+from vla_ros.files import write_json
 
 STORE_NAME = ".vla_store"
 
@@ -59,11 +67,8 @@ def load_shards(
 ) -> Loaded:
     """Return the episodes of `shards`, their images mapped instead of loaded, and log a warning for each damage.
 
-    Shards that the store lacks are decoded by `workers` processes (0: one per core). Other runs and ranks that want the
-    same shards share the work, each shard being decoded by one of them.
-
-    Args:
-        store: its folder; None for `.vla_store` beside each shard.
+    Shards that the store, None for `.vla_store` beside each shard, lacks are decoded by `workers` processes (0: one per
+    core). Other runs and ranks that want the same shards share the work, each shard being decoded by one of them.
 
     Raises:
         StoreError: the store can't be written or locked.
@@ -71,9 +76,7 @@ def load_shards(
     """
     episodes: list[Episode] = []
     dropped: Counter[str] = Counter()
-    hint = ""
-    damage: list[str] = []
-    contents: list[str] = []
+    manifests: list[dict[str, Any]] = []
     files = MappedFiles()
     for entry in _decode_all(shards, store, workers, progress):
         manifest = read_manifest(entry)
@@ -81,19 +84,18 @@ def load_shards(
             raise StoreError(f"{entry} was removed or damaged while it was read; run the same command again")
         episodes += open_entry(entry, manifest, files)
         dropped.update(manifest["dropped"])
-        hint = hint or manifest["hint"]
-        damage += manifest["damage"]
-        contents.append(manifest["content"])
+        manifests.append(manifest)
+    damage = tuple(text for manifest in manifests for text in manifest["damage"])
     for text in damage:  # every time: whoever trains on the rest should know
         logger.warning("%s", text)
-    return Loaded(episodes, DecodeReport(+dropped, hint, tuple(damage)), tuple(contents))
+    hint = next((manifest["hint"] for manifest in manifests if manifest["hint"]), "")
+    return Loaded(episodes, DecodeReport(+dropped, hint, damage), tuple(one["content"] for one in manifests))
 
 
 def ensure(shard: SourceShard, store: Path | None, wait: bool = True, reader: str = "") -> Path | None:
     """Return the entry of `shard`, decoding it if necessary; None if another process does and `wait` is False.
 
-    Args:
-        reader: the `reader_digest`, if the caller knows it: computing it takes a third of a second.
+    `reader` is the `reader_digest`, if the caller knows it: computing it takes a third of a second.
     """
     reader = reader or reader_digest()
     folder = store_of(shard, store)
@@ -220,8 +222,7 @@ def _find_entry(
     shard: SourceShard, store: Path, present: dict[Path, dict[str, list[Path]]], reader: str
 ) -> Path | None:
     """Return the shard's entry if it is found without reading the shard's files."""
-    candidates = present[store].get(safe_name(shard.name))
-    if not candidates:
+    if not (candidates := present[store].get(safe_name(shard.name))):
         return None
     seen = _seen(shard, store)
     for entry in candidates:
@@ -247,13 +248,12 @@ def _decode(shard: SourceShard, store: Path, entry: Path, content: str, seen: St
     if partial.exists():
         remove_folder(partial)
     writer = EntryWriter(partial)
-    settings = dict(shard.settings)
     about = {
         "name": shard.name,
-        "key": entry_key(content, settings, reader),
+        "key": entry_key(content, shard.settings, reader),
         "content": content,
         "files": seen,
-        "settings": settings,
+        "settings": shard.settings,
         "reader": reader,
     }
     try:
@@ -285,7 +285,7 @@ def _content(shard: SourceShard, store: Path, seen: Stamps) -> str:
         content = content_digest(shard.files)
     for entry, manifest in manifests.items():
         if manifest["content"] == content:  # copied or touched, but the same
-            _note(entry, {**manifest, "files": seen})
+            _note_files(entry, {**manifest, "files": seen})
     return content
 
 
@@ -303,11 +303,40 @@ def _explain_read_errors(shard: SourceShard) -> Iterator[None]:
         raise SourceError(f"{name} is missing or can't be read ({error.strerror})") from None
 
 
-def _note(entry: Path, manifest: dict[str, Any]) -> None:
+def _note_files(entry: Path, manifest: dict[str, Any]) -> None:
     """Record how the files look now; if that fails, they are read again next time."""
-    try:
-        with locked(lock_of(entry), wait=False) as ours:
-            if ours:
-                write_manifest(entry, manifest)
-    except (OSError, StoreError):
-        logger.debug("%s can't be updated", entry)
+    with contextlib.suppress(OSError, StoreError), locked(lock_of(entry), wait=False) as ours:
+        if ours:
+            write_json(entry / MANIFEST, manifest)
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether a store made `path`, an entry, a partial one or a lock, judging by its name and content."""
+    match = NAME.fullmatch(path.name)
+    if match is None or path.is_symlink():
+        return False
+    if match["ending"] == LOCK:
+        return path.is_file() and path.stat().st_size == 0
+    # Empty if killed before the marker was written.
+    return path.is_dir() and ((path / MARKER).is_file() or not any(path.iterdir()))
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an entry's folder, its marker last, so that the rest of an interrupted removal is still recognised.
+
+    Raises:
+        StoreError: see `require_ours`; nothing was removed.
+    """
+    require_ours(folder)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARKER):
+        path.unlink()
+    folder.rmdir()
+
+
+def require_ours(path: Path) -> None:
+    """Raise StoreError if `path` must not be removed: no store made it, or somebody put a folder into it."""
+    if not is_ours(path) or (path.is_dir() and any(one.is_dir() and not one.is_symlink() for one in path.iterdir())):
+        raise StoreError(
+            f"{path} is not removed, because vla_ros did not make it or it was changed since. Move it away, or "
+            f"{ELSEWHERE}"
+        )

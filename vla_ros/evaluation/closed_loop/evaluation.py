@@ -20,7 +20,6 @@ from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.evaluation.protocols.result_log import ResultLog
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
-from vla_ros.runtime.planning.planner import check_trained_with_delays
 from vla_ros.runtime.rollout import EpisodeResult
 
 T = TypeVar("T")
@@ -35,12 +34,10 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any] | None:
     tasks = [] if config.chains else select_tasks(config)
     if config.robot:
         load_robot(config.robot)  # fail here, not in every worker
-    policy = load_checkpoint(config.checkpoint)
-    check_contract(policy.contract, config)
-    if "delay_aware" in config.executors:
-        check_trained_with_delays(policy.config.max_delay_steps)
+    contract = load_checkpoint(config.checkpoint).contract
+    check_contract(contract, config)
     started_s = time.monotonic()
-    conditions = config.conditions(policy.contract.timing)
+    conditions = config.conditions(contract.timing)
     if config.chains:
         results = _evaluate_chains(config, conditions[0])
     else:

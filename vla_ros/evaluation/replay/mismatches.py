@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from vla_ros.contract import PolicyContract, Proprioception
-from vla_ros.geometry.rigid import rotation_from_6d
 from vla_ros.imaging import images
-from vla_ros.observations.observation import Observation
+from vla_ros.observations.observation import Observation, rotation_from_6d
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]

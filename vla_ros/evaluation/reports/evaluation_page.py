@@ -123,13 +123,15 @@ def delays_plot(conditions: Sequence[Mapping[str, Any]]) -> Figure:
 def draw_delays(axis: Axes, conditions: Sequence[Mapping[str, Any]]) -> None:
     """Draw success against added delay on `axis`; lines are shifted slightly so that error bars stay visible."""
     executors = list(dict.fromkeys(row["executor"] for row in conditions))
+    known = list(EXECUTORS)
     step_ms = max(row["delay_ms"] or 0 for row in conditions) / 100
     for index, executor in enumerate(executors):
         rows = [row for row in conditions if row["executor"] == executor and row["delay_ms"] is not None]
         shift_ms = step_ms * (index - (len(executors) - 1) / 2)
         delays, rates = [row["delay_ms"] + shift_ms for row in rows], [row["success_rate"] for row in rows]
         bars = _error_bars(rates, [row["interval"] for row in rows])
-        colour = f"C{list(EXECUTORS).index(executor)}"  # the same in every plot
+        # The same in every plot; old reports may have an executor that is gone.
+        colour = f"C{known.index(executor) if executor in known else len(known)}"
         axis.errorbar(delays, rates, yerr=bars, marker="o", capsize=3, label=executor, color=colour)
     axis.set_xlabel("added delay [ms]")
     axis.set_ylabel("success rate")

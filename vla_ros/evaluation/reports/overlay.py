@@ -18,7 +18,7 @@ from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
-from vla_ros.geometry.rigid import rotation_from_6d
+from vla_ros.observations.observation import rotation_from_6d
 from vla_ros.robot import Robot
 from vla_ros.runtime.execution.timeline import predicted_path
 

@@ -56,8 +56,6 @@ def make_guard(value: Value, robot: Robot, stops: EmergencyStops) -> Guard:
         executor = make_executor(value("executor"), horizon=value("executor_horizon"), decay=value("ensemble_decay"))
     except ValueError as error:
         raise UserError(f"parameter {error}") from None
-    if executor.uses_prefix:
-        raise UserError(f"executor {value('executor')!r} needs a policy in the same process; use path_following")
     governor = SafetyGovernor(
         robot.limits,
         period_s=period_s,

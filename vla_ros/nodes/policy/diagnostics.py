@@ -42,7 +42,7 @@ def policy_status(
         **percentiles("inference", engine.inference_ms, ("p50", "p95", "p99"), digits=2),
         **percentiles("camera to plan", camera_to_plan_ms, ("p50", "p95", "p99")),
         "ticks overrun by inference": engine.overruns,
-        "ticks per chunk": "" if engine.delay is None else engine.delay.ticks,
+        "ticks per chunk": "" if engine.ticks_per_chunk is None else engine.ticks_per_chunk,
         "plans": plans,
         "memory MB": f"{memory_mb():.0f}",
     }

@@ -67,16 +67,6 @@ class PlanPublisher:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @property
-    def uses_prefix(self) -> bool:
-        """False: what the guard executes is not known here."""
-        return False
-
-    @property
-    def rest_ticks(self) -> int:
-        """Nothing is known of an arm at rest either."""
-        return 0
-
     def start(self) -> None:
         """Begin the heartbeat."""
         self._stopping.clear()
@@ -112,10 +102,6 @@ class PlanPublisher:
     def clear(self, observed_from: int | None = None) -> None:
         """Forget the plan; the engine's reason, which is set by then, stops the guard."""
         self._newest = None
-
-    def prefix(self, first_tick: int, count: int) -> NDArray[np.float64]:
-        """Return no actions."""
-        return np.empty((0, 7))
 
     def ticks_over(self, first_tick: int) -> int:
         """Return how many ticks from `first_tick` on are over."""

@@ -41,12 +41,8 @@ class Executor(Protocol):
     `take` replaces what it keeps and never changes it in place, so a shallow copy can look ahead.
 
     Attributes:
-        uses_prefix: the policy is given the actions that will be executed while it computes (`planning.action_prefix`).
         follows_path: late chunks are corrected to rejoin their own path (`PathFollower`).
     """
-
-    @property
-    def uses_prefix(self) -> bool: ...
 
     @property
     def follows_path(self) -> bool: ...
@@ -67,12 +63,10 @@ class Executor(Protocol):
 class FullChunk:
     """Execute the newest chunk to its end; a new chunk replaces the whole future on arrival.
 
-    The arm may jerk when a chunk arrives, and end up beside its path. `uses_prefix` makes the policy continue what is
-    being executed; `follows_path` leads the arm back to the path.
+    The arm may jerk when a chunk arrives, and end up beside its path; `follows_path` leads it back there.
     """
 
-    def __init__(self, *, uses_prefix: bool = False, follows_path: bool = False) -> None:
-        self.uses_prefix = uses_prefix
+    def __init__(self, *, follows_path: bool = False) -> None:
         self.follows_path = follows_path
         self.clear()
 
@@ -93,7 +87,7 @@ class RecedingHorizon:
     newer chunk has arrived in time, there is no action.
     """
 
-    uses_prefix = follows_path = False
+    follows_path = False
 
     def __init__(self, horizon: int) -> None:
         if horizon < 1:
@@ -127,7 +121,7 @@ class TemporalEnsemble:
     one through it.
     """
 
-    uses_prefix = follows_path = False
+    follows_path = False
 
     def __init__(self, decay: float = DEFAULT_DECAY) -> None:
         self._decay = decay
@@ -160,7 +154,6 @@ EXECUTORS: dict[str, Callable[[int, float], Executor]] = {  # by horizon and dec
     "receding_horizon": lambda horizon, decay: RecedingHorizon(horizon),
     "temporal_ensemble": lambda horizon, decay: TemporalEnsemble(decay),
     "path_following": lambda horizon, decay: FullChunk(follows_path=True),
-    "delay_aware": lambda horizon, decay: FullChunk(uses_prefix=True),
 }
 
 
@@ -173,7 +166,8 @@ def make_executor(
         ValueError: unknown name.
     """
     if name not in EXECUTORS:
-        raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}; got {name!r}")
+        way_out = "; use path_following, which did better at most delays" if name == "delay_aware" else ""
+        raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}; got {name!r}{way_out}")
     return EXECUTORS[name](horizon, decay)
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_ros.actions import integrate_twist
-from vla_ros.runtime.execution.executors import REMEMBERED_TICKS, Executor, FullChunk, PathFollower, delay_start
+from vla_ros.runtime.execution.executors import Executor, FullChunk, PathFollower, Planned
 
 Array = NDArray[np.float64]
 
@@ -47,26 +46,18 @@ class ActionTimeline:
     def __init__(self, executor: Executor | None = None) -> None:
         self._lock = threading.Lock()
         self._executor = executor or FullChunk()
-        self._newest: tuple[int, Array] | None = None
-        self._answered_tick: int | None = None
-        self._last_popped: int | None = None
-        self._observed_from: int | None = None
-        self._has_plan = False
-        self._moving = False  # the action popped last was executed
-        self._held = False  # an action was there but not executed: disarmed, stopped, or moved by a person
-        self._executed: deque[tuple[int, Array]] = deque(maxlen=REMEMBERED_TICKS)  # since the arm started to move
         self._path = PathFollower()
-        # Tick of the observation whose chunk is being computed, if the policy was given a prefix for it.
-        self._prefix_tick: int | None = None
-        # The same if the arm was observed at rest, and the tick at which what is planned already will move it.
-        self._observed_at_rest: tuple[int, int | None] | None = None
+        self._newest: tuple[int, Array] | None = None
+        self._last_popped: int | None = None
+        self._popped: Planned | None = None  # at that tick
+        self._observed_from: int | None = None
         self._counts = dict.fromkeys(TimelineStatistics.__dataclass_fields__, 0)
 
     def post(self, first_tick: int, actions: ArrayLike, *, replace_all: bool = False) -> bool:
         """Plan `actions` (N, 7), predicted from the observation of `first_tick`, for that tick and those after it.
 
-        With an executor that uses prefixes or follows paths, a chunk observed at rest starts with the arm's first
-        motion: until then, nothing changes.
+        With an executor that follows paths, a chunk observed at rest starts with the arm's first motion: until then,
+        nothing changes.
 
         `replace_all` drops earlier chunks, which were for another command and must not be averaged in. Returns False,
         without any change, if all its ticks are over or the observation predates the last `clear`.
@@ -84,22 +75,12 @@ class ActionTimeline:
                 return False
             if replace_all:
                 self._executor.clear()
-            if self._executor.uses_prefix:
-                chunk = delay_start(chunk, self._foreseen_rest(first_tick, next_tick))
             if self._executor.follows_path:
                 chunk = self._path.follow(first_tick, next_tick, chunk)
             self._executor.offer(first_tick, chunk)
             self._newest = first_tick, chunk
-            self._has_plan = True
             self._counts["posted"] += 1
             return True
-
-    def _foreseen_rest(self, first_tick: int, next_tick: int) -> int:
-        """Return for how many ticks after the observation of `first_tick` the arm was going to stay at rest."""
-        if self._observed_at_rest is None or self._observed_at_rest[0] != first_tick:
-            return 0
-        moves_from = self._observed_at_rest[1]
-        return max(0, (next_tick if moves_from is None else moves_from) - first_tick)
 
     def pop(self, tick: int) -> Array | None:
         """Return the action (7,) for `tick`, if any; this tick and those before it are over. Call in ascending order.
@@ -113,13 +94,8 @@ class ActionTimeline:
                     f"tick {tick} was popped after tick {self._last_popped}; call restart() when the clock is set back"
                 )
             self._last_popped = tick
-            planned = self._executor.take(tick)
-            if planned is None:
-                self._executed.clear()
-            else:
-                self._executed.append((tick, planned.action))
-            self._answered_tick = None if planned is None else planned.observed_tick
-            if self._has_plan:
+            self._popped = planned = self._executor.take(tick)
+            if self._newest is not None:
                 self._counts["popped"] += 1
                 self._counts["starved"] += planned is None
             return None if planned is None else planned.action
@@ -136,83 +112,34 @@ class ActionTimeline:
         `twist` (6,) is what was executed, as limited, before the speed scale; None: as planned.
         """
         with self._lock:
-            self._moving = moved
-            self._held = not moved and self._answered_tick is not None
             if not moved:
-                self._executed.clear()
                 self._path.forget()
-            elif self._executed:
-                tick, action = self._executed[-1]
-                self._path.executed(tick, action[:6] if twist is None else np.asarray(twist, np.float64))
+            elif self._popped is not None and self._last_popped is not None:
+                executed = self._popped.action[:6] if twist is None else np.asarray(twist, np.float64)
+                self._path.executed(self._last_popped, executed)
 
     def clear(self, observed_from: int | None = None) -> None:
         """Drop the plan; with `observed_from`, refuse chunks from earlier observations from now on."""
         with self._lock:
             self._drop_plan()
-            self._moving = False
-            lower_bounds = [self._observed_from, observed_from]
-            if self._prefix_tick is not None:  # the chunk being computed continues what is dropped here
-                lower_bounds.append(self._prefix_tick + 1)
-                self._prefix_tick = None
-            self._observed_from = max((tick for tick in lower_bounds if tick is not None), default=None)
+            lower_bounds = [tick for tick in (self._observed_from, observed_from) if tick is not None]
+            self._observed_from = max(lower_bounds, default=None)
 
     def restart(self) -> None:
         """Drop the plan and forget all ticks: the clock was set back, so they will come again."""
         with self._lock:
             self._drop_plan()
-            self._last_popped = self._observed_from = self._prefix_tick = self._observed_at_rest = None
-            self._moving = self._held = False
-            self._executed.clear()
+            self._last_popped = self._popped = self._observed_from = None
             self._path.forget()
 
     def _drop_plan(self) -> None:
         self._executor.clear()
         self._newest = None
-        self._has_plan = False
-
-    def prefix(self, first_tick: int, count: int) -> Array:
-        """Return what the arm executes from `first_tick` on if no new chunk arrives: (n, 7), n <= `count`.
-
-        Executed actions for ticks that are over, then the executor's, all as planned, before the robot's limits. It
-        ends before the first tick without an action. For an arm at rest it starts with the first motion, if that comes
-        within `count` ticks (`rest_ticks`); otherwise it is empty.
-        """
-        with self._lock:
-            start = first_tick if self._moving else max(first_tick, (self._last_popped or 0) + 1)
-            foreseen = [] if self._held else self._foreseen(start, count - (start - first_tick))
-            moves = not self._held and bool(self._foreseen(start, 1))
-            self._observed_at_rest = None if self._moving else (first_tick, start if moves else None)
-            self._prefix_tick = first_tick if foreseen else None
-        return np.array(foreseen, dtype=np.float64).reshape(-1, 7)
-
-    @property
-    def rest_ticks(self) -> int:
-        """For how many ticks the arm stays at rest before it executes the last `prefix`."""
-        at_rest = self._observed_at_rest
-        return 0 if at_rest is None or at_rest[1] is None else at_rest[1] - at_rest[0]
-
-    def _foreseen(self, first_tick: int, count: int) -> list[Array]:
-        by_tick = dict(self._executed)
-        ahead, next_tick = copy.copy(self._executor), (self._last_popped or 0) + 1
-        for tick in range(max(next_tick, first_tick - REMEMBERED_TICKS), first_tick + count):
-            if (planned := ahead.take(tick)) is not None:
-                by_tick[tick] = planned.action
-        foreseen = []
-        for tick in range(first_tick, first_tick + count):
-            if tick not in by_tick:
-                break
-            foreseen.append(by_tick[tick])
-        return foreseen
 
     def ticks_over(self, first_tick: int) -> int:
         """Return how many ticks from `first_tick` on are over."""
         last = self._last_popped
         return 0 if last is None else max(0, last + 1 - first_tick)
-
-    @property
-    def uses_prefix(self) -> bool:
-        """Whether the policy is given the actions that will be executed while it computes."""
-        return self._executor.uses_prefix
 
     @property
     def plan_tick(self) -> int | None:
@@ -228,7 +155,8 @@ class ActionTimeline:
     @property
     def answered_tick(self) -> int | None:
         """Tick of the oldest observation that contributed to the action popped last; None without an action."""
-        return self._answered_tick
+        popped = self._popped
+        return None if popped is None else popped.observed_tick
 
     def statistics(self) -> TimelineStatistics:
         with self._lock:

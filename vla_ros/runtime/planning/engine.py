@@ -6,15 +6,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from vla_ros.contract import Timing
 from vla_ros.observations.observation import ObservationQueue
-from vla_ros.runtime.planning.planner import ChunkDelay, ChunkPolicy, Plan, Planner, Plans
+from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner, Plans
 from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import RecentValues, Summary
+
+# `EngineStatus.ticks_per_chunk` is the slowest of this many: an outlier is forgotten after some seconds.
+RECENT_CHUNKS = 20
 
 
 class Clock(Protocol):
@@ -40,7 +44,8 @@ class EngineStatus:
         reason: why there is no plan; None if there is one. `detail` says more.
         inference_ms: of recent ticks.
         overruns: ticks skipped because inference was slow.
-        delay: how long chunks take; None until the policy is ready.
+        ticks_per_chunk: ticks from an observation to its chunk's first executed action, of the slowest recent chunk; at
+            the start, estimated from the warm-up; None until the policy is ready.
     """
 
     command: str
@@ -48,7 +53,7 @@ class EngineStatus:
     detail: str
     inference_ms: Summary | None
     overruns: int
-    delay: ChunkDelay | None = None
+    ticks_per_chunk: int | None = None
 
 
 class Engine:
@@ -61,7 +66,7 @@ class Engine:
     Args:
         make_policy: builds the policy; called in the engine's thread.
         observations: filled by others; the engine adds the language command.
-        timeline: receives chunks, and is cleared when a plan must not continue.
+        plans: receives chunks, and is cleared when a plan must not continue.
         clock: of the control grid; `stop` closes it.
         on_change: called in the engine's thread when it starts or ceases to have a plan.
     """
@@ -70,13 +75,13 @@ class Engine:
         self,
         make_policy: Callable[[], ChunkPolicy],
         observations: ObservationQueue,
-        timeline: Plans,
+        plans: Plans,
         clock: Clock,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._make_policy = make_policy
         self._observations = observations
-        self._timeline = timeline
+        self._plans = plans
         self._clock = clock
         self._on_change = on_change
         self._thread = threading.Thread(target=self._run, name="vla_engine", daemon=True)
@@ -94,7 +99,7 @@ class Engine:
         self._overruns = 0
         self._crashed = False
         self._inference_ms = RecentValues()
-        self._planner: Planner | None = None
+        self._recent_ticks: deque[int] = deque(maxlen=RECENT_CHUNKS)  # per chunk
         self._planned_epoch: int | None = None  # of the last tick; used by the engine's thread only
 
     def start(self, timeout_s: float | None = None) -> None:
@@ -125,7 +130,7 @@ class Engine:
                 elif not self._command:
                     self._reason, self._detail = "planning", "waiting for the first chunk of this command"
             if not text:
-                self._timeline.clear()
+                self._plans.clear()
             self._command = text
             self._epoch += 1
             self._stamp_command()
@@ -147,7 +152,7 @@ class Engine:
         A crashed thread stays in its fault until the node is configured again.
         """
         with self._lock:
-            self._timeline.clear()
+            self._plans.clear()
             self._epoch += 1
             if self._crashed:
                 return
@@ -155,9 +160,9 @@ class Engine:
 
     def status(self) -> EngineStatus:
         with self._lock:
-            delay = None if self._planner is None else self._planner.prefix.delay
+            ticks = max(self._recent_ticks, default=None)
             return EngineStatus(
-                self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns, delay
+                self._command, self._reason, self._detail, self._inference_ms.summary(), self._overruns, ticks
             )
 
     @property
@@ -176,26 +181,26 @@ class Engine:
         self._clock.close()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        self._timeline.clear()
+        self._plans.clear()
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
             policy = self._make_policy()
-            planner = Planner(policy, self._observations.snapshot, self._timeline)
+            planner = Planner(policy, self._observations.snapshot)
             timing, inference_ns = policy.contract.timing, round(policy.warm_up() * 1e9)
-            planner.prefix.expect(1 + (timing.settle_ns + inference_ns) // timing.period_ns)
+            with self._lock:
+                self._recent_ticks.append(1 + (timing.settle_ns + inference_ns) // timing.period_ns)
         except BaseException as error:
             self._startup_error = error
             self._ready.set()
             return
-        self._planner = planner
         self._ready.set()
         try:
             self._work(planner, timing)
         except Exception:  # report it: nothing else would notice that planning has ended
             with self._lock:
-                self._timeline.clear()
+                self._plans.clear()
                 self._crashed = True
                 self._reason, self._detail = "policy_error", traceback.format_exc()
             self._on_change()
@@ -245,21 +250,21 @@ class Engine:
         if plan.inference_ms is not None:
             self._inference_ms.add(plan.inference_ms)
         before = self._reason
-        self._settle(planner, tick, tick * period_ns, epoch, plan)
+        self._settle(tick, tick * period_ns, epoch, plan)
         if self._reason != before:
             self._on_change()
 
-    def _settle(self, planner: Planner, tick: int, time_ns: int, epoch: int, plan: Plan) -> None:
+    def _settle(self, tick: int, time_ns: int, epoch: int, plan: Plan) -> None:
         """Post the plan or drop the current one, unless the command is newer than the observation."""
         with self._lock:
             is_for_old_command = plan.inference_ms is not None and time_ns < self._command_ns
             if (epoch != self._epoch or is_for_old_command) and plan.reason not in FAULTS:
                 return
             if plan.actions is None:
-                self._timeline.clear()
+                self._plans.clear()
                 self._reason, self._detail = plan.reason, plan.detail
                 return
-            if self._timeline.post(tick, plan.actions, replace_all=epoch != self._posted_epoch):
+            if self._plans.post(tick, plan.actions, replace_all=epoch != self._posted_epoch):
                 self._posted_epoch = epoch
-            planner.prefix.arrived(tick)
+            self._recent_ticks.append(self._plans.ticks_over(tick))
             self._reason, self._detail = None, ""

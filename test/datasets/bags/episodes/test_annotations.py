@@ -17,6 +17,7 @@ from vla_ros.datasets.bags.episodes.segmentation import TABLE, Annotation, annot
 from vla_ros.datasets.bags.open_bag import find_bags
 from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.errors import BagError
+from vla_ros.datasets.sources import FORMATS, Source
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.robot import Robot
 
@@ -219,7 +220,7 @@ def test_a_table_is_found_for_every_spelling_of_the_path(
     (bag / "inner").mkdir()
     table(tmp_path / "bags", f"{HEADER}bag,0,9,say it so,yes,,\n")
     monkeypatch.chdir({".": bag, "..": bag / "inner"}.get(where, bag.parent))
-    (part,) = bag_shards([where], robot, spec, timing)
+    (part,) = FORMATS["bags"](Source("bags", "bags", [where], robot), spec, timing)
     assert (part.name, part.root) == ("bag", tmp_path / "bags")
     (episode,) = load_shards([part], workers=1).episodes
     assert (episode.command, episode.source) == ("say it so", "bag#0")

@@ -23,12 +23,12 @@ def test_marker_survives_the_wire(event: str) -> None:
     ("text", "said"),
     [
         ("go", "not JSON"),
-        ("[1]", "not a JSON object"),
+        ("[1]", "must be an object"),
         (json.dumps({**GOOD, "event": "stop"}), "one of start, success, failure, discard; got 'stop'"),
-        (json.dumps({**GOOD, "episode": "3"}), "episode is '3', not int"),
-        (json.dumps({**GOOD, "episode": True}), "episode is True, not int"),
-        (json.dumps({**GOOD, "operator": "me"}), "'operator' is unknown"),
-        (json.dumps({"event": "start", "episode": 3, "task": "x"}), "'command' is missing"),
+        (json.dumps({**GOOD, "episode": "3"}), "episode must be of type int; got '3'"),
+        (json.dumps({**GOOD, "episode": True}), "episode must be of type int; got True"),
+        (json.dumps({**GOOD, "operator": "me"}), "unknown key 'operator'"),
+        (json.dumps({"event": "start", "episode": 3, "task": "x"}), "missing key 'command'"),
     ],
 )
 def test_a_malformed_marker_is_rejected_with_the_reason(text: str, said: str) -> None:

@@ -10,7 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from vla_ros.datasets.bags.episodes.labelling import ActionLabels, twist_columns
 from vla_ros.datasets.bags.episodes.markers import INTERVENTION_TYPE
 from vla_ros.datasets.bags.episodes.segmentation import Annotation, Segment, find_segments
 from vla_ros.datasets.bags.recording import Recording
-from vla_ros.datasets.bags.streams import SILENCE_NS, Tick, columns_of, observations
+from vla_ros.datasets.bags.streams import SILENCE_NS, columns_of, observations
 from vla_ros.datasets.episode import Episode
 from vla_ros.imaging.images import stack_frames
 from vla_ros.observations.observation import Observation, Refusal
@@ -53,10 +53,7 @@ _Mask = NDArray[np.bool_]
 class EpisodeCutter:
     """Cuts a recording into episodes.
 
-    Args:
-        annotations: The recording's rows of a table, None if no table has any.
-        policy_frames: What becomes of frames in which a policy moved the arm; "imitate" takes what moved the arm,
-            `twist_command`, as the action instead of what a demonstrator meant.
+    If `policy_frames` is "imitate", actions are what moved the arm, `twist_command`, not what a demonstrator meant.
 
     Attributes:
         segmentation: Where the episodes are.
@@ -77,10 +74,7 @@ class EpisodeCutter:
         annotations: Sequence[Annotation] | None,
         policy_frames: PolicyFrames = "drop",
     ) -> None:
-        self._recording = recording
-        self._robot = robot
-        self._spec = spec
-        self._timing = timing
+        self._recording, self._robot, self._spec, self._timing = recording, robot, spec, timing
         with preloaded(recording, _table_columns(recording, robot, spec), _label_topics(recording, robot)):
             self.segmentation = find_segments(recording, robot, annotations)
             self.interventions = find_interventions(recording)
@@ -110,42 +104,30 @@ class EpisodeCutter:
 
     def _frames(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[_Frame]]]:
         """Yield each segment with its frames, as soon as its last tick has passed."""
-        period_ns = self._timing.period_ns
         covered = self._covered()
-        waiting = collections.deque(
-            (segment, segment.ticks(period_ns), self._unused(segment, covered)) for segment in segments
+        unused = [self._unused(segment, covered) for segment in segments]
+        used = sorted({tick for whys in unused for tick, why in whys.items() if not why})
+        seen = observations(
+            self._recording, self._robot, self._spec, self._timing, self.segmentation.commands, np.array(used, np.int64)
         )
-        frames: list[_Frame] = []
-        seen = 0
-        for tick, observed in self._observations(waiting):
-            while waiting and tick >= waiting[0][1].stop:
-                segment, ticks, _ = waiting.popleft()
-                self.dropped["nothing recorded"] += len(ticks) - seen
-                yield segment, frames
-                frames, seen = [], 0
-            if not waiting:
-                return
-            _, ticks, unused = waiting[0]
-            if tick not in ticks:
-                continue
-            seen += 1
-            if why := unused[tick]:
-                self.dropped[why] += 1
-            elif isinstance(observed, Refusal):
-                self.dropped[_REFUSALS[observed.reason].format(stream=observed.stream)] += 1
-            elif observed is not None:
-                frames.append((tick, observed))
-        for segment, ticks, _ in waiting:
-            self.dropped["nothing recorded"] += len(ticks) - seen
+        following = next(seen, None)
+        for segment, whys in zip(segments, unused):
+            ticks = segment.ticks(self._timing.period_ns)
+            frames: list[_Frame] = []
+            missing = len(ticks)
+            while following is not None and following[0] < ticks.stop:
+                (tick, observed), following = following, next(seen, None)
+                if tick not in ticks:
+                    continue
+                missing -= 1
+                if why := whys[tick]:
+                    self.dropped[why] += 1
+                elif isinstance(observed, Refusal):
+                    self.dropped[_REFUSALS[observed.reason].format(stream=observed.stream)] += 1
+                elif observed is not None:
+                    frames.append((tick, observed))
+            self.dropped["nothing recorded"] += missing
             yield segment, frames
-            frames, seen = [], 0
-
-    def _observations(self, segments: Collection[tuple[Segment, range, Mapping[int, str]]]) -> Iterator[Tick]:
-        """Yield what was seen at the used ticks of `segments`, and None for all others."""
-        used = {tick for _, _, unused in segments for tick, why in unused.items() if not why}
-        asked = np.array(sorted(used), np.int64)
-        commands = self.segmentation.commands
-        return observations(self._recording, self._robot, self._spec, self._timing, commands, asked)
 
     def _unused(self, segment: Segment, covered: Sequence[range]) -> dict[int, str]:
         """Return for each of a segment's `covered` ticks why it is not used, whatever was seen at it; "" if it is."""
@@ -256,14 +238,10 @@ def _runs(ticks: NDArray[np.int64], commands: Sequence[str]) -> list[slice]:
 
 @dataclasses.dataclass(frozen=True)
 class Interventions:
-    """Who moves the arm.
+    """Who moves the arm: at ascending receive times (S,), whether a person does from then on (S,).
 
     The policy node says so on `intervention` (std_msgs/Bool, latched): true from the first twist of a takeover, false
     from the policy's next turn. A recording without such a message is a demonstrator's alone.
-
-    Attributes:
-        time_ns: Receive times (S,) of the messages, ascending.
-        by_hand: Whether a person moves the arm from then on (S,).
     """
 
     time_ns: NDArray[np.int64]
@@ -275,12 +253,10 @@ class Interventions:
         Before the first message the policy moves it: a correction begins with a message.
         """
         start_ns = ticks * period_ns
-        before = np.searchsorted(self.time_ns, start_ns, side="right") - 1
-        at_start = np.append(self.by_hand, False)[before]
+        at_start = np.append(self.by_hand, False)[np.searchsorted(self.time_ns, start_ns, side="right") - 1]
         handed_back_ns = self.time_ns[~self.by_hand]
         first, last = (np.searchsorted(handed_back_ns, time_ns) for time_ns in (start_ns + 1, start_ns + period_ns))
-        result: _Mask = at_start & (first == last)
-        return result
+        return np.asarray(at_start & (first == last))
 
     def share(self, segment: Segment, period_ns: int) -> float:
         """Return the share of an episode's ticks in which a person moved the arm, 0 for an episode without a tick."""
@@ -289,11 +265,7 @@ class Interventions:
 
 
 def find_interventions(recording: Recording) -> Interventions | None:
-    """Read who moved the arm; None if the recording was not made beside a policy.
-
-    Raises:
-        BagError: The topic has another type.
-    """
+    """Read who moved the arm; None if the recording was not made beside a policy."""
     if match_topic(topics.INTERVENTION, recording.topics) is None:
         return None
     name = recording.find({"intervention": (topics.INTERVENTION, INTERVENTION_TYPE)})["intervention"]
@@ -314,15 +286,13 @@ def idle_frames(actions: NDArray[np.float64], ticks: NDArray[np.int64], period_n
     # A run ends at a frame that is not still, or where ticks are missing.
     run = np.cumsum(~still | ~follows)
     lengths = np.bincount(run, weights=still, minlength=1 if len(run) else 0)
-    result: _Mask = still & (lengths[run] * period_ns > idle.longer_than_s * 1e9)
-    return result
+    return np.asarray(still & (lengths[run] * period_ns > idle.longer_than_s * 1e9))
 
 
 def outlier_frames(actions: NDArray[np.float64], outliers: Outliers) -> _Mask:
     """Return which frames (T,) have an action (T, 7) faster than `outliers` allows."""
     linear, angular = _speeds(actions)
-    result: _Mask = (linear > outliers.linear_mps) | (angular > outliers.angular_radps)
-    return result
+    return np.asarray((linear > outliers.linear_mps) | (angular > outliers.angular_radps))
 
 
 def _speeds(actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -44,8 +44,6 @@ class ActionLabels:
     """The actions of one recording, from the sources that the robot file names under `labels`.
 
     Args:
-        recording: The open bag.
-        robot: Its robot.
         commanded: The stream of twists to use; by default what the demonstrator meant, `demonstrated_twist`. What moved
             the arm, `twist_command`, is read as well if it was recorded on another topic.
 
@@ -54,34 +52,29 @@ class ActionLabels:
     """
 
     def __init__(self, recording: Recording, robot: Robot, commanded: Stream | None = None) -> None:
-        self._recording = recording
-        self._robot = robot
-        self._commanded = commanded or robot.demonstrated_twist
+        self._recording, self._robot = recording, robot
         self._delays_ns: list[int] = []
         self._measured: _Series | None = None
-        labels = robot.labels
-        wanted: dict[str, Stream | GripperCommand] = {}
-        if labels.arm == "command":
-            wanted["demonstrated twist"] = self._commanded
-        elif robot.ee_pose is not None:
+        commanded, executed, gripper = commanded or robot.demonstrated_twist, robot.twist_command, robot.gripper_command
+        by_command, gripper_by_command = robot.labels.arm == "command", robot.labels.gripper == "command"
+        wanted: dict[str, Stream | GripperCommand] = {"demonstrated twist": commanded} if by_command else {}
+        if not by_command and robot.ee_pose is not None:
             wanted["ee_pose, for the arm's motion"] = robot.ee_pose
-        if labels.gripper == "command":
-            wanted["gripper command"] = robot.gripper_command
+        if gripper_by_command:
+            wanted["gripper command"] = gripper
         _require_topics(recording, wanted)
         self._max_gap_ns = round(robot.observation.max_age_s * 1e9)
-        twists, self._poses = _Series(np.zeros(0, np.int64), np.zeros((0, 6))), None
-        self._executed: ZeroOrderHold | None = None
-        if labels.arm == "command":
-            twists = self._read_twists(self._commanded)
-            if self._is_recorded_separately(robot.twist_command):
-                self._executed = _hold_twists(self._read_twists(robot.twist_command))
-        else:
-            self._poses = self._read_poses()
+        twists = self._read_twists(commanded) if by_command else _Series(np.zeros(0, np.int64), np.zeros((0, 6)))
+        self._poses = None if by_command else self._read_poses()
         self._sorted_twists_ns = np.sort(twists.time_ns)
         self._meant = _hold_twists(twists)
+        self._executed: ZeroOrderHold | None = None
+        if by_command:
+            topic, labelled = (match_topic(stream.topic, recording.topics) for stream in (executed, commanded))
+            if topic not in (None, labelled) and recording.topics[topic].type == executed.type:
+                self._executed = _hold_twists(self._read_twists(executed))
         self._gripper_commands: _Series | None = None
-        if labels.gripper == "command":
-            gripper = robot.gripper_command
+        if gripper_by_command:
             self._gripper_commands = self._read(gripper, lambda one: messages.commanded_opening(one, gripper))
         else:
             self._openings()
@@ -101,14 +94,10 @@ class ActionLabels:
             arm = _mean_twists(self._meant, start_ns, period_ns)
         else:
             arm = motion(self._poses.time_ns, self._poses.values, start_ns, period_ns, self._max_gap_ns)
-        gripper = self._gripper(segment, start_ns, period_ns)
-        return np.concatenate([arm, gripper[:, None]], axis=1)
+        return np.concatenate([arm, self._gripper(segment, start_ns, period_ns)[:, None]], axis=1)
 
     def executed(self, actions: Floats, ticks: Times, period_ns: int) -> Floats | None:
-        """Return what moved the arm (T, 7) at `ticks` with the labels `actions`, whose grippers it keeps.
-
-        None if that was not recorded apart from what was meant, for all of the ticks.
-        """
+        """Return what moved the arm (T, 7) at `ticks`, with the grippers of the labels; None if not recorded apart."""
         if self._executed is None:
             return None
         arm = _mean_twists(self._executed, ticks * period_ns, period_ns)
@@ -123,24 +112,18 @@ class ActionLabels:
         return int(time_ns[first]) if first < len(time_ns) and time_ns[first] < segment.stop_ns else None
 
     def _gripper(self, segment: Segment, start_ns: Times, period_ns: int) -> Floats:
-        if self._gripper_commands is None:
-            return self._binary_openings(segment, start_ns + period_ns)
-        commands = self._gripper_commands
-        gripper = as_of(commands.time_ns, commands.values, start_ns + period_ns // 2)
-        unknown = np.isnan(gripper)
-        if unknown.any():
-            # Before its first command, a gripper stays where it is.
-            measured = self._openings()
-            gripper[unknown] = as_of(measured.time_ns, measured.values, start_ns[unknown])
-        return gripper
-
-    def _binary_openings(self, segment: Segment, time_ns: Times) -> Floats:
-        """Return the openings measured in the segment as 0 or 1."""
+        if (commands := self._gripper_commands) is not None:
+            gripper = as_of(commands.time_ns, commands.values, start_ns + period_ns // 2)
+            if (unknown := np.isnan(gripper)).any():
+                # Before its first command, a gripper stays where it is.
+                measured = self._openings()
+                gripper[unknown] = as_of(measured.time_ns, measured.values, start_ns[unknown])
+            return gripper
         measured, labels = self._openings(), self._robot.labels
         sample_ns, openings = _in_order(measured.time_ns, measured.values)
         inside = (sample_ns >= segment.start_ns) & (sample_ns <= segment.stop_ns) & np.isfinite(openings)
         binary = actions.binarize_gripper(openings[inside], labels.closed_below, labels.open_above)
-        return as_of(sample_ns[inside], binary, time_ns, self._max_gap_ns)
+        return as_of(sample_ns[inside], binary, start_ns + period_ns, self._max_gap_ns)
 
     def _openings(self) -> _Series:
         """Return the gripper's measured openings, read on first use; empty if the recording has none."""
@@ -155,17 +138,9 @@ class ActionLabels:
                 self._measured = _Series(np.zeros(0, np.int64), np.zeros(0))
         return self._measured
 
-    def _is_recorded_separately(self, stream: Stream) -> bool:
-        """Return whether `stream` is in the recording, on another topic than the labels."""
-        topics = self._recording.topics
-        topic, labelled = match_topic(stream.topic, topics), match_topic(self._commanded.topic, topics)
-        return topic not in (None, labelled) and topics[topic].type == stream.type
-
     def _read_twists(self, stream: Stream) -> _Series:
         robot = self._robot
-        found = self._read(
-            stream, lambda one: np.append(messages.twist(one), self._is_in_tool_frame(one)), (7,), twist_columns
-        )
+        found = self._read(stream, lambda one: [*messages.twist(one), self._is_in_tool_frame(one)], (7,), twist_columns)
         twists, in_tool = _Series(found.time_ns, found.values[:, :6].copy()), found.values[:, 6] != 0
         strange = ~np.isfinite(twists.values).all(axis=1)
         if strange.any():
@@ -222,13 +197,9 @@ class ActionLabels:
         shape: tuple[int, ...] = (),
         columns: Columns | None = None,
     ) -> _Series:
-        """Read a stream, skipping messages whose value is None.
+        """Read a stream, skipping messages whose `value`, of this `shape`, is None.
 
-        Args:
-            stream: The stream.
-            value: Returns a message's value, of this `shape`.
-            shape: See `value`.
-            columns: Which numbers of a message its value begins with; the rest of the value is the same for all.
+        `columns` tells which numbers of a message its value begins with; the rest of the value is the same for all.
         """
         recording, topic = self._recording, self._topic(stream)
 
@@ -240,12 +211,12 @@ class ActionLabels:
 
         table = read_tables(recording, {topic: columns}).get(topic) if columns is not None else None
         left_out = None if table is None else recording.mask([table.refs])
-        refs, times_ns, values = [], [], []
+        read_refs, times_ns, values = [], [], []
         for ref, _, receive_ns, message in recording.messages_with_refs([topic], left_out):
             found = value_of(message)
             if found is None:
                 continue
-            refs.append((*ref, receive_ns))
+            read_refs.append((*ref, receive_ns))
             times_ns.append(messages.message_time_ns(message, stream, receive_ns))
             values.append(found)
             if _has_stamps(stream):
@@ -258,7 +229,11 @@ class ActionLabels:
         rest = value_of(table.first)[table.numbers.shape[1] :]
         numbers = np.concatenate([table.numbers, np.tile(rest, (len(table.numbers), 1))], axis=1)
         tabled = _Series(event_times_ns(table, stream), numbers)
-        return _merged(read, np.array(refs, np.int64).reshape(-1, 3), tabled, np.stack(table.refs, axis=1))
+        refs = np.concatenate([np.array(read_refs, np.int64).reshape(-1, 3), np.stack(table.refs, axis=1)])
+        file, entry, received_ns = refs.T
+        order = np.lexsort((entry, file, received_ns))
+        merged_ns, merged = np.append(read.time_ns, tabled.time_ns), np.concatenate([read.values, tabled.values])
+        return _Series(merged_ns[order], merged[order])
 
     def _topic(self, stream: Stream | GripperState | GripperCommand) -> str:
         return self._recording.find({stream.topic: (stream.topic, stream.type)})[stream.topic]
@@ -266,14 +241,6 @@ class ActionLabels:
 
 def _has_stamps(stream: Stream | GripperState | GripperCommand) -> bool:
     return isinstance(stream, Stream) and stream.stamp == "header"
-
-
-def _merged(first: _Series, first_refs: Times, second: _Series, second_refs: Times) -> _Series:
-    """Merge two series in order of receipt, given the file, entry and receive time (S, 3) of each message."""
-    file, entry, receive_ns = np.concatenate([first_refs, second_refs]).T
-    order = np.lexsort((entry, file, receive_ns))
-    time_ns, values = np.append(first.time_ns, second.time_ns), np.concatenate([first.values, second.values])
-    return _Series(time_ns[order], values[order])
 
 
 def twist_columns(first: Any) -> tuple[int, ...]:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from vla_ros import schema
 from vla_ros.datasets.errors import BagError
 
 EPISODE_TYPE = "std_msgs/msg/String"
 INTERVENTION_TYPE = "std_msgs/msg/Bool"  # true while a person moves the arm instead of the policy
 EVENTS = ("start", "success", "failure", "discard")
 
-_TYPES: dict[str, type] = {"event": str, "episode": int, "task": str, "command": str}
 _EXAMPLE = json.dumps({"event": "|".join(EVENTS), "episode": 0, "task": "...", "command": "..."})
-_EXPECTED = f"expected {_EXAMPLE}. If another tool uses this topic, exclude it from the recording"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +39,12 @@ class EpisodeMarker:
 
 
 def parse_marker(text: str) -> EpisodeMarker:
-    """Parse the text of an `episode` message.
+    """Parse the text of an `episode` message; raise BagError if it is not a marker as JSON."""
 
-    Raises:
-        BagError: It is not JSON, a key is unknown or missing, or a value is invalid.
-    """
+    def malformed(why: str) -> BagError:
+        return BagError(f"{why}; expected {_EXAMPLE}. If another tool uses this topic, exclude it from the recording")
+
     try:
-        data = json.loads(text)
+        return schema.parse(EpisodeMarker, json.loads(text), f"episode marker {text!r}", malformed)
     except json.JSONDecodeError as error:
-        raise BagError(f"episode marker {text!r} is not JSON ({error}); {_EXPECTED}") from None
-    if not isinstance(data, dict):
-        raise BagError(f"episode marker {text!r} is not a JSON object; {_EXPECTED}")
-    for key in data.keys() ^ _TYPES.keys():
-        state = "unknown" if key in data else "missing"
-        raise BagError(f"episode marker {text!r}: the key {key!r} is {state}; {_EXPECTED}")
-    for key, kind in _TYPES.items():
-        if type(data[key]) is not kind:
-            raise BagError(f"episode marker {text!r}: {key} is {data[key]!r}, not {kind.__name__}; {_EXPECTED}")
-    return EpisodeMarker(**data)
+        raise malformed(f"episode marker {text!r} is not JSON ({error})") from None

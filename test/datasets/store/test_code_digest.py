@@ -10,7 +10,7 @@ import pytest
 
 import vla_ros
 from vla_ros.datasets.sources import FORMATS
-from vla_ros.datasets.store.fingerprint import code_digest
+from vla_ros.datasets.store.entry import code_digest
 
 
 @pytest.fixture(scope="module")
