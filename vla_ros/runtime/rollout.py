@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 from vla_ros.contract import PolicyContract
 from vla_ros.observations.observation import ObservationBuffer
 from vla_ros.robot import Limits, ObservationLimits
-from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
+from vla_ros.runtime.execution.control import GripperSwitch
 from vla_ros.runtime.execution.executors import Executor
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner
 from vla_ros.runtime.safety.governor import SafetyGovernor
+from vla_ros.runtime.safety.guard import Guard, GuardSettings, PlannerStatus
+from vla_ros.runtime.safety.guard import Plan as GuardPlan
+from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
+from vla_ros.runtime.safety.plausibility import MotionCheck
 
 # In process, every stream is captured at the tick itself.
 ALWAYS_FRESH = ObservationLimits(max_age_s=1.0, max_skew_s=1.0, frozen_s=None)
@@ -110,10 +114,8 @@ def run_episode(
     period_ns = contract.timing.period_ns
     buffer = ObservationBuffer(contract.observation_spec, ALWAYS_FRESH)
     buffer.push("language", 0, config.command)
-    governor = SafetyGovernor(config.limits or UNLIMITED, period_s=period_ns / 1e9, armed=True)
-    timeline = ActionTimeline(config.executor)
-    control = ControlLoop(timeline, governor, config.gripper or GripperSwitch(), period_ns=period_ns)
-    engine = _EmulatedEngine(policy, buffer, timeline, config)
+    guard = _make_guard(config, period_ns)
+    engine = _EmulatedEngine(policy, buffer, guard, config)
     opening = _opening(observation)
     success, tick = False, 0
     for tick in range(config.max_ticks):
@@ -121,7 +123,10 @@ def run_episode(
             on_frame(tick, observation)
         push_observation(buffer, observation, contract.observation_spec.streams, tick * period_ns, config.blank)
         engine.before(tick)
-        acted = control.tick(tick * period_ns, engine.reason, observation["ee_position"])
+        now_ns, now_s = tick * period_ns, tick * period_ns / 1e9
+        guard.hear_status(PlannerStatus(command=config.command, reason=engine.reason), now_s)
+        guard.measured(_pose(observation), now_s)
+        acted = guard.tick(now_ns, now_s, observation["ee_position"])
         engine.after(tick)
         opening = opening if acted.opening is None else acted.opening
         twist = np.zeros(6) if acted.twist is None else acted.twist
@@ -130,7 +135,24 @@ def run_episode(
         if success:
             break
     ticks, inference_ms = tick + 1, [round(ms, 3) for ms in engine.inference_ms]
-    return EpisodeResult(success, ticks * period_ns / 1e9, inference_ms, ticks, control.ticks_missed)
+    return EpisodeResult(success, ticks * period_ns / 1e9, inference_ms, ticks, guard.ticks_missed)
+
+
+def _make_guard(config: EpisodeConfig, period_ns: int) -> Guard:
+    """Return the guard that the robot has, armed, without operators, at the control rate."""
+    limits = config.limits or UNLIMITED
+    guard = Guard(
+        GuardSettings(period_ns, resume_within_s=math.inf),
+        ActionTimeline(config.executor),
+        SafetyGovernor(limits, period_s=period_ns / 1e9),
+        config.gripper or GripperSwitch(),
+        stops=EmergencyStops({}),
+        deadman=Deadman(required=False),
+        takeover=Takeover(),
+        motion=MotionCheck(limits.linear_mps),
+    )
+    guard.arm(True, 0)
+    return guard
 
 
 class _EmulatedEngine:
@@ -140,9 +162,7 @@ class _EmulatedEngine:
     k - 1 and k, and an engine that is free by then immediately takes the observation of k - 1.
     """
 
-    def __init__(
-        self, policy: ChunkPolicy, buffer: ObservationBuffer, timeline: ActionTimeline, config: EpisodeConfig
-    ) -> None:
+    def __init__(self, policy: ChunkPolicy, buffer: ObservationBuffer, guard: Guard, config: EpisodeConfig) -> None:
         shortest, longest = max(1, config.delay_ticks - 1), max(1, config.delay_ticks)
         self._busy_ticks = shortest if config.busy_ticks is None else config.busy_ticks
         if not shortest <= self._busy_ticks <= longest:
@@ -152,7 +172,7 @@ class _EmulatedEngine:
             )
         self._planner = Planner(policy, buffer.snapshot)
         self._period_ns = policy.contract.timing.period_ns
-        self._timeline = timeline
+        self._guard = guard
         self._delay_ticks = config.delay_ticks
         self._planned_tick: int | None = None
         self._pending: Plan | None = None
@@ -194,10 +214,9 @@ class _EmulatedEngine:
         self.reason = plan.reason
         if plan.reason == "policy_error":
             raise RuntimeError(plan.detail)
-        if plan.actions is None:
-            self._timeline.clear()
-        else:
-            self._timeline.post(first_tick, plan.actions)
+        if plan.actions is not None:
+            stamp_ns = first_tick * self._period_ns
+            self._guard.hear_plan(GuardPlan(stamp_ns, self._period_ns, plan.actions), stamp_ns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +242,7 @@ def push_observation(
     """Push the environment's observation into `buffer` as if every stream had arrived at `time_ns`."""
     for stream in streams:
         if stream == "ee_pose":
-            value: Any = np.concatenate([observation["ee_position"], observation["ee_quaternion"]])
+            value: Any = _pose(observation)
         elif stream == "gripper_state":
             value = _opening(observation)
         elif stream == "language":
@@ -232,6 +251,10 @@ def push_observation(
             pixels = np.asarray(observation[stream])
             value = _DecodedImage(np.zeros_like(pixels) if stream in blank else pixels)
         buffer.push(stream, time_ns, value)
+
+
+def _pose(observation: Mapping[str, Any]) -> NDArray[np.float64]:
+    return np.concatenate([observation["ee_position"], observation["ee_quaternion"]]).astype(np.float64)
 
 
 def _opening(observation: Mapping[str, Any]) -> float:

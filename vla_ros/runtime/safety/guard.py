@@ -209,6 +209,9 @@ class Guard:
         self._grid = PlanGrid(plan.stamp_ns, plan.period_ns)
         self._tick = None
         self.timeline.restart()
+        if self._ticked_ns is not None:  # until then the arm has been at rest
+            self._tick = self._grid.at(self._ticked_ns)[0]
+            self.timeline.pop(self._tick)
 
     def hear_status(self, status: PlannerStatus, now_s: float) -> None:
         """Take the planner's status."""
@@ -341,8 +344,8 @@ class Guard:
         scale = self.governor.scale
         if scale and twist is not None:
             self._given.append(twist / scale)
+        self._tell_timeline(action)
         if new:
-            self.timeline.acted(True)
             self._measure_age(now_ns)
         return twist, self._gripper.update(float(action[6]), now_s) if new and action is not None else None
 
@@ -367,8 +370,6 @@ class Guard:
         if new:
             if self._tick is not None and tick < self._tick:
                 self.timeline.restart()
-            if self._given:
-                self.timeline.acted(True, np.mean(self._given, axis=0))
             consecutive = self._tick is not None and tick == self._tick + 1
             self._previous = self._action if consecutive else None
             self._tick, self._given = tick, []
@@ -381,6 +382,16 @@ class Guard:
         previous = None if self._previous is None else self._previous[:6]
         twist = interpolated(previous, self._action[:6], None if following is None else following[:6], phase)
         return np.append(twist, self._action[6]), new
+
+    def _tell_timeline(self, action: Array | None) -> None:
+        """Report the average twist of this tick: as sent until now, and as planned for its other periods."""
+        if not self._given or action is None or self._action is None or self._grid is None:
+            self.timeline.acted(True)
+            return
+        periods = max(1, round(self._grid.period_ns / self.settings.period_ns))
+        rest = max(0, periods - len(self._given))
+        average = (np.sum(self._given, axis=0) + rest * self._action[:6]) / (len(self._given) + rest)
+        self.timeline.acted(True, average)
 
     def _leave_plan(self, now_ns: int | None) -> None:
         self._given, self._previous = [], None
