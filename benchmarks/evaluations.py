@@ -4,9 +4,7 @@
 vla evaluate config/checkpoints/tabletop --chains 100 --output runs/chains
 vla evaluate config/checkpoints/tabletop --delays 0 50 100 200 400 --output runs/delays \\
     --executors path_following full_chunk first_action receding_horizon temporal_ensemble
-vla evaluate runs/tabletop_delay/checkpoint --delays 0 50 100 200 400 --output runs/delay_aware --executors delay_aware
-python benchmarks/evaluations.py --chains runs/chains/report.json \\
-    --delays runs/delays/report.json runs/delay_aware/report.json
+python benchmarks/evaluations.py --chains runs/chains/report.json --delays runs/delays/report.json
 vla evaluate --ros --tasks trained --rollouts 2 --output runs/live       # with simulator_node and policy_node running
 python benchmarks/evaluations.py --live runs/live/report.json
 vla evaluate config/checkpoints/tabletop --env calvin --dataset task_D_D --chains 10 --output runs/calvin

@@ -15,7 +15,7 @@ from vla_ros.datasets.sources import FORMATS
 from vla_ros.errors import UserError
 from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.backbones import BACKBONES
-from vla_ros.policy.config import LossConfig, PolicyConfig, without_removed_key
+from vla_ros.policy.config import LossConfig, PolicyConfig, without_removed_keys
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.module import RetainConfig
 from vla_ros.policy.tuning import OptimizerConfig
@@ -207,8 +207,7 @@ class TrainerConfig:
 class TrainConfig:
     """A recipe: `contract` trains from scratch, `init_from` fine-tunes the policy of a checkpoint folder.
 
-    With `init_from`, contract and policy are the checkpoint's; `policy` may only set `max_delay_steps`, for a
-    checkpoint trained without delays.
+    With `init_from`, contract and policy are the checkpoint's.
     """
 
     name: str
@@ -230,11 +229,12 @@ class TrainConfig:
                 "keep is set but init_from is not, so there is nothing to retain; set init_from to a checkpoint"
             )
         if self.init_from is not None:
-            if self.contract is not None:
-                raise _both_set("contract")
-            delays = self.policy.max_delay_steps if self.policy else 1
-            if self.policy not in (None, PolicyConfig(max_delay_steps=max(1, delays))):
-                raise _policy_and_init_from()
+            for name in ("contract", "policy"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"{name} and init_from are both set, but fine-tuning keeps the {name} of the checkpoint; "
+                        f"remove {name}, or remove init_from to train from scratch"
+                    )
         if self.trainer.encode_once:
             self._check_encoded_once()
         if self.contract is not None:
@@ -276,38 +276,21 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
-        values = dataclasses.asdict(self)
-        if self.init_from is not None and self.policy is not None:
-            values["policy"] = {"max_delay_steps": self.policy.max_delay_steps}  # all that it may set
-        return values
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> TrainConfig:
         """Parse plain types; raises ConfigError naming the key."""
-        for section, key in (("policy", "delay_mode"), ("loss", "language_weight")):
+        for section in ("policy", "loss"):
             if isinstance(values.get(section), dict):
-                kept = without_removed_key(values[section], key, f"{where}: {section}", ConfigError)
+                kept = without_removed_keys(values[section], section, f"{where}: {section}", ConfigError)
                 values = {**values, section: kept}
         try:
-            config = schema.parse(cls, values, where, ConfigError)
+            return schema.parse(cls, values, where, ConfigError)
         except ConfigError:
             raise
         except (UserError, ValueError) as error:  # from the dataclasses
             raise ConfigError(f"{where}: {error}") from None
-        if config.init_from is not None and (values.get("policy") or {}).keys() - {"max_delay_steps"}:
-            raise _policy_and_init_from()  # a key with the default value, which may not be the checkpoint's
-        return config
-
-
-def _policy_and_init_from() -> ConfigError:
-    return _both_set("policy", " (except policy.max_delay_steps, at least 1)")
-
-
-def _both_set(name: str, exception: str = "") -> ConfigError:
-    return ConfigError(
-        f"{name} and init_from are both set, but fine-tuning keeps the {name} of the checkpoint{exception}; remove "
-        f"{name}, or remove init_from to train from scratch"
-    )
 
 
 def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:
@@ -322,11 +305,6 @@ def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:
     if network.backbone == "compact":
         for camera in contract.cameras:
             network.compact.check_image_size(camera.height, camera.width)
-    if network.max_delay_steps >= contract.chunk:
-        raise ConfigError(
-            f"policy.max_delay_steps is {network.max_delay_steps}; it must be less than contract.chunk, which is "
-            f"{contract.chunk}"
-        )
     if network.backbone == "vlm" and network.vlm.pretrained is None and not network.vlm.model:
         raise ConfigError(
             "policy.vlm has neither pretrained nor model; set policy.vlm.pretrained to a folder or hub id, or "

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -149,15 +148,9 @@ class WindowDataset(Dataset[Batch]):
         if contract.proprioception is None:
             states = [np.zeros((lengths.sum(), 0), np.float32)]
         self._proprioception = torch.from_numpy(np.concatenate(states))
-
-        def normalised(convert: Callable[..., ArrayLike], values: Sequence[NDArray[np.float64]]) -> Tensor:
-            arrays = [convert(each, contract.action.low, contract.action.high) for each in values]
-            return torch.from_numpy(np.concatenate(arrays).astype(np.float32))
-
-        self._actions = normalised(actions.network_targets, [episode.actions for episode in episodes])
-        self._committed: Tensor | None = None
-        if policy.committed is not None:
-            self._committed = normalised(actions.network_commitment, [episode.done for episode in episodes])
+        space = contract.action
+        targets = [actions.network_targets(episode.actions, space.low, space.high) for episode in episodes]
+        self._actions = torch.from_numpy(np.concatenate(targets).astype(np.float32))
         commands = [episode.commands for episode in episodes]
         self._phrasings = np.array([len(each) for each in commands], dtype=np.int64)
         self._first_phrasing = np.cumsum(self._phrasings) - self._phrasings
@@ -218,8 +211,6 @@ class WindowDataset(Dataset[Batch]):
         if self._features is not None:
             features = self._features[rows]
             batch["features"] = features * batch["valid"].reshape(valid.shape + (1,) * (features.ndim - 2))
-        if self._committed is not None:
-            batch["committed"] = self._committed[action_rows]
         if self._steps_ahead:
             batch["future_images"] = later
             batch["future_valid"] = torch.from_numpy(valid & (frames + self._steps_ahead <= last))

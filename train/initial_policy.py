@@ -85,28 +85,11 @@ def _check_normalisation(cameras: Sequence[Camera], pretrained: Pretrained) -> N
 
 
 def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
-    """Return the policy of `init_from`, to fine-tune on `training`; it keeps its statistics and tokenizer.
-
-    Raises:
-        ConfigError: it was trained with another `max_delay_steps` than the recipe's.
-    """
+    """Return the policy of `init_from`, to fine-tune on `training`; it keeps its statistics and tokenizer."""
     assert config.init_from is not None
     policy = load_checkpoint(config.init_from)
-    if config.policy is not None:
-        _learn_delays(policy, config.policy, config.init_from)
     provenance = dataclasses.replace(
         policy.contract.provenance, data_digest=data_digest(training), package_version=__version__
     )
     policy.contract = dataclasses.replace(policy.contract, provenance=provenance)
     return policy.train()
-
-
-def _learn_delays(policy: Policy, wanted: PolicyConfig, start: str) -> None:
-    trained = policy.config.max_delay_steps
-    if not trained:
-        policy.learn_delays(wanted.max_delay_steps)
-    elif wanted.max_delay_steps != trained:
-        raise ConfigError(
-            f"policy.max_delay_steps is {wanted.max_delay_steps}; it must be {trained}, as {start} was trained with, "
-            "or start from a checkpoint without delays"
-        )

@@ -38,20 +38,17 @@ def quantile_bounds(actions: ArrayLike, low: float = 0.01, high: float = 0.99) -
     return lower - widen, upper + widen
 
 
-def normalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike, *, clip: bool = True) -> Array:
-    """Map the arm columns of `actions` (..., 7) from [low, high] to [-1, 1]; the gripper column is unchanged.
+def normalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
+    """Map the arm columns of `actions` (..., 7) from [low, high] to [-1, 1] and clip; the gripper column is unchanged.
 
     Args:
         actions: (..., 7) in physical units.
         low: Lower bounds (6,).
         high: Upper bounds (6,).
-        clip: Limit the result to [-1, 1].
     """
     result = np.array(actions, dtype=np.float64)
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-    result[..., :6] = 2 * (result[..., :6] - low) / (high - low) - 1
-    if clip:
-        result[..., :6] = np.clip(result[..., :6], -1, 1)
+    result[..., :6] = np.clip(2 * (result[..., :6] - low) / (high - low) - 1, -1, 1)
     return result
 
 
@@ -64,18 +61,8 @@ def denormalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
 
 
 def network_targets(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
-    """Return the training targets for `actions` (..., 7): normalized and clipped, the gripper command as 0 or 1."""
+    """Return the training targets for `actions` (..., 7): normalized, the gripper command as 0 or 1."""
     result = normalize(actions, low, high)
-    result[..., 6] = result[..., 6] > 0.5
-    return result
-
-
-def network_commitment(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
-    """Return committed `actions` (..., 7) as a network's input: like `network_targets`, but not clipped.
-
-    Where the arm will be depends on its full speed, even beyond the bounds of the network's own actions.
-    """
-    result = normalize(actions, low, high, clip=False)
     result[..., 6] = result[..., 6] > 0.5
     return result
 

@@ -53,14 +53,12 @@ def policy(contract: PolicyContract, tokenizer: CommandTokenizer) -> Policy:
 
 
 @pytest.fixture
-def with_head(policy: Policy) -> Callable[[str, int], Policy]:
-    """Makes a tiny policy with another head, which accepts that many committed actions."""
+def with_head(policy: Policy) -> Callable[[str], Policy]:
+    """Makes a tiny policy with another head."""
 
-    def make(head: str, max_delay_steps: int = 0) -> Policy:
+    def make(head: str) -> Policy:
         provenance = dataclasses.replace(policy.contract.provenance, head=head)
-        config = dataclasses.replace(
-            policy.config, head=head, max_delay_steps=max_delay_steps, **{head: TINY_HEADS[head]}
-        )
+        config = dataclasses.replace(policy.config, head=head, **{head: TINY_HEADS[head]})
         return Policy(dataclasses.replace(policy.contract, provenance=provenance), config, policy.tokenizer).eval()
 
     return make
@@ -82,7 +80,6 @@ def batch(policy: Policy) -> Batch:
         "tokens": tokens,
         "token_mask": token_mask,
         "actions": actions,
-        "committed": actions + 0.1,
         "action_valid": action_valid,
         "valid": valid,
     }

@@ -33,8 +33,8 @@ LARGEST, ON_AVERAGE = 0.03, 0.002
 BF16 = choose_acceleration("cpu", "bf16", "none")
 
 
-def chunks(runner: PolicyRunner, delays: bool = False) -> np.ndarray:
-    """Normalised chunks of a stream longer than the history, with a gap, a new command and any number committed."""
+def chunks(runner: PolicyRunner) -> np.ndarray:
+    """Normalised chunks of a stream longer than the history, with a gap and a new command."""
     result = []
     runner.reset("pick up the red block")
     for index in range(9):
@@ -42,8 +42,7 @@ def chunks(runner: PolicyRunner, delays: bool = False) -> np.ndarray:
             runner.clear_history()
         if index == 7:
             runner.reset("open the drawer")
-        committed = np.full((index % (runner.max_delay_steps + 1), 7), 0.1) if delays else None
-        result.append(runner.step(runner._random_observation(100 + index), committed))
+        result.append(runner.step(runner._random_observation(100 + index)))
     space = runner.contract.action
     return actions.normalize(np.stack(result), space.low, space.high)
 
@@ -126,28 +125,28 @@ def test_lower_precision_hardly_changes_the_chunks_of_the_shipped_checkpoint(pre
 
 
 @pytest.mark.parametrize("head", ["lstm", "gpt"])
-def test_a_step_is_compiled_once_for_any_history_and_delay(head: str, with_head, monkeypatch) -> None:
+def test_a_step_is_compiled_once_for_any_history(head: str, with_head, monkeypatch) -> None:
     """With the tracing and the guards of torch.compile, but not the minute that its C++ takes."""
     backend = "aot_eager"
     monkeypatch.setattr(
         "vla_ros.policy.inference.compile_step", lambda f: torch.compile(f, dynamic=False, backend=backend)
     )
     monkeypatch.setattr("vla_ros.policy.acceleration._require_compiler", lambda device: None)
-    assert_compiled_step_is_the_policy(with_head(head, 2))
+    assert_compiled_step_is_the_policy(with_head(head))
 
 
 @pytest.mark.nightly
 @needs_compiler
 def test_a_compiled_step_gives_the_same_chunks(with_head) -> None:
-    assert_compiled_step_is_the_policy(with_head("lstm", 2))
+    assert_compiled_step_is_the_policy(with_head("lstm"))
 
 
-def assert_compiled_step_is_the_policy(delayed: Policy) -> None:
-    runner = PolicyRunner(copy.deepcopy(delayed), choose_acceleration("cpu", "fp32", "compile"))
+def assert_compiled_step_is_the_policy(policy: Policy) -> None:
+    runner = PolicyRunner(copy.deepcopy(policy), choose_acceleration("cpu", "fp32", "compile"))
     runner.warm_up()
     with torch.compiler.set_stance("fail_on_recompile"):
-        launched = chunks(runner, delays=True)
-    np.testing.assert_allclose(launched, chunks(PolicyRunner(delayed), delays=True), atol=1e-5)
+        launched = chunks(runner)
+    np.testing.assert_allclose(launched, chunks(PolicyRunner(policy)), atol=1e-5)
 
 
 def test_device_inputs_hold_each_field_in_its_type_in_one_buffer() -> None:
@@ -190,15 +189,15 @@ class TestGpu:
     pytestmark = needs_gpu
 
     def test_a_gpu_gives_the_chunks_of_the_cpu(self, head, compile, precision, with_head) -> None:
-        delayed = with_head(head, 2)
-        expected = chunks(PolicyRunner(copy.deepcopy(delayed)), delays=True)
+        policy = with_head(head)
+        expected = chunks(PolicyRunner(copy.deepcopy(policy)))
         found = []
 
         def run() -> None:  # as the engine: one thread, from the construction on
-            runner = PolicyRunner(delayed, choose_acceleration("cuda", precision, compile))
+            runner = PolicyRunner(policy, choose_acceleration("cuda", precision, compile))
             runner.warm_up()
             assert runner.acceleration.compile == compile
-            found.append(chunks(runner, delays=True))
+            found.append(chunks(runner))
 
         thread = threading.Thread(target=run)
         thread.start()

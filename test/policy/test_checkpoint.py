@@ -144,8 +144,19 @@ def test_loading_imports_no_training_code(folder: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_policy_that_shifts_its_state_is_refused_with_a_way_out(folder: Path) -> None:
+@pytest.mark.parametrize("key", [{"max_delay_steps": 2}, {"max_delay_steps": 2, "delay_mode": "shifted_state"}])
+def test_a_policy_trained_with_delays_is_refused_with_a_way_out(folder: Path, key) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_delay_steps": 2, "delay_mode": "shifted_state"}))
-    with pytest.raises(CheckpointError, match=r"delay_mode is 'shifted_state'; .* with vla_ros 0\.1"):
+    (folder / "config.json").write_text(json.dumps({**config, **key}))
+    with pytest.raises(
+        CheckpointError,
+        match=r"config\.json: max_delay_steps is 2; .*path_following.* train such a checkpoint again.*"
+        r"config/train/tabletop\.json.*init_from.* with vla_ros 0\.1",
+    ):
         load_checkpoint(folder)
+
+
+def test_a_configuration_names_only_its_own_sections(policy, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "plain", policy)
+    written = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert written.keys() == {"backbone", "head", "compact", "lstm"}

@@ -67,12 +67,11 @@ def meta(*shape: int, dtype=torch.float32) -> torch.Tensor:
 def test_steps_of_every_head_branch_on_no_value_and_copy_nothing_from_the_host(
     head: str, with_head, contract, captured
 ) -> None:
-    made = with_head(head, 2).to("meta")
+    made = with_head(head).to("meta")
     pictures = {name: meta(1, 3, 16, 16) for name in contract.camera_names}
-    one = meta(1, dtype=torch.long)
-    history = History(meta(1, made.head.history, 32), one)
+    history = History(meta(1, made.head.history, 32), meta(1, dtype=torch.long))
     with torch.inference_mode(), captured:
-        prediction, after = made.step(pictures, meta(1, 2), meta(1, 16), history, meta(1, 2, 7), one)
+        prediction, after = made.step(pictures, meta(1, 2), meta(1, 16), history)
     assert prediction.arm.shape == (1, 4, 6)
     assert after.frames.shape == history.frames.shape and after.seen.shape == (1,)
 
@@ -127,21 +126,21 @@ def test_clearing_the_history_forgets_an_image_that_produced_nan(head: str, with
     np.testing.assert_array_equal(runner.step(good), before)
 
 
-def test_the_shapes_of_a_step_stay_whatever_is_seen_and_committed(with_head) -> None:
-    delayed = with_head("lstm", 3)
-    runner, shapes, step = PolicyRunner(delayed), set(), delayed.step
+def test_the_shapes_of_a_step_stay_whatever_is_seen(with_head) -> None:
+    policy = with_head("lstm")
+    runner, shapes, step = PolicyRunner(policy), set(), policy.step
 
-    def watched(images, proprioception, text, state, prefix, delay_steps):
-        given = (proprioception, state.frames, state.seen, prefix, delay_steps)
+    def watched(images, proprioception, text, state):
+        given = (proprioception, state.frames, state.seen)
         made = (text, *images.values())
         shapes.add((tuple((t.shape, t.data_ptr()) for t in given), tuple(t.shape for t in made)))
-        return step(images, proprioception, text, state, prefix, delay_steps)
+        return step(images, proprioception, text, state)
 
     runner.warm_up()
-    delayed.step = watched
+    policy.step = watched
     runner.reset("pick up the red block")
     for index in range(7):
-        runner.step(_observation(np.array([0.4, 0.5])), np.full((index % 4, 7), 0.1))
+        runner.step(_observation(np.array([0.4, 0.5])))
         if index == 4:
             runner.clear_history()
     assert len(shapes) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vla_ros.sim.state import SceneState
-from vla_ros.sim.tasks import KINDS, MEMORY_TASKS, NOVEL_TASKS, TASKS, TRAINED_TASKS
+from vla_ros.sim.tasks import KINDS, TASKS, TRAINED_TASKS
 from vla_ros.sim.tasks.task import Task
 
 START = SceneState(
@@ -34,8 +34,9 @@ def with_red_at(position: list[float], **changes) -> SceneState:
 
 def test_there_are_14_trained_3_novel_and_1_memory_task():
     assert len(TRAINED_TASKS) == 14
-    assert MEMORY_TASKS == ("nudge_lit",)
-    assert NOVEL_TASKS == ("push_away_red", "push_away_green", "push_away_blue")
+    assert [name for name, task in TASKS.items() if task.role == "memory"] == ["nudge_lit"]
+    novel = [name for name, task in TASKS.items() if task.role == "novel"]
+    assert novel == ["push_away_red", "push_away_green", "push_away_blue"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -53,9 +53,8 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("policy.backbone=vlm", r"policy\.vlm has neither pretrained nor model"),
         ('policy.vlm={"pretrained": "a", "model": {"model_type": "llava"}}', r"pretrained and vlm\.model are both set"),
         ("policy.vlm.history_mode=movie", r"history_mode must be one of 'policy_head', .*got 'movie'"),
-        ("policy.max_delay_steps=3", r"max_delay_steps is 3; it must be less than contract\.chunk, which is 3"),
-        ("policy.max_delay_steps=-1", r"max_delay_steps is -1"),
-        ("policy.delay_mode=shifted_state", r"policy: delay_mode is 'shifted_state'; .* remove the key"),
+        ("policy.max_delay_steps=3", r"policy: max_delay_steps is 3; .*path_following.* Remove the key"),
+        ("policy.delay_mode=shifted_state", r"policy: delay_mode is 'shifted_state'; .* Remove the key"),
         ("loss.language_weight=0.1", r"loss: language_weight is 0\.1; .* remove the key"),
         ("trainer.strategy=horovod", r"strategy must be one of 'auto', 'ddp', 'fsdp', 'deepspeed'; got 'horovod'"),
         ("trainer.accumulate_batches=0", r"accumulate_batches is 0"),
@@ -86,7 +85,8 @@ def test_wrong_values_are_named(file: Path, override: str, message: str) -> None
 
 
 def test_removed_keys_with_the_value_that_changes_nothing_still_load(file: Path) -> None:
-    assert load_config(file, ["policy.delay_mode=prefix", "loss.language_weight=0.0"]) == load_config(file)
+    harmless = ["policy.max_delay_steps=0", "policy.delay_mode=prefix", "loss.language_weight=0.0"]
+    assert load_config(file, harmless) == load_config(file)
 
 
 def test_encode_once_is_refused_if_encodings_would_change(file: Path) -> None:
@@ -186,16 +186,14 @@ def test_shipped_recipes_can_be_tuned_from(tmp_path: Path) -> None:
     assert config.contract is None and config.augment.shift_px == {"static": 1, "wrist": 3}
 
 
-def test_with_init_from_a_recipe_may_set_only_the_delays(file: Path, tmp_path: Path) -> None:
-    """Also where it names what is the default: the checkpoint's may be another one."""
-    tuned = write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="a", policy={"max_delay_steps": 2})
+def test_with_init_from_a_recipe_sets_no_policy_not_even_the_default(file: Path, tmp_path: Path) -> None:
+    """The checkpoint's may be another one."""
+    tuned = write(tmp_path, "tuned", parent="recipe.json", name="tuned", init_from="a")
     config = load_config(tuned)
-    assert config.policy is not None and config.policy.max_delay_steps == 2 and config.contract is None
+    assert config.policy is None and config.contract is None
     assert load_config(write(tmp_path, "again", **config.to_dict())) == config
-    for override in ("policy.head=gpt", "policy.head=lstm", "policy.backbone=compact", "policy.max_delay_steps=0"):
-        with pytest.raises(
-            ConfigError, match=r"policy and init_from are both set.*except policy\.max_delay_steps, at least 1"
-        ):
+    for override in ("policy.head=gpt", "policy.head=lstm", "policy.backbone=compact", "policy={}"):
+        with pytest.raises(ConfigError, match=r"policy and init_from are both set.*remove policy, or remove init_from"):
             load_config(tuned, [override])
 
 

@@ -11,9 +11,7 @@ import torch
 
 from vla_ros.datasets.episode import Frames
 from vla_ros.imaging import images
-from vla_ros.observations.observation import Observation
-from vla_ros.policy.inference import PolicyRunner
-from vla_ros.train.config import ConfigError, TrainConfig
+from vla_ros.train.config import ConfigError
 from vla_ros.train.data import DemonstrationData
 from vla_ros.train.demonstrations import WindowDataset, split_episodes
 from vla_ros.train.distributed import Processes
@@ -237,22 +235,6 @@ def test_a_phrasing_that_is_too_long_is_refused_before_training(config, episodes
     long = dataclasses.replace(episodes[0], phrasings=(episodes[0].command, "word " * 60))
     with pytest.raises(ConfigError, match=r"'word .* has \d+ tokens, more than max_tokens"):
         fit(config, [long, *episodes[1:]])
-
-
-def test_executed_actions_are_committed_and_labels_are_learned(recipe, episodes) -> None:
-    recipe["policy"] |= {"max_delay_steps": 2}
-    policy, episode = new_policy(TrainConfig.from_dict(recipe), episodes), episodes[0]
-    executed = episode.actions.copy()
-    executed[:, 0] = 10 * policy.contract.action.high[0]  # far beyond the bounds of labels
-    strayed = dataclasses.replace(episode, executed=executed)
-    batch = WindowDataset([strayed], policy).__getitems__([3])
-    meant = WindowDataset([episode], policy).__getitems__([3])
-    assert torch.equal(batch["actions"], meant["actions"])
-    given = PolicyRunner(policy)
-    seen = {name: pictures[2] for name, pictures in episode.images.items()}
-    given._write_inputs(Observation(0, seen, {}, episode.proprioception[2], ""), executed[2:4])
-    committed = torch.from_numpy(given._inputs.arrays["prefix"])
-    assert torch.equal(batch["committed"][0, 0, :2], committed[0]) and committed[0, 0, 0] > 5
 
 
 def test_features_encoded_once_are_those_of_the_live_backbone(config, episodes) -> None:

@@ -58,39 +58,6 @@ def test_the_observation_spec_needs_no_weights_and_a_tuned_policy_is_built_once(
     assert policy.contract.provenance.data_digest != start.contract.provenance.data_digest
 
 
-def test_a_checkpoint_that_learns_delays_first_acts_as_before_whatever_is_committed(
-    config, episodes, tmp_path: Path
-) -> None:
-    start = new_policy(config, episodes)
-    save_checkpoint(tmp_path / "start", start)
-    tuned = dataclasses.replace(
-        config, init_from=str(tmp_path / "start"), contract=None, policy=PolicyConfig(max_delay_steps=2)
-    )
-    policy = tuned_policy(tuned, episodes).eval()
-    assert policy.config == dataclasses.replace(start.config, max_delay_steps=2)
-    images = {camera.name: torch.randn(1, 3, camera.height, camera.width) for camera in policy.contract.cameras}
-    committed = torch.rand(2, 7)
-    with torch.no_grad():
-        inputs = (images, torch.rand(1, 2), policy.encode_text(*policy.tokenize(["open the drawer"])), None)
-        before = start.eval().step(*inputs)[0]
-        after = policy.step(*inputs, prefix=committed)[0]
-    assert torch.equal(after.arm, before.arm) and torch.equal(after.gripper_logit, before.gripper_logit)
-    policy.train().step(*inputs, prefix=committed)[0].arm.sum().backward()
-    assert policy.committed.mlp[-1].weight.grad.any()  # and it can learn otherwise
-
-
-def test_a_checkpoint_with_other_delays_than_the_recipe_s_is_refused(config, episodes, tmp_path: Path) -> None:
-    with_delays = dataclasses.replace(config, policy=dataclasses.replace(config.policy, max_delay_steps=2))
-    save_checkpoint(tmp_path / "start", new_policy(with_delays, episodes))
-
-    def tuned(delays: PolicyConfig):
-        return dataclasses.replace(config, init_from=str(tmp_path / "start"), contract=None, policy=delays)
-
-    assert tuned_policy(tuned(PolicyConfig(max_delay_steps=2)), episodes).config.max_delay_steps == 2
-    with pytest.raises(ConfigError, match=r"max_delay_steps is 1; it must be 2, as .*start was trained with"):
-        tuned_policy(tuned(PolicyConfig(max_delay_steps=1)), episodes)
-
-
 def test_the_prompt_template_is_the_backbone_s_unless_the_recipe_sets_one(config, episodes) -> None:
     kosmos = with_model(config, VlmConfig(model=TINY_MODELS["kosmos-2"]))
     language = new_policy(kosmos, episodes).contract.language

@@ -52,7 +52,7 @@ class CheckResult:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``vla check`` (none)."""
+    """``vla check`` has no arguments."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,11 +76,13 @@ def checks() -> Iterator[CheckResult]:
         yield CheckResult("ok" if found else "note", module, "installed" if found else f"not installed: {consequence}")
     yield shared_memory(Path("/dev/shm"))
     yield gpu()
-    yield checkpoint()
+    try:
+        yield CheckResult("ok", "shipped checkpoint", str(resources.path(bringup.CHECKPOINT)))
+    except UserError as error:
+        yield CheckResult("missing", "shipped checkpoint", str(error))
     yield attempt("ROS node", _START_ROS, "a ROS distribution and the PyPI wheels of rclpy do not mix")
-    yield attempt(
-        "off-screen rendering", _RENDER, "on Debian and Ubuntu: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
-    )
+    remedy = "on Debian and Ubuntu: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
+    yield attempt("off-screen rendering", _RENDER, remedy)
 
 
 def packages(extra: str, modules: tuple[str, ...]) -> CheckResult:
@@ -101,10 +103,10 @@ def shared_memory(directory: Path) -> CheckResult:
         return CheckResult("missing", subject, f"no {directory}; images above 500 kB cannot be sent between processes")
     free = shutil.disk_usage(directory).free
     detail = f"{free / 2**20:.0f} MiB free in {directory}"
-    if free < SHARED_MEMORY_BYTES:
-        needed = f"{SHARED_MEMORY_BYTES >> 20} MiB are required (docker run --shm-size=1g)"
-        return CheckResult("missing", subject, f"{detail}; {needed}")
-    return CheckResult("ok", subject, detail)
+    if free >= SHARED_MEMORY_BYTES:
+        return CheckResult("ok", subject, detail)
+    required = f"{SHARED_MEMORY_BYTES >> 20} MiB are required (docker run --shm-size=1g)"
+    return CheckResult("missing", subject, f"{detail}; {required}")
 
 
 def gpu() -> CheckResult:
@@ -117,15 +119,6 @@ def gpu() -> CheckResult:
     if torch.cuda.is_available():
         return CheckResult("ok", "gpu", f"{torch.cuda.get_device_name()}, {version}")
     return CheckResult("note", "gpu", f"none usable by torch ({version}, {os.cpu_count()} CPU cores)")
-
-
-def checkpoint() -> CheckResult:
-    """Check the checkpoint that `vla demo` runs."""
-    try:
-        folder = resources.path(bringup.CHECKPOINT)
-    except UserError as error:
-        return CheckResult("missing", "shipped checkpoint", str(error))
-    return CheckResult("ok", "shipped checkpoint", str(folder))
 
 
 def attempt(subject: str, code: str, remedy: str) -> CheckResult:

@@ -192,16 +192,10 @@ class FlowConfig(_Sizes, section="flow"):
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """The backbone and head by name, and their sizes; sections of others are ignored and not written.
-
-    Attributes:
-        max_delay_steps: how many actions may already be committed when a chunk is predicted (`policy/committed.py`);
-            0, which is not written, for a policy that takes none.
-    """
+    """The backbone and head by name, and their sizes; sections of others are ignored and not written."""
 
     backbone: str = "compact"
     head: str = "lstm"
-    max_delay_steps: int = 0
     compact: CompactConfig = field(default_factory=CompactConfig)
     vlm: VlmConfig = field(default_factory=VlmConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
@@ -211,24 +205,19 @@ class PolicyConfig:
     discrete: DiscreteConfig = field(default_factory=DiscreteConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
 
-    def __post_init__(self) -> None:
-        if self.max_delay_steps < 0:
-            raise ValueError(f"policy.max_delay_steps is {self.max_delay_steps}; it must not be negative")
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON: backbone, head, and their sections."""
         values = asdict(self)
-        optional = ["max_delay_steps"] if self.max_delay_steps else []
-        return {key: values[key] for key in ("backbone", "head", *optional, self.backbone, self.head)}
+        return {key: values[key] for key in ("backbone", "head", self.backbone, self.head)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str, error: type[UserError]) -> PolicyConfig:
         """Invert `to_dict`; raises `error` naming the missing, unknown or invalid key of `where`."""
         if isinstance(values, dict):
-            values = without_removed_key(values, "delay_mode", where, error)
+            values = without_removed_keys(values, "policy", where, error)
             used = ["backbone", "head", values.get("backbone"), values.get("head")]
             unused = {name: section for name, section in asdict(cls()).items() if name not in used}
-            for name in unused.keys() & values.keys() - {"max_delay_steps"}:
+            for name in unused.keys() & values.keys():
                 raise error(f"{where} has the key {name!r}, but its backbone and head are {used[2]!r} and {used[3]!r}")
             values = {**unused, **values}
         try:
@@ -284,20 +273,22 @@ class LossConfig:
     forward_prediction: ForwardPredictionConfig | None = None
 
 
-# Keys of version 0.1 that are gone -> the value that meant "off", and the way out for any other.
-_REMOVED_KEYS = {
-    "delay_mode": (
-        "prefix",
-        "policies that plan from a shifted state did worse and are no longer supported; remove the key and train with "
-        "max_delay_steps alone, or run this checkpoint with vla_ros 0.1",
-    ),
-    "language_weight": (0, "the language loss is no longer supported; remove the key"),
+_NO_DELAYS = (
+    "training with delays is no longer supported: executor path_following does as well with any checkpoint. Remove the "
+    "key from a recipe; train such a checkpoint again without it (config/train/tabletop.json, or init_from another "
+    "checkpoint), or run it with vla_ros 0.1"
+)
+# Keys of version 0.1 that are gone, by section -> the value that meant "off", and the way out for any other.
+_REMOVED_KEYS: dict[str, dict[str, tuple[Any, str]]] = {
+    "policy": {"max_delay_steps": (0, _NO_DELAYS), "delay_mode": ("prefix", _NO_DELAYS)},
+    "loss": {"language_weight": (0, "the language loss is no longer supported; remove the key")},
 }
 
 
-def without_removed_key(values: dict[str, Any], key: str, where: str, error: type[UserError]) -> dict[str, Any]:
-    """Return `values` without `key` of version 0.1; raises `error` if its value asks for a feature that is gone."""
-    off, way_out = _REMOVED_KEYS[key]
-    if values.get(key, off) != off:
-        raise error(f"{where}: {key} is {values[key]!r}; {way_out}")
-    return {name: value for name, value in values.items() if name != key}
+def without_removed_keys(values: dict[str, Any], section: str, where: str, error: type[UserError]) -> dict[str, Any]:
+    """Return `values` without the section's keys of version 0.1; raises `error` if one asks for what is gone."""
+    removed = _REMOVED_KEYS[section]
+    for key, (off, way_out) in removed.items():
+        if values.get(key, off) != off:
+            raise error(f"{where}: {key} is {values[key]!r}; {way_out}")
+    return {name: value for name, value in values.items() if name not in removed}

@@ -92,11 +92,6 @@ class PolicyRunner:
         """The policy's contract."""
         return self._policy.contract
 
-    @property
-    def max_delay_steps(self) -> int:
-        """The most committed actions that `step` accepts; 0 for a policy trained without delays."""
-        return self._policy.config.max_delay_steps
-
     @torch.inference_mode()
     def reset(self, command: str) -> None:
         """Follow `command` from now on, with an empty history."""
@@ -121,25 +116,18 @@ class PolicyRunner:
         self._seen = 0
 
     @torch.inference_mode()
-    def step(self, observation: Observation, committed: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    def step(self, observation: Observation) -> NDArray[np.float64]:
         """Return the chunk (N, 7), starting at the observation's tick: m/s, rad/s, gripper opening in [0, 1].
-
-        Args:
-            committed: (D, 7), in the same units: the actions that will be executed at the first D ticks in any case,
-                because this step takes that long. They become the chunk's first D rows.
 
         Raises:
             RuntimeError: `reset` was never called.
-            ValueError: D exceeds `max_delay_steps`, or the observation does not match the contract.
+            ValueError: the observation does not match the contract.
         """
         if not self._has_command:
             raise RuntimeError("PolicyRunner.step was called before reset(command)")
-        self._write_inputs(observation, committed)
+        self._write_inputs(observation)
         space = self.contract.action
-        chunk = actions.denormalize(self._predict().astype(np.float64), space.low, space.high)
-        if committed is not None:
-            chunk[: len(committed)] = committed
-        return chunk
+        return actions.denormalize(self._predict().astype(np.float64), space.low, space.high)
 
     @torch.inference_mode()
     def warm_up(self, steps: int = 3) -> float:
@@ -148,7 +136,7 @@ class PolicyRunner:
         If `compile` was "auto" and the policy cannot be captured, logs that and falls back to eager mode.
 
         Returns:
-            How long one more step took, with as many committed actions as possible [s].
+            How long one more step took [s].
 
         Raises:
             AccelerationError: the policy cannot be compiled or captured, and `compile` was explicit.
@@ -159,7 +147,7 @@ class PolicyRunner:
         if self.acceleration.compile != "none" and self._advance == self._compute:
             self._accelerate()
         started_s = time.perf_counter()
-        self.step(self._random_observation(steps), np.zeros((self.max_delay_steps, ACTION_SIZE)))
+        self.step(self._random_observation(steps))
         took_s = time.perf_counter() - started_s
         self.clear_history()
         self._has_command = False
@@ -186,16 +174,15 @@ class PolicyRunner:
             self._first_chunks()
 
     def _first_chunks(self) -> NDArray[np.float32]:
-        """Return the chunks of a few first steps, with 0, 1, ... committed actions as far as possible."""
+        """Return the chunks of a few first steps."""
         self.clear_history()
         chunks = []
         for index in range(CHECKED_STEPS):
-            committed = np.zeros((min(index, self.max_delay_steps), ACTION_SIZE))
-            self._write_inputs(self._random_observation(index), committed)
+            self._write_inputs(self._random_observation(index))
             chunks.append(self._predict())
         return np.stack(chunks)
 
-    def _write_inputs(self, observation: Observation, committed: NDArray[np.float64] | None) -> None:
+    def _write_inputs(self, observation: Observation) -> None:
         arrays = self._inputs.arrays
         for camera in self.contract.cameras:
             image, field = observation.images[camera.name], arrays[_image_field(camera.name)]
@@ -207,14 +194,6 @@ class PolicyRunner:
                 raise ValueError("the observation lacks proprioception, which the contract requires")
             arrays["proprioception"][0] = observation.proprioception
         arrays["seen"][0] = self._seen
-        delay = 0 if committed is None else len(committed)
-        self._policy.check_delay(delay)
-        if "prefix" in arrays:
-            space = self.contract.action
-            arrays["prefix"][:] = 0
-            if committed is not None and delay:
-                arrays["prefix"][0, :delay] = actions.network_commitment(committed, space.low, space.high)
-            arrays["delay_steps"][0] = delay
 
     def _predict(self) -> NDArray[np.float32]:
         """Return the normalised chunk (N, 7) for the written inputs."""
@@ -235,8 +214,6 @@ class PolicyRunner:
                 inputs.get("proprioception", self._no_proprioception),
                 self._text,
                 None if self._frames is None else History(self._frames, inputs["seen"]),
-                inputs.get("prefix"),
-                inputs.get("delay_steps"),
             )
         opening = prediction.gripper_logit[0].sigmoid()
         self._chunk.tensor.copy_(torch.cat([prediction.arm[0], opening[:, None]], dim=-1))
@@ -262,15 +239,12 @@ def _image_field(camera: str) -> str:
 
 
 def _input_fields(policy: Policy) -> dict[str, Field]:
-    """Return the inputs of a step: the newest frame, the number of frames before it, and the committed actions."""
-    contract, delay = policy.contract, policy.config.max_delay_steps
+    """Return the inputs of a step: the newest frame, and the number of frames before it."""
+    contract = policy.contract
     fields: dict[str, Field] = {
         _image_field(c.name): ((1, c.height, c.width, 3), torch.uint8) for c in contract.cameras
     }
     fields["seen"] = ((1,), torch.long)
     if contract.proprioception is not None:
         fields["proprioception"] = ((1, len(contract.proprioception.names)), torch.float32)
-    if delay:
-        fields["prefix"] = ((1, delay, ACTION_SIZE), torch.float32)
-        fields["delay_steps"] = ((1,), torch.long)
     return fields

@@ -17,7 +17,6 @@ from vla_ros.contract import ContractError
 from vla_ros.imaging import images
 from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.backbones.vlm import VlmBackbone
-from vla_ros.policy.committed import draw_delays
 from vla_ros.policy.config import LossConfig
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
 from vla_ros.policy.heads.head import Readout
@@ -40,7 +39,6 @@ class Windows(TypedDict):
 class Batch(Windows, total=False):
     """Windows plus what only some trainings need."""
 
-    committed: Tensor  # (B, W, N, 7) float, executed actions as from `actions.network_commitment`
     features: Tensor  # (B, W, ...) from `Policy.encode`, zero at padding; `images` is then empty
     future_images: dict[str, Tensor]  # camera -> (B, W, h, w, 3) uint8, for forward prediction
     future_valid: Tensor  # (B, W) bool
@@ -139,7 +137,8 @@ class VLAModule(pl.LightningModule):
             readout = self.policy.backbone.read(batch["features"], batch["valid"], text)
         else:
             readout = inputs.read(self.policy, text)
-        terms = self._action_losses(batch, readout, training=training)
+        mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
+        terms = self.policy.head.losses(readout.features, readout.pick(batch["actions"]), mask, self.loss_config)
         if self.loss_config.forward_prediction is not None:
             terms |= self._forward_losses(readout, inputs.images, future, batch["future_valid"])
             terms["loss"] = terms["loss"] + self.loss_config.forward_prediction.weight * terms["forward_loss"]
@@ -152,30 +151,6 @@ class VLAModule(pl.LightningModule):
         name = "loss" if training else "val_loss"
         self.log(name, terms["loss"].detach(), prog_bar=True, logger=False, **options)
         return terms["loss"]
-
-    def _action_losses(self, batch: Batch, readout: Readout, *, training: bool) -> dict[str, Tensor]:
-        mask = readout.pick(batch["action_valid"]) & readout.valid[..., None]
-        actions = readout.pick(batch["actions"])
-        bias = None
-        if self.policy.committed is not None:
-            bias, mask = self._commit_actions(readout.pick(batch["committed"]), mask, training=training)
-        return self.policy.head.losses(readout.features, actions, mask, self.loss_config, bias)
-
-    def _commit_actions(self, executed: Tensor, mask: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
-        """Draw a delay per window; return the context bias of its committed actions and the mask of those to learn.
-
-        Committed are executed actions, not labels: where a demonstrator is perturbed (DART), the next label responds to
-        where that led, and a policy that is given the previous label could only learn to continue it.
-
-        If the demonstration ends within the delay, fewer actions are committed.
-        """
-        assert self.policy.committed is not None
-        longest = self.policy.committed.max_delay_steps
-        drawn = draw_delays(len(executed), longest, executed.device, training=training)[:, None]  # (B, 1)
-        delays = torch.minimum(drawn, mask.sum(dim=-1))  # (B, W)
-        later = torch.arange(executed.shape[2], device=executed.device) >= delays[..., None]  # (B, W, N)
-        bias: Tensor = self.policy.committed(executed, delays)
-        return bias, mask & later
 
     def _forward_losses(
         self, readout: Readout, now: dict[str, Tensor], future: dict[str, Tensor], future_valid: Tensor

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.backbones.backbone import Backbone
-from vla_ros.policy.committed import CommittedActions
 from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.heads import HEADS
 from vla_ros.policy.heads.head import ActionPrediction, Head, History, Readout, slide
@@ -66,27 +64,6 @@ class Policy(nn.Module):
             history=contract.timing.history,
             config=getattr(config, config.head),
         )
-        self.committed: CommittedActions | None = None
-        if config.max_delay_steps:
-            self.committed = CommittedActions(
-                max_delay_steps=config.max_delay_steps, context_size=self.head.context_size
-            )
-
-    def learn_delays(self, max_delay_steps: int) -> None:
-        """Accept up to `max_delay_steps` committed actions; until trained, they change nothing.
-
-        Raises:
-            ContractError: a chunk does not have more actions than that.
-            ValueError: the policy accepts committed actions already, or `max_delay_steps` is negative.
-        """
-        if self.config.max_delay_steps:
-            raise ValueError(f"the policy already accepts {self.config.max_delay_steps} committed actions")
-        config = dataclasses.replace(self.config, max_delay_steps=max_delay_steps)
-        _check(self.contract, config, self.tokenizer)
-        self.config = config
-        committed = CommittedActions(max_delay_steps=max_delay_steps, context_size=self.head.context_size)
-        committed.zero_output()
-        self.committed = committed.to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -163,13 +140,7 @@ class Policy(nn.Module):
         return self.backbone.read(padded, valid, text)
 
     def step(
-        self,
-        images: Mapping[str, Tensor],
-        proprioception: Tensor,
-        text: Any,
-        state: History | None,
-        prefix: Tensor | None = None,
-        delay_steps: Tensor | None = None,
+        self, images: Mapping[str, Tensor], proprioception: Tensor, text: Any, state: History | None
     ) -> tuple[ActionPrediction, History]:
         """Predict for the newest frame: what `forward` predicts at the end of the window of the last W frames.
 
@@ -182,46 +153,18 @@ class Policy(nn.Module):
             proprioception: (B, P).
             text: features of the B commands.
             state: as returned by the last step; None at the start.
-            prefix: (D, 7) or (B, D, 7), the actions already committed for the chunk's first D ticks, as from
-                `actions.network_commitment`, for policies trained with delays. None means D = 0.
-            delay_steps: (B,), how many rows of the prefix count; None: all.
 
         Returns:
-            The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step. The chunk's first D
-            rows are meaningless: those ticks are decided.
-
-        Raises:
-            ValueError: the prefix is longer than the policy was trained with.
+            The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step.
         """
-        context_bias = self._context_bias(prefix, delay_steps, len(proprioception))
         frame = self.encode(images, proprioception, text)
         if self.backbone.fuses_time:
             state = slide(state, frame, self.contract.timing.history)
             readout = self.backbone.read(state.frames, state.valid, text)
             with torch.autocast(frame.device.type, enabled=False):
-                return self.head.newest(readout.features.float(), readout.valid, context_bias), state
+                return self.head.newest(readout.features.float(), readout.valid), state
         with torch.autocast(frame.device.type, enabled=False):
-            return self.head.step(frame.float(), state, context_bias)
-
-    def check_delay(self, steps: int) -> None:
-        """Raise ValueError if the policy does not accept `steps` committed actions."""
-        if steps > self.config.max_delay_steps:
-            raise ValueError(
-                f"the prefix has {steps} committed actions, but the policy was trained with at most "
-                f"max_delay_steps = {self.config.max_delay_steps} (policy.max_delay_steps of its recipe)"
-            )
-
-    def _context_bias(self, prefix: Tensor | None, delay_steps: Tensor | None, batch: int) -> Tensor | None:
-        """Return the bias (B, C) on the head's context for committed actions (D, 7) or (B, D, 7)."""
-        if prefix is None or prefix.shape[-2] == 0:
-            return None
-        self.check_delay(prefix.shape[-2])
-        assert self.committed is not None  # as max_delay_steps is positive
-        if delay_steps is None:
-            delay_steps = torch.full((batch,), prefix.shape[-2], device=prefix.device)
-        with torch.autocast(prefix.device.type, enabled=False):
-            bias: Tensor = self.committed(prefix.expand(batch, *prefix.shape[-2:]), delay_steps)
-        return bias
+            return self.head.step(frame.float(), state)
 
 
 def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTokenizer) -> None:
@@ -242,8 +185,3 @@ def _check(contract: PolicyContract, config: PolicyConfig, tokenizer: CommandTok
                 f"the contract states the {key} {stated!r}, but the checkpoint contains {given!r}; do not mix files of "
                 "different checkpoints"
             )
-    if config.max_delay_steps >= contract.timing.chunk:
-        raise ContractError(
-            f"policy.max_delay_steps is {config.max_delay_steps}; it must be less than the {contract.timing.chunk} "
-            "actions of a chunk"
-        )

@@ -20,16 +20,10 @@ GL_HELP = (
 
 
 class Cameras:
-    """The scene's static and wrist cameras.
+    """The scene's static and wrist cameras, with images of at most 480 x 640 pixels.
 
     An OpenGL context belongs to the thread that created it: create, use and close an instance in one thread.
-
-    Args:
-        sim: the simulator to render.
-        height, width: image size in pixels, at most 480 x 640.
-
-    Raises:
-        RuntimeError: no off-screen OpenGL; the message names the packages to install.
+    RuntimeError without off-screen OpenGL; the message names the packages to install.
     """
 
     def __init__(self, sim: TabletopSim, height: int, width: int) -> None:
@@ -47,11 +41,7 @@ class Cameras:
         self._close = weakref.finalize(self, self._renderer.close)
 
     def capture(self) -> dict[str, NDArray[np.uint8]]:
-        """Render one RGB image (height, width, 3) per camera.
-
-        Raises:
-            RuntimeError: called after `close`, or in a different thread than the constructor.
-        """
+        """Render one RGB image (height, width, 3) per camera."""
         self._check_thread("capture")
         if not self._close.alive:
             raise RuntimeError("Cameras.capture() was called after close(); create new Cameras")

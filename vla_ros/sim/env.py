@@ -32,10 +32,8 @@ class TabletopEnv(gymnasium.Env[Observation, NDArray[Any]]):
     truncated.
 
     Args:
-        control_hz: steps per simulated second.
         height, width: image size in pixels, at most 480 x 640.
         render: False leaves the images out of the observation, for speed.
-        render_mode: with `rgb_array`, `render()` returns both images side by side.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -61,32 +59,21 @@ class TabletopEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self._start = self.sim.state()
         self._render = render
         self._cameras = Cameras(self.sim, height, width) if render or render_mode else None
-        speed = np.repeat([MAX_LINEAR_MPS, MAX_ANGULAR_RPS], 3)
-        self.action_space = spaces.Box(
-            np.append(-speed, 0.0).astype(np.float32), np.append(speed, 1.0).astype(np.float32), dtype=np.float32
-        )
+        fastest = np.repeat(np.array([MAX_LINEAR_MPS, MAX_ANGULAR_RPS], np.float32), 3)
+        low, high = np.append(-fastest, np.float32(0)), np.append(fastest, np.float32(1))
+        self.action_space = spaces.Box(low, high, dtype=np.float32)
         images = {camera: spaces.Box(0, 255, (height, width, 3), np.uint8) for camera in CAMERAS if render}
-        self.observation_space = spaces.Dict(
-            {
-                **images,
-                "ee_position": spaces.Box(-2.0, 2.0, (3,), np.float32),
-                "ee_quaternion": spaces.Box(-1.0, 1.0, (4,), np.float32),
-                "opening": spaces.Box(0.0, 1.0, (1,), np.float32),
-            }
-        )
+        ranges = {"ee_position": (-2.0, 2.0, (3,)), "ee_quaternion": (-1.0, 1.0, (4,)), "opening": (0.0, 1.0, (1,))}
+        state = {name: spaces.Box(*limits, np.float32) for name, limits in ranges.items()}
+        self.observation_space = spaces.Dict({**images, **state})
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode in a random scene.
+        """Start an episode in a random scene; the same seed and options give the same episode.
 
-        Args:
-            seed: the same seed and options give the same episode.
-            options: `task`, a name in TASKS (default: any trained task), and `command`, the language command (default:
-                any of the task's training phrasings).
-
-        Raises:
-            ValueError: unknown option or task.
+        `options` are `task`, a name in TASKS (default: any trained task), and `command`, the language command (default:
+        any of the task's training phrasings).
         """
         super().reset(seed=seed)
         options = dict(options or {})
@@ -104,11 +91,7 @@ class TabletopEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return self._observation(self._start), self._info(self._start)
 
     def begin(self, task: str) -> Observation:
-        """Continue in the current scene with another task; returns the observation.
-
-        Raises:
-            ValueError: unknown task.
-        """
+        """Continue in the current scene with another task; returns the observation."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}; must be one of {', '.join(TASKS)}")
         self.task = TASKS[task]
@@ -117,11 +100,7 @@ class TabletopEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return self._observation(self._start)
 
     def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Execute an action (7,) for one control period.
-
-        Raises:
-            ValueError: wrong shape, or a value that is not finite.
-        """
+        """Execute an action (7,) for one control period."""
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,):
             raise ValueError(f"action must be (7,): twist [m/s, rad/s] and gripper opening; got shape {action.shape}")

@@ -15,23 +15,16 @@ class Expert:
 
     It is a function of the current scene and of the scene at the start of the episode, without phases: it recovers
     from a lost grasp or a disturbance, and a policy without memory can imitate it (except on memory tasks, where the
-    start also shows which block is meant). The first `act` after `reset` takes its state as the start.
+    start also shows which block is meant). The first `act` takes its state as the start.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the start of the episode."""
         self._start: SceneState | None = None
         self._rest: Array | None = None  # the action to repeat once the task is done
 
     def act(self, state: SceneState) -> Array:
-        """Return the action (7,): twist in base_link [m/s, rad/s] within the speed caps, then gripper opening.
-
-        After success the expert holds still: zero twist, gripper unchanged.
-        """
+        """Return the action (7,): twist in base_link [m/s, rad/s] within the speed caps, then gripper opening."""
         start = self._start = self._start or state
         done = self.task.success(start, state)
         if done and self._rest is not None:

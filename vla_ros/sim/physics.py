@@ -55,17 +55,11 @@ class TabletopSim:
     """MuJoCo model and data of the table-top scene, moved by a Cartesian twist servo.
 
     All poses are in base_link (the robot's base, and MuJoCo's world frame): x forward, y left, z up, in metres.
-
-    Attributes:
-        nominal: the model as the scene file has it; randomization starts from here.
-        glowing: color of the block that glows, or empty.
-        dark: whether the light is off.
-        after_step: called after each physics step; cleared by `reset`.
     """
 
     def __init__(self) -> None:
         self.model = mujoco.MjModel.from_xml_path(str(SCENE_FILE))
-        self.nominal = copy.copy(self.model)
+        self.nominal = copy.copy(self.model)  # as the scene file has it; randomization starts from here
         self.data = mujoco.MjData(self.model)
         self._ik_data = mujoco.MjData(self.model)
         self._tcp = self.model.site("tcp").id
@@ -79,8 +73,8 @@ class TabletopSim:
         self._box = self.model.body("box").id
         self._knob = self.model.geom("knob").id
         self._lights = (self.model.light_diffuse, self.model.vis.headlight.ambient, self.model.vis.headlight.diffuse)
-        self.glowing, self.dark = "", False
-        self.after_step: Callable[[], None] | None = None
+        self.glowing, self.dark = "", False  # color of the block that glows, or empty; whether the light is off
+        self.after_step: Callable[[], None] | None = None  # called after each physics step; cleared by `reset`
         self.reset()
 
     @property
@@ -101,15 +95,10 @@ class TabletopSim:
         self._set_arm(HOME_JOINTS_RAD)
 
     def place_tool(self, position: Array, yaw_rad: float) -> None:
-        """Teleport the tool to `position` (3,) [m], fingers down, turned by `yaw_rad` about base z.
-
-        Raises:
-            ValueError: the pose is out of reach.
-        """
+        """Teleport the tool to `position` (3,) [m], fingers down, turned by `yaw_rad`; ValueError if out of reach."""
         self._target_position = np.array(position, dtype=np.float64)
         self._target_quaternion = matrix_to_quaternion(about_z(yaw_rad) @ TOOL_DOWN)
-        joints = self._solve_ik(HOME_JOINTS_RAD, iterations=60)
-        self._set_arm(joints)
+        self._set_arm(self._solve_ik(HOME_JOINTS_RAD, iterations=60))
         error_m = np.linalg.norm(self.tcp_position - position)
         if error_m > 1e-3:
             raise ValueError(
@@ -145,15 +134,10 @@ class TabletopSim:
         self.glowing = color
 
     def set_command(self, twist: Array, opening: float) -> None:
-        """Set the tool's velocity and the gripper's opening until the next command.
+        """Set the tool's velocity and the gripper's opening (0 closed ... 1 open) until the next command.
 
-        Args:
-            twist: (6,) [vx vy vz wx wy wz] of the tcp in base_link, m/s and rad/s (angular velocity). Zero holds the
-                pose. Norms above 0.3 m/s and 1.5 rad/s are scaled down.
-            opening: 0 closed ... 1 open.
-
-        Raises:
-            ValueError: wrong shape, or a value that is not finite.
+        The twist (6,) is that of the tcp in base_link, in m/s and rad/s (angular velocity). Zero holds the pose; norms
+        above 0.3 m/s and 1.5 rad/s are scaled down.
         """
         twist = np.asarray(twist, dtype=np.float64)
         if twist.shape != (6,) or not np.all(np.isfinite(twist)) or not np.isfinite(opening):

@@ -21,11 +21,7 @@ DRAWER_CORRIDOR_M = 0.075  # to either side of the knob: the space the gripper n
 
 
 def randomize(sim: TabletopSim, task: Task, rng: np.random.Generator) -> None:
-    """Reset the simulator to a random scene in which `task` is feasible and not yet done.
-
-    The same `rng` state gives the same scene: everything is drawn around the scene file's values, never around the
-    previous scene.
-    """
+    """Reset the simulator to a random scene, drawn around the scene file's values, in which `task` can be done."""
     sim.reset()
     _place_objects(sim, task, rng)
     sim.place_tool(rng.uniform([0.33, -0.28, 0.10], [0.58, 0.28, 0.18]), yaw_rad=rng.uniform(-0.3, 0.3))

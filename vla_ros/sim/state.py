@@ -17,31 +17,18 @@ _LIT = ("", *COLORS)
 
 @dataclass(frozen=True, eq=False)
 class SceneState:
-    """Poses in base_link, in metres.
+    """Poses in base_link, in metres."""
 
-    Attributes:
-        tcp_position: (3,) tool center point, between the fingertips.
-        tcp_rotation: (3, 3) tool axes as columns; z points along the fingers.
-        opening: gripper opening, 0 closed ... 1 open (8 cm).
-        block_positions: color -> (3,) center of the block.
-        block_quaternions: color -> (4,) wxyz.
-        box_position: (3,) center of the box's bottom.
-        knob_position: (3,) center of the drawer's knob.
-        drawer_m: how far the drawer is pulled out, 0 closed ... 0.13.
-        lit: color of the block that is glowing, or empty.
-        dark: whether the light is off.
-    """
-
-    tcp_position: Array
-    tcp_rotation: Array
-    opening: float
-    block_positions: dict[str, Array]
-    block_quaternions: dict[str, Array]
-    box_position: Array
-    knob_position: Array
-    drawer_m: float
-    lit: str = ""
-    dark: bool = False
+    tcp_position: Array  # (3,) tool center point, between the fingertips
+    tcp_rotation: Array  # (3, 3) tool axes as columns; z points along the fingers
+    opening: float  # of the gripper, 0 closed ... 1 open (8 cm)
+    block_positions: dict[str, Array]  # color -> (3,) center of the block
+    block_quaternions: dict[str, Array]  # color -> (4,) wxyz
+    box_position: Array  # (3,) center of the box's bottom
+    knob_position: Array  # (3,) center of the drawer's knob
+    drawer_m: float  # how far the drawer is pulled out, 0 closed ... 0.13
+    lit: str = ""  # color of the block that is glowing, or empty
+    dark: bool = False  # whether the light is off
 
     def in_box(self, color: str) -> bool:
         """Return whether a block lies in the box."""
@@ -62,11 +49,7 @@ class SceneState:
 
     @classmethod
     def from_vector(cls, vector: Array) -> SceneState:
-        """Rebuild a state from `to_vector`.
-
-        Raises:
-            ValueError: wrong length, a value that is not finite, or an unknown glowing block.
-        """
+        """Rebuild a state from `to_vector`."""
         vector = np.array(vector, dtype=np.float64)
         if vector.shape != (STATE_SIZE,) or not np.all(np.isfinite(vector)) or vector[41] not in range(len(_LIT)):
             raise ValueError(

@@ -19,7 +19,7 @@ from vla_ros.contract import Camera
 from vla_ros.errors import UserError
 from vla_ros.evaluation.benchmarks import calvin
 from vla_ros.evaluation.benchmarks.tabletop import select_tasks
-from vla_ros.evaluation.closed_loop import chain_rollouts, evaluation
+from vla_ros.evaluation.closed_loop import evaluation, rollouts
 from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig, configure
 from vla_ros.evaluation.closed_loop.rollouts import request_rollouts, run_rollouts
 from vla_ros.evaluation.errors import EvaluationError
@@ -292,7 +292,7 @@ def test_calvin_chains_run_through_the_runtime_with_calvin_s_texts(
     monkeypatch.setattr(calvin, "installed", lambda: installed)
     attempt = calvin.attempt
     monkeypatch.setattr(calvin, "attempt", lambda *a: commands.append(a[-1].command) or attempt(*a))
-    monkeypatch.setattr(chain_rollouts, "STEPS_PER_SUBTASK", 6)
+    monkeypatch.setattr(rollouts, "STEPS_PER_SUBTASK", 6)
     hydra = tmp_path / "task_D_D" / "validation" / ".hydra"
     hydra.mkdir(parents=True)
     (hydra / "merged_config.yaml").touch()

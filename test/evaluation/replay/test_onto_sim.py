@@ -76,5 +76,5 @@ def test_wrong_units_and_frames_deviate(recorded: Episode, sim: TabletopSim, wro
 
 
 def test_episodes_without_a_pose_are_refused(recorded: Episode, sim: TabletopSim) -> None:
-    with pytest.raises(ValueError, match="the tool's pose is not recorded"):
+    with pytest.raises(ValueError, match="the tool's pose is missing; the states have ee_x, gripper_opening"):
         drive(recorded, ("ee_x", "gripper_opening"), HZ, sim)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from vla_ros import html
-from vla_ros.evaluation.reports.evaluation_page import delays_plot, evaluation_blocks
+from vla_ros.evaluation.reports.evaluation_page import draw_delays, evaluation_blocks, new_figure
 from vla_ros.evaluation.reports.video import RolloutVideo
 
 REPORT = {
@@ -61,7 +61,8 @@ def test_a_report_of_version_0_1_with_an_executor_that_is_gone_is_still_plotted(
         for executor in ("path_following", "delay_aware")
         for delay_ms in (0, 200)
     ]
-    [axis] = delays_plot(rows).axes
+    axis = new_figure(7.0, 3.2).subplots()
+    draw_delays(axis, rows)
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["path_following", "delay_aware"]
 
 

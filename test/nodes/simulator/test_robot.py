@@ -32,7 +32,7 @@ def test_real_time_steps_are_absolute_multiples_of_the_step():
 
 def test_real_time_catches_up_on_a_short_delay_and_skips_a_long_one():
     fake = FakeTime()
-    pace = RealTimePace(lambda: fake.now_ns, fake.sleep, patience_s=0.1)
+    pace = RealTimePace(lambda: fake.now_ns, fake.sleep)
     pace.wait()
     fake.now_ns += 3 * STEP_NS
     assert pace.wait().steps == 3

@@ -19,7 +19,6 @@ or several, share the work with --rank 0/4, 1/4, ... and the same --output; the 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -61,19 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words.add_argument("--swap-colour", action="store_true", help="name a block of another colour, and count that one")
     add("--delay-ticks", type=int, help="ticks until a chunk takes effect (default: 1; LIBERO and CALVIN: 0)")
     add("--delays", nargs="+", type=float, metavar="MS", help="run everything once for each added delay")
-    add(
-        "--executors",
-        nargs="+",
-        choices=list(EXECUTORS),
-        help="run everything once for each way to execute chunks (default: full_chunk)",
-    )
-    add(
-        "--max-time",
-        dest="max_time_s",
-        type=float,
-        metavar="SECONDS",
-        help="time limit per rollout (default: 12; LIBERO: the suite's)",
-    )
+    add("--executors", nargs="+", choices=list(EXECUTORS), help="run everything once for each (default: full_chunk)")
+    limit = "time limit per rollout (default: 12; LIBERO: the suite's)"
+    add("--max-time", dest="max_time_s", type=float, metavar="SECONDS", help=limit)
     add("--robot", help="robot file whose limits apply (default: tabletop; LIBERO and CALVIN: none)")
     add("--workers", type=int, help="processes (default: 2)")
     add("--output", type=Path, metavar="FOLDER", help="save results there; resume if interrupted")
@@ -85,10 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla evaluate``."""
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()
-    }
+    given: dict[str, Any] = dict(vars(args))
+    given.update({name: tuple(value) for name, value in given.items() if isinstance(value, list)})
     over_ros, namespace = given.pop("ros", False), given.pop("namespace", "")
     json_file: Path | None = given.pop("json", None)
     if over_ros:
@@ -109,22 +96,17 @@ def run(args: argparse.Namespace) -> int:
         print("this share is done; the last one to finish writes the report")
         return 0
     _print(results)
-    text = json.dumps(results, indent=2) + "\n"
     if json_file:
-        files.write_text(json_file, text)
+        files.write_json(json_file, results)
     if config.output:
-        files.write_text(config.output / "report.json", text)
+        files.write_json(config.output / "report.json", results)
         blocks = evaluation_blocks(results, config.output / VIDEOS)
         files.write_text(config.output / "report.html", html.page(title, blocks))
     return 0
 
 
 def parse_rank(text: str) -> tuple[int, int]:
-    """Parse "I/N" to (rank, ranks).
-
-    Raises:
-        EvaluationError: The text has another form.
-    """
+    """Parse "I/N" to (rank, ranks)."""
     rank, _, ranks = text.partition("/")
     if not (rank.isdigit() and ranks.isdigit()):
         raise EvaluationError(f"--rank must be I/N, for instance 0/4, 1/4, 2/4 and 3/4; got {text!r}")

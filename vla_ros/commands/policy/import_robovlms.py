@@ -16,21 +16,18 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla import-robovlms``."""
-    parser.add_argument("weights", type=Path, help="checkpoint file (.pt, .ckpt); only tensors are read")
-    parser.add_argument("config", type=Path, help="RoboVLMs' JSON config")
-    parser.add_argument("--vlm", required=True, help="folder or hub ID of the KosMos-2 model it was trained from")
-    parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--control-hz", type=float, required=True, help="control rate of the policy")
-    parser.add_argument("--linear-mps", type=float, required=True, help="m/s for a translation of 1")
-    parser.add_argument("--angular-radps", type=float, required=True, help="rad/s for a rotation of 1")
-    parser.add_argument(
-        "--frame", choices=("base", "tool"), help="frame of the twists (default: from tcp_rel in the config)"
-    )
+    add = parser.add_argument
+    add("weights", type=Path, help="checkpoint file (.pt, .ckpt); only tensors are read")
+    add("config", type=Path, help="RoboVLMs' JSON config")
+    add("--vlm", required=True, help="folder or hub ID of the KosMos-2 model it was trained from")
+    add("--output", type=Path, required=True, help="checkpoint folder to write")
+    add("--control-hz", type=float, required=True, help="control rate of the policy")
+    add("--linear-mps", type=float, required=True, help="m/s for a translation of 1")
+    add("--angular-radps", type=float, required=True, help="rad/s for a rotation of 1")
+    add("--frame", choices=("base", "tool"), help="frame of the twists (default: from tcp_rel in the config)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla import-robovlms``."""
     from vla_ros.policy.checkpoint import save_checkpoint
     from vla_ros.policy.robovlms import Motion, import_policy, read_config, read_weights
 

@@ -14,14 +14,12 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla params``."""
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
     parser.add_argument("--depth", type=int, default=2, help="depth of the listed modules (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla params``."""
     from rich.console import Console
     from rich.table import Table
 

@@ -50,7 +50,6 @@ from vla_ros.robot import Robot, load_robot, match_topic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla replay``."""
     add = parser.add_argument
     add("checkpoint", type=Path, help="checkpoint folder")
     add("bags", nargs="+", type=files.absolute, help="bags, or folders of bags")
@@ -66,7 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla replay``."""
     if args.episodes < 1:
         raise EvaluationError(f"--episodes must be at least 1; got {args.episodes}")
     for option, folder in (("--bag", args.bag), ("--rerun", args.rerun)):
@@ -99,20 +97,16 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         title = f"{args.checkpoint.name} on {', '.join(bag.name for bag in bags)}"
         files.write_text(args.html, html.page(title, replay_blocks(results)))
-    _export(args, pick_examples(replayed), spec, contract, robot)
+    _export(args, pick_examples(replayed), spec.proprioception, contract.timing.period_ns, robot)
     matches = not metadata and not diagnosis.findings and not diagnosis.unexplained
     return 0 if matches and results.get("onto_sim", {}).get("fits", True) else 1
 
 
 def _export(
-    args: argparse.Namespace,
-    replayed: Sequence[ReplayedEpisode],
-    spec: ObservationSpec,
-    contract: PolicyContract,
-    robot: Robot,
+    args: argparse.Namespace, replayed: Sequence[ReplayedEpisode], names: Sequence[str], period_ns: int, robot: Robot
 ) -> None:
     for number, one in enumerate(replayed):
-        frames = list(overlay(one, spec.proprioception, contract.timing.period_ns))
+        frames = list(overlay(one, names, period_ns))
         if args.bag:
             write_bag(args.bag / f"episode_{number}", frames, one.episode.command, robot)
         if args.rerun:

@@ -32,13 +32,11 @@ REPORT = "report.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``vla report``."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, as written by `vla fit`")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"the report (default: RUN/{REPORT})")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vla report``."""
     output = args.output or args.run / REPORT
     files.write_text(output, run_report(args.run))
     print(output)
@@ -46,14 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_report(folder: Path) -> str:
-    """Return the page on a run folder, with whatever the folder contains.
-
-    Raises:
-        EvaluationError: The folder does not exist, has nothing to report, or contains a damaged file.
-    """
+    """Return the page on a run folder, with whatever the folder contains."""
     if not folder.is_dir():
         raise EvaluationError(f"RUN must be a run folder written by `vla fit`; {folder} does not exist")
-    blocks = [*_curves(folder), *_data(folder), *_contract(folder), *_evaluations(folder), *_replays(folder)]
+    blocks = [*_curves(folder), *_data(folder), *_contract(folder), *_results(folder)]
     if not blocks:
         raise EvaluationError(
             f"{folder} contains no metrics.csv, {DATA}, checkpoint, evaluation or replay; use a run folder "
@@ -106,21 +100,14 @@ def _contract(folder: Path) -> list[html.Block]:
     return [html.heading("Checkpoint"), html.table(("", ""), rows)]
 
 
-def _evaluations(folder: Path) -> list[html.Block]:
+def _results(folder: Path) -> list[html.Block]:
     blocks = []
     for file in sorted(folder.rglob("report.json")):
-        content = _read(file)
-        if "settings" in content:
+        if "settings" in (content := _read(file)):
             blocks += [html.heading(f"Evaluation: {file.parent.relative_to(folder)}")]
             blocks += evaluation_blocks(content, file.parent / VIDEOS)
-    return blocks
-
-
-def _replays(folder: Path) -> list[html.Block]:
-    blocks = []
     for file in sorted(folder.rglob("replay*.json")):
-        content = _read(file)
-        if "diagnosis" in content:
+        if "diagnosis" in (content := _read(file)):
             blocks += [html.heading(f"Open loop: {', '.join(content['bags'])}"), *replay_blocks(content)]
     return blocks
 

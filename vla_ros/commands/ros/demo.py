@@ -12,6 +12,7 @@ import argparse
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -48,17 +49,13 @@ def run(args: argparse.Namespace) -> int:
     results.unlink(missing_ok=True)  # results of an earlier run must not pass for those of a run that fails
     console, video = Console(), RolloutVideo(args.output)
     console.print(f"{len(rollouts)} rollouts, {args.phrasings} phrasings, results in {args.output}", highlight=False)
-    on_rollout = functools.partial(_print_rollout, console)
     on_poll = functools.partial(show, title="vla demo") if args.view else None
+    watch: dict[str, Any] = {"video": video, "on_rollout": functools.partial(_print_rollout, console)}
     try:
         if args.attach:
-            result = ros_evaluation.attach(
-                args.namespace, rollouts, video=video, on_rollout=on_rollout, on_poll=on_poll
-            )
+            result = ros_evaluation.attach(args.namespace, rollouts, **watch, on_poll=on_poll)
         else:
-            result = ros_evaluation.run(
-                args.checkpoint, rollouts, args.output, video=video, on_rollout=on_rollout, on_poll=on_poll
-            )
+            result = ros_evaluation.run(args.checkpoint, rollouts, args.output, **watch, on_poll=on_poll)
     finally:
         video.close()
     write_json(results, result.to_dict())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -36,32 +37,16 @@ def _private_domain() -> tuple[int, socket.socket]:
 
 
 def claim_domain_id(environ: Mapping[str, str] = os.environ) -> tuple[int, socket.socket]:
-    """Return a ROS domain id that nobody on this machine uses, and the lock that reserves it until it is closed.
-
-    Raises:
-        UserError: all are in use.
-    """
+    """Return a ROS domain id that nobody on this machine uses, and the lock that reserves it until it is closed."""
     for domain_id in random.sample(DOMAIN_IDS, len(DOMAIN_IDS)):
         if str(domain_id) == environ.get("ROS_DOMAIN_ID"):
             continue
         lock = socket.socket(socket.AF_UNIX)
-        try:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             lock.bind(f"\0vla_ros_domain_{domain_id}")  # an abstract name: it disappears with its owner
-            if _is_free(domain_id):
-                return domain_id, lock
-        except OSError:
-            pass
+            probe.bind(("", 7410 + 250 * domain_id))  # a participant would listen there (RTPS 2.2, 9.6.1.1)
+            return domain_id, lock
         lock.close()
     raise UserError(
         f"all ROS domains from {DOMAIN_IDS[0]} to {DOMAIN_IDS[-1]} are in use on this machine; stop some ROS programs"
     )
-
-
-def _is_free(domain_id: int) -> bool:
-    """Return whether no participant listens on the first port of a domain (RTPS 2.2, 9.6.1.1)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("", 7410 + 250 * domain_id))
-        except OSError:
-            return False
-    return True

@@ -66,11 +66,7 @@ class ProcessGroup:
         return self._folder / f"{name}.log"
 
     def check(self) -> None:
-        """Make sure that all processes are running, except those that finished as they should.
-
-        Raises:
-            ProcessError: one has exited; the message includes the end of its log.
-        """
+        """Raise ProcessError with the end of its log if a process has exited, other than one that is done."""
         for name, (process, popen) in self._running.items():
             status = popen.poll()
             if status is None or (process.ends and status == 0):

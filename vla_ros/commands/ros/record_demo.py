@@ -58,11 +58,7 @@ def record(
     perturbation: float = 0.4,
     first_seed: int = 0,
 ) -> list[Path]:
-    """Record `episodes` demonstrations of each task into `output`/TASK; returns the bag folders.
-
-    Raises:
-        UserError: a value out of range, an unknown task, seeds reserved for evaluation, or a process that failed.
-    """
+    """Record `episodes` demonstrations of each task into `output`/TASK; returns the bag folders."""
     from vla_ros.sim.tasks import task_names
 
     tasks = task_names(tasks)
@@ -87,11 +83,7 @@ def record(
 
 
 def check(episodes: int, speed: float, perturbation: float = 0.0, first_seed: int = 0) -> None:
-    """Check the values before recording starts.
-
-    Raises:
-        UserError: a value is out of range.
-    """
+    """Raise UserError unless all values are in range."""
     if episodes < 1:
         raise UserError(f"--episodes must be at least 1; got {episodes}")
     for name, value, (low, high) in (("speed", speed, SPEEDS), ("perturbation", perturbation, PERTURBATIONS)):

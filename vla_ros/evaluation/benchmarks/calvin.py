@@ -34,29 +34,19 @@ _TEXTS = Path("annotations/new_playtable_validation.yaml")
 
 @dataclasses.dataclass(frozen=True)
 class Installed:
-    """The parts of CALVIN in use.
+    """The parts of CALVIN in use."""
 
-    Attributes:
-        sequences: Count -> pairs of a scene's initial condition and its subtasks.
-        scene_of: Initial condition -> robot and scene states.
-        oracle: get_task_info_for_set(info before, info now, subtasks) returns those that are done.
-        texts: Subtask -> its validation texts.
-        environment: Folder of a split -> PlayTableSimEnv.
-    """
-
+    # Count -> pairs of a scene's initial condition and its subtasks.
     sequences: Callable[[int], Sequence[tuple[Mapping[str, Any], Sequence[str]]]]
+    # Initial condition -> robot and scene states.
     scene_of: Callable[[Mapping[str, Any]], tuple[NDArray[np.float64], NDArray[np.float64]]]
-    oracle: Any
-    texts: Mapping[str, Sequence[str]]
-    environment: Callable[[Path], Any]
+    oracle: Any  # get_task_info_for_set(info before, info now, subtasks) returns those that are done
+    texts: Mapping[str, Sequence[str]]  # subtask -> its validation texts
+    environment: Callable[[Path], Any]  # folder of a split -> PlayTableSimEnv
 
 
 def installed() -> Installed:
-    """Import CALVIN.
-
-    Raises:
-        EvaluationError: It is not installed, or not from a checkout.
-    """
+    """Import CALVIN, which must be installed from a checkout."""
     try:
         import calvin_agent
         from calvin_agent.evaluation.multistep_sequences import get_sequences
@@ -92,36 +82,23 @@ def check_data_set(folder: Path) -> None:
 
 
 def draw_chains(calvin: Installed, count: int) -> list[tuple[Chain, dict[str, Any]]]:
-    """Return the first `count` of the standard 1000 chains, each with its scene's initial condition.
-
-    CALVIN would draw others if asked for fewer than 1000.
-    """
-    drawn = calvin.sequences(max(count, CHAINS))[:count]
-    return [
-        (Chain(number, number, tuple(map(str, subtasks))), {key: _plain(value) for key, value in condition.items()})
-        for number, (condition, subtasks) in enumerate(drawn)
-    ]
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    """Return the first `count` of the standard 1000 chains, each with its scene's initial condition."""
+    drawn = calvin.sequences(max(count, CHAINS))[:count]  # CALVIN draws others if asked for fewer than 1000
+    chains = []
+    for number, (condition, subtasks) in enumerate(drawn):
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in condition.items()}
+        chains.append((Chain(number, number, tuple(map(str, subtasks))), plain))
+    return chains
 
 
 class CalvinEnv:
-    """CALVIN's simulator as a `runtime.rollout.Environment`; belongs to the thread that creates it.
-
-    Args:
-        env: CALVIN's own environment.
-        control_hz: Of the policy, at most 30.
-    """
+    """CALVIN's simulator as a `runtime.rollout.Environment` at up to 30 Hz; belongs to the thread that creates it."""
 
     def __init__(self, calvin: Installed, env: Any, control_hz: float) -> None:
         self.control_hz = control_hz
-        self.steps = 0  # simulator steps since `begin`
+        self.steps = self._ticks = 0  # simulator steps and control ticks since `begin`
         self._calvin, self._env = calvin, env
-        self._ticks = 0
-        self._task = ""
-        self._before: Any = None
+        self._task, self._before = "", None
         self._angles = np.zeros(3)
 
     def set_up(self, condition: Mapping[str, Any]) -> None:
@@ -132,9 +109,8 @@ class CalvinEnv:
     def begin(self, task: str) -> dict[str, NDArray[Any]]:
         """Start a subtask in the scene as it is, and return the observation."""
         self._task, self._ticks, self.steps = task, 0, 0
-        seen = self._observation(self._env.get_obs())
         self._before = self._env.get_info()
-        return seen
+        return self._observation(self._env.get_obs())
 
     def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Execute (7,): twist [m/s, rad/s] in the base frame and opening, for one control period or until success."""
@@ -150,8 +126,7 @@ class CalvinEnv:
             self._angles = np.asarray(raw["robot_obs"][3:6], dtype=np.float64)
             self.steps += 1
             success = bool(self._calvin.oracle.get_task_info_for_set(self._before, info, {self._task}))
-        seen = self._observation(raw)
-        return seen, float(success), success, False, {"success": success}
+        return self._observation(raw), float(success), success, False, {"success": success}
 
     def _observation(self, raw: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         state = np.asarray(raw["robot_obs"], dtype=np.float64)

@@ -41,11 +41,7 @@ _SEED = 0  # for what the fixed initial states leave open, as in published evalu
 
 
 def open_suite(suite: str) -> Any:
-    """Return LIBERO's object for a suite, with the tasks in their usual order.
-
-    Raises:
-        ModuleNotFoundError: LIBERO is not installed.
-    """
+    """Return LIBERO's object for a suite, with the tasks in their usual order."""
     if sys.platform.startswith("linux"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default needs a display
     from libero.libero import benchmark
@@ -60,24 +56,14 @@ def task_languages(suite: str) -> dict[str, str]:
 
 
 def select_tasks(suite: str, names: Sequence[str]) -> list[str]:
-    """Expand `names` (names, numbers from 0, or "all") to task names in the suite's order.
-
-    Raises:
-        EvaluationError: A name is unknown.
-    """
+    """Expand `names` (names, numbers from 0, or "all") to task names in the suite's order."""
     tasks = list(task_languages(suite))
-    chosen: set[str] = set()
     for name in names:
-        if name == "all":
-            chosen.update(tasks)
-        elif name in tasks:
-            chosen.add(name)
-        elif name.isdigit() and int(name) < len(tasks):
-            chosen.add(tasks[int(name)])
-        else:
+        if name not in ("all", *tasks) and not (name.isdigit() and int(name) < len(tasks)):
             listed = ", ".join(f"{number} {task}" for number, task in enumerate(tasks))
             raise EvaluationError(f"--tasks must be all, or numbers or names in {suite} ({listed}); got {name!r}")
-    return [task for task in tasks if task in chosen]
+    numbers = {int(name) for name in names if name.isdigit()}
+    return [task for number, task in enumerate(tasks) if "all" in names or task in names or number in numbers]
 
 
 def initial_states(suite: str, task: str) -> int:
@@ -100,11 +86,7 @@ class LiberoEnv:
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Go to initial state `seed` of `options["task"]` and let it settle for ten steps.
-
-        Raises:
-            EvaluationError: The task has no such initial state.
-        """
+        """Go to initial state `seed` of `options["task"]` and let it settle for ten steps."""
         self._open((options or {})["task"])
         number = seed or 0
         if number >= len(self._states):

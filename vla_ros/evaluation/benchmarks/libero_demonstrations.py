@@ -8,8 +8,6 @@ labels; the executed ones may carry noise (DART, Laskey et al. 2017).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,21 +72,10 @@ class StoveExpert:
         return np.array([*linear, *angular, 0.0])
 
 
-class Scene(Protocol):
-    """The part of `libero.LiberoEnv` that demonstrations need."""
-
-    def reset(self, *, seed: int | None, options: dict[str, Any] | None) -> tuple[dict[str, NDArray[Any]], Any]: ...
-
-    def step(self, action: Any) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]: ...
-
-    def body_position(self, name: str) -> Array: ...
-
-
-def demonstrate(env: Scene, state: int, command: str, noise: float) -> Episode | None:
+def demonstrate(env: libero.LiberoEnv, state: int, command: str, noise: float) -> Episode | None:
     """Return the expert's episode from initial state `state`, or None if it failed within the suite's step limit.
 
-    Args:
-        noise: Scale of the noise on executed actions, deterministic for each initial state; 0 disables it.
+    `noise` scales that on executed actions, which is deterministic for each initial state.
     """
     rng = np.random.default_rng(state)
     expert = StoveExpert()
@@ -109,11 +96,9 @@ def demonstrate(env: Scene, state: int, command: str, noise: float) -> Episode |
         actions.append(action)
         seen, _, _, _, info = env.step(np.append(action[:6] + disturbance, action[6]))
         if info["success"]:
-            return _episode(frames, actions, command, state)
-    return None
-
-
-def _episode(frames: Sequence[Observation], actions: Sequence[Array], command: str, state: int) -> Episode:
+            break
+    else:
+        return None
     return Episode(
         images={camera.name: np.stack([frame.images[camera.name] for frame in frames]) for camera in SPEC.cameras},
         proprioception=np.array([frame.proprioception for frame in frames], dtype=np.float32),

@@ -14,36 +14,18 @@ from vla_ros.runtime.planning.planner import ChunkPolicy
 from vla_ros.runtime.rollout import EpisodeConfig, run_episode
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert
-from vla_ros.sim.state import COLORS
-from vla_ros.sim.tasks import MEMORY_TASKS, NOVEL_TASKS, TASKS, TRAINED_TASKS
+from vla_ros.sim.tasks import TASKS, TRAINED_TASKS
 
 _MAX_DRAWS = 200
 
 
 def select_tasks(names: Sequence[str]) -> list[str]:
-    """Expand `names` (tasks, kinds or sets of tasks) to tasks, each once, in the order of `TASKS`.
-
-    Raises:
-        EvaluationError: A name is unknown.
-    """
-    groups: dict[str, tuple[str, ...]] = {
-        "all": tuple(TASKS),
-        "trained": TRAINED_TASKS,
-        "novel": NOVEL_TASKS,
-        "memory": MEMORY_TASKS,
-    }
-    for task in TASKS.values():
-        groups[task.kind] = (*groups.get(task.kind, ()), task.name)
+    """Expand `names` (tasks, kinds or sets of tasks) to tasks, each once, in the order of `TASKS`."""
+    allowed = dict.fromkeys(("all", "trained", "novel", "memory", *(task.kind for task in TASKS.values()), *TASKS))
     for name in names:
-        if name not in TASKS and name not in groups:
-            raise EvaluationError(f"--tasks must be among {', '.join([*groups, *TASKS])}; got {name!r}")
-    chosen = {task for name in names for task in groups.get(name, (name,))}
-    return [task for task in TASKS if task in chosen]
-
-
-def has_colour(task: str) -> bool:
-    """Whether the task names a block."""
-    return TASKS[task].color in COLORS
+        if name not in allowed:
+            raise EvaluationError(f"--tasks must be among {', '.join(allowed)}; got {name!r}")
+    return [task.name for task in TASKS.values() if {"all", task.role, task.kind, task.name} & set(names)]
 
 
 def other_colour(task: str, index: int) -> str:
@@ -79,10 +61,8 @@ def draw_chain(number: int, seed: int, env: TabletopEnv) -> Chain:
     """Draw a chain for the scene of `seed` whose subtasks the scripted expert can do in sequence.
 
     Subtasks are drawn among those that make sense: a shut drawer can be opened, a held block must be put in the box or
-    put down by pushing. Chains that the expert cannot complete within the step limit are drawn again.
-
-    Args:
-        env: Without cameras, for speed; left in an arbitrary state.
+    put down by pushing. Chains that the expert cannot complete within the step limit are drawn again. `env` is left in
+    an arbitrary state, and needs no cameras.
     """
     random = np.random.default_rng([seed, 5])
     for _ in range(_MAX_DRAWS):

@@ -22,63 +22,35 @@ BLANKS = {"none": (), "static": ("static",), "wrist": ("wrist",), "both": ("stat
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedRobot:
-    """A robot that `vla evaluate` simulates.
+    """A robot that `vla evaluate` simulates, for policies with a control rate in `rates_hz`."""
 
-    Attributes:
-        title: Its name in messages.
-        min_hz: Lowest control rate of a policy.
-        max_hz: Highest control rate of a policy.
-        options: Options that not every robot has.
-        defaults: Fields of `EvaluationConfig` whose defaults differ.
-    """
-
-    title: str
+    title: str  # its name in messages
     cameras: tuple[str, ...]
-    min_hz: float
-    max_hz: float
-    options: tuple[str, ...]
-    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rates_hz: tuple[float, float]
+    options: tuple[str, ...]  # those that not every robot has
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)  # that differ from `EvaluationConfig`'s
 
 
 # Published results on LIBERO and CALVIN wait for the policy and apply no limits beyond the simulator's.
 _AS_PUBLISHED = {"robot": "", "seed": 0, "delay_ticks": 0}
+_LIBERO = {**_AS_PUBLISHED, "tasks": ("all",)}
+_CALVIN = {**_AS_PUBLISHED, "tasks": ("",), "chains": calvin.CHAINS}
+_LIBERO_HZ, _CALVIN_HZ = (libero.CONTROL_HZ, libero.CONTROL_HZ), (0.0, calvin.HIGHEST_HZ)
 ENVIRONMENTS = {
-    "tabletop": SimulatedRobot(
-        "the simulated arm", tuple(CAMERAS), 0.0, math.inf, ("chains", "phrasings", "swap_colour")
-    ),
-    "libero": SimulatedRobot(
-        "LIBERO",
-        tuple(libero.CAMERAS),
-        libero.CONTROL_HZ,
-        libero.CONTROL_HZ,
-        ("suite",),
-        {**_AS_PUBLISHED, "tasks": ("all",)},
-    ),
-    "calvin": SimulatedRobot(
-        "CALVIN",
-        tuple(CALVIN_CAMERAS),
-        0.0,
-        calvin.HIGHEST_HZ,
-        ("chains", "dataset"),
-        {**_AS_PUBLISHED, "tasks": ("",), "chains": calvin.CHAINS},
-    ),
+    "tabletop": SimulatedRobot("the simulated arm", CAMERAS, (0.0, math.inf), ("chains", "phrasings", "swap_colour")),
+    "libero": SimulatedRobot("LIBERO", tuple(libero.CAMERAS), _LIBERO_HZ, ("suite",), _LIBERO),
+    "calvin": SimulatedRobot("CALVIN", tuple(CALVIN_CAMERAS), _CALVIN_HZ, ("chains", "dataset"), _CALVIN),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """What rollouts run under.
-
-    Attributes:
-        delay_ms: Time to compute a chunk; None if given in ticks.
-        delay_ticks: From an observation until its chunk takes effect.
-        busy_ticks: From an observation until the next one is taken.
-    """
+    """What rollouts run under."""
 
     executor: str = DEFAULT_EXECUTOR
-    delay_ms: float | None = None
-    delay_ticks: int = 1
-    busy_ticks: int = 1
+    delay_ms: float | None = None  # to compute a chunk; None if given in ticks
+    delay_ticks: int = 1  # from an observation until its chunk takes effect
+    busy_ticks: int = 1  # from an observation until the next one is taken
 
     @property
     def name(self) -> str:
@@ -99,33 +71,9 @@ def delay_in_ticks(inference_ms: float, timing: Timing) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What to evaluate, and how; `configure` fills in an environment's defaults.
+    """The options of `vla evaluate`, which its help describes; `configure` fills in an environment's defaults."""
 
-    Attributes:
-        checkpoint: Checkpoint folder; empty for a running policy (`--ros`).
-        env: Simulated robot, a key of `ENVIRONMENTS`.
-        suite: LIBERO suite.
-        dataset: CALVIN data set.
-        tasks: Tasks, kinds or sets of tasks.
-        rollouts: Per task.
-        chains: Number of chains to run instead of single tasks.
-        seed: First scene, or LIBERO's first initial state.
-        phrasings: "train" or "held_out".
-        blank: Cameras to black out, a key of `BLANKS`.
-        command_override: Command for every task.
-        swap_colour: Name another block than the task's, and count that one.
-        delay_ticks: Ticks from an observation until its chunk takes effect.
-        delays: Added delays [ms]; everything runs once for each.
-        executors: Everything runs once for each.
-        max_time_s: Per rollout.
-        robot: Robot file whose limits apply; empty for none.
-        workers: Processes.
-        output: Folder for resumable results.
-        videos: Save a video of each rollout in `output`.
-        rank: Which of `ranks` shares of the work to do.
-    """
-
-    checkpoint: str = ""
+    checkpoint: str = ""  # empty for a running policy (`--ros`)
     env: str = "tabletop"
     suite: str | None = None
     dataset: Path | None = None
@@ -133,15 +81,15 @@ class EvaluationConfig:
     rollouts: int = 10
     chains: int | None = None
     seed: int = FIRST_SEED
-    phrasings: str = "held_out"
+    phrasings: str = "held_out"  # or "train"
     blank: str = "none"
     command_override: str | None = None
     swap_colour: bool = False
     delay_ticks: int = 1
-    delays: tuple[float, ...] | None = None
+    delays: tuple[float, ...] | None = None  # [ms]
     executors: tuple[str, ...] = (DEFAULT_EXECUTOR,)
     max_time_s: float = 12.0
-    robot: str = "tabletop"
+    robot: str = "tabletop"  # empty: no limits
     workers: int = 2
     output: Path | None = None
     videos: bool = False
@@ -186,11 +134,7 @@ class EvaluationConfig:
 
 
 def configure(given: dict[str, Any]) -> EvaluationConfig:
-    """Complete the given fields of `EvaluationConfig` with the environment's defaults.
-
-    Raises:
-        EvaluationError: A field does not apply to the environment or to chains, is missing, or is out of range.
-    """
+    """Complete the given fields of `EvaluationConfig` with the environment's defaults, and check them."""
     env = given.get("env", "tabletop")
     robot = ENVIRONMENTS[env]
     for name in given:
@@ -230,12 +174,11 @@ def check_contract(contract: PolicyContract, config: EvaluationConfig) -> None:
                 f"the checkpoint expects the camera {name!r}, but {robot.title} has {', '.join(robot.cameras)}; use a "
                 "checkpoint trained on its demonstrations"
             )
-    rate_hz = contract.timing.control_hz
-    if not robot.min_hz <= rate_hz <= robot.max_hz:
-        limit = f"{robot.max_hz:g} Hz" if robot.min_hz else f"at most {robot.max_hz:g} Hz"
+    rate_hz, (low_hz, high_hz) = contract.timing.control_hz, robot.rates_hz
+    if not low_hz <= rate_hz <= high_hz:
         raise EvaluationError(
-            f"the checkpoint runs at {rate_hz:g} Hz, but {robot.title} runs at {limit}: train with "
-            f"contract.control_hz={robot.max_hz if robot.min_hz else 25:g}"
+            f"the checkpoint runs at {rate_hz:g} Hz, but {robot.title} runs at {'' if low_hz else 'at most '}"
+            f"{high_hz:g} Hz: train with contract.control_hz={high_hz if low_hz else 25:g}"
         )
     for name in BLANKS[config.blank]:
         if name not in contract.camera_names:

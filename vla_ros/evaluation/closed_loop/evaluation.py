@@ -8,13 +8,18 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from vla_ros.evaluation.closed_loop.chain_rollouts import run_chains
 from vla_ros.evaluation.closed_loop.config import Condition, EvaluationConfig, check_contract
-from vla_ros.evaluation.closed_loop.rollouts import RolloutRequest, request_rollouts, run_rollouts, select_tasks
+from vla_ros.evaluation.closed_loop.rollouts import (
+    RolloutRequest,
+    request_rollouts,
+    run_chains,
+    run_rollouts,
+    select_tasks,
+)
 from vla_ros.evaluation.protocols.chains import ChainResult, chain_statistics, merge
 from vla_ros.evaluation.protocols.intervals import wilson_interval
 from vla_ros.evaluation.protocols.result_log import ResultLog
@@ -22,15 +27,9 @@ from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.robot import load_robot
 from vla_ros.runtime.rollout import EpisodeResult
 
-T = TypeVar("T")
-
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any] | None:
-    """Evaluate a checkpoint and return the results as plain types; None while other ranks are unfinished.
-
-    Raises:
-        EvaluationError: The configuration does not fit the checkpoint or the tasks.
-    """
+    """Evaluate a checkpoint and return the results as plain types; None while other ranks are unfinished."""
     tasks = [] if config.chains else select_tasks(config)
     if config.robot:
         load_robot(config.robot)  # fail here, not in every worker
@@ -59,7 +58,7 @@ def _evaluate_tasks(
     }
     log = _open_log(config)
     done = _outcomes(log)
-    share = [key for key in _share(list(work), config) if key not in done]
+    share = [key for key in list(work)[config.rank :: config.ranks] if key not in done]
     for name, condition in different.items():
         missing = [key for key in share if work[key][0].name == name]
         outcomes = run_rollouts(config, condition, [work[key][1] for key in missing]) if missing else ()
@@ -85,7 +84,7 @@ def _evaluate_chains(config: EvaluationConfig, condition: Condition) -> dict[str
     log = _open_log(config)
     done = _chain_results(log)
     known = {result.chain.number for result in done}
-    missing = [number for number in _share(range(chains), config) if number not in known]
+    missing = [number for number in range(config.rank, chains, config.ranks) if number not in known]
     for result in run_chains(config, condition, missing) if missing else ():
         done.append(result)
         if log:
@@ -109,10 +108,6 @@ def _outcomes(log: ResultLog | None) -> dict[str, EpisodeResult]:
 
 def _chain_results(log: ResultLog | None) -> list[ChainResult]:
     return [ChainResult.from_dict(row) for row in log.results()] if log else []
-
-
-def _share(work: Sequence[T], config: EvaluationConfig) -> Sequence[T]:
-    return work[config.rank :: config.ranks]
 
 
 def rollout_statistics(requests: Sequence[RolloutRequest], outcomes: Sequence[EpisodeResult]) -> dict[str, Any]:

@@ -41,11 +41,7 @@ Create = Callable[[EvaluationConfig, Condition], Worker[Request, Result]]
 def run_in_workers(
     create: Create[Request, Result], config: EvaluationConfig, condition: Condition, requests: Sequence[Request]
 ) -> Iterator[Result]:
-    """Yield the result of each request in order, from processes that each run `create(config, condition)` once.
-
-    Raises:
-        UserError: The checkpoint or robot file cannot be loaded, or the cameras lack OpenGL.
-    """
+    """Yield the result of each request in order, from processes that each run `create(config, condition)` once."""
     if config.workers <= 1:
         with closing(create(config, condition)) as worker:
             yield from map(worker.run, requests)
@@ -79,14 +75,15 @@ class PolicyWorker:
 
     def episode(self, command: str, max_ticks: int) -> EpisodeConfig:
         """Return the configuration of one episode, with a new executor."""
+        condition = self._condition
         return EpisodeConfig(
             command=command,
             max_ticks=max_ticks,
-            delay_ticks=self._condition.delay_ticks,
-            busy_ticks=self._condition.busy_ticks,
+            delay_ticks=condition.delay_ticks,
+            busy_ticks=condition.busy_ticks,
             blank=BLANKS[self.config.blank],
             limits=self._limits,
-            executor=make_executor(self._condition.executor),
+            executor=make_executor(condition.executor),
         )
 
 

@@ -22,12 +22,7 @@ STEPS_PER_SUBTASK = 360
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A chain of subtasks.
-
-    Attributes:
-        number: Index in the evaluation.
-        seed: Of the scene.
-    """
+    """A chain of subtasks: number `number` of the evaluation, in the scene of `seed`."""
 
     number: int
     seed: int
@@ -73,9 +68,8 @@ def run_chain(
 ) -> ChainResult:
     """Run one chain.
 
-    Args:
-        set_up: Sets up the chain's scene; called once.
-        attempt: (subtask, step limit) -> attempt by a policy without history, in the scene as it is.
+    `set_up` sets up its scene; `attempt` is given a subtask and a step limit, and runs a policy without history in the
+    scene as it is.
     """
     set_up(chain)
     attempts: list[Attempt] = []
@@ -91,9 +85,6 @@ def merge(ranks: Iterable[Iterable[ChainResult]], expected: int) -> list[ChainRe
 
     Compute metrics from these, never from the ranks' metrics: a mean of means overweights short ranks. A chain that ran
     twice counts once.
-
-    Raises:
-        EvaluationError: A chain is missing, is out of range, or has different results in two ranks.
     """
     found: dict[int, ChainResult] = {}
     for result in (one for rank in ranks for one in rank):

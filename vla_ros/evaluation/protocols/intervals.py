@@ -20,14 +20,10 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean of `values` (Efron 1979); deterministic.
-
-    Raises:
-        ValueError: There are no values.
-    """
-    if len(values) < 2:  # scipy needs two
-        if not len(values):
-            raise ValueError("values is empty; an interval needs at least one measurement")
+    """Return the percentile bootstrap interval of the mean of `values` (Efron 1979); deterministic."""
+    if not len(values):
+        raise ValueError("values is empty; an interval needs at least one measurement")
+    if len(values) == 1:  # scipy needs two
         return float(values[0]), float(values[0])
     random = np.random.default_rng(0)
     data = (np.asarray(values, dtype=np.float64),)

@@ -18,17 +18,16 @@ SETTINGS = "settings.json"
 
 
 class ResultLog:
-    """The results in `folder` of an evaluation with `settings`; this process appends as `rank`.
-
-    Raises:
-        EvaluationError: The folder holds another evaluation, or its settings are damaged.
-    """
+    """The results in `folder` of an evaluation with `settings`; this process appends as `rank`."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], rank: int = 0) -> None:
         self.folder = folder
         self._own = folder / f"results-{rank}.jsonl"
         _write_or_check(folder / SETTINGS, json.loads(json.dumps(dict(settings))))
-        _drop_incomplete_line(self._own)
+        if self._own.exists():  # truncate what a killed process left half written
+            data = self._own.read_bytes()
+            with self._own.open("r+b") as opened:
+                opened.truncate(data.rfind(b"\n") + 1)
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Append one result."""
@@ -36,11 +35,7 @@ class ResultLog:
             file.write(json.dumps(dict(result)) + "\n")
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """Yield the results of all ranks, except a line that another process is still writing.
-
-        Raises:
-            EvaluationError: A line is damaged.
-        """
+        """Yield the results of all ranks, except a line that another process is still writing."""
         for file in sorted(self.folder.glob("results-*.jsonl")):
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), 1):
                 if not line.endswith("\n"):
@@ -67,11 +62,3 @@ def _write_or_check(file: Path, settings: dict[str, Any]) -> None:
                 f"{file.parent} holds an evaluation with another {key}: {written.get(key)!r}, not "
                 f"{settings.get(key)!r}; repeat its arguments to resume it, or choose another folder"
             )
-
-
-def _drop_incomplete_line(file: Path) -> None:
-    """Truncate what a killed process left half written."""
-    if file.exists():
-        data = file.read_bytes()
-        with file.open("r+b") as opened:
-            opened.truncate(data.rfind(b"\n") + 1)

@@ -34,13 +34,7 @@ _SCREENED_FRAMES, _SCREENED_KEPT = 150, 2
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was found.
-
-    Attributes:
-        findings: The most telling one first.
-        cost: Disagreement as recorded.
-        cost_undone: Disagreement with all findings undone.
-    """
+    """What was found, the most telling first, and the disagreement as recorded and with all findings undone."""
 
     findings: tuple[Finding, ...]
     cost: float
@@ -62,11 +56,9 @@ def diagnose(
     names: Sequence[str],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Diagnosis:
-    """Diagnose mismatches between `policy` and `episodes`.
+    """Diagnose mismatches between `policy` and `episodes`; `progress` is called with each one that is tried.
 
-    Args:
-        names: Of the episodes' proprioceptive values; must include those of the policy's contract.
-        progress: Called with each mismatch that is tried.
+    `names` are those of the episodes' proprioceptive values, and must include those of the policy's contract.
     """
     first = current = Hypothesis.healthy(policy, episodes, names)
     findings: list[Finding] = []

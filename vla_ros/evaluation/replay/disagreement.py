@@ -30,15 +30,10 @@ _MIN_CORRELATION = 0.5  # below it, a gain says nothing
 
 @dataclasses.dataclass(frozen=True)
 class Disagreement:
-    """Sums over K blocks of frames, for the linear part, the angular part and the gripper.
-
-    Attributes:
-        errors: (K, 3).
-        scales: (K, 3), the errors of standing still.
-    """
+    """Sums (K, 3) over K blocks of frames, for the linear part, the angular part and the gripper."""
 
     errors: Array
-    scales: Array
+    scales: Array  # the errors of standing still
 
     @property
     def cost(self) -> float:
@@ -52,9 +47,7 @@ def disagreement(predicted: Sequence[Array], demonstrated: Sequence[Array]) -> D
     for p, d in zip(predicted, demonstrated, strict=True):
         starts = np.arange(0, len(p), _BLOCK_FRAMES)
         wrong = [np.linalg.norm(p[:, part] - d[:, part], axis=1) for part in PARTS]
-        size = [
-            np.linalg.norm(d[:, part], axis=1) + smallest for part, smallest in zip(PARTS, _MIN_SCALES, strict=True)
-        ]
+        size = [np.linalg.norm(d[:, part], axis=1) + least for part, least in zip(PARTS, _MIN_SCALES, strict=True)]
         errors.append(np.add.reduceat(np.stack([*wrong, np.abs(p[:, 6] - d[:, 6])], axis=1), starts))
         scales.append(np.add.reduceat(np.stack([*size, np.full(len(p), 0.5)], axis=1), starts))
     return Disagreement(np.concatenate(errors), np.concatenate(scales))

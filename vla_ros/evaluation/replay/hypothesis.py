@@ -13,27 +13,18 @@ from scipy.spatial.transform import Rotation
 from vla_ros.datasets.episode import Episode
 from vla_ros.evaluation.replay.disagreement import ActionFit, Array, Disagreement, disagreement
 from vla_ros.evaluation.replay.mismatches import Mismatch, tool_rotations
-from vla_ros.evaluation.replay.open_loop import ReplayedEpisode, View, replay
-from vla_ros.observations.observation import Observation
+from vla_ros.evaluation.replay.open_loop import ReplayedEpisode, replay
 from vla_ros.runtime.planning.planner import ChunkPolicy
 
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """Which mismatches there are, and what policy and demonstrations look like without them.
-
-    Attributes:
-        replayed: The policy's predictions.
-        actions: Demonstrated actions (T, 7) of each episode.
-        names: Of the episodes' proprioceptive values.
-        rotations: Tool orientations of each episode; None if not recorded.
-        undone: The mismatches.
-    """
+    """Which mismatches there are (`undone`), and what policy and demonstrations look like without them."""
 
     replayed: Sequence[ReplayedEpisode]
-    actions: Sequence[Array]
-    names: Sequence[str]
-    rotations: Sequence[Rotation] | None
+    actions: Sequence[Array]  # demonstrated (T, 7) in each episode
+    names: Sequence[str]  # of the episodes' proprioceptive values
+    rotations: Sequence[Rotation] | None  # tool orientations of each episode; None if not recorded
     undone: tuple[Mismatch, ...] = ()
 
     @classmethod
@@ -52,8 +43,8 @@ class Hypothesis:
         """Return the hypothesis that `mismatch` is there too; replays the policy if its observations change."""
         undone = (*self.undone, mismatch)
         if mismatch.view is not None:
-            view = _compose([one.view for one in undone if one.view is not None])
-            replayed = [replay(policy, one.episode, self.names, view) for one in self.replayed]
+            views = [one.view for one in undone if one.view is not None]
+            replayed = [replay(policy, one.episode, self.names, views) for one in self.replayed]
             return dataclasses.replace(self, replayed=replayed, undone=undone)
         assert mismatch.relabel is not None
         rotations = self.rotations or [None] * len(self.actions)
@@ -92,12 +83,3 @@ class Hypothesis:
     def cost(self) -> float:
         """Cost of the disagreement."""
         return self.disagreement.cost
-
-
-def _compose(views: Sequence[View]) -> View:
-    def view(observation: Observation) -> Observation:
-        for one in views:
-            observation = one(observation)
-        return observation
-
-    return view

@@ -28,10 +28,7 @@ class MetadataMismatch:
 
 
 def check_metadata(bag: Path, robot: Robot, contract: PolicyContract) -> list[MetadataMismatch]:
-    """Return cameras of a bag whose images are too small or too infrequent for the contract.
-
-    Missing topics are reported when the bag is read, not here.
-    """
+    """Return cameras of a bag whose images are too small or too infrequent; missing ones are reported elsewhere."""
     found = []
     with open_bag(bag) as recording:
         times_ns = recording.receive_times_ns()

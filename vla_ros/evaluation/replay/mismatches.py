@@ -29,7 +29,8 @@ COLOUR_ORDER, FLIPPED, CAMERA_ORDER = "colour order", "flipped image", "camera o
 GRIPPER, ROTATION, FRAME = "gripper polarity", "Euler angles", "frame"
 RATE, UNITS, STATISTICS = "control rate", "units", "statistics"
 
-_FLIPS: dict[str, slice | tuple[slice, slice]] = {
+_BGR = np.s_[:, :, ::-1]
+_FLIPS: dict[str, slice | tuple[slice, ...]] = {
     "upside down": np.s_[::-1],
     "mirrored": np.s_[:, ::-1],
     "turned by 180 degrees": np.s_[::-1, ::-1],
@@ -50,20 +51,13 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """A possible mismatch and its correction, either `view` or `relabel`.
-
-    Attributes:
-        where: What is wrong, in words.
-        subjects: What it affects; of mismatches with a common subject, only one is undone.
-        view: Corrects the policy's observations.
-        relabel: (actions (T, 7), tool rotations (T,) or None) -> corrected actions.
-    """
+    """A possible mismatch and its correction, either `view` or `relabel`."""
 
     name: str
-    where: str
-    subjects: tuple[str, ...]
-    view: View | None = None
-    relabel: Relabel | None = None
+    where: str  # what is wrong, in words
+    subjects: tuple[str, ...]  # what it affects; of mismatches with a common subject, only one is undone
+    view: View | None = None  # corrects the policy's observations
+    relabel: Relabel | None = None  # (actions (T, 7), tool rotations (T,) or None) -> corrected actions
 
     def __str__(self) -> str:
         return f"{self.name}: {self.where}"
@@ -83,31 +77,25 @@ def of_actions(rotation_known: bool) -> list[Mismatch]:
         for text, factor in scales.items()
     ]
     if rotation_known:
-        subject = ("demonstrated frame",)
         in_tool = "the demonstrated twists are in the tool frame, not in the base frame"
-        found.append(Mismatch(FRAME, in_tool, subject, relabel=_to_base))
         twice = "the demonstrated twists were rotated into the base frame twice"
-        found.append(Mismatch(FRAME, twice, subject, relabel=_to_tool))
+        for where, relabel in ((in_tool, _to_base), (twice, _to_tool)):
+            found.append(Mismatch(FRAME, where, ("demonstrated frame",), relabel=relabel))
     return found
 
 
 def of_observations(contract: PolicyContract, seen: Array | None) -> list[Mismatch]:
-    """List possible mismatches in the observations.
-
-    Args:
-        seen: Proprioception (frames, P) of the demonstrations in the contract's order, or None.
-    """
+    """List possible mismatches in the observations, given the demonstrations' proprioception (frames, P) if any."""
     cameras = contract.camera_names
     groups = [cameras, *((name,) for name in cameras)] if len(cameras) > 1 else [cameras]
     found = []
     for group in groups:
         names = " and ".join(group)
         subjects = tuple(f"colours of {name}" for name in group)
-        found.append(Mismatch(COLOUR_ORDER, f"{names}: BGR for RGB", subjects, view=_bgr(group)))
+        found.append(Mismatch(COLOUR_ORDER, f"{names}: BGR for RGB", subjects, view=_reordered(group, _BGR)))
         subjects = tuple(f"orientation of {name}" for name in group)
-        found += [
-            Mismatch(FLIPPED, f"{names}: {text}", subjects, view=_flipped(group, how)) for text, how in _FLIPS.items()
-        ]
+        for text, how in _FLIPS.items():
+            found.append(Mismatch(FLIPPED, f"{names}: {text}", subjects, view=_reordered(group, how)))
     found += [
         Mismatch(CAMERA_ORDER, f"{one} and {other} are swapped", ("cameras",), view=_swapped(contract, one, other))
         for index, one in enumerate(cameras)
@@ -183,22 +171,14 @@ def _images(change: Callable[[Mapping[str, Image]], dict[str, Image]]) -> View:
     return lambda seen: dataclasses.replace(seen, images={**seen.images, **change(seen.images)})
 
 
-def _bgr(group: Sequence[str]) -> View:
-    return _images(lambda seen: {name: np.ascontiguousarray(seen[name][..., ::-1]) for name in group})
-
-
-def _flipped(group: Sequence[str], how: slice | tuple[slice, slice]) -> View:
+def _reordered(group: Sequence[str], how: slice | tuple[slice, ...]) -> View:
     return _images(lambda seen: {name: np.ascontiguousarray(seen[name][how]) for name in group})
 
 
 def _swapped(contract: PolicyContract, first: str, second: str) -> View:
     camera = {camera.name: camera for camera in contract.cameras}
-    return _images(
-        lambda seen: {
-            first: images.resize(seen[second], camera[first]),
-            second: images.resize(seen[first], camera[second]),
-        }
-    )
+    pairs = ((first, second), (second, first))
+    return _images(lambda seen: {name: images.resize(seen[other], camera[name]) for name, other in pairs})
 
 
 def _state(columns: Sequence[int], change: Callable[[Array], Array]) -> View:

@@ -33,70 +33,61 @@ _ROTATION_SCALES = ((np.pi / 180, "57 times too short: rad/s are taken for degre
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Motion along one axis.
-
-    Attributes:
-        recorded: Largest displacement from the start in the recording.
-        measured: The same now.
-        gain: Measured motion along the recorded one, 1 if equal; None if the recorded tool hardly moved.
-    """
+    """Motion along one axis: the largest displacement from the start, in the recording and now."""
 
     name: str
     unit: str
     recorded: float
     measured: float
-    gain: float | None
+    gain: float | None  # measured motion along the recorded one, 1 if equal; None if the recorded tool hardly moved
 
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """A measured motion against the recorded one.
+    """A measured motion against the recorded one, with mean and largest errors over the recorded frames."""
 
-    Attributes:
-        axes: Of the position, then of the integrated angular velocity, both from the start in the base frame.
-        position_error_m: Mean over the recorded frames; `largest_m` is the maximum.
-        rotation_error_rad: Mean over the recorded frames; `largest_rad` is the maximum.
-        mismatches: (name, detail); empty if the tool moved as recorded.
-    """
-
-    axes: tuple[Axis, ...]
+    axes: tuple[Axis, ...]  # of the position, then of the integrated angular velocity, from the start in the base frame
     position_error_m: float
     largest_m: float
     rotation_error_rad: float
     largest_rad: float
-    mismatches: tuple[tuple[str, str], ...]
+    mismatches: tuple[tuple[str, str], ...]  # (name, detail); empty if the tool moved as recorded
+
+
+def tool_path(names: Sequence[str], states: NDArray[np.floating]) -> tuple[Array, Rotation]:
+    """Return the tool's positions (T, 3) [m] and orientations in states (T, P); ValueError without a pose."""
+    rotations = tool_rotations(names, states)
+    if rotations is None or not set(POSITION) <= set(names):
+        raise ValueError(f"the tool's pose is missing; the states have {', '.join(names) or 'no values'}")
+    return states[:, [list(names).index(name) for name in POSITION]].astype(np.float64), rotations
 
 
 def pose_distance(names: Sequence[str], one: Array, other: Array) -> tuple[float, float]:
     """Return the distance between the tool poses of two states (P,), in position [m] and in orientation [rad]."""
-    rotations = _rotations(names, np.stack([one, other]))
-    columns = _columns(names)
-    return float(np.linalg.norm((one - other)[columns])), float((rotations[1] * rotations[0].inv()).magnitude())
+    positions, rotations = tool_path(names, np.stack([one, other]))
+    distance_m = np.linalg.norm(positions[1] - positions[0])
+    return float(distance_m), float((rotations[1] * rotations[0].inv()).magnitude())
 
 
 def compare_motion(names: Sequence[str], recorded: Array, frames: Array, measured: Array) -> Motion:
-    """Compare two motions, each from its own start.
+    """Compare two motions, each from its own start; ValueError if nothing was measured during the recorded one.
 
     Args:
         names: Of the states' values; must include the tool's pose.
         recorded: (T, P), one state per frame.
         frames: (K,) frame numbers, increasing from 0 or less.
         measured: (K, P) states at `frames`.
-
-    Raises:
-        ValueError: The pose is missing, or nothing was measured during the recorded motion.
     """
     within = (frames >= 0) & (frames <= len(recorded) - 1)
     if within.sum() < 2:
         raise ValueError("nothing was measured between the first and the last recorded frame")
     frames, measured = frames[within], measured[within]
-    columns = _columns(names)
-    rotations, rotations_now = _rotations(names, recorded), _rotations(names, measured)
+    (positions, rotations), (positions_now, rotations_now) = tool_path(names, recorded), tool_path(names, measured)
     recorded_frames = np.arange(len(recorded))
-    positions = np.stack([np.interp(frames, recorded_frames, recorded[:, column]) for column in columns], axis=1)
+    positions = np.stack([np.interp(frames, recorded_frames, column) for column in positions.T], axis=1)
     rotations = Slerp(recorded_frames, rotations)(frames) if len(recorded) > 1 else rotations
     path = np.hstack([positions - positions[0], _integrated_rotation(rotations)])
-    path_now = np.hstack([measured[:, columns] - measured[0, columns], _integrated_rotation(rotations_now)])
+    path_now = np.hstack([positions_now - positions_now[0], _integrated_rotation(rotations_now)])
     error_m = np.linalg.norm(path[:, :3] - path_now[:, :3], axis=1)
     error_rad = (rotations * rotations[0].inv() * (rotations_now * rotations_now[0].inv()).inv()).magnitude()
     mismatches = [
@@ -115,19 +106,6 @@ def compare_motion(names: Sequence[str], recorded: Array, frames: Array, measure
         float(error_rad.max()),
         tuple(mismatches),
     )
-
-
-def _columns(names: Sequence[str]) -> list[int]:
-    if not set(POSITION) <= set(names):
-        raise ValueError(f"the tool's pose is missing; the states have {', '.join(names) or 'no values'}")
-    return [list(names).index(name) for name in POSITION]
-
-
-def _rotations(names: Sequence[str], states: Array) -> Rotation:
-    rotations = tool_rotations(names, states)
-    if rotations is None:
-        raise ValueError(f"the tool's orientation is missing; the states have {', '.join(names)}")
-    return rotations
 
 
 def _integrated_rotation(rotations: Rotation) -> Array:
@@ -155,11 +133,7 @@ def _matches(path: Array, now: Array, tolerance: float, moved: NDArray[np.bool_]
 
 
 def _explain(part: str, path: Array, now: Array, rotations: Rotation) -> Iterator[tuple[str, str]]:
-    """Yield what explains why the path (K, 3) is `now` another one; nothing if it fits, or if nothing moved.
-
-    Args:
-        rotations: Measured tool orientations.
-    """
+    """Yield what explains why the path (K, 3) is `now` another one; nothing if it fits, or if nothing moved."""
     smallest = _MIN_M if part == "position" else _MIN_RAD
     size, size_now = (float(np.sqrt((each**2).sum(axis=1).mean())) for each in (path, now))
     if size < smallest:

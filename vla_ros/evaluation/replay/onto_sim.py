@@ -13,7 +13,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from vla_ros.datasets.episode import Episode
-from vla_ros.evaluation.replay.mismatches import Array, tool_rotations
+from vla_ros.evaluation.replay.mismatches import Array
+from vla_ros.evaluation.replay.motion import tool_path
 from vla_ros.sim.physics import TOOL_DOWN, TabletopSim
 from vla_ros.sim.scene import BLOCK_REST_Z_M
 from vla_ros.sim.state import COLORS
@@ -25,13 +26,9 @@ _ASIDE_M = ((0.30, -0.38), (0.30, 0.38), (0.72, -0.38))
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedMotion:
-    """How the simulated tool moved, compared with the recorded one.
+    """How the simulated tool moved, compared with the recorded one: mean errors from the start pose, and gains.
 
-    Attributes:
-        position_error_m: Mean over the episode, measured from the start pose.
-        rotation_error_rad: The same.
-        linear_gain: Simulated motion along the recorded one, 1 if units and frame are right; NaN if it hardly moved.
-        angular_gain: The same.
+    A gain is the simulated motion along the recorded one, 1 if units and frame are right; NaN if it hardly moved.
     """
 
     position_error_m: float
@@ -43,35 +40,22 @@ class SimulatedMotion:
 def drive_all(episodes: Sequence[Episode], names: Sequence[str], control_hz: float) -> dict[str, Any]:
     """Drive the simulated arm with each episode, and return the medians as plain types; see `drive`."""
     sim = TabletopSim()
-    driven = [drive(episode, names, control_hz, sim) for episode in episodes]
-    results: dict[str, Any] = {
-        key: _median([getattr(one, key) for one in driven])
-        for key in ("position_error_m", "rotation_error_rad", "linear_gain", "angular_gain")
-    }
+    driven = [dataclasses.asdict(drive(episode, names, control_hz, sim)) for episode in episodes]
+    results: dict[str, Any] = {}
+    for key in driven[0]:
+        finite = [one[key] for one in driven if math.isfinite(one[key])]
+        results[key] = statistics.median(finite) if finite else None
     low, high = GAIN
     gains = [results["linear_gain"], results["angular_gain"]]
     return {**results, "episodes": len(driven), "fits": all(gain is None or low < gain < high for gain in gains)}
 
 
-def _median(values: Sequence[float]) -> float | None:
-    finite = [value for value in values if math.isfinite(value)]
-    return statistics.median(finite) if finite else None
-
-
 def drive(episode: Episode, names: Sequence[str], control_hz: float, sim: TabletopSim) -> SimulatedMotion:
     """Execute the episode's actions from its start pose, and compare the motion with the recorded one.
 
-    Args:
-        names: Of the episode's proprioceptive values; must include the tool's pose.
-
-    Raises:
-        ValueError: The pose is missing, or the simulated arm cannot reach the start.
+    ValueError if the pose is not among the episode's values, called `names`, or the arm cannot reach the start.
     """
-    rotations = tool_rotations(names, episode.proprioception)
-    if rotations is None or not {"ee_x", "ee_y", "ee_z"} <= set(names):
-        raise ValueError(f"the tool's pose is not recorded; the episodes have {', '.join(names) or 'no state'}")
-    columns = [list(names).index(name) for name in ("ee_x", "ee_y", "ee_z")]
-    recorded = episode.proprioception[:, columns].astype(np.float64)
+    recorded, rotations = tool_path(names, episode.proprioception)
     sim.reset()
     for color, (x, y) in zip(COLORS, _ASIDE_M, strict=True):
         sim.place_block(color, np.array([x, y, BLOCK_REST_Z_M]), 0.0)

@@ -24,26 +24,19 @@ EXAMPLES = 8
 
 @dataclasses.dataclass(frozen=True)
 class ReplayedEpisode:
-    """An episode of T frames, and what the policy planned.
-
-    Attributes:
-        chunks: (T, N, 7) in m/s, rad/s and opening probability.
-        inference_ms: (T,).
-    """
+    """An episode of T frames, and what the policy planned."""
 
     episode: Episode
-    chunks: Array
-    inference_ms: Array
+    chunks: Array  # (T, N, 7) in m/s, rad/s and opening probability
+    inference_ms: Array  # (T,)
 
 
-def replay(
-    policy: ChunkPolicy, episode: Episode, names: Sequence[str], view: View = lambda observation: observation
-) -> ReplayedEpisode:
+def replay(policy: ChunkPolicy, episode: Episode, names: Sequence[str], views: Sequence[View] = ()) -> ReplayedEpisode:
     """Step `policy` through `episode` from an empty history, as the robot's planner does.
 
     Args:
         names: Of the episode's proprioceptive values; must include those of the contract.
-        view: Transforms each observation before the policy sees it.
+        views: Transform each observation before the policy sees it.
     """
     contract = policy.contract
     wanted = contract.observation_spec.proprioception
@@ -51,15 +44,15 @@ def replay(
     policy.reset(episode.command)
     chunks, inference_ms = [], []
     for index, tick in enumerate(episode.ticks.tolist()):
-        observation = view(
-            Observation(
-                time_ns=tick * contract.timing.period_ns,
-                images={camera: np.array(episode.images[camera][index]) for camera in contract.camera_names},
-                stamps_ns={},
-                proprioception=episode.proprioception[index, columns] if wanted else None,
-                command=episode.command,
-            )
+        observation = Observation(
+            time_ns=tick * contract.timing.period_ns,
+            images={camera: np.array(episode.images[camera][index]) for camera in contract.camera_names},
+            stamps_ns={},
+            proprioception=episode.proprioception[index, columns] if wanted else None,
+            command=episode.command,
         )
+        for view in views:
+            observation = view(observation)
         started_s = time.perf_counter()
         chunks.append(policy.step(observation))
         inference_ms.append(1e3 * (time.perf_counter() - started_s))
@@ -73,12 +66,10 @@ def demonstrated_chunks(actions: Array, chunk: int) -> tuple[Array, NDArray[np.b
 
 
 def open_loop_errors(replayed: Sequence[ReplayedEpisode]) -> dict[str, Any]:
-    """Compare predicted and demonstrated actions.
+    """Compare predicted and demonstrated actions, as plain types.
 
-    Returns:
-        Plain types. `axes`: mean absolute error of the first action by axis, and that of never moving; `horizon`: arm
-        errors by step of the chunk, relative to never moving; `gripper`: frames by (demonstrated, predicted);
-        `inference_ms`: percentiles.
+    `axes`: mean absolute error of the first action, and that of never moving; `horizon`: arm errors by step of the
+    chunk, relative to never moving; `gripper`: frames by (demonstrated, predicted); `inference_ms`: percentiles.
     """
     demonstrated = np.concatenate([one.episode.actions for one in replayed])
     predicted = np.concatenate([one.chunks[:, 0] for one in replayed])

@@ -65,8 +65,7 @@ def _pace(hypothesis: Hypothesis) -> Finding | None:
 def _gains(hypothesis: Hypothesis, pace: float) -> Array:
     """Regress demonstrated on predicted actions by episode, step of the chunk, and linear or angular part.
 
-    Returns:
-        (K, N, 2, 2): sums of predicted times demonstrated, and of predicted squared; their ratio is the gain.
+    (K, N, 2, 2): sums of predicted times demonstrated, and of predicted squared; their ratio is the gain.
     """
     sums = []
     for replayed, actions in zip(hypothesis.replayed, hypothesis.actions, strict=True):

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vla_ros import html
 from vla_ros.runtime.execution.executors import EXECUTORS
 
@@ -28,8 +31,7 @@ def summary(results: Mapping[str, Any]) -> str:
         text = f"average length {results['average_length']:.2f} ({low:.2f} to {high:.2f})"
     else:
         inference = results["inference_ms"]
-        text = ", ".join(f"{q} {_format(inference[q], '.1f', '-')} ms" for q in ("p50", "p95"))
-        text = f"inference {text}"
+        text = "inference " + ", ".join(f"{q} {_format(inference[q], '.1f', '-')} ms" for q in ("p50", "p95"))
     return f"{text}; {results['wall_s']:.0f} s"
 
 
@@ -85,7 +87,10 @@ def _plots(results: Mapping[str, Any]) -> dict[str, list[html.Block]]:
     plots = {TASKS: [html.plot(rates_plot(rates), "Success rates with 95 % intervals")]}
     conditions = results.get("conditions", ())
     if len({row["delay_ms"] for row in conditions}) > 1:
-        plots[CONDITIONS] = [html.plot(delays_plot(conditions), "Success against added delay")]
+        figure = new_figure(7.0, 3.2)
+        draw_delays(figure.subplots(), conditions)
+        figure.tight_layout()
+        plots[CONDITIONS] = [html.plot(figure, "Success against added delay")]
     return plots
 
 
@@ -100,7 +105,7 @@ def _videos(folder: Path) -> list[html.Block]:
 
 def rates_plot(rows: Sequence[tuple[str, float, Sequence[float]]]) -> Figure:
     """Plot (name, rate, interval) as bars with error bars."""
-    figure = _figure(8.0, 0.9 + 0.28 * len(rows))
+    figure = new_figure(8.0, 0.9 + 0.28 * len(rows))
     axis = figure.subplots()
     names, rates = [name for name, _, _ in rows], [rate for _, rate, _ in rows]
     axis.barh(names, rates, xerr=_error_bars(rates, [interval for *_, interval in rows]), color="#2a6f97",
@@ -112,16 +117,8 @@ def rates_plot(rows: Sequence[tuple[str, float, Sequence[float]]]) -> Figure:
     return figure
 
 
-def delays_plot(conditions: Sequence[Mapping[str, Any]]) -> Figure:
-    """Plot success against added delay, a line for each executor."""
-    figure = _figure(7.0, 3.2)
-    draw_delays(figure.subplots(), conditions)
-    figure.tight_layout()
-    return figure
-
-
 def draw_delays(axis: Axes, conditions: Sequence[Mapping[str, Any]]) -> None:
-    """Draw success against added delay on `axis`; lines are shifted slightly so that error bars stay visible."""
+    """Draw success against added delay, a line per executor, shifted slightly so that error bars stay visible."""
     executors = list(dict.fromkeys(row["executor"] for row in conditions))
     known = list(EXECUTORS)
     step_ms = max(row["delay_ms"] or 0 for row in conditions) / 100
@@ -145,9 +142,8 @@ def percent(interval: Sequence[float]) -> str:
     return f"{interval[0]:.0%} to {interval[1]:.0%}"
 
 
-def _error_bars(rates: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:
-    below = [rate - low for rate, (low, _) in zip(rates, intervals, strict=True)]
-    return [below, [high - rate for rate, (_, high) in zip(rates, intervals, strict=True)]]
+def _error_bars(rates: Sequence[float], intervals: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    return np.asarray(np.abs(np.transpose(intervals) - np.asarray(rates)))
 
 
 def _count(row: Mapping[str, Any], trials: str) -> str:
@@ -162,7 +158,8 @@ def _format(value: float | None, form: str, missing: str = "") -> str:
     return missing if value is None else format(value, form)
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # slow to import; and without pyplot, there is no global state
+def new_figure(width: float, height: float) -> Figure:
+    """Return a figure [inches] outside pyplot, which would keep a global state."""
+    from matplotlib.figure import Figure  # slow
 
     return Figure(figsize=(width, height))

@@ -33,32 +33,18 @@ IMAGE, TEXT = "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
 
 @dataclasses.dataclass(frozen=True)
 class OverlayFrame:
-    """One control tick of a replayed episode.
-
-    Attributes:
-        time_ns: Of the tick.
-        images: Camera -> (h, w, 3) uint8 RGB, as the policy saw them.
-        pose: Tool pose (7,) in the base frame [m, quaternion xyzw]; None if not recorded.
-        demonstrated: Action (7,) [m/s, rad/s, opening].
-        planned: First action (7,) of the chunk.
-        path: Poses (N + 1, 7) along the chunk; None without a pose.
-    """
+    """One control tick of a replayed episode."""
 
     time_ns: int
-    images: Mapping[str, NDArray[np.uint8]]
-    pose: Array | None
-    demonstrated: Array
-    planned: Array
-    path: Array | None
+    images: Mapping[str, NDArray[np.uint8]]  # camera -> (h, w, 3) RGB, as the policy saw them
+    pose: Array | None  # of the tool (7,) in the base frame [m, quaternion xyzw]; None if not recorded
+    demonstrated: Array  # action (7,) [m/s, rad/s, opening]
+    planned: Array  # first action (7,) of the chunk
+    path: Array | None  # poses (N + 1, 7) along the chunk; None without a pose
 
 
 def overlay(replayed: ReplayedEpisode, names: Sequence[str], period_ns: int) -> Iterator[OverlayFrame]:
-    """Yield the frames of an episode.
-
-    Args:
-        names: Of the episode's proprioceptive values.
-        period_ns: Of the control grid.
-    """
+    """Yield the frames of an episode, given the names of its proprioceptive values and the control period."""
     episode = replayed.episode
     columns = [list(names).index(name) for name in POSE_NAMES] if set(POSE_NAMES) <= set(names) else None
     for index, tick in enumerate(episode.ticks.tolist()):
@@ -72,11 +58,7 @@ def overlay(replayed: ReplayedEpisode, names: Sequence[str], period_ns: int) -> 
 
 
 def write_rerun(file: Path, frames: Iterable[OverlayFrame], command: str) -> None:
-    """Write the frames as an .rrd file for `rerun FILE` (https://rerun.io; the extra `rerun`).
-
-    Raises:
-        EvaluationError: The file exists, or rerun-sdk is not installed.
-    """
+    """Write the frames as a new .rrd file for `rerun FILE` (https://rerun.io; the extra `rerun`)."""
     try:
         import rerun
     except ImportError:
@@ -103,13 +85,10 @@ def write_rerun(file: Path, frames: Iterable[OverlayFrame], command: str) -> Non
 
 
 def write_bag(folder: Path, frames: Iterable[OverlayFrame], command: str, robot: Robot) -> None:
-    """Write the frames as an MCAP bag with PNG images, for config/views/foxglove.json and policy.rviz.
+    """Write the frames as a new MCAP bag with PNG images, for config/views/foxglove.json and policy.rviz.
 
     The robot's `twist_command` carries the demonstrated actions, `/policy/preview` the first action of each chunk, and
     `/policy/plan` the path along it.
-
-    Raises:
-        BagError: The folder exists.
     """
     command_topic = _absolute(robot.twist_command.topic)
     as_pose = robot.ee_pose is not None and robot.ee_pose.type == POSE
@@ -123,8 +102,7 @@ def write_bag(folder: Path, frames: Iterable[OverlayFrame], command: str, robot:
             bag.add_topic(topic, kind)
         bag.add_topic(language_topic, TEXT, TopicQos(durability="transient_local"))
         for index, frame in enumerate(frames):
-            time_ns = frame.time_ns
-            header = _header(time_ns, robot.base_frame)
+            time_ns, header = frame.time_ns, _header(frame.time_ns, robot.base_frame)
             if index == 0:
                 _write(bag, language_topic, time_ns, TEXT, data=command)
             for camera, rgb in frame.images.items():

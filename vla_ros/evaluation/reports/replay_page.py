@@ -10,6 +10,7 @@ import numpy as np
 
 from vla_ros import html
 from vla_ros.contract import ARM_AXES, ARM_UNITS
+from vla_ros.evaluation.reports.evaluation_page import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +38,7 @@ def replay_blocks(results: Mapping[str, Any]) -> list[html.Block]:
     if results["shown"]:
         blocks.append(html.heading("Predicted and demonstrated actions"))
     for one in results["shown"]:
-        figure = actions_plot(one["demonstrated"], one["predicted"], results["control_hz"])
-        blocks.append(html.plot(figure, f"{one['source']}: {one['command']}"))
+        blocks.append(html.plot(actions_plot(one, results["control_hz"]), f"{one['source']}: {one['command']}"))
     return blocks
 
 
@@ -58,13 +58,11 @@ def _verdict(results: Mapping[str, Any]) -> list[html.Block]:
     return [*blocks, html.paragraph(text + undone)]
 
 
-def actions_plot(
-    demonstrated: Sequence[Sequence[float]], predicted: Sequence[Sequence[float]], control_hz: float
-) -> Figure:
+def actions_plot(example: Mapping[str, Any], control_hz: float) -> Figure:
     """Plot all seven axes over time: demonstrated actions (T, 7) and the first action of each chunk (T, 7)."""
-    figure = _figure(9.0, 7.0)
+    figure = new_figure(9.0, 7.0)
     axes = figure.subplots(7, 1, sharex=True)
-    done, planned = np.asarray(demonstrated), np.asarray(predicted)
+    done, planned = np.asarray(example["demonstrated"]), np.asarray(example["predicted"])
     time_s = np.arange(len(done)) / control_hz
     labels = [*(f"{axis}\n[{unit}]" for axis, unit in zip(ARM_AXES, ARM_UNITS, strict=True)), "gripper"]
     for column, (axis, label) in enumerate(zip(axes, labels, strict=True)):
@@ -80,7 +78,7 @@ def actions_plot(
 
 def horizon_plot(horizon: Sequence[Mapping[str, float]]) -> Figure:
     """Plot errors by step of the chunk."""
-    figure = _figure(6.0, 2.6)
+    figure = new_figure(6.0, 2.6)
     axis = figure.subplots()
     for part in ("linear", "angular"):
         axis.plot([row["step"] for row in horizon], [row[part] for row in horizon], ".-", label=part)
@@ -91,9 +89,3 @@ def horizon_plot(horizon: Sequence[Mapping[str, float]]) -> Figure:
     axis.grid(alpha=0.3)
     figure.tight_layout()
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # slow to import; and without pyplot, there is no global state
-
-    return Figure(figsize=(width, height))

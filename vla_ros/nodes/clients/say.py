@@ -21,13 +21,9 @@ POLL_S = 0.02
 
 
 def say(text: str, topic: str, timeout_s: float) -> int:
-    """Publish `text` on `topic` and wait until all subscribers have acknowledged it.
+    """Publish `text` on `topic`, wait until all subscribers have acknowledged it, and return how many nodes they are.
 
-    Returns:
-        The number of subscribed nodes.
-
-    Raises:
-        UserError: no subscribers within `timeout_s`, or one has not acknowledged it.
+    UserError if there are none within `timeout_s`, or one does not acknowledge it.
     """
     rclpy.init(args=[])
     try:

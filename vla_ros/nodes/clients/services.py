@@ -26,28 +26,18 @@ class RemoteNode:
     """Another node's Trigger services and parameters; `name` may be relative."""
 
     def __init__(self, node: Node, name: str, *, timeout_s: float = 20.0) -> None:
-        self._node = node
-        self._name = name
-        self._timeout_s = timeout_s
+        self._node, self._name, self._timeout_s = node, name, timeout_s
         self._clients: dict[str, Any] = {}
 
     def trigger(self, service: str) -> str:
-        """Call `~/service` and return its message.
-
-        Raises:
-            ServiceError: it is missing, does not answer, or refuses.
-        """
+        """Call `~/service` and return its message."""
         response = self._call(Trigger, f"{self._name}/{service}", Trigger.Request())
         if not response.success:
             raise ServiceError(f"{self._name}/{service} refused: {response.message}")
         return str(response.message)
 
     def set_parameters(self, **values: Any) -> None:
-        """Set parameters.
-
-        Raises:
-            ServiceError: the node is missing, does not answer, or refuses a value.
-        """
+        """Set parameters; ServiceError if any is refused."""
         request = SetParameters.Request()
         request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
         response = self._call(SetParameters, f"{self._name}/set_parameters", request, retry_after_s=RETRY_AFTER_S)

@@ -23,29 +23,20 @@ CDR_HEADER_BYTES = 4
 
 @dataclasses.dataclass
 class RecordedTopic:
-    """A topic to record, and what it has received.
-
-    Attributes:
-        required: no episode starts while it is silent.
-        repeated: its last message opens every episode, since it may have been published long before; of static
-            transforms, the last one for each set of frames.
-        stamped: lockstep goes by its header stamps.
-        kept: what opens every episode.
-        stamp_ns: newest stamp in the running episode.
-        heard_s: time of the last message, on the steady clock.
-        count: messages in the running episode.
-    """
+    """A topic to record, and what it has received."""
 
     topic: str
     type: str
     qos: QoSProfile
-    required: bool = False
+    required: bool = False  # no episode starts while it is silent
+    # Its last message opens every episode, since it may have been published long before; of static transforms, the last
+    # one for each set of frames.
     repeated: bool = False
-    stamped: bool = False
-    kept: dict[tuple[str, ...], bytes] = dataclasses.field(default_factory=dict)
-    stamp_ns: int = 0
-    heard_s: float | None = None
-    count: int = 0
+    stamped: bool = False  # lockstep goes by its header stamps
+    kept: dict[tuple[str, ...], bytes] = dataclasses.field(default_factory=dict)  # what opens every episode
+    stamp_ns: int = 0  # the newest in the running episode
+    heard_s: float | None = None  # time of the last message, on the steady clock
+    count: int = 0  # messages in the running episode
 
     @property
     def last(self) -> bytes | None:

@@ -26,17 +26,11 @@ AT_REST = 0.02  # m/s and rad/s
 
 @dataclasses.dataclass(frozen=True)
 class DemonstrationStep:
-    """One control period.
-
-    Attributes:
-        intended: (7,) the expert's action, to be learned.
-        executed: (7,) the same with noise, to be executed.
-        outcome: set on the last step.
-    """
+    """One control period: the expert's action (7,), to be learned, and the same with noise, to be executed."""
 
     intended: NDArray[np.float64]
     executed: NDArray[np.float64]
-    outcome: Outcome | None
+    outcome: Outcome | None  # set on the last step
 
 
 class Demonstration:

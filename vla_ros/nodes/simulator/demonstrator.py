@@ -76,23 +76,18 @@ class DemonstratorNode(Node):
         self.create_subscription(Float64MultiArray, topics.SIMULATOR_STATE, self._on_state, STATE_QOS)
 
     def demonstrate(self) -> Counter[str]:
-        """Record all episodes of all tasks; returns the count of each outcome.
-
-        Raises:
-            ServiceError: the simulator or the recorder does not respond, or the recorder refuses to start.
-        """
+        """Record all episodes of all tasks; returns the count of each outcome."""
         outcomes: Counter[str] = Counter()
         for task in self._tasks:
             self._recorder.set_parameters(task=task)
             for seed in range(self._first_seed, self._first_seed + self._episodes):
-                outcome, ticks = self._episode(task, seed)
+                outcome, duration_s = self._episode(task, seed)
                 outcomes[outcome] += 1
-                duration_s = round(ticks / self._control_hz, 2)
-                line = {"task": task, "seed": seed, "outcome": outcome, "duration_s": duration_s}
+                line = {"task": task, "seed": seed, "outcome": outcome, "duration_s": round(duration_s, 2)}
                 print(json.dumps(line), flush=True)
         return outcomes
 
-    def _episode(self, task: str, seed: int) -> tuple[str, int]:
+    def _episode(self, task: str, seed: int) -> tuple[str, float]:
         reset = self._simulator.reset(task, seed)
         self._move_gripper(1.0)  # as after the reset, so that the first gripper command in the bag is true
         self._language.publish(String(data=reset["command"]))
@@ -109,7 +104,7 @@ class DemonstratorNode(Node):
             raise ServiceError(f"{task} (seed {seed}) timed out: no messages on {topics.SIMULATOR_STATE}")
         assert self._outcome is not None
         self._recorder.trigger(self._outcome)
-        return self._outcome, demonstration.ticks
+        return self._outcome, demonstration.ticks / self._control_hz
 
     def _start_recording(self, command: str) -> None:
         """Start an episode with this command, waiting for cameras that are still starting up."""

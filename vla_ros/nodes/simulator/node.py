@@ -104,21 +104,19 @@ class SimulatorNode(Node):
         return SetParametersResult(successful=True)
 
     def _make_publishers(self) -> None:
-        self._pose = self.create_publisher(PoseStamped, "ee_pose", STATE_QOS)
-        self._joints = self.create_publisher(JointState, "joint_states", STATE_QOS)
-        self._scene = self.create_publisher(Float64MultiArray, "~/state", STATE_QOS)
-        self._task_success = self.create_publisher(Bool, topics.TASK_SUCCESS, LATCHED_QOS)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._clock_publisher = self.create_publisher(Clock, "/clock", SENSOR_QOS) if self._publish_clock else None
-        self._image_publishers = {
-            camera: (
-                self.create_publisher(Image, f"camera/{camera}/image_raw", SENSOR_QOS) if self._raw else None,
-                self.create_publisher(CompressedImage, f"camera/{camera}/image_raw/compressed", SENSOR_QOS)
-                if self._compressed
-                else None,
-            )
-            for camera in CAMERAS
-        }
+        publisher = self.create_publisher
+        self._pose = publisher(PoseStamped, "ee_pose", STATE_QOS)
+        self._joints = publisher(JointState, "joint_states", STATE_QOS)
+        self._scene = publisher(Float64MultiArray, "~/state", STATE_QOS)
+        self._task_success = publisher(Bool, topics.TASK_SUCCESS, LATCHED_QOS)
+        self._diagnostics = publisher(DiagnosticArray, "/diagnostics", 10)
+        self._clock_publisher = publisher(Clock, "/clock", SENSOR_QOS) if self._publish_clock else None
+        self._image_publishers = {}
+        for camera in CAMERAS:
+            topic = f"camera/{camera}/image_raw"
+            raw = publisher(Image, topic, SENSOR_QOS) if self._raw else None
+            jpeg = publisher(CompressedImage, f"{topic}/compressed", SENSOR_QOS) if self._compressed else None
+            self._image_publishers[camera] = (raw, jpeg)
 
     def _on_twist(self, message: TwistStamped) -> None:
         if message.header.frame_id != outgoing.BASE_FRAME:
@@ -159,7 +157,7 @@ class SimulatorNode(Node):
         try:
             robot = SimulatedRobot(self._height, self._width)
             self._reset(robot, self.get_parameter("task").value, self.get_parameter("seed").value, 0)
-            pace = self._make_pace()
+            pace = SimulatedPace(self._now_ns(), self._factor) if self._publish_clock else RealTimePace(self._now_ns)
             self.get_logger().info(f"ready: {robot.env.command!r} on task {self.get_parameter('task').value}")
             while not self._stop.is_set():
                 self._step(robot, pace)
@@ -172,10 +170,8 @@ class SimulatorNode(Node):
             if robot is not None:
                 robot.env.close()
 
-    def _make_pace(self) -> SimulatedPace | RealTimePace:
-        if self._publish_clock:
-            return SimulatedPace(self.get_clock().now().nanoseconds, self._factor)
-        return RealTimePace(lambda: int(self.get_clock().now().nanoseconds))
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
 
     def _step(self, robot: SimulatedRobot, pace: SimulatedPace | RealTimePace) -> None:
         """Wait for the next step, then apply the commands received so far, and publish."""
@@ -204,7 +200,7 @@ class SimulatorNode(Node):
                 twist, self._twist_stamp_ns = value
                 robot.set_twist(twist, time_ns)
             elif kind == "gripper":
-                robot.set_opening(value)
+                robot.opening = value
             elif kind == "recorded":
                 self._recorded_ns = value or None
             else:
@@ -226,9 +222,9 @@ class SimulatorNode(Node):
 
     def _publish(self, robot: SimulatedRobot, before_ns: int, time_ns: int) -> None:
         """Publish what is due at `time_ns`, the clock first: no message may come from the future."""
-        if self._clock_publisher is not None:
-            self._clock_publisher.publish(Clock(clock=outgoing.time_message(time_ns)))
         stamp = outgoing.time_message(time_ns)
+        if self._clock_publisher is not None:
+            self._clock_publisher.publish(Clock(clock=stamp))
         if time_ns // self._state_ns != before_ns // self._state_ns:
             self._scene.publish(outgoing.state_message(robot.state, time_ns))
             self._pose.publish(outgoing.pose_message(robot.state, stamp))

@@ -17,45 +17,34 @@ COMMAND_TIMEOUT_NS = 200_000_000
 # One step of the simulation. Everything is captured at absolute multiples of it, so that each tick of the control grid
 # (a multiple of it) has an image of exactly that time.
 STEP_NS = 20_000_000
+PATIENCE_NS = 100_000_000
 
 
 class SimulatedRobot:
-    """The environment with a command watchdog. Create, use and close it in one thread (the renderer's).
-
-    Attributes:
-        env: its scenes are those of an evaluation without ROS; it renders only when asked for images.
-        state: the scene after the last `reset` or `advance`.
-    """
+    """The environment with a command watchdog. Create, use and close it in one thread (the renderer's)."""
 
     def __init__(self, height: int, width: int) -> None:
+        # Its scenes are those of an evaluation without ROS; it renders only when asked for images.
         self.env = TabletopEnv(height=height, width=width, render=False, render_mode="rgb_array")
+        self.opening = 1.0  # of the gripper, 0 closed ... 1 open
         self._twist = np.zeros(6)
         self._twist_ns: int | None = None
-        self._opening = 1.0
         self.state = self.env.state()
 
     def reset(self, task: str, seed: int) -> None:
-        """Start an episode in a new scene with the gripper open.
-
-        Raises:
-            ValueError: unknown task.
-        """
+        """Start an episode in a new scene with the gripper open."""
         self.env.reset(seed=seed, options={"task": task})
-        self._twist_ns, self._opening = None, 1.0
+        self._twist_ns, self.opening = None, 1.0
         self.state = self.env.state()
 
     def set_twist(self, twist: NDArray[np.float64], time_ns: int) -> None:
         """Set the twist (6,) [m/s, rad/s] in base_link until the next one, for at most 0.2 s."""
         self._twist, self._twist_ns = twist, time_ns
 
-    def set_opening(self, opening: float) -> None:
-        """Set the gripper's opening, 0 closed ... 1 open, until the next one."""
-        self._opening = opening
-
     def advance(self, duration_s: float, time_ns: int) -> None:
         """Run the physics for `duration_s`, up to `time_ns`."""
         moving = self._twist_ns is not None and time_ns - self._twist_ns <= COMMAND_TIMEOUT_NS
-        self.env.sim.set_command(self._twist if moving else np.zeros(6), self._opening)
+        self.env.sim.set_command(self._twist if moving else np.zeros(6), self.opening)
         self.env.sim.advance(duration_s)
         self.state = self.env.state()
 
@@ -70,15 +59,11 @@ class Step:
 
 
 class RealTimePace:
-    """Follows a real-time clock. After a delay longer than `patience_s`, the robot has stood still in the meantime: it
+    """Follows a real-time clock. After a delay longer than `PATIENCE_NS`, the robot has stood still in the meantime: it
     does not catch up with a burst of motion, which no real robot would show."""
 
-    def __init__(
-        self, now_ns: Callable[[], int], sleep_s: Callable[[float], None] = time.sleep, *, patience_s: float = 0.1
-    ) -> None:
-        self._now_ns = now_ns
-        self._sleep_s = sleep_s
-        self._patience_ns = int(patience_s * 1e9)
+    def __init__(self, now_ns: Callable[[], int], sleep_s: Callable[[float], None] = time.sleep) -> None:
+        self._now_ns, self._sleep_s = now_ns, sleep_s
         self.time_ns = now_ns() // STEP_NS * STEP_NS
 
     def wait(self) -> Step:
@@ -88,7 +73,7 @@ class RealTimePace:
             self._sleep_s((due_ns - now_ns) / 1e9)
         reached_ns = now_ns // STEP_NS * STEP_NS
         elapsed_ns, self.time_ns = reached_ns - self.time_ns, reached_ns
-        if elapsed_ns > self._patience_ns:
+        if elapsed_ns > PATIENCE_NS:
             return Step(reached_ns, 1, elapsed_ns - STEP_NS)
         return Step(reached_ns, elapsed_ns // STEP_NS, 0)
 
@@ -104,8 +89,7 @@ class SimulatedPace:
         sleep_s: Callable[[float], None] = time.sleep,
     ) -> None:
         self._period_s = STEP_NS / 1e9 / factor
-        self._steady_s = steady_s
-        self._sleep_s = sleep_s
+        self._steady_s, self._sleep_s = steady_s, sleep_s
         self._due_s = steady_s()
         self.time_ns = start_ns // STEP_NS * STEP_NS
 

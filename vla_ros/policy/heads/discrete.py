@@ -44,11 +44,9 @@ class DiscreteHead(RecurrentHead):
         closed, opened = logits[..., ARM_SIZE, :].chunk(2, dim=-1)
         return ActionPrediction(arm.to(logits.dtype), opened.logsumexp(dim=-1) - closed.logsumexp(dim=-1))
 
-    def losses(
-        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, context_bias: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def losses(self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
         """Return the cross-entropy of the bins, averaged over the arm's six axes."""
-        logits = self.logits(self.context_with(features, context_bias))
+        logits = self.logits(self.context(features))
         entropy = F.cross_entropy(logits.movedim(-1, 1), self.discretize(actions), reduction="none")  # (B, W, N, 7)
         arm, gripper = entropy[..., :ARM_SIZE].mean(dim=-1), entropy[..., ARM_SIZE]
         errors = action_errors(self._most_likely(logits), actions, mask)

@@ -68,11 +68,9 @@ class FlowHead(RecurrentHead):
         noise = torch.randn(target.shape, generator=generator, dtype=dtype, device=device)
         return noise, torch.rand((*target.shape[:2], 1, 1), generator=generator, dtype=dtype, device=device)
 
-    def losses(
-        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, context_bias: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def losses(self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
         """Return the velocity's squared error at a random time and, in validation, the errors of sampled chunks."""
-        context = self.context_with(features, context_bias)
+        context = self.context(features)
         opening = actions[..., ARM_SIZE:] * 2 - 1
         target = torch.cat([actions[..., :ARM_SIZE], opening], dim=-1) * mask[..., None]  # (B, W, N, 7)
         noise, time = self._draw(target)

@@ -18,7 +18,7 @@ class GptHead(Head):
     """
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: GptConfig) -> None:
-        super().__init__(chunk=chunk, history=history, context_size=config.width)
+        super().__init__(chunk=chunk, history=history)
         self.input = nn.Linear(feature_size, config.width)
         self.positions = nn.Parameter(0.02 * torch.randn(history, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.attention_heads) for _ in range(config.layers))

@@ -87,20 +87,17 @@ class Head(nn.Module):
     """Features of the last frames -> an action chunk at every frame.
 
     A head defines two functions: `context` fuses time, causally, and `decode` turns one position into a chunk. All else
-    follows from them, so that a window in training and a stream on the robot are the same computation. Wherever
-    `context_bias` is an argument, it is added to the context (see `policy/committed.py`).
+    follows from them, so that a window in training and a stream on the robot are the same computation.
 
     Args:
         chunk: N.
         history: the number of newest frames that the prediction depends on.
-        context_size: C.
     """
 
-    def __init__(self, *, chunk: int, history: int, context_size: int) -> None:
+    def __init__(self, *, chunk: int, history: int) -> None:
         super().__init__()
         self.chunk = chunk
         self.history = history
-        self.context_size = context_size
 
     def context(self, features: Tensor) -> Tensor:
         """Return (B, W, C) for `features` (B, W, D), oldest first; position t depends on positions up to t only."""
@@ -110,27 +107,19 @@ class Head(nn.Module):
         """Return the chunks (B, W, N, ...) for `context` (B, W, C), each position by itself."""
         raise NotImplementedError
 
-    def context_with(self, features: Tensor, context_bias: Tensor | None) -> Tensor:
-        """Return `context`, plus `context_bias` (B, W, C) if there is one."""
-        context = self.context(features)
-        return context if context_bias is None else context + context_bias
-
-    def forward(self, features: Tensor, valid: Tensor, context_bias: Tensor | None = None) -> ActionPrediction:
+    def forward(self, features: Tensor, valid: Tensor) -> ActionPrediction:
         """Predict at every position.
 
         Args:
             features: (B, W, D), oldest first.
             valid: (B, W), True on frames. Padding is on the right, where it cannot reach a valid position; predictions
                 at padding are zero.
-            context_bias: (B, W, C) or None.
         """
-        prediction = self.decode(self.context_with(features, context_bias))
+        prediction = self.decode(self.context(features))
         mask = valid[..., None]
         return ActionPrediction(prediction.arm * mask[..., None], prediction.gripper_logit * mask)
 
-    def step(
-        self, feature: Tensor, state: History | None, context_bias: Tensor | None = None
-    ) -> tuple[ActionPrediction, History]:
+    def step(self, feature: Tensor, state: History | None) -> tuple[ActionPrediction, History]:
         """Predict for the newest frame: what `forward` predicts at the end of the window of the last W frames.
 
         Pure: one head serves any number of robots. The state is a window of features, and the head runs over it from
@@ -139,32 +128,27 @@ class Head(nn.Module):
         Args:
             feature: (B, D) of the newest frame.
             state: as returned by the last step; None at the start.
-            context_bias: (B, C) or None.
 
         Returns:
             The chunk, arm (B, N, 6) and gripper_logit (B, N), and the state for the next step.
         """
         state = slide(state, feature, self.history)
-        return self.newest(state.frames, state.valid, context_bias), state
+        return self.newest(state.frames, state.valid), state
 
-    def newest(self, features: Tensor, valid: Tensor, context_bias: Tensor | None = None) -> ActionPrediction:
+    def newest(self, features: Tensor, valid: Tensor) -> ActionPrediction:
         """Return the chunk, arm (B, N, 6) and gripper_logit (B, N), at the last valid of `features` (B, W, D)."""
-        context = at_end(self.context(features), valid)
-        arm, gripper_logit = self.decode((context if context_bias is None else context + context_bias)[:, None])
+        arm, gripper_logit = self.decode(at_end(self.context(features), valid)[:, None])
         return ActionPrediction(arm[:, 0], gripper_logit[:, 0])
 
-    def losses(
-        self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig, context_bias: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def losses(self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
         """Return the loss terms by name: `loss` is minimised, the others are logged.
 
         Args:
             features: (B, W, D).
             actions: (B, W, N, 7) normalised, gripper opening in [0, 1] last.
             mask: (B, W, N), True on actions to learn from.
-            context_bias: (B, W, C) or None.
         """
-        return action_loss(self.decode(self.context_with(features, context_bias)), actions, mask, config)
+        return action_loss(self.decode(self.context(features)), actions, mask, config)
 
 
 def split_actions(values: Tensor) -> ActionPrediction:

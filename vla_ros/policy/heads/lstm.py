@@ -17,7 +17,8 @@ class RecurrentHead(Head):
     """
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, hidden_size: int, layers: int = 1) -> None:
-        super().__init__(chunk=chunk, history=history, context_size=feature_size + hidden_size)
+        super().__init__(chunk=chunk, history=history)
+        self.context_size = feature_size + hidden_size
         self.lstm = nn.LSTM(feature_size, hidden_size, num_layers=layers, batch_first=True)
 
     def context(self, features: Tensor) -> Tensor:

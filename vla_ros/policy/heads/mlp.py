@@ -15,7 +15,7 @@ class MlpHead(Head):
     """Each frame's feature to a chunk: for one-step policies, and for backbones that fuse time themselves."""
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: MlpConfig) -> None:
-        super().__init__(chunk=chunk, history=1, context_size=feature_size)
+        super().__init__(chunk=chunk, history=1)
         self.mlp = relu_mlp([feature_size] + [config.mlp_size] * config.layers, chunk * ACTION_SIZE)
 
     def context(self, features: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class RobovlmsHead(Head):
     """LSTM from a zero state over at most W features, then an MLP for the arm (in [-1, 1]) and one for the gripper."""
 
     def __init__(self, *, feature_size: int, chunk: int, history: int, config: RobovlmsConfig) -> None:
-        super().__init__(chunk=chunk, history=history, context_size=config.hidden_size)
+        super().__init__(chunk=chunk, history=history)
         self.rnn = nn.LSTM(feature_size, config.hidden_size, num_layers=config.layers, batch_first=True)
         sizes = [config.hidden_size, *config.mlp_sizes]
         self.arm = relu_mlp(sizes, chunk * ARM_SIZE)

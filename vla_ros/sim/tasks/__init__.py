@@ -18,17 +18,11 @@ from vla_ros.sim.tasks.task import Task
 
 KINDS: tuple[type[Task], ...] = (PickUp, PushLeft, PushRight, PushAway, PutInBox, OpenDrawer, CloseDrawer, NudgeLit)
 TASKS = {task.name: task for kind in KINDS for task in kind.variants()}
-TRAINED_TASKS, NOVEL_TASKS, MEMORY_TASKS = (
-    tuple(name for name, task in TASKS.items() if task.role == role) for role in ("trained", "novel", "memory")
-)
+TRAINED_TASKS = tuple(name for name, task in TASKS.items() if task.role == "trained")
 
 
 def task_names(names: Sequence[str]) -> list[str]:
-    """Return the names given, or the trained tasks for ["all"].
-
-    Raises:
-        UserError: unknown task.
-    """
+    """Return the names given, or the trained tasks for ["all"]."""
     if list(names) == ["all"]:
         return list(TRAINED_TASKS)
     for name in names:

@@ -17,31 +17,21 @@ from vla_ros.sim.state import COLORS, Array, SceneState
 
 
 class Task(abc.ABC):
-    """One task. A subclass is a kind of task; its instances differ in the block that is meant.
+    """One task. A subclass is a kind of task; its instances differ in the block that is meant."""
 
-    Attributes:
-        kind: name of the kind, e.g. `pick_up`.
-        training_templates: commands to train on; `{color}` stands for the block's color.
-        held_out_templates: commands kept for testing language understanding. They recombine words of the training
-            templates, so that a policy can understand them without having seen a new word.
-        role: `trained`; or `novel`: kept for teaching the policy something new; or `memory`: the command does not say
-            which block is meant, only the first images do.
-        uses_drawer: blocks keep clear of the drawer.
-        ends_moving: images do not show when to stop, so demonstrations end while the arm is still moving.
-        color: the block that is meant; empty if the command names none.
-        name: unique, e.g. `pick_up_red`.
-        phrasings, held_out: the templates with this task's color.
-    """
-
-    kind: ClassVar[str]
-    training_templates: ClassVar[tuple[str, ...]]
+    kind: ClassVar[str]  # e.g. `pick_up`
+    training_templates: ClassVar[tuple[str, ...]]  # commands to train on; `{color}` stands for the block's color
+    # Commands kept for testing language understanding. They recombine words of the training templates, so that a policy
+    # can understand them without having seen a new word.
     held_out_templates: ClassVar[tuple[str, ...]]
+    # `novel` is kept for teaching the policy something new. The command of a `memory` task does not say which block is
+    # meant, only the first images do.
     role: ClassVar[Literal["trained", "novel", "memory"]] = "trained"
-    uses_drawer: ClassVar[bool] = False
-    ends_moving: ClassVar[bool] = False
+    uses_drawer: ClassVar[bool] = False  # blocks keep clear of the drawer
+    ends_moving: ClassVar[bool] = False  # images do not show when to stop: demonstrations end with a moving arm
 
     def __init__(self, color: str = "") -> None:
-        self.color = color
+        self.color = color  # of the block that is meant; empty if the command names none
         self.name = f"{self.kind}_{color}" if color else self.kind
         self.phrasings = tuple(text.format(color=color) for text in self.training_templates)
         self.held_out = tuple(text.format(color=color) for text in self.held_out_templates)
