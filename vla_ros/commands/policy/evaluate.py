@@ -6,7 +6,7 @@ vla evaluate CKPT --tasks pick_up_red open_drawer --rollouts 50
 vla evaluate CKPT --blank static                               how much the static camera matters
 vla evaluate CKPT --tasks pick_up --swap-colour                whether the colour word decides which block is picked up
 vla evaluate CKPT --chains 100                                 CALVIN's protocol: five tasks in a row in one scene
-vla evaluate CKPT --delays 0 50 100 200 400 --executors full_chunk first_action   success against added delay
+vla evaluate CKPT --delays 0 50 100 200 400 --executors path_following full_chunk   success against added delay
 vla evaluate CKPT --output runs/evaluation --videos            resumable, with report.html and a video of each rollout
 vla evaluate CKPT --env libero --suite libero_goal --rollouts 50    LIBERO's standard protocol
 vla evaluate CKPT --env calvin --dataset task_D_D              CALVIN's 1000 chains (needs CALVIN)
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--executors",
         nargs="+",
         choices=list(EXECUTORS),
-        help="run everything once for each way to execute chunks (default: full_chunk)",
+        help="run everything once for each way to execute chunks (default: path_following)",
     )
     add(
         "--max-time",
