@@ -8,8 +8,13 @@ import json
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
+
+from vla_ros import robot
+from vla_ros.observations.observation import Reason
+from vla_ros.runtime.safety import governor, guard
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -46,6 +51,12 @@ def test_links_between_pages_lead_to_files_and_headings(page: Path) -> None:
 def test_files_that_a_page_names_exist(page: Path) -> None:
     named = re.findall(r"`((?:vla_ros|train|test|config|benchmarks|docs|launch)/[\w./-]+\.\w+)", page.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_reason_to_stop_is_explained() -> None:
+    reasons = {*guard.DISARMING, *guard.IDLE, *governor.FAULTS, *get_args(Reason), *robot.CHECKS}
+    told = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs/safety.md").read_text()))
+    assert reasons <= told
 
 
 def test_the_planner_on_its_page_is_the_one_that_the_tests_run() -> None:

@@ -7,16 +7,17 @@ python docs/images/architecture.py        writes docs/images/architecture.svg
 from __future__ import annotations
 
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 
 WIDTH, HEIGHT = 1040, 500
 SIDE_X, SIDE_W = 24, 176  # the left column; the right one mirrors it
 RIGHT_X = WIDTH - SIDE_X - SIDE_W
-NODE_X, NODE_W = 240, 560  # the policy node, and what stands below it
-STAGE_W = 124
-STAGE_X = [NODE_X + 12 + index * 137.33 for index in range(4)]
-FIT_X = NODE_X + 280
+NODE_X, NODE_W = 230, 580  # both processes, and what stands below them
+STAGE_W, STAGE_GAP, MARGIN = 113, 12, 10
+PROCESS_W = 2 * (MARGIN + STAGE_W) + STAGE_GAP
+PROCESS_X = [NODE_X, NODE_X + NODE_W - PROCESS_W]  # the policy's, the guard's
+STAGE_X = [left + MARGIN + index * (STAGE_W + STAGE_GAP) for left in PROCESS_X for index in range(2)]
+FIT_X = NODE_X + 292
 
 # class: (attribute, light, dark)
 COLORS = {
@@ -88,24 +89,33 @@ def label(x: float, y: float, text: str, anchor: str = "middle") -> str:
 
 
 def control_loop() -> list[str]:
-    """Return what runs on the robot: inputs, the stages of the policy node, and its two outputs."""
+    """Return what runs on the robot: inputs, the stages of policy and guard, and the guard's two outputs."""
     y, height = 92, 98
     middle = y + height / 2
+    policy_end, guard_x = PROCESS_X[0] + PROCESS_W, PROCESS_X[1]
+    people = guard_x + PROCESS_W / 2
     return [
-        group(NODE_X, 56, NODE_W, 150, "policy node"),
+        group(NODE_X, 56, PROCESS_W, 150, "policy process"),
+        group(guard_x, 56, PROCESS_W, 150, "guard process"),
+        label(people, 32, "emergency stops, deadman, takeover, tool pose"),
+        line((people, 38), (people, 56)),
         box(SIDE_X, 56, SIDE_W, 44, "cameras", "static, wrist, ..."),
         box(SIDE_X, 109, SIDE_W, 44, "robot state", "tool pose, gripper"),
         box(SIDE_X, 162, SIDE_W, 44, "language command", "“pick up the red block”"),
         box(STAGE_X[0], y, STAGE_W, height, "observations", "one per control", "tick; the last W", "are the history"),
-        box(STAGE_X[1], y, STAGE_W, height, "VLA policy", "backbone and head", "predict a chunk", "of N actions",
+        box(STAGE_X[1], y, STAGE_W, height, "VLA policy", "backbone, head:", "a chunk of", "N actions",
             kind="policy"),
         box(STAGE_X[2], y, STAGE_W, height, "executor", "chunks to one", "action per tick,", "despite delays"),
-        box(STAGE_X[3], y, STAGE_W, height, "safety governor", "limits, stops,", "watchdogs,", "manual takeover",
+        box(STAGE_X[3], y, STAGE_W, height, "governor", "limits and stops", "at 100 Hz,", "plausibility",
             kind="safety"),
         box(RIGHT_X, 72, SIDE_W, 52, "twist", "m/s and rad/s, base frame"),
         box(RIGHT_X, 138, SIDE_W, 52, "gripper", "0 closed, 1 open"),
         *(line((SIDE_X + SIDE_W, at), (NODE_X, at)) for at in (78, 131, 184)),
-        *(line((left + STAGE_W, middle), (right, middle)) for left, right in pairwise(STAGE_X)),
+        *(line((left + STAGE_W, middle), (right, middle)) for left, right in (STAGE_X[:2], STAGE_X[2:])),
+        line((policy_end, 118), (guard_x, 118)),
+        label((policy_end + guard_x) / 2, 110, "plan"),
+        line((policy_end, 168), (guard_x, 168)),
+        label((policy_end + guard_x) / 2, 160, "heartbeat"),
         *(line((NODE_X + NODE_W, at), (RIGHT_X, at)) for at in (98, 164)),
     ]  # fmt: skip
 
@@ -139,7 +149,7 @@ def contract() -> list[str]:
     y, height, top, bottom = 242, 66, 190, 352
     middles = [x + STAGE_W / 2 for x in STAGE_X]
     return [
-        *(line((x, top), (x, y), kind="bond", head=False) for x in (middles[0], middles[2], middles[3])),
+        line((middles[0], top), (middles[0], y), kind="bond", head=False),
         *(line((x, bottom), (x, y + height), kind="bond", head=False) for x in (FIT_X + STAGE_W / 2, middles[3])),
         line((middles[1], bottom), (middles[1], y + height), head=False),
         line((middles[1], y), (middles[1], top)),
@@ -154,11 +164,11 @@ def svg() -> str:
     """Return the drawing."""
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="'
-        "Cameras, robot state and a command go through the policy and the safety governor to the arm; recorded bags "
-        'fine-tune the policy; the contract ties both together">',
+        "Cameras, robot state and a command go to the policy process, its plans and heartbeat to the guard process, "
+        'which owns the arm; recorded bags fine-tune the policy; the contract ties both together">',
         style(),
         f'<rect class="page" x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="12"/>',
-        label(SIDE_X, 34, "on the robot, at control rate", "start"),
+        label(SIDE_X, 34, "on the robot", "start"),
         label(SIDE_X, HEIGHT - 22, "on the training machine, without ROS", "start"),
     ]
     return "\n".join([*head, *control_loop(), *training_loop(), *contract(), "</svg>"]) + "\n"

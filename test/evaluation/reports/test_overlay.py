@@ -72,12 +72,12 @@ def test_a_bag_has_the_topics_of_the_shipped_view(replayed, tmp_path) -> None:
             messages.setdefault(topic, []).append((time_ns, message))
     image = cv2.imdecode(messages["/camera/wrist/image_raw/compressed"][2][1].data, cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), replayed.episode.images["wrist"][2])
-    time_ns, plan = messages["/policy/plan"][1]
+    time_ns, plan = messages["/policy/predicted_path"][1]
     assert time_ns == 51 * PERIOD_NS and plan.header.stamp.nanosec == 100_000_000
     assert plan.header.frame_id == robot.base_frame and len(plan.poses) == 3
     assert plan.poses[2].position.x == pytest.approx(0.42)
     assert messages["/twist_command"][0][1].twist.linear.y == 0.05
-    assert messages["/policy/preview"][0][1].twist.angular.z == 0.5
+    assert messages["/guard/preview"][0][1].twist.angular.z == 0.5
     assert [message.data for _, message in messages["/language_command"]] == ["pick it up"]
 
 

@@ -6,7 +6,7 @@ vla evaluate CKPT --tasks pick_up_red open_drawer --rollouts 50
 vla evaluate CKPT --blank static                               how much the static camera matters
 vla evaluate CKPT --tasks pick_up --swap-colour                whether the colour word decides which block is picked up
 vla evaluate CKPT --chains 100                                 CALVIN's protocol: five tasks in a row in one scene
-vla evaluate CKPT --delays 0 50 100 200 400 --executors full_chunk first_action   success against added delay
+vla evaluate CKPT --delays 0 50 100 200 400 --executors path_following full_chunk   success against added delay
 vla evaluate CKPT --output runs/evaluation --videos            resumable, with report.html and a video of each rollout
 vla evaluate CKPT --env libero --suite libero_goal --rollouts 50    LIBERO's standard protocol
 vla evaluate CKPT --env calvin --dataset task_D_D              CALVIN's 1000 chains (needs CALVIN)
@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words.add_argument("--swap-colour", action="store_true", help="name a block of another colour, and count that one")
     add("--delay-ticks", type=int, help="ticks until a chunk takes effect (default: 1; LIBERO and CALVIN: 0)")
     add("--delays", nargs="+", type=float, metavar="MS", help="run everything once for each added delay")
-    add("--executors", nargs="+", choices=list(EXECUTORS), help="run everything once for each (default: full_chunk)")
+    add(
+        "--executors", nargs="+", choices=list(EXECUTORS), help="run everything once for each (default: path_following)"
+    )
     limit = "time limit per rollout (default: 12; LIBERO: the suite's)"
     add("--max-time", dest="max_time_s", type=float, metavar="SECONDS", help=limit)
     add("--robot", help="robot file whose limits apply (default: tabletop; LIBERO and CALVIN: none)")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the shipped policy on the simulated arm over ROS 2 and report its success rate.
 
-Starts the simulator and the policy node, gives the policy one command after another, in scenes and with phrasings it
-was not trained on, and checks from outside whether each task succeeds. Writes results.json, demo.mp4 and
+Starts simulator, policy and guard, gives the policy one command after another, in scenes and with phrasings it was not
+trained on, and checks from outside whether each task succeeds. Writes results.json, demo.mp4 and
 contact_sheet.png (both cameras).
 """
 

@@ -6,9 +6,9 @@ vla replay-onto-robot CKPT bags/mine --episode 3 --speed 0.5 --arm  another one,
 vla replay-onto-robot CKPT bags/mine --json replayed.json           machine-readable results
 
 Verifies units, frames, signs and rate all the way from a recorded twist to the arm's motion, before a policy moves it.
-Only the rate, cameras and frame of the checkpoint are used. Twists take the same path as the policy node's, with the
-same limits, deadman, emergency stop and takeover. The node is called `replay`. It moves nothing until its service
-`guard/arm` is called, and refuses to move while another node commands the arm.
+Only the rate, cameras and frame of the checkpoint are used. Twists take the same path as the policy's, through a guard
+with the same limits, deadman, emergency stops and takeover. The node is called `replay`. Nothing moves until the
+service `guard/arm` is called, or while another node commands the arm.
 
 Move the arm to where the episode begins, and keep a hand on the emergency stop. The measured path is compared with the
 recorded one, axis by axis from the start, and differences are diagnosed.

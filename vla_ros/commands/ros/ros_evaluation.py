@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a checkpoint over ROS: the simulator and the policy node as separate processes, in real time."""
+"""Measure a checkpoint over ROS: simulator, policy and guard as separate processes, in real time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RosEvaluation:
 
     Attributes:
         rollouts: (rollout, success, seconds) of each.
-        ticks, inference_ms: as counted by the policy node.
+        ticks, inference_ms: as counted by guard and policy.
         wall_s: duration of the evaluation.
     """
 

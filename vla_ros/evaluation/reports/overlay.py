@@ -25,8 +25,8 @@ from vla_ros.runtime.execution.timeline import predicted_path
 Array = NDArray[np.float64]
 POSE_NAMES = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)))
 
-# As the policy node publishes them under its default name.
-PLAN, PREVIEW = "/policy/plan", "/policy/preview"
+# As policy and guard publish them under their default names.
+PATH, PREVIEW = "/policy/predicted_path", "/guard/preview"
 TWIST, POSE, POSES = (f"geometry_msgs/msg/{kind}" for kind in ("TwistStamped", "PoseStamped", "PoseArray"))
 IMAGE, TEXT = "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
 
@@ -87,8 +87,8 @@ def write_rerun(file: Path, frames: Iterable[OverlayFrame], command: str) -> Non
 def write_bag(folder: Path, frames: Iterable[OverlayFrame], command: str, robot: Robot) -> None:
     """Write the frames as a new MCAP bag with PNG images, for config/views/foxglove.json and policy.rviz.
 
-    The robot's `twist_command` carries the demonstrated actions, `/policy/preview` the first action of each chunk, and
-    `/policy/plan` the path along it.
+    The robot's `twist_command` carries the demonstrated actions, `/guard/preview` the first action of each chunk, and
+    `/policy/predicted_path` the path along it.
     """
     command_topic = _absolute(robot.twist_command.topic)
     as_pose = robot.ee_pose is not None and robot.ee_pose.type == POSE
@@ -98,7 +98,7 @@ def write_bag(folder: Path, frames: Iterable[OverlayFrame], command: str, robot:
     with BagWriter(folder) as bag:
         for topic in image_topics.values():
             bag.add_topic(topic, IMAGE)
-        for topic, kind in ((command_topic, TWIST), (PREVIEW, TWIST), (pose_topic, POSE), (PLAN, POSES)):
+        for topic, kind in ((command_topic, TWIST), (PREVIEW, TWIST), (pose_topic, POSE), (PATH, POSES)):
             bag.add_topic(topic, kind)
         bag.add_topic(language_topic, TEXT, TopicQos(durability="transient_local"))
         for index, frame in enumerate(frames):
@@ -112,7 +112,7 @@ def write_bag(folder: Path, frames: Iterable[OverlayFrame], command: str, robot:
                 _write(bag, topic, time_ns, TWIST, header=header, twist=_twist(action))
             if frame.pose is not None and frame.path is not None:
                 _write(bag, pose_topic, time_ns, POSE, header=header, pose=_pose(frame.pose))
-                _write(bag, PLAN, time_ns, POSES, header=header, poses=[_pose(pose) for pose in frame.path])
+                _write(bag, PATH, time_ns, POSES, header=header, poses=[_pose(pose) for pose in frame.path])
 
 
 def _absolute(topic: str) -> str:

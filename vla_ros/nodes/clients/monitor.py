@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listen to the policy node's state and diagnostics."""
+"""Listen to the states and diagnostics of policy and guard."""
 
 from __future__ import annotations
 

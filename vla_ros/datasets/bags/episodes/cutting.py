@@ -240,7 +240,7 @@ def _runs(ticks: NDArray[np.int64], commands: Sequence[str]) -> list[slice]:
 class Interventions:
     """Who moves the arm: at ascending receive times (S,), whether a person does from then on (S,).
 
-    The policy node says so on `intervention` (std_msgs/Bool, latched): true from the first twist of a takeover, false
+    The guard says so on `intervention` (std_msgs/Bool, latched): true from the first twist of a takeover, false
     from the policy's next turn. A recording without such a message is a demonstrator's alone.
     """
 
