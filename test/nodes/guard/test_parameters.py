@@ -105,7 +105,8 @@ def test_before_configure_everything_may_change_that_is_within_its_range():
     assert "read at configure" in refusal(PARAMETERS, [inside], configured=True)
 
 
-def test_an_executor_that_needs_the_policy_is_refused(start):
+def test_the_executor_of_before_is_refused_with_what_to_use_instead(start):
     node = start("executor:=delay_aware")
     node.trigger_configure()
-    assert node.last_error == "executor 'delay_aware' needs a policy in the same process; use path_following"
+    assert node.last_error.startswith("parameter executor must be one of ")
+    assert "got 'delay_aware'; use path_following" in node.last_error
