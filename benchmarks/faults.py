@@ -40,7 +40,7 @@ def run(times: int) -> list[list]:
             with policy_node(*files, environment) as process:
                 robot.wait_state("waiting", "no_command")
                 for fault in FAULTS * times:
-                    _note(results, measure(robot, fault, process.pid))
+                    _note(results, measure(robot, fault, (process.pid, process.guard.pid)))
         finally:
             robot.close()
         for scenario in [*NODE_FAULTS.values(), *SYSTEM_FAULTS.values()] * times:

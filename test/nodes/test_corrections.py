@@ -71,6 +71,7 @@ def test_what_a_hand_did_beside_a_policy_is_recorded_and_trained_on(ros_environm
             recorder(bag, robot_file, ros_environment),
             policy_node(write_checkpoint(tmp_path), robot_file, ros_environment),
         ):
+            robot.ready()
             robot.say(f"move {POLICY_MPS}")
             robot.wait_moving(POLICY_MPS)
             trigger(robot, "start")

@@ -314,6 +314,7 @@ def test_simulated_time_that_stops_stops_the_arm_and_one_that_is_set_back_starts
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     try:
         with policy_node(*files, ros_environment, use_sim_time=True):
+            robot.ready()
             robot.wait_state("waiting", "no_command")
             robot.say("move 0.05")
             robot.wait_moving(0.05)
@@ -333,6 +334,7 @@ def test_a_dry_run_says_what_it_would_do_and_cannot_move_anything(other_robot, r
     robot, preview = other_robot, []
     robot.node.create_subscription(TwistStamped, "guard/preview", preview.append, 10)
     with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment, dry_run=True):
+        robot.ready()
         robot.say("move 0.9")
         robot.wait(lambda: any(message.twist.linear.x == 0.2 for message in preview), "a preview within the limits")
         publishers = robot.node.get_publishers_info_by_topic("/twist_command")
@@ -346,6 +348,7 @@ def test_a_second_publisher_on_the_command_topic_stops_the_arm(other_robot, ros_
     robot.node.destroy_publisher(robot.sentinel)
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     with policy_node(*files, ros_environment, allow_other_publishers=False, first_run_scale=0.5):
+        robot.ready()
         robot.say("move 0.08")
         robot.wait_moving(0.04)  # half, on the first run
         robot.twists.clear()
@@ -375,6 +378,8 @@ def test_two_arms_in_two_namespaces_do_not_hear_each_other(ros_environment, tmp_
             robots[-1].node.destroy_publisher(robots[-1].sentinel)
             stack.enter_context(policy_node(*files, ros_environment, **options))
         left, right = robots
+        for each in robots:
+            each.ready()
         right.wait_state("waiting", "no_command")
         left.say("move 0.05")
         left.wait_moving(0.05)
@@ -392,6 +397,7 @@ def test_with_a_deadman_the_arm_moves_only_while_enable_says_so(other_robot, ros
     robot = other_robot
     robot.silent.add("enable")
     with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment, require_enable=True):
+        robot.ready()
         robot.say("move 0.05")
         robot.wait_state("waiting", "disabled")
         robot.assert_silent()
@@ -410,6 +416,7 @@ def test_with_a_deadman_the_arm_moves_only_while_enable_says_so(other_robot, ros
 def test_a_deadman_that_falls_silent_disarms_and_its_return_moves_nothing(other_robot, ros_environment, tmp_path):
     robot = other_robot
     with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment, require_enable=True):
+        robot.ready()
         robot.say("move 0.05")
         robot.wait_moving(0.05)
         robot.silent.add("enable")
@@ -423,6 +430,7 @@ def test_a_deadman_that_falls_silent_disarms_and_its_return_moves_nothing(other_
 def test_sigterm_of_the_policy_while_moving_stops_the_arm(other_robot, ros_environment, tmp_path):
     robot = other_robot
     with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment) as process:
+        robot.ready()
         robot.wait_state("waiting", "no_command")
         robot.say("move 0.05")
         robot.wait_moving(0.05)
@@ -436,6 +444,7 @@ def test_sigterm_of_the_policy_while_moving_stops_the_arm(other_robot, ros_envir
 def test_a_bug_in_the_policy_s_ticks_ends_its_node_and_stops_the_arm(other_robot, ros_environment, tmp_path):
     robot = other_robot
     with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment) as process:
+        robot.ready()
         robot.say("move 0.05")
         robot.wait(lambda: 0.05 in values(robot), "motion")
         robot.say("bug")
@@ -477,6 +486,7 @@ def test_deactivation_and_a_new_activation_over_the_lifecycle_services(other_rob
 def test_an_arm_is_led_back_to_the_path_of_a_chunk_that_comes_late(other_robot, ros_environment, tmp_path, executor):
     robot, checkpoint = other_robot, write_checkpoint(tmp_path)
     with policy_node(checkpoint, write_robot(tmp_path), ros_environment, executor=executor):
+        robot.ready()
         robot.wait_state("waiting", "no_command")
         robot.say(f"alternate {1.3 / CONTROL_HZ}")  # where the chunk before was faster the arm has gone too far
         robot.wait(lambda: len(robot.twists) >= 40, "40 twists")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real policy node in a process of its own, with a policy that does what the command says instead of a network.
 
-Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `slow S` (S seconds for each chunk), `alternate S`
-(the same; vx is 1 and 3 cm/s in turn), `hang`, `bug` (from now on every control tick raises), and what a network may do
-wrong: `nan`, `inf`, `fail`, `memory`, `shape`. What follows the number is ignored.
+Commands: `move V` (vx in m/s, gripper open), `grip O` (opening O), `flap` (open, closed in turn), `slow S` (S seconds
+for each chunk), `alternate S` (the same; vx is 1 and 3 cm/s in turn), `hang`, `lock S` (holds Python's lock for S
+seconds), `bug` (from now on every control tick raises), and what a network may do wrong: `nan`, `inf`, `fail`,
+`memory`, `shape`. What follows the number is ignored.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class ObedientRunner:
             chunk[:, 0] = self.value
         elif self.word == "grip":
             chunk[:, 6] = self.value
+        elif self.word == "flap":
+            self.chunks += 1
+            chunk[:, 6] = self.chunks % 2
         elif self.word in ("nan", "inf"):
             chunk[0, 0] = float(self.word)
         elif self.word == "shape":
@@ -61,9 +65,18 @@ class ObedientRunner:
             chunk[:, 0] = 0.03 if self.chunks % 2 else 0.01
         elif self.word == "bug":
             PlanPublisher.remaining = None
+        elif self.word == "lock":
+            hold_lock(self.value)
         elif self.word == "fail":
             raise RuntimeError("the network is broken")
         return chunk
+
+
+def hold_lock(seconds: float) -> None:
+    """Compute in C without letting go of Python's lock, as a tokenizer or an extension may."""
+    begun_s = time.perf_counter()
+    sum(range(10**6))
+    sum(range(int(1e6 * seconds / (time.perf_counter() - begun_s))))
 
 
 def load_runner(checkpoint: str, *_: object, contract: PolicyContract) -> ObedientRunner:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults that are injected while the policy moves the arm, and how long it goes on moving. All of it over real DDS.
 
-`FAULTS` happen to one node that survives them; those of node_faults.py and system_faults.py need nodes of their own.
+`FAULTS` happen to one policy and its guard, which survive them; those of node_faults.py and system_faults.py need nodes
+of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import spoilt_messages as spoil
@@ -39,7 +40,7 @@ COMMAND, LOSSY = "COMMAND_QOS", "SENSOR_QOS"
 class Fault:
     """`reasons`: one of them is why the arm stops; none: it does not stop. `bound_s`: how long it may go on moving.
 
-    `resets`: somebody has to reset the node before it moves again.
+    `resets`: a person has to reset the guard, and arm it again, before the arm moves.
     """
 
     name: str
@@ -72,8 +73,8 @@ class Measurement:
         return self.moved_s is None or self.moved_s <= self.bound_s
 
 
-def measure(robot: FakeRobot, fault: Fault, node_pid: int) -> Measurement:
-    """See `_measure`; once more, and no more, where a busy machine has kept either process waiting: that is late, too.
+def measure(robot: FakeRobot, fault: Fault, pids: Sequence[int]) -> Measurement:
+    """See `_measure`; once more, and no more, where a busy machine has kept a process waiting: that is late, too.
 
     An arm that moves while it must not is a failure on any machine.
 
@@ -82,12 +83,12 @@ def measure(robot: FakeRobot, fault: Fault, node_pid: int) -> Measurement:
         MovedWrongly: as `_measure`.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        before_s, failure, measured = waited_s(os.getpid(), node_pid), None, None
+        before_s, failure, measured = waited_s(os.getpid(), *pids), None, None
         try:
             measured = dataclasses.replace(_measure(robot, fault), attempt=attempt)
         except AssertionError as error:
             failure = error
-        spoilt = waited_s(os.getpid(), node_pid) - before_s >= WAITED_S
+        spoilt = waited_s(os.getpid(), *pids) - before_s >= WAITED_S
         if measured is not None and (measured.held or attempt == ATTEMPTS or not spoilt):
             return measured
         if failure is not None and (attempt == ATTEMPTS or not spoilt):
@@ -124,6 +125,8 @@ def _measure(robot: FakeRobot, fault: Fault) -> Measurement:
         robot.say(f"move {SPEED}")
         robot.wait(lambda: robot.states[-1]["command"] == f"move {SPEED}", "the command")
         robot.wait_value(lambda: robot.reset().success, "a reset")  # a release may arrive after the call
+        stopped = stays_stopped(robot)  # a reset never moves the arm
+        assert robot.arm(True).success
     robot.wait(lambda: any(twist.linear_x for twist in robot.twists[stopped:]), "moving again")
     return Measurement(fault.name, reason, max(0.0, moved_s), fault.bound_s)
 
@@ -142,14 +145,19 @@ def stays_stopped(robot: FakeRobot) -> int:
 
 
 def wait_stopped(robot: FakeRobot, reasons: tuple[str, ...]) -> str:
-    """Until the node rests for one of `reasons`; returns which."""
+    """Until the arm rests for one of `reasons`; returns which."""
 
     def resting() -> bool:
         last = robot.states[-1] if robot.states else {}
-        return last.get("state") in ("waiting", "fault", "disarmed") and last.get("reason") in reasons
+        return last.get("state") in ("waiting", "fault", "disarmed") and stop_reason(last) in reasons
 
     robot.wait(resting, f"a stop for {' or '.join(reasons)}")
-    return robot.states[-1]["reason"]
+    return stop_reason(robot.states[-1])
+
+
+def stop_reason(state: dict[str, str]) -> str:
+    """Why the arm stands still; of one that the guard disarmed, why it did."""
+    return state["reason"] if state["reason"] != "disarmed" else state["detail"].partition(":")[0]
 
 
 def _assert_goes_on(robot: FakeRobot) -> None:
@@ -306,7 +314,9 @@ MODEL = [
 OPERATOR = [
     Fault("command: empty", _say(""), ("no_command",), COMMAND_S, heal=_say(f"move {SPEED}")),
     Fault("command: spaces only", _say("  \n "), ("no_command",), COMMAND_S, heal=_say(f"move {SPEED}")),
-    Fault("command: 100 kB of text", _say(f"move {SPEED} " + "x" * 100_000), ()),
+    Fault(
+        "command: 100 kB of text", _say(f"move {SPEED} " + "x" * 100_000), ("no_command",), heal=_say(f"move {SPEED}")
+    ),
     Fault("command: invalid UTF-8", _say_raw(f"move {SPEED} ".encode() + b"\xff\xfe\x80"), ()),
     Fault("command: 500 at once", _flood, ()),
     Fault("emergency stop", _press, ("emergency_stop",), COMMAND_S, heal=_release, resets=True),

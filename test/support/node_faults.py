@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults for which a node of its own is started: those that end it, its clock, its peers."""
+"""Faults for which policy and guard are started anew: those that end one of them, their clock, their peers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,33 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from faults import COMMAND_S, MAX_AGE_S, OBSERVATION, PERIOD_S, SPEED, Measurement, stays_stopped, wait_stopped
-from policy_bench import TIMEOUT_S, FakeRobot, policy_node, write_checkpoint, write_robot
+from faults import (
+    CHUNK,
+    COMMAND_S,
+    MAX_AGE_S,
+    OBSERVATION,
+    PERIOD_S,
+    SPEED,
+    Measurement,
+    stays_stopped,
+    stop_reason,
+    wait_stopped,
+)
+from policy_bench import TIMEOUT_S, FakeRobot, guard_node, policy_node, write_checkpoint, write_robot
+from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 Environment = dict[str, str]
 # Of a receiver as docs/safety.md asks for it: MoveIt Servo's and ros2_control's timeouts are like this.
 RECEIVER_TIMEOUT_S = 2 * PERIOD_S
+# The heartbeat's age at which a policy is taken for dead, and what it takes to act.
+SILENT_S = 0.2 + COMMAND_S
+# Until the signal is handled; the executor looks every 0.1 s.
+ENDED_S = 0.1 + COMMAND_S
 
 
 @contextlib.contextmanager
 def started(folder: Path, environment: Environment, *, clock_ns: int | None = None, **parameters) -> Iterator:
-    """A robot and a policy node on it."""
+    """A robot, and policy and guard on it."""
     robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]), clock_ns)
     files = write_checkpoint(folder), write_robot(folder, observation=OBSERVATION)
     try:
@@ -32,6 +48,7 @@ def started(folder: Path, environment: Environment, *, clock_ns: int | None = No
 
 def move(robot: FakeRobot) -> float:
     """Wait until the arm moves; returns the time on the steady clock."""
+    robot.ready()
     robot.say(f"move {SPEED}")
     robot.wait_moving(SPEED)
     robot.twists.clear()
@@ -49,76 +66,136 @@ def _after_a_stop(robot: FakeRobot, start_s: float, name: str, reason: str, boun
     return Measurement(name, reason, moved_s(robot, start_s), bound_s)
 
 
-def killed(folder: Path, environment: Environment) -> list[Measurement]:
-    """kill -9, for which only the receiver can stop; and a new node in its place, as launch files respawn it.
+def policy_killed(folder: Path, environment: Environment) -> list[Measurement]:
+    """kill -9 of the policy, and a new one in its place, as launch files respawn it: the arm waits for a person."""
+    with started(folder, environment) as (robot, process):
+        start_s = move(robot)
+        process.kill()
+        process.wait(TIMEOUT_S)
+        measured = _after_a_stop(robot, start_s, "policy: kill -9", "policy_silent", SILENT_S)
+        with policy_node(folder / "checkpoint", folder / "robot.yaml", environment, guard=False):
+            robot.wait(lambda: stop_reason(robot.states[-1]) == "policy_restarted", "the new policy")
+            stays_stopped(robot)
+            robot.twists.clear()
+            assert robot.arm(True).success
+            robot.wait_moving(SPEED)
+    return [measured, Measurement("policy: respawned, until it is armed", "policy_restarted", 0.0, COMMAND_S)]
 
-    That one stands still until it is armed, and moves on a plan of its own then.
+
+def policy_suspended(folder: Path, environment: Environment) -> list[Measurement]:
+    """The policy stands still, as under a debugger or in swap, or holds Python's lock: the guard stops the arm.
+
+    After a short while it goes on, with a new plan; after a longer one a person has to arm it.
+    """
+    results = []
+    with started(folder, environment, resume_within_s=1.0) as (robot, process):
+        for name, seconds, resumes in (("0.6 s", 0.6, True), ("2 s", 2.0, False)):
+            start_s = move(robot)
+            process.send_signal(signal.SIGSTOP)
+            results.append(_after_a_stop(robot, start_s, f"policy: suspended for {name}", "policy_silent", SILENT_S))
+            time.sleep(max(0.0, start_s + seconds - time.monotonic()))
+            _resumes(robot, lambda: process.send_signal(signal.SIGCONT), resumes)
+        start_s = move(robot)
+        robot.say("lock 2.5")
+        name = "policy: holds Python's lock for 2.5 s"
+        results.append(_after_a_stop(robot, start_s, name, "policy_silent", CHUNK * PERIOD_S + SILENT_S))
+        _resumes(robot, lambda: _say_and_wait(robot, f"move {SPEED}"), False)
+    return results
+
+
+def _resumes(robot: FakeRobot, heal: Callable[[], None], resumes: bool) -> None:
+    """See that the arm moves again by itself, or only once it is armed."""
+    if not resumes:
+        robot.wait_state("disarmed")
+    robot.twists.clear()
+    heal()
+    if not resumes:
+        robot.wait(lambda: robot.states[-1]["state"] == "disarmed", "still disarmed")
+        time.sleep(1.0)
+        assert not any(twist.linear_x for twist in robot.twists), "it moved before anybody armed it"
+        assert robot.arm(True).success
+    robot.wait(lambda: any(twist.linear_x for twist in robot.twists), "moving again")
+
+
+def _say_and_wait(robot: FakeRobot, text: str) -> None:
+    robot.say(text)
+    robot.wait(lambda: robot.states[-1]["command"] == text, "the command in the guard's state")
+
+
+def guard_killed(folder: Path, environment: Environment) -> list[Measurement]:
+    """kill -9 of the guard, for which only the receiver can stop; and a new one in its place.
+
+    That one stands still until it is armed.
     """
     with started(folder, environment) as (robot, process):
         move(robot)
-        process.kill()
+        process.guard.kill()
         killed_ns = time.time_ns()
-        process.wait(TIMEOUT_S)
+        process.guard.wait(TIMEOUT_S)
         time.sleep(3 * PERIOD_S)
         # A receiver that drops what is older than its timeout, by the stamp, stands still that long after the last one.
         last_ns = max(twist.stamp_ns for twist in robot.twists if twist.linear_x)
         still_s = max(0.0, (last_ns - killed_ns) / 1e9 + RECEIVER_TIMEOUT_S)
-        name = f"node: kill -9 (the receiver's timeout of {1e3 * RECEIVER_TIMEOUT_S:.0f} ms)"
+        name = f"guard: kill -9 (the receiver's timeout of {1e3 * RECEIVER_TIMEOUT_S:.0f} ms)"
         measured = Measurement(name, "", still_s, RECEIVER_TIMEOUT_S)
         robot.states.clear()
         robot.twists.clear()
-        files = folder / "checkpoint", folder / "robot.yaml"
         started_ns = time.time_ns()
-        with policy_node(*files, environment, arm_on_start=False):
+        with guard_node(folder / "robot.yaml", environment, arm_on_start=False):
             robot.wait_state("disarmed")
             robot.assert_silent()
             robot.twists.clear()
             robot.arm(True)
             robot.wait(lambda: bool(robot.twists), "moving again")
             assert all(twist.stamp_ns > started_ns for twist in robot.twists)
-    return [measured, Measurement("node: respawned, until it is armed", "disarmed", 0.0, COMMAND_S)]
+    return [measured, Measurement("guard: respawned, until it is armed", "disarmed", 0.0, COMMAND_S)]
 
 
-def suspended(folder: Path, environment: Environment) -> list[Measurement]:
-    """The process stands still for a second, as under a debugger or in swap: it must not go on where it left off.
+def guard_suspended(folder: Path, environment: Environment) -> list[Measurement]:
+    """The guard stands still for a second: it must not go on where it left off.
 
     What it says first is zero, and only a new plan moves the arm after that.
     """
     with started(folder, environment) as (robot, process):
         move(robot)
-        process.send_signal(signal.SIGSTOP)
+        process.guard.send_signal(signal.SIGSTOP)
         time.sleep(1.0)
         resumed, resumed_s = len(robot.twists), time.monotonic()
-        process.send_signal(signal.SIGCONT)
+        process.guard.send_signal(signal.SIGCONT)
         robot.wait(lambda: any(twist.linear_x == 0.0 for twist in robot.twists[resumed:]), "a zero twist")
         after = robot.twists[resumed:]
         until_zero = itertools.takewhile(lambda twist: twist.linear_x, after)
         moved_s = max((twist.received_s - resumed_s for twist in until_zero), default=0.0)
         robot.wait(lambda: robot.twists[-1].linear_x == SPEED, "moving again")
     # A twist that was on its way when the process was stopped may still come out.
-    return [Measurement("node: suspended for 1 s (its state afterwards)", "starved", moved_s, PERIOD_S)]
+    return [Measurement("guard: suspended for 1 s (its state afterwards)", "policy_silent", moved_s, PERIOD_S)]
 
 
 def ended(folder: Path, environment: Environment) -> list[Measurement]:
-    """SIGTERM and SIGINT while moving, SIGTERM in each other state of the lifecycle and of the governor."""
+    """Each signal while moving, to guard and policy; SIGTERM in each other state of the guard."""
     results = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        with started(folder, environment) as (robot, process):
+            start_s = move(robot)
+            process.guard.send_signal(number)
+            assert process.guard.wait(TIMEOUT_S) == 0
+            robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
+            results.append(Measurement(f"guard: {number.name} while moving", "", moved_s(robot, start_s), ENDED_S))
         with started(folder, environment) as (robot, process):
             start_s = move(robot)
             process.send_signal(number)
+            results.append(_after_a_stop(robot, start_s, f"policy: {number.name} while moving", "inactive", ENDED_S))
             assert process.wait(TIMEOUT_S) == 0
-            robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
-            results.append(Measurement(f"node: {number.name} while moving", "", moved_s(robot, start_s), COMMAND_S))
     for state, bring in REST.items():
         with started(folder, environment, autostart=state not in BY_HAND, arm_on_start=state != "active") as (
             robot,
             process,
         ):
             bring(robot)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(TIMEOUT_S) == 0, state
+            process.guard.send_signal(signal.SIGTERM)
+            assert process.guard.wait(TIMEOUT_S) == 0, state
             assert not any(twist.linear_x for twist in robot.twists)
-            results.append(Measurement(f"node: SIGTERM while {state}", "", 0.0, COMMAND_S))
+            results.append(Measurement(f"guard: SIGTERM while {state}", "", 0.0, COMMAND_S))
     return [*results, _ended_while_configuring(folder, environment), _ended_while_deactivating(folder, environment)]
 
 
@@ -135,39 +212,27 @@ def _ended_while_configuring(folder: Path, environment: Environment) -> Measurem
     finally:
         slow.unlink()
         loading.unlink(missing_ok=True)
-    return Measurement("node: SIGTERM while configuring", "", 0.0, COMMAND_S)
+    return Measurement("policy: SIGTERM while configuring", "", 0.0, COMMAND_S)
 
 
 def _ended_while_deactivating(folder: Path, environment: Environment) -> Measurement:
     with started(folder, environment) as (robot, process):
-        client, request = _transition(robot, "DEACTIVATE")
+        client, request = robot.transition("DEACTIVATE")
         start_s = move(robot)
         client.call_async(request)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(TIMEOUT_S) == 0
+        process.guard.send_signal(signal.SIGTERM)
+        assert process.guard.wait(TIMEOUT_S) == 0
         robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist at the end")
-        return Measurement("node: SIGTERM while deactivating", "", moved_s(robot, start_s), COMMAND_S)
-
-
-def _transition(robot: FakeRobot, name: str) -> tuple:
-    """A client that is connected, and its request."""
-    from lifecycle_msgs.msg import Transition
-    from lifecycle_msgs.srv import ChangeState
-
-    request = ChangeState.Request()
-    request.transition.id = getattr(Transition, f"TRANSITION_{name}")
-    client = robot.node.create_client(ChangeState, "policy/change_state")
-    assert client.wait_for_service(TIMEOUT_S)
-    return client, request
+        return Measurement("guard: SIGTERM while deactivating", "", moved_s(robot, start_s), ENDED_S)
 
 
 def _inactive(robot: FakeRobot) -> None:
-    assert robot.call(*_transition(robot, "CONFIGURE")).success
+    assert robot.change_state("CONFIGURE")
     robot.wait_state("inactive")
 
 
 def _finalized(robot: FakeRobot) -> None:
-    assert robot.call(*_transition(robot, "UNCONFIGURED_SHUTDOWN")).success
+    assert robot.change_state("UNCONFIGURED_SHUTDOWN")
 
 
 def _fault(robot: FakeRobot) -> None:
@@ -175,7 +240,7 @@ def _fault(robot: FakeRobot) -> None:
     robot.wait_state("fault")
 
 
-# How the node gets to where it rests.
+# How the guard gets to where it rests.
 REST: Mapping[str, Callable[[FakeRobot], None]] = {
     "unconfigured": lambda robot: robot.wait_state("unconfigured"),
     "inactive": _inactive,
@@ -221,7 +286,11 @@ def peers(folder: Path, environment: Environment) -> list[Measurement]:
         bound_s = 0.2 + COMMAND_S  # discovery, and a look at the graph each 0.1 s
         name = "peers: a second publisher on the command topic"
         results.append(_after_a_stop(robot, start_s, name, "second_publisher", bound_s))
-        robot.node.destroy_publisher(second)
+        _resumes(robot, lambda: robot.node.destroy_publisher(second), False)
+        start_s = move(robot)
+        another = robot.node.create_publisher(MultiDOFJointTrajectory, "plan", 1)
+        results.append(_after_a_stop(robot, start_s, "peers: a second planner", "second_planner", bound_s))
+        _resumes(robot, lambda: robot.node.destroy_publisher(another), False)
         start_s = move(robot)
         robot.silent.add("enable")
         robot.enable.publish(robot._messages.bool(data=False))
@@ -229,13 +298,17 @@ def peers(folder: Path, environment: Environment) -> list[Measurement]:
         robot.silent.clear()
         start_s = move(robot)
         robot.silent.add("enable")
-        results.append(_after_a_stop(robot, start_s, "peers: the deadman falls silent", "disabled", 0.5 + COMMAND_S))
+        results.append(
+            _after_a_stop(robot, start_s, "peers: the deadman falls silent", "operator_lost", 0.5 + COMMAND_S)
+        )
     return results
 
 
 NODE_FAULTS: Mapping[str, Callable[[Path, Environment], list[Measurement]]] = {
-    "killed": killed,
-    "suspended": suspended,
+    "policy_killed": policy_killed,
+    "policy_suspended": policy_suspended,
+    "guard_killed": guard_killed,
+    "guard_suspended": guard_suspended,
     "ended": ended,
     "simulated_time": simulated_time,
     "peers": peers,

@@ -171,6 +171,10 @@ class FakeRobot:
     def say(self, text: str) -> None:
         self.language.publish(self._messages.text(data=text))
 
+    def ready(self) -> None:
+        """Wait until the policy is active: of what was said before, a person has to remind it."""
+        self.wait(lambda: bool(self.policy_states) and self.policy_states[-1]["state"] == "active", "an active policy")
+
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
         with self._changed:
             assert self._changed.wait_for(condition, timeout_s), f"{what}: not within {timeout_s} s; {self.states[-3:]}"
@@ -345,27 +349,39 @@ def policy_node(
     script: Path = FAKE_NODE,
     autostart=True,
     namespace: str = "",
+    guard: bool = True,
     **parameters,
 ) -> Iterator[subprocess.Popen]:
-    """The policy node and its guard, at the policy's rate; yields the policy's process, with its `guard`."""
-    parameters = {"robot": robot_file, "autostart": autostart, **parameters}
-    guards = {
-        "arm_on_start": True, "command_hz": CONTROL_HZ, "stop_time_s": STOP_TICKS / CONTROL_HZ,
-        "allow_other_publishers": True,  # the sentinel's
-        "resume_within_s": 10.0,
-        **{name: value for name, value in parameters.items() if name in GUARD_PARAMETERS},
-    }  # fmt: skip
+    """The policy node and its guard, at the policy's rate; yields the policy's process, with its `guard`.
+
+    Without `guard` there is one already.
+    """
     shared = ("robot", "autostart", "use_sim_time")
-    policies = {name: value for name, value in parameters.items() if name in shared or name not in GUARD_PARAMETERS} | {
-        "checkpoint": checkpoint
-    }
-    if "use_sim_time" in parameters:
-        guards["use_sim_time"] = parameters["use_sim_time"]
-    with (
-        _process([sys.executable, "-m", "vla_ros.nodes.guard.node"], guards, namespace, environment) as guard,
-        _process([sys.executable, str(script)], policies, namespace, environment) as process,
-    ):
-        process.guard = guard
+    parameters = {"robot": robot_file, "autostart": autostart, **parameters}
+    guards = {name: value for name, value in parameters.items() if name in GUARD_PARAMETERS or name in shared}
+    policies = {name: value for name, value in parameters.items() if name in shared or name not in GUARD_PARAMETERS}
+    with contextlib.ExitStack() as stack:
+        other = None
+        if guard:
+            del guards["robot"]
+            other = stack.enter_context(guard_node(robot_file, environment, namespace, **guards))
+        policies |= {"checkpoint": checkpoint}
+        process = stack.enter_context(_process([sys.executable, str(script)], policies, namespace, environment))
+        process.guard = other
+        yield process
+
+
+@contextlib.contextmanager
+def guard_node(
+    robot_file: Path, environment: dict, namespace: str = "", autostart=True, **parameters
+) -> Iterator[subprocess.Popen]:
+    """The guard alone, at the policy's rate."""
+    given = {
+        "robot": robot_file, "autostart": autostart, "arm_on_start": True, "command_hz": CONTROL_HZ,
+        "stop_time_s": STOP_TICKS / CONTROL_HZ, "allow_other_publishers": True,  # the sentinel's
+        "resume_within_s": 10.0, **parameters,
+    }  # fmt: skip
+    with _process([sys.executable, "-m", "vla_ros.nodes.guard.node"], given, namespace, environment) as process:
         yield process
 
 
@@ -382,6 +398,7 @@ def _process(command: list[str], parameters: dict, namespace: str, environment: 
             yield process
         finally:
             if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGTERM)
             try:
                 process.wait(TIMEOUT_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of what runs beside the policy node: the robot's side is killed, the recorder's disk is full."""
+"""Faults of what runs beside policy and guard: the robot's side is killed, the recorder's disk is full."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ FULL_AT_BYTES = 200_000
 
 
 def simulator(folder: Path, environment: Environment) -> list[Measurement]:
-    """The robot's side is killed: everything that it publishes is gone, with its publishers. A new one comes."""
+    """The robot's side is killed: everything that it publishes is gone, with its publishers. A new one comes.
+
+    Nothing moves then until a person arms it.
+    """
     files = write_checkpoint(folder), "tabletop"
     command = [sys.executable, "-m", "vla_ros.nodes.simulator.node"]
     robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]))
@@ -34,15 +37,19 @@ def simulator(folder: Path, environment: Environment) -> list[Measurement]:
     with contextlib.ExitStack() as stack:
         stack.callback(robot.close)
         simulators = [stack.enter_context(_process(command, environment))]
-        stack.enter_context(policy_node(*files, environment))
+        stack.enter_context(policy_node(*files, environment, resume_within_s=1.0))
         move(robot)
         start_s = time.monotonic()
         simulators[0].kill()
         reason = wait_stopped(robot, ("stale", "no_ee_position"))
         stays_stopped(robot)
         after_s = moved_s(robot, start_s)
+        robot.wait_state("disarmed")
         robot.twists.clear()
         stack.enter_context(_process(command, environment))
+        robot.wait(lambda: robot.policy_states[-1]["reason"] == "", "a plan", 2 * TIMEOUT_S)
+        stays_stopped(robot)
+        robot.wait_value(lambda: robot.arm(True).success, "arming")
         robot.wait(lambda: any(twist.linear_x for twist in robot.twists), "moving again", 2 * TIMEOUT_S)
     return [Measurement("robot: the simulator is killed", reason, after_s, max_age_s + COMMAND_S)]
 

@@ -40,6 +40,7 @@ def test_goals_are_sent_on_change_without_waiting_and_failures_are_counted(kind,
     try:
         files = write_checkpoint(tmp_path), write_robot(tmp_path, gripper_command=command)
         with policy_node(*files, ros_environment):
+            robot.ready()
             robot.say("grip 1.0")
             robot.wait_state("waiting", "gripper_not_ready")
             server = ActionServer(robot.node, kind, "gripper/command", execute, goal_callback=answer)

@@ -28,6 +28,7 @@ def robot(tmp_path_factory) -> Iterator[FakeRobot]:
     try:
         with policy_node(write_checkpoint(folder), write_robot(folder, **SERVO), dict(os.environ)):
             robot.wait(lambda: bool(robot.states) and robot.states[-1]["state"] == "waiting", "the node")
+            robot.ready()
             robot.say("move 0.05")
             yield robot
     finally:
