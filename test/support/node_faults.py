@@ -74,12 +74,16 @@ def policy_killed(folder: Path, environment: Environment) -> list[Measurement]:
         process.wait(TIMEOUT_S)
         measured = _after_a_stop(robot, start_s, "policy: kill -9", "policy_silent", SILENT_S)
         with policy_node(folder / "checkpoint", folder / "robot.yaml", environment, guard=False):
-            robot.wait(lambda: stop_reason(robot.states[-1]) == "policy_restarted", "the new policy")
+            robot.wait_state("disarmed")
+            reason = stop_reason(robot.states[-1])
+            assert reason in ("policy_restarted", "second_planner"), reason  # which the killed one is for a while
+            robot.wait(lambda: robot.states[-1]["outputs"] == "", "the end of the killed one")
+            robot.ready()
             stays_stopped(robot)
             robot.twists.clear()
             assert robot.arm(True).success
             robot.wait_moving(SPEED)
-    return [measured, Measurement("policy: respawned, until it is armed", "policy_restarted", 0.0, COMMAND_S)]
+    return [measured, Measurement("policy: respawned, until it is armed", reason, 0.0, COMMAND_S)]
 
 
 def policy_suspended(folder: Path, environment: Environment) -> list[Measurement]:

@@ -208,7 +208,8 @@ class GuardSession:
         others = self.outputs.twists.publishers() - 1
         problem: tuple[str, str] | None = self.inputs.problem()
         if planners > 1:
-            problem = "second_planner", f"{planners} nodes publish {topics.PLAN}: stop the others first"
+            text = f"{planners} nodes publish {topics.PLAN}: stop the others; one that was killed counts for 5 s more"
+            problem = "second_planner", text
         elif others > 0 and not self._value("allow_other_publishers"):
             topic = self.robot.twist_command.topic
             problem = "second_publisher", f"{others} other nodes publish {topic}: stop them first"
