@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does anything grow or get lost in a long run? Simulator and policy through ROS, rollout by rollout.
+"""Does anything grow or get lost in a long run? Simulator, policy and guard through ROS, rollout by rollout.
 
-After a warm-up, memory, threads, sockets, open files and shared-memory segments of both processes are sampled after
-each rollout, and the end is compared with the beginning. Stops are counted by reason; only those between two rollouts
-are expected. Exits with status 1 if memory has grown by more than 1 %, anything else has grown, or the arm stopped for
-another reason.
+After a warm-up, memory, threads, sockets, open files and shared-memory segments of each process are sampled after each
+rollout, and the end is compared with the beginning. Stops are counted by reason, as the guard reports them; only those
+between two rollouts are expected. Heartbeats of the policy are counted, too. Exits with status 1 if memory has grown by
+more than 1 %, anything else has grown, or the arm stopped for another reason.
 
     python benchmarks/soak.py --minutes 60 --json benchmarks/results/soak.json
 """
@@ -15,22 +15,25 @@ import argparse
 import dataclasses
 import itertools
 import os
+import re
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import figures
 import psutil
+from hearing import arm, hearing
 
-from vla_ros import bringup, transport
+from vla_ros import bringup, topics, transport
 from vla_ros.commands.ros import ros_evaluation
 from vla_ros.commands.ros.isolation import isolate
 from vla_ros.commands.ros.process_group import ProcessGroup, shared_segments
 
-NODES = ("policy_node", "simulator_node")
+NODES = ("policy_node", "guard_node", "simulator_node")
 # A rollout ends with an empty command; between it and the next one there is none, or no chunk for it yet.
 EXPECTED_STOPS = frozenset({"no_command", "planning"})
 GROWTH_ALLOWED = 0.01
@@ -95,6 +98,26 @@ def processes() -> dict[str, int]:
     return found
 
 
+def stops_of(state: Mapping[str, str]) -> Counter:
+    """Return the stops in the guard's state, by reason."""
+    return Counter({reason: int(count) for reason, count in re.findall(r"(\w+) (\d+)", state.get("stops", ""))})
+
+
+class Heartbeats:
+    """Counts the policy's heartbeats and notes the longest pause between two [s], as this process hears them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.longest_pause_s = 0.0
+        self._last_s: float | None = None
+
+    def hear(self, _: Any) -> None:
+        now_s = time.monotonic()
+        if self._last_s is not None:
+            self.longest_pause_s = max(self.longest_pause_s, now_s - self._last_s)
+        self.count, self._last_s = self.count + 1, now_s
+
+
 def unexpected(stops: Counter, before: Counter, passed_s: float) -> list[str]:
     """Return when the arm stopped spuriously, and how busy the machine was."""
     new = {reason: count for reason, count in (stops - before).items() if reason not in EXPECTED_STOPS}
@@ -110,14 +133,34 @@ def grown(before: Counter, now: Counter) -> list[str]:
     return [f"{name}: +{kb} kB" for name, kb in (now - before).items() if kb > GROWN_KB]
 
 
-def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list[Look]], Counter, list[str], int]:
-    """Run rollouts; return the samples of each process, the stops by reason, the spurious stops and the number of
-    rollouts."""
-    from vla_ros.nodes.clients.rollouts import RolloutClient  # not before the environment is set: rclpy reads it once
+@dataclasses.dataclass
+class Run:
+    """What happened: looks at each process, stops by reason, those that were not expected, rollouts, heartbeats."""
 
-    seen: dict[str, list[Look]] = {name: [] for name in NODES}
-    mapped: dict[str, Counter] = {}
-    rollouts, stops, events = 0, Counter(), []
+    looks: dict[str, list[Look]] = dataclasses.field(default_factory=lambda: {name: [] for name in NODES})
+    stops: Counter = dataclasses.field(default_factory=Counter)
+    events: list[str] = dataclasses.field(default_factory=list)
+    rollouts: int = 0
+    successes: int = 0
+    ticks: str = ""
+    heartbeats: Heartbeats = dataclasses.field(default_factory=Heartbeats)
+
+    def count(self, state: Mapping[str, str], passed_s: float) -> None:
+        """Take the guard's state."""
+        now = stops_of(state)
+        for event in unexpected(now, self.stops, passed_s):
+            self.events.append(event)
+            print(event, flush=True)
+        self.stops = now
+
+
+def soak(minutes: float, warm_up_s: float, folder: Path) -> Run:
+    """Run rollouts, one after another."""
+    from diagnostic_msgs.msg import DiagnosticStatus  # not before the environment is set: rclpy reads it once
+
+    from vla_ros.nodes.clients.rollouts import RolloutClient
+
+    run, mapped = Run(), dict[str, Counter]()
     with ProcessGroup(folder) as group:
         group.start(*bringup.demo())
         with RolloutClient("", watch=False) as client:
@@ -125,31 +168,33 @@ def soak(minutes: float, warm_up_s: float, folder: Path) -> tuple[dict[str, list
             started_s = time.monotonic()
             # Task by task in turns: warming up sees all of them.
             rollouts = sorted(ros_evaluation.schedule(["all"], 10, "held-out"), key=lambda rollout: rollout.seed)
-            for rollout in itertools.cycle(rollouts):
-                client.rollout(
-                    rollout.task, rollout.seed, rollout.command, ros_evaluation.TIME_LIMIT_S, check=group.check
-                )
-                rollouts += 1
-                passed_s = time.monotonic() - started_s
-                now = Counter(client.policy_state().get("stops", {}))
-                new, stops = unexpected(now, stops, passed_s), now
-                events += new
-                for event in new:
-                    print(event, flush=True)
-                if passed_s < warm_up_s:
-                    continue
-                for name, pid in processes().items():
-                    seen[name].append(look(pid))
-                    before, mapped[name] = mapped.get(name), mappings(pid)
-                    if before is not None:
-                        for line in grown(before, mapped[name]):
-                            print(f"{name}, {line}", flush=True)
-                print(f"{passed_s / 60:6.1f} min, {rollouts} rollouts, {seen['policy_node'][-1]}", flush=True)
-                if passed_s > 60 * minutes:
-                    break
-            final = Counter(client.final_policy_state()["stops"])
-            events += unexpected(final, stops, time.monotonic() - started_s)
-    return seen, final, events, rollouts
+            with hearing(DiagnosticStatus, topics.PLANNER_STATUS, run.heartbeats.hear) as node:
+                for rollout in itertools.cycle(rollouts):
+                    done = client.rollout(
+                        rollout.task, rollout.seed, rollout.command, ros_evaluation.TIME_LIMIT_S, check=group.check
+                    )
+                    run.rollouts, run.successes = run.rollouts + 1, run.successes + done.success
+                    passed_s = time.monotonic() - started_s
+                    run.count(client.guard_state(), passed_s)
+                    if client.guard_state()["armed"] == "False":
+                        arm(node)
+                    if passed_s < warm_up_s:
+                        continue
+                    for name, pid in processes().items():
+                        run.looks[name].append(look(pid))
+                        before, mapped[name] = mapped.get(name), mappings(pid)
+                        if before is not None:
+                            for line in grown(before, mapped[name]):
+                                print(f"{name}, {line}", flush=True)
+                    newest = ", ".join(f"{name} {run.looks[name][-1].anonymous_mb:.1f} MB" for name in NODES)
+                    print(f"{passed_s / 60:6.1f} min, {run.rollouts} rollouts, {newest}", flush=True)
+                    if passed_s > 60 * minutes:
+                        break
+            client.wait_for_final_states()
+            state = client.guard_state()
+            run.count(state, time.monotonic() - started_s)
+            run.ticks = f"{state['ticks missed']} of {state['ticks total']}"
+    return run
 
 
 def compare(looks: Sequence[Look]) -> dict[str, tuple[float, float]]:
@@ -184,24 +229,26 @@ def main() -> int:
     isolate()
     os.environ.update(transport.environment(), OMP_NUM_THREADS="1")
     with tempfile.TemporaryDirectory() as scratch:
-        seen, stops, events, rollouts = soak(arguments.minutes, arguments.warm_up, Path(scratch))
-    compared = {process: compare(looks) for process, looks in seen.items()}
+        run = soak(arguments.minutes, arguments.warm_up, Path(scratch))
+    compared = {process: compare(looks) for process, looks in run.looks.items()}
     rows = [
         (process, name.replace("_mb", " [MB]"), f"{before:g}", f"{after:g}")
         for process, figures_of in compared.items()
         for name, (before, after) in figures_of.items()
     ]
     for row in rows:
-        print("{:<16} {:<12} {:>18} {:>12}".format(*row))
-    failures = wrong(compared, stops)
-    counted = ", ".join(f"{reason} {count}" for reason, count in stops.most_common()) or "none"
-    print(f"{rollouts} rollouts; stops: {counted}; wrong: {'; '.join(failures) or 'nothing'}")
+        print("{:<16} {:<14} {:>16} {:>12}".format(*row))
+    failures = wrong(compared, run.stops)
+    counted = ", ".join(f"{reason} {count}" for reason, count in run.stops.most_common()) or "none"
+    beats = f"{run.heartbeats.count} heartbeats, at most {1e3 * run.heartbeats.longest_pause_s:.0f} ms apart"
+    summary = f"{run.successes} of {run.rollouts} rollouts succeeded; {beats}; ticks missed: {run.ticks}"
+    print(f"{summary}; stops: {counted}; wrong: {'; '.join(failures) or 'nothing'}")
     if arguments.json:
         figures.write(
-            arguments.json, title="Soak test", runs=rollouts, columns=COLUMNS, rows=rows,
-            note=f"Rollouts through ROS for {arguments.minutes:g} minutes; medians of {LOOKS} samples each. "
+            arguments.json, title="Soak test", runs=run.rollouts, columns=COLUMNS, rows=rows,
+            note=f"Rollouts through ROS for {arguments.minutes:g} minutes; medians of {LOOKS} samples each. {summary}. "
             f"Stops: {counted} (between two rollouts).",
-            details={"stops": dict(stops), "wrong": failures, "unexpected": events},
+            details={"stops": dict(run.stops), "wrong": failures, "unexpected": run.events},
         )  # fmt: skip
     return 1 if failures else 0
 

@@ -4,10 +4,10 @@
     python benchmarks/structure.py [--json FILE] [--static]
 
 Files are counted by running the real code under `sys.setprofile`: every file of the package in which a function runs.
-From image to twist: a camera's callback, the engine's planning of one tick, and the control tick until the twist is
-published, of the armed policy node with the shipped checkpoint on the simulated arm, in steady state. From bag row to
-loss: the data path of the shipped recipe on one recorded bag, from the recipe's `data.bags` to the loss of one training
-step.
+From image to twist, over two processes: in the policy node a camera's callback and the engine's planning of one tick
+until the plan is published, in the guard the plan's callback and a tick until the twist is published, with the shipped
+checkpoint on the simulated arm, in steady state. From bag row to loss: the data path of the shipped recipe on one
+recorded bag, from the recipe's `data.bags` to the loss of one training step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vla_ros"
 BAG = ROOT / "test" / "data" / "bags" / "mcap_zstd_fast"
 ROBOT = ROOT / "test" / "data" / "robots" / "fixture.yaml"
-WARM_UP_S, TRACED_S = 15.0, 5.0
+TRACED_S, TIMEOUT_S = 5.0, 60.0
+COMMAND = "pick up the red block"
 
 
 class FilesEntered:
@@ -112,42 +114,78 @@ def _trace_only_the_data_path(entered: FilesEntered) -> None:
     entered.counted(VLAModule, "training_step")
 
 
-def image_to_twist() -> list[str]:
-    """Return the files entered by the policy node while it drives the simulated arm."""
-    from vla_ros import bringup, transport
-    from vla_ros.commands.ros.isolation import isolate
-    from vla_ros.nodes.policy import node as policy_node
+def trace_policy(arguments: Sequence[str]) -> FilesEntered:
+    """Run the policy node until a signal."""
+    from vla_ros.nodes.policy import node
     from vla_ros.nodes.policy.observation_streams import ObservationStreams
-    from vla_ros.nodes.policy.session import PolicySession
     from vla_ros.runtime.planning.engine import Engine
+
+    return _trace_node(node.main, arguments, [(ObservationStreams, "receive"), (Engine, "_tick")])
+
+
+def trace_guard(arguments: Sequence[str]) -> FilesEntered:
+    """Run the guard node until a signal."""
+    from vla_ros.nodes.guard import node
+    from vla_ros.nodes.guard.session import GuardSession
+
+    return _trace_node(node.main, arguments, [(GuardSession, "_on_plan"), (GuardSession, "_on_tick")])
+
+
+def _trace_node(
+    main: Callable[[Sequence[str]], int], arguments: Sequence[str], counted: Sequence[tuple[Any, str]]
+) -> FilesEntered:
+    """Count from SIGUSR1 to SIGUSR2: while the arm moves."""
+    with traced(own_thread=True) as entered:
+        entered.on = False
+        for owner, name in counted:
+            entered.counted(owner, name)
+        signal.signal(signal.SIGUSR1, lambda *_: setattr(entered, "on", True))
+        signal.signal(signal.SIGUSR2, lambda *_: setattr(entered, "on", False))
+        main(arguments)
+    return entered
+
+
+def image_to_twist(folder: Path) -> dict[str, list[str]]:
+    """Return the files entered by policy and guard while they drive the simulated arm."""
+    from vla_ros import bringup, transport
+    from vla_ros.commands.ros import ros_evaluation
+    from vla_ros.commands.ros.isolation import isolate
 
     isolate()
     os.environ.update(transport.environment())
-    simulator = bringup.simulator()
-    arm = subprocess.Popen([sys.executable, "-m", "vla_ros.nodes.simulator.node", *simulator.ros_arguments()])
-    arguments = bringup.policy(arm_on_start=True).ros_arguments()
+    from vla_ros.nodes.clients.rollouts import RolloutClient  # after the environment is set: rclpy reads it once
 
-    def drive() -> None:
-        time.sleep(WARM_UP_S)
-        subprocess.run([sys.executable, "-m", "vla_ros.cli", "say", "pick up the red block"], check=True)
-        time.sleep(1.0)
-        entered.on = True
-        time.sleep(TRACED_S)
-        entered.on = False
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=drive, daemon=True).start()
+    simulator, *nodes = bringup.demo()
+    arm = [sys.executable, "-m", bringup.NODES[simulator.executable], *simulator.ros_arguments()]
+    running = [subprocess.Popen(arm)]
     try:
-        with traced(own_thread=True) as entered:
-            entered.on = False
-            entered.counted(ObservationStreams, "receive")
-            entered.counted(Engine, "_tick")
-            entered.counted(PolicySession, "_act")
-            policy_node.main(arguments)
+        for node in nodes:
+            command = [sys.executable, __file__, "--path", node.name, "--json", str(folder / node.name)]
+            running.append(subprocess.Popen([*command, *node.ros_arguments()], env={**os.environ, **node.environment}))
+        with RolloutClient("", watch=False) as client:
+            ros_evaluation.wait_for_policy(client, "", lambda: None)
+            subprocess.run([sys.executable, "-m", "vla_ros.cli", "say", COMMAND], check=True)
+            _wait(lambda: client.guard_state()["state"] == "running", "a moving arm")
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
+            for process in running[1:]:
+                process.send_signal(number)
+            time.sleep(TRACED_S if number == signal.SIGUSR1 else 0.0)
+        for process in running[1:]:
+            process.wait(TIMEOUT_S)
     finally:
-        arm.terminate()
-        arm.wait()
-    return entered.package_files()
+        for process in running:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(TIMEOUT_S)
+    return {node.name: json.loads((folder / node.name).read_text()) for node in nodes}
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"no {what} within {TIMEOUT_S:g} s")
+        time.sleep(0.05)
 
 
 def sizes() -> dict[str, object]:
@@ -178,28 +216,44 @@ def sizes() -> dict[str, object]:
     }
 
 
+def run(path: str, folder: Path, ros: Sequence[str]) -> Any:
+    """Return what one process enters: the files of a path, or of a node on it."""
+    if path == "image":
+        return image_to_twist(folder)
+    if path == "bag":
+        return bag_row_to_loss(folder)
+    return {"policy": trace_policy, "guard": trace_guard}[path](ros).package_files()
+
+
+def measured(path: str) -> Any:
+    """Return `run` of a new process."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = [sys.executable, __file__, "--path", path, "--json", file.name]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(Path(file.name).read_text())
+
+
 def main() -> None:
+    given = sys.argv[1:]
+    at = given.index("--ros-args") if "--ros-args" in given else len(given)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="results file")
     parser.add_argument("--static", action="store_true", help="sizes only, run nothing")
-    parser.add_argument("--path", choices=["image", "bag"], help=argparse.SUPPRESS)  # each in a process of its own
-    arguments = parser.parse_args()
+    paths = ["image", "policy", "guard", "bag"]
+    parser.add_argument("--path", choices=paths, help=argparse.SUPPRESS)  # each in a process of its own
+    arguments = parser.parse_args(given[:at])
     if arguments.path:
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
-            files = image_to_twist() if arguments.path == "image" else bag_row_to_loss(Path(folder))
-        arguments.json.write_text(json.dumps(files))
+            arguments.json.write_text(json.dumps(run(arguments.path, Path(folder), given[at:])))
         return
-    report: dict[str, object] = {"sizes": sizes()}
+    report: dict[str, Any] = {"sizes": sizes()}
     if not arguments.static:
-        import tempfile
-
-        for path, name in (("image", "image_to_twist"), ("bag", "bag_row_to_loss")):
-            with tempfile.NamedTemporaryFile(suffix=".json") as file:
-                command = [sys.executable, __file__, "--path", path, "--json", file.name]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-                report[name] = json.loads(Path(file.name).read_text())
+        report["image_to_twist_by_process"] = measured("image")
+        report["image_to_twist"] = sorted(set().union(*report["image_to_twist_by_process"].values()))
+        report["bag_row_to_loss"] = measured("bag")
+        for process, files in report["image_to_twist_by_process"].items():
+            print(f"{process}: {len(files)} files")
+        for name in ("image_to_twist", "bag_row_to_loss"):
             print(f"{name}: {len(report[name])} files")
             print(*(f"  {entry}" for entry in report[name]), sep="\n")
     for key, value in report["sizes"].items():

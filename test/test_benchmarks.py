@@ -45,25 +45,37 @@ def test_imports_of_a_benchmark_exist(path):
                 assert hasattr(module, name.name) or importlib.import_module(f"{statement.module}.{name.name}")
 
 
-def test_added_latency_is_the_lateness_of_observation_and_twist_on_the_grid(benchmark):
+def test_the_path_leaves_out_waiting_for_ticks_and_the_model(benchmark):
     latency = benchmark("latency")
-    # At 50 Hz: tick 1000 is at 20 s; its image was stamped 4 ms before, and observed 13 ms after (due: 10 ms).
-    again = 2000  # has the same code as tick 1000
-    trace = [(1000, 19_996 * MS, 20_013 * MS, 20_014 * MS), (again, 39_990 * MS, 40_010 * MS, 40_011 * MS)]
-    stamps_ns = [20_021 * MS, 40_020 * MS, 40_040 * MS]
-    heard = latency.Heard(stamps_ns, codes=[0, 0, 7], frames=[""] * 3)  # the last one was not planned in this time
-    added, whole = latency.answers_ms(heard, trace)
-    assert added == pytest.approx([3 + 1, 0]) and whole == pytest.approx([25, 30])
+    # At 50 Hz, the tick at 20 s: its image took 4 ms, the step began 3 ms after it was due (10 ms) and took 5 ms.
+    tick_ns, warm_up_ns = 20_000 * MS, 19_000 * MS
+    steps = [[tick_ns, [[19_990 * MS, 19_994 * MS]], 20_013 * MS, 20_018 * MS]]
+    # The plan takes 2 ms, moves the arm from the next tick on (20.02 s), and its twist is sent 1 ms after that.
+    found = latency.answers_ms(steps, [[tick_ns, 20_020 * MS, 20_020 * MS, 20_021 * MS]], warm_up_ns)
+    assert found["path"] == pytest.approx([4 + 3 + 2 + 1]) and found["whole"] == pytest.approx([31])
+    assert [found[part] for part in latency.PARTS] == [pytest.approx([ms]) for ms in (4, 3, 2, 1)]
+    # A plan that comes in a tick for which the guard is late moves the arm at once; a tick that is skipped is latency.
+    found = latency.answers_ms(steps, [[tick_ns, 20_022 * MS, 20_023 * MS, 20_024 * MS]], warm_up_ns)
+    assert found["twist"] == pytest.approx([2])
+    found = latency.answers_ms(steps, [[tick_ns, 20_022 * MS, 20_060 * MS, 20_061 * MS]], warm_up_ns)
+    assert found["twist"] == pytest.approx([21])
+    # The warm-up does not count, nor what was not planned by this policy.
+    executed = [[tick_ns, 1, 2, 3], [tick_ns + MS, 20_020 * MS, 20_020 * MS, 20_021 * MS]]
+    assert not any(latency.answers_ms(steps, executed, warm_up_ns).values())
 
 
 def test_latency_percentiles_are_medians_over_the_runs(benchmark):
     latency = benchmark("latency")
-    names = ("relay", "timer", *(f"{policy}: {figure}" for policy in ("no cost", "checkpoint")
-             for figure in ("added", "whole", "jitter", "missed", "ticks")))  # fmt: skip
+    figures = ("relay", *latency.PARTS, "path", "whole", "jitter", "missed", "ticks")
+    names = ("timer", *(f"{policy}: {figure}" for policy in latency.POLICIES for figure in figures))
     results = {name: [[1.0], [2.0], [9.0]] for name in names}
+    results["checkpoint: path"] = [[3.0], [6.0], [27.0]]
     rows = {row[0]: row[1:] for row in latency.table(results)}
-    assert rows["camera stamp to twist: bare relay"] == ("2.00", "2.00")
-    assert rows["ticks missed: checkpoint"][0] == "12 of 12"
+    assert rows["camera stamp to twist: two bare relays"] == ("2.00 ms", "2.00 ms")
+    assert rows["the same, added over the relays: checkpoint"] == ("4.00 ms", "4.00 ms")
+    assert rows["the same, times the relays: checkpoint"] == ("3.00", "3.00")
+    assert rows["guard's ticks missed: checkpoint"][0] == "12 of 12"
+    assert latency.parts(results)["no cost"]["twist"] == [2.0, 2.0]
 
 
 def test_soak_reports_growth_and_spurious_stops(benchmark):
@@ -85,6 +97,44 @@ def test_soak_reports_when_a_spurious_stop_happened(benchmark):
     (event,) = soak.unexpected(now, before, passed_s=90.0)
     assert event.startswith("stale, 2 times, in the rollout before 1.5 min; load per core ")
     assert soak.unexpected(now, now, passed_s=91.0) == []
+
+
+def test_soak_reads_the_stops_from_the_state_of_the_guard(benchmark):
+    soak = benchmark("soak")
+    assert soak.stops_of({"stops": "no_command 12, stale 1"}) == Counter(no_command=12, stale=1)
+    assert soak.stops_of({"stops": ""}) == soak.stops_of({}) == Counter()
+
+
+def test_soak_notes_the_longest_pause_between_heartbeats(benchmark, monkeypatch):
+    soak, now_s = benchmark("soak"), iter([1.0, 1.05, 1.25, 1.3])
+    monkeypatch.setattr(soak.time, "monotonic", lambda: next(now_s))
+    beats = soak.Heartbeats()
+    for _ in range(4):
+        beats.hear(None)
+    assert (beats.count, beats.longest_pause_s) == (4, pytest.approx(0.2))
+
+
+def test_smoothness_takes_what_an_arm_that_holds_its_twists_is_commanded(benchmark):
+    smoothness = benchmark("smoothness")
+    speeds = np.zeros((3, 6))
+    speeds[:, 0] = [0.1, 0.2, 0.2]
+    late_ns = [0, 3 * MS, 1 * MS]  # a guard's jitter changes nothing
+    stepped = smoothness.accelerations([1000 * MS + 100 * MS * n + late for n, late in enumerate(late_ns)], speeds)
+    assert stepped[:, 0].nonzero()[0].tolist() == [0, 10, 40]  # the last twist is held for 0.2 s
+    assert stepped[[0, 10, 40], 0] == pytest.approx([10.0, 10.0, -20.0])
+    ramp = np.zeros((11, 6))
+    ramp[:, 0] = np.linspace(0.0, 0.1, 11)
+    smooth = smoothness.accelerations([1000 * MS + 10 * MS * n for n in range(11)], ramp)
+    assert smooth[1:11, 0] == pytest.approx(1.0)
+    assert smoothness.accelerations([], np.empty((0, 6))).shape == (0, 6)
+
+
+def test_smoothness_compares_the_norms_of_all_rollouts(benchmark):
+    smoothness = benchmark("smoothness")
+    pulse, rest = np.tile([3.0, 4.0, 0.0, 0.0, 0.0, 2.0], (4, 1)), np.zeros((12, 6))
+    driven = smoothness.Driven([pulse, rest], [True, False], [2.0, 15.0])
+    assert driven.rms() == pytest.approx((2.5, 1.0))
+    assert driven.row("stepped") == ("10 Hz, stepped", "2.500", "1.000", "1/2", "2.00")
 
 
 def test_a_sample_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_path):
