@@ -93,8 +93,8 @@ def main() -> int:
         figures.write(
             arguments.json, title="Injected faults: time until the arm stops", runs=arguments.times, columns=COLUMNS,
             rows=rows,
-            note="Each fault over DDS, at 20 Hz, with max_age_s 0.2 and chunks of 0.4 s. docs/safety.md explains the "
-            "reasons.",
+            note="Policy and guard as two processes over DDS, both at 20 Hz, with max_age_s 0.2, "
+            "heartbeat_max_age_s 0.2 and chunks of 0.4 s. docs/safety.md explains the reasons.",
         )  # fmt: skip
     if arguments.docs:
         insert(arguments.docs, rows)

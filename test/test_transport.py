@@ -46,3 +46,9 @@ def test_the_shared_memory_holds_several_raw_images():
     profile = Path(transport.environment({})["FASTDDS_DEFAULT_PROFILES_FILE"])
     segment = next(ElementTree.parse(profile).iter("{http://www.eprosima.com}segment_size"))
     assert int(segment.text) >= 8 * 640 * 480 * 3
+
+
+def test_shared_memory_that_is_too_small_for_images_is_named_with_the_way_out():
+    assert transport.small_shared_memory(2**30) == []
+    (way_out,) = transport.small_shared_memory(64 * 2**20)
+    assert way_out == "docker run --shm-size=1g ... (/dev/shm has 67 MB, each process takes 34)"

@@ -9,6 +9,7 @@ starts it must set them. Figures: benchmarks/image_transport.py.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from vla_ros import resources
 
 # Fast DDS 3 reads the path of the profiles from a new variable, and warns about the old one.
 FAST_DDS_2 = ("humble", "iron", "jazzy")
+SHARED_MEMORY_BYTES = 256 * 2**20  # a segment of config/fastdds.xml for each of eight processes
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
 
 
@@ -42,6 +44,19 @@ def missing(environ: Mapping[str, str] = os.environ) -> list[str]:
     if profile not in absent and not Path(environ[profile]).is_file():
         absent.add(profile)
     return [f"export {name}={value}" for name, value in _settings(environ).items() if name in absent]
+
+
+def small_shared_memory(total_bytes: int | None = None) -> list[str]:
+    """Return what to do if shared memory, where images are handed over, is too small; empty if it is not.
+
+    Args:
+        total_bytes: of it; default: of /dev/shm.
+    """
+    if total_bytes is None:
+        total_bytes = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else SHARED_MEMORY_BYTES
+    if total_bytes >= SHARED_MEMORY_BYTES:
+        return []
+    return [f"docker run --shm-size=1g ... (/dev/shm has {total_bytes / 1e6:.0f} MB, each process takes 34)"]
 
 
 def _settings(environ: Mapping[str, str]) -> dict[str, str]:

@@ -510,3 +510,72 @@ def test_a_command_from_before_the_start_is_followed_only_when_a_person_means_it
         else:
             robot.say("move 0.05")
         robot.wait_moving(0.05)
+
+
+def test_a_camera_that_comes_back_after_a_long_time_moves_nothing(other_robot, ros_environment, tmp_path):
+    robot = other_robot
+    with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment, resume_within_s=1.0):
+        robot.ready()
+        robot.say("move 0.05")
+        robot.wait_moving(0.05)
+        robot.silent.add("static")
+        robot.wait_state("disarmed")
+        assert robot.states[-1]["detail"].startswith("stale")
+        robot.silent.clear()
+        robot.twists.clear()
+        robot.wait_value(lambda: robot.policy_states[-1]["reason"] == "", "plans")
+        robot.assert_silent()
+        assert robot.arm(True).success
+        robot.wait_moving(0.05)
+
+
+@pytest.mark.parametrize("what", ["a model step holds Python's lock", "a command of 5 MB"])
+def test_an_emergency_stop_waits_for_nothing_that_the_policy_does(other_robot, ros_environment, tmp_path, what):
+    robot = other_robot
+    with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment):
+        robot.ready()
+        robot.say("move 0.05")
+        robot.wait_moving(0.05)
+        robot.say("lock 3" if "lock" in what else "move 0.05 " + "stop, " * (5 * 10**6 // 6))
+        time.sleep(0.1)  # it has begun, and the plan of before is still being executed
+        pressed_s = time.monotonic()
+        robot.press(True)
+        robot.wait_state("fault", "emergency_stop")
+        last_s = max(twist.received_s for twist in robot.twists if twist.linear_x)
+        assert last_s - pressed_s < 0.02 + 0.05  # and what a loaded machine adds
+
+
+def test_a_command_that_is_far_too_long_stops_the_arm(other_robot, ros_environment, tmp_path):
+    robot = other_robot
+    with policy_node(write_checkpoint(tmp_path), write_robot(tmp_path), ros_environment) as process:
+        robot.ready()
+        robot.say("move 0.05")
+        robot.wait_moving(0.05)
+        robot.say("move 0.05 " + "x" * 5_000_000)
+        robot.wait_state("waiting", "no_command")
+        assert_stops(robot, 0.05)
+        robot.say("move 0.03")
+        robot.wait_moving(0.03)
+    assert "a command may have 2000 characters" in process.output
+
+
+def test_an_emergency_stop_that_is_pressed_while_the_model_loads_is_heard(other_robot, ros_environment, tmp_path):
+    robot, checkpoint = other_robot, write_checkpoint(tmp_path)
+    (checkpoint / "load_s").write_text("3")
+    with policy_node(checkpoint, write_robot(tmp_path), ros_environment):
+        robot.wait_value((checkpoint / "loading").exists, "a model that loads")
+        robot.wait(lambda: bool(robot.states), "the guard")
+        robot.press(True)
+        robot.ready()
+        robot.say("move 0.05")
+        robot.wait(lambda: robot.states[-1]["command"] == "move 0.05", "the command")
+        robot.assert_silent()
+        assert not robot.arm(True).success and not robot.reset().success
+
+
+def test_a_policy_in_doubt_does_not_wear_out_the_gripper(robot):
+    robot.say("flap")
+    robot.wait(lambda: len(robot.openings) >= 2, "two commands")
+    begun_s, count = time.monotonic(), len(robot.openings)
+    robot.wait(lambda: len(robot.openings) >= count + 4, "four more")
+    assert time.monotonic() - begun_s > 3 * 0.5 and set(robot.openings) == {0.0, 0.08}

@@ -147,6 +147,15 @@ class FakeArm:
 
         return self._call(self._reset_client, Trigger.Request())
 
+    def change_state(self, *transitions: str) -> list[bool]:
+        """Do these lifecycle transitions of the guard (`CONFIGURE`, ...); return which succeeded."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        client = self.node.create_client(ChangeState, "guard/change_state")
+        ids = [getattr(Transition, f"TRANSITION_{name}") for name in transitions]
+        return [self._call(client, ChangeState.Request(transition=Transition(id=each))).success for each in ids]
+
     def press(self, pressed: bool) -> None:
         self.emergency_stop.publish(self.bool(data=pressed))
 
@@ -154,6 +163,21 @@ class FakeArm:
 def planner(environment: dict[str, str], speed: float = 0.05, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """Start the example planner; `prefix` runs it on another host."""
     return subprocess.Popen([*prefix, sys.executable, str(PLANNER), str(speed)], env=environment)
+
+
+@contextlib.contextmanager
+def other_node(environment: dict[str, str], name: str = "other") -> Iterator[Any]:
+    """A node of another participant: within one, DDS refuses a second type on a topic."""
+    import rclpy
+
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=int(environment["ROS_DOMAIN_ID"]))
+    node = rclpy.create_node(name, context=context)
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
 
 
 @contextlib.contextmanager

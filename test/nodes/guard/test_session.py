@@ -32,7 +32,7 @@ class Session(GuardSession):
     """One that moves at `speed`; `sent` are its commands."""
 
     def __init__(self, speed: float = 0.0) -> None:
-        self.clock_ns, self.sent, self.called = START_NS, [], []
+        self.clock_ns, self.sent, self.called, self.stuck = START_NS, [], [], ""
         self._stops = EmergencyStops({"emergency_stop": None})
         self.core = make_guard(VALUES.__getitem__, load_robot("tabletop"), self._stops)
         self.take = lambda: None
@@ -68,11 +68,12 @@ def test_a_slow_clock_is_no_stopped_clock(monkeypatch):
         now_s += 0.02
         session.clock_ns += 200_000
         session._on_watchdog()
-    assert session.sent == [] and session.core.governor.state is State.RUNNING
-    for _ in range(4):
+    assert session.sent == [] and session.core.governor.state is State.RUNNING and session.stuck == ""
+    for _ in range(7):
         now_s += 0.02
         session._on_watchdog()
     assert session.core.governor.stops == {"clock_stopped": 1}
+    assert session.stuck == "clock_stopped: use_sim_time is set, and nothing advances on /clock"
     assert [command.twist.tolist() for command in session.sent] == [[0.0] * 6] * 2
 
 

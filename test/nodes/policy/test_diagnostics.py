@@ -31,7 +31,7 @@ def test_a_policy_that_plans_is_ok_and_shows_its_figures():
         "state": "active", "reason": "", "detail": "", "command": "go", "waiting commands": "push it", "plans": "7",
         "inference p50 ms": "8.00", "inference p95 ms": "12.00", "inference p99 ms": "15.00",
         "camera to plan p50 ms": "30.0", "camera to plan p95 ms": "40.0", "camera to plan p99 ms": "50.0",
-        "ticks overrun by inference": "3", "ticks per chunk": "5",
+        "ticks overrun by inference": "3", "ticks per chunk": "3",
     }  # fmt: skip
 
 
@@ -63,6 +63,14 @@ def test_a_stream_that_is_silent_or_was_never_heard_is_an_error():
 def test_a_publisher_with_another_qos_is_counted_and_named_when_nothing_arrives():
     found = diagnostics.stream_status("wrist", StreamRate(), 10**9, 0.2, incompatible_qos=1)
     assert "QoS mismatch" in found.message and values(found)["incompatible QoS"] == "1"
+
+
+def test_messages_that_are_lost_on_the_way_are_a_warning():
+    stream = StreamRate()
+    for number in (*range(20), *range(20, 60, 2)):
+        stream.add(10**9 + number * 10**8)
+    status = diagnostics.stream_status("wrist", stream, 10**9 + 59 * 10**8, 0.2)
+    assert (status.level, status.message) == (WARN, "32% of the messages are lost")
 
 
 def test_cameras_that_drift_apart_are_an_error():

@@ -44,6 +44,13 @@ def test_a_clock_that_was_set_back_is_seen_at_the_next_look_although_it_moves(te
     assert tested.check(10**12 - 10**11 + PERIOD_NS, 100.10, simulated=False) is None
 
 
+def test_a_clock_may_be_coarser_than_the_ticks():
+    watchdog = Watchdog(0.01)
+    watchdog.start(10**12, 100.0)
+    times_s = [100.0 + 0.01 * number for number in range(1, 13)]
+    assert [watchdog.check(10**12, now_s, simulated=True) for now_s in times_s] == [None] * 10 + ["clock_stopped"] * 2
+
+
 def test_ticks_that_do_not_come_although_the_clock_moves_are_missed(tested):
     assert looks(tested, 4, step_ns=PERIOD_NS, ticks=False) == [None, None, "no_ticks", "no_ticks"]
 

@@ -15,13 +15,13 @@ from vla_ros.runtime.safety.guard import IDLE, Guard
 COMMAND_CHARACTERS = 200
 
 
-def state_status(core: Guard, *, dry_run: bool) -> DiagnosticStatus:
-    """Report what the arm does, and why it does not move if it does not."""
+def state_status(core: Guard, *, dry_run: bool, stuck: str = "") -> DiagnosticStatus:
+    """Report what the arm does, and why it does not move if it does not; `stuck`: why no ticks come, or empty."""
     governor = core.governor
     values = {
         "state": governor.state.value,
-        "reason": governor.reason or "",
-        "detail": core.detail,
+        "reason": stuck.partition(": ")[0] or governor.reason or "",
+        "detail": stuck.partition(": ")[2] or core.detail,
         "command": core.status.command[:COMMAND_CHARACTERS],
         "armed": governor.armed,
         "taken over": core.taken_over,
@@ -37,7 +37,7 @@ def state_status(core: Guard, *, dry_run: bool) -> DiagnosticStatus:
     level = OK
     if governor.state is State.FAULT:
         level = ERROR
-    elif governor.reason is not None and governor.reason not in IDLE:
+    elif stuck or (governor.reason is not None and governor.reason not in IDLE):
         level = WARN
     return _state("guard", level, values)
 
@@ -48,10 +48,10 @@ def idle_status(state: str, error: str) -> DiagnosticStatus:
     return _state("guard", ERROR if error else OK, values)
 
 
-def guard_status(core: Guard, *, dry_run: bool) -> DiagnosticStatus:
+def guard_status(core: Guard, *, dry_run: bool, stuck: str = "") -> DiagnosticStatus:
     """Report the state with latencies and counts."""
     timeline = core.timeline.statistics()
-    message = state_status(core, dry_run=dry_run)
+    message = state_status(core, dry_run=dry_run, stuck=stuck)
     figures: dict[str, Any] = {
         **percentiles("plan age", core.plan_age_ms.summary(), ("p50", "p95", "p99")),
         "ticks starved": timeline.starved,

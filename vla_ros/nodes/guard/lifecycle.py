@@ -116,7 +116,7 @@ class GuardNode(LifecycleNode):
         """Return the state as a message."""
         session = self.session
         if session is not None and session.active:
-            message = diagnostics.state_status(session.core, dry_run=session.dry_run)
+            message = diagnostics.state_status(session.core, dry_run=session.dry_run, stuck=session.stuck)
         else:
             label = "unconfigured" if session is None else "inactive"
             message = diagnostics.idle_status(label, self.last_error)
@@ -132,7 +132,8 @@ class GuardNode(LifecycleNode):
     def _report_changes(self) -> None:
         assert self.session is not None
         core, governor = self.session.core, self.session.core.governor
-        now = (governor.state, governor.reason, governor.armed, core.status.command, core.taken_over)
+        stuck = self.session.stuck
+        now = (governor.state, governor.reason, governor.armed, core.status.command, core.taken_over, stuck)
         if now == self._reported:
             return
         self._reported = now
@@ -155,7 +156,7 @@ class GuardNode(LifecycleNode):
         if session is not None and session.active:
             problems += [f"{topic}: {problem}" for topic, problem in session.inputs.problems().items()]
             with self._turn:
-                message.status = [diagnostics.guard_status(session.core, dry_run=session.dry_run)]
+                message.status = [diagnostics.guard_status(session.core, dry_run=session.dry_run, stuck=session.stuck)]
             outputs = session.outputs
             message.status.append(diagnostics.outputs_status(outputs.status(), outputs.problem()))
         else:
@@ -175,9 +176,9 @@ class GuardNode(LifecycleNode):
             response.message = "the guard is not active: configure and activate it first"
             return response
         with self._turn:
-            stop = self._emergency.stops.latched
-            if request.data and stop:
-                response.message = f"cannot arm: {stop}; release it and call ~/reset first"
+            stop, stuck = self._emergency.stops.latched, self.session.stuck
+            if request.data and (stop or stuck):
+                response.message = f"cannot arm: {f'{stop}; release it and call ~/reset first' if stop else stuck}"
                 return response
             self.session.arm(request.data)
         response.success, response.message = True, "disarmed"

@@ -32,11 +32,12 @@ from vla_ros.runtime.execution.executors import make_executor
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
 from vla_ros.runtime.safety.guard import Guard, GuardSettings
-from vla_ros.runtime.safety.interlocks import CLOCK_SET_BACK, Watchdog
+from vla_ros.runtime.safety.interlocks import CLOCK_SET_BACK, CLOCK_STOPPED, Watchdog
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
 from vla_ros.runtime.safety.plausibility import MotionCheck
 
 OUTPUTS_PERIOD_S = 0.1
+NO_CLOCK = "clock_stopped: use_sim_time is set, and nothing advances on /clock"
 Value = Callable[[str], Any]
 
 
@@ -102,6 +103,7 @@ class GuardSession:
         self.core = make_guard(self._value, robot, emergency.stops)
         self._period_ns = self.core.settings.period_ns
         self._period_s = self._period_ns / 1e9
+        self.stuck = ""
         self._ros_clock = cast(ROSClock, node.get_clock())
         self._watchdog = Watchdog(self._period_s)
         with ExitStack() as undo:
@@ -238,8 +240,12 @@ class GuardSession:
         simulated = self._ros_clock.ros_time_is_active
         with self._turn:
             reason = self._watchdog.check(self._now_ns(), time.monotonic(), simulated=simulated)
+            stuck = NO_CLOCK if reason == CLOCK_STOPPED and simulated else reason or ""
+            changed, self.stuck = stuck != self.stuck, stuck
             if reason is not None:
                 self.halt(reason)
+            if changed:
+                self._on_change()
         if reason == CLOCK_SET_BACK and not simulated:  # simulated time is reported by RosClock
             self._on_clock_set_back()
 

@@ -16,6 +16,7 @@ from vla_ros.runtime.stats import StreamRate, Summary
 # Reasons not to move that are no problem: the arm waits for an operator.
 EXPECTED_REASONS = frozenset({"no_command", "latched_command", "planning"})
 COMMAND_CHARACTERS = 200
+MAX_LOST_SHARE = 0.05
 
 
 def policy_status(
@@ -68,6 +69,8 @@ def stream_status(
         level, message = ERROR, "nothing received"
     elif age_s > max_age_s:
         level, message = ERROR, f"silent for {age_s:.2f} s"
+    elif rate.lost > MAX_LOST_SHARE * (rate.received + rate.lost):
+        level, message = WARN, f"{rate.lost / (rate.received + rate.lost):.0%} of the messages are lost"
     if incompatible_qos and level != OK:
         message += "; QoS mismatch with a publisher"
     values = {

@@ -45,7 +45,7 @@ class PolicyNode(LifecycleNode):
         self._publishing_state = threading.Lock()
         # Once, as the middleware reads them. At each report, pathlib would intern names in paths, and Python's table of
         # interned strings would grow by megabytes after half an hour.
-        self._missing_settings = transport.missing()
+        self._missing_settings = [*transport.missing(), *transport.small_shared_memory()]
         self._state_publisher = self.create_publisher(DiagnosticStatus, "~/state", LATCHED_QOS)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(Trigger, "~/reset", self._on_reset)

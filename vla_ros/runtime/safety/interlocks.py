@@ -16,6 +16,8 @@ ENABLE_MAX_AGE_S = 0.5
 TAKEOVER_MAX_AGE_S = 0.3
 # How long the grid's clock may stand still, or ticks may be missing, in control periods.
 PATIENCE_PERIODS = 2.5
+# A simulator publishes its clock less often than a guard ticks.
+CLOCK_PATIENCE_S = 0.1
 
 CLOCK_SET_BACK, CLOCK_STOPPED, NO_TICKS = "clock_set_back", "clock_stopped", "no_ticks"
 
@@ -114,6 +116,7 @@ class Watchdog:
 
     def __init__(self, period_s: float) -> None:
         self._patience_s = PATIENCE_PERIODS * period_s
+        self._clock_patience_s = max(CLOCK_PATIENCE_S, self._patience_s)
         self.start(0, 0.0)
 
     def start(self, now_ns: int, steady_s: float) -> None:
@@ -141,7 +144,7 @@ class Watchdog:
         self._checks_since += 1
         if set_back:
             return CLOCK_SET_BACK
-        if steady_s - self._moved_s > self._patience_s:
+        if steady_s - self._moved_s > self._clock_patience_s:
             return CLOCK_STOPPED
         missing = self._checks_since > PATIENCE_PERIODS and steady_s - self._ticked_s > self._patience_s
         return NO_TICKS if missing and not simulated else None

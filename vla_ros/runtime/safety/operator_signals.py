@@ -110,6 +110,8 @@ class EmergencyStops:
                 return f"{topic} is still pressed: release it, then reset"
             if self._silent(button, now_s):
                 return f"{topic} sends no heartbeat: restart its publisher, then reset"
+            if button.publishers > 1:  # one may hide that another is still pressed
+                return f"{topic} has {button.publishers} publishers: end all but one, then reset"
         self._latched = ""
         return None
 
