@@ -137,6 +137,18 @@ def test_smoothness_compares_the_norms_of_all_rollouts(benchmark):
     assert driven.row("stepped") == ("10 Hz, stepped", "2.500", "1.000", "1/2", "2.00")
 
 
+def test_guard_stops_hold_if_presses_do_at_p99_and_every_kill(benchmark):
+    guard_stops = benchmark("guard_stops")
+    pressed = {"the planner runs": [1.0] * 100, "the planner was killed": [0.0] * 99 + [25.0]}
+    killed = {"the shipped robot": [(180.0, 60.0), (219.0, 100.0)]}
+    rows = guard_stops.table(pressed, killed)
+    assert rows[0] == ("press to zero", "200", "0.5", "1.0", "25.0", "20", "199") and len(rows) == 5
+    assert guard_stops.holds(rows)
+    for late in ((221.0, 60.0), (180.0, 140.0)):
+        assert not guard_stops.holds(guard_stops.table(pressed, {"the shipped robot": [(180.0, 60.0), late]}))
+    assert not guard_stops.holds(guard_stops.table({"the planner runs": [30.0]}, killed))
+
+
 def test_a_sample_counts_threads_files_and_sockets_of_a_process(benchmark, tmp_path):
     import socket
 
