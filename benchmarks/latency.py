@@ -43,6 +43,7 @@ CONTROL_NS = round(1e9 / CONTROL_HZ)
 WARM_UP_S, START_S = 2.0, 120.0
 COLUMNS = ("quantity", "p50", "p99")
 POLICIES = ("no cost", "checkpoint")
+RELAYED = ("relay: image", "relay: plan")
 PARTS = ("image received", "observation", "plan received", "twist")
 
 
@@ -169,7 +170,7 @@ class Files:
         return process(role, "--trace", str(self.trace(role)), *arguments, ros=ros)
 
 
-def relayed_ms(seconds: float, files: Files, checkpoint: str) -> list[float]:
+def relayed_ms(seconds: float, files: Files, checkpoint: str) -> dict[str, list[float]]:
     """Measure from image stamp to the second relay's twist, next to inference of the `checkpoint` if there is one."""
     with contextlib.ExitStack() as running:
         if checkpoint:
@@ -184,7 +185,17 @@ def relayed_ms(seconds: float, files: Files, checkpoint: str) -> list[float]:
         for role, *given in (("cameras",), ("first_relay", "--chunk", str(files.chunk)), ("second_relay",)):
             running.enter_context(process(role, *given))
         heard = listen(seconds, with_policy=False)
-    return [(stamp_ns - int(frame)) / 1e6 for stamp_ns, frame in zip(heard.stamps_ns, heard.frames)]
+    return hops_ms(heard)
+
+
+def hops_ms(heard: Heard) -> dict[str, list[float]]:
+    """Return the time from an image's stamp to the twist of the relays, and that of each of the two hops."""
+    found: dict[str, list[float]] = {name: [] for name in ("relay", *RELAYED)}
+    for twist_ns, frame in zip(heard.stamps_ns, heard.frames, strict=True):
+        image_ns, plan_ns = map(int, frame.split())
+        for name, time_ns in zip(found, (twist_ns - image_ns, plan_ns - image_ns, twist_ns - plan_ns), strict=True):
+            found[name].append(time_ns / 1e6)
+    return found
 
 
 def policy_ms(seconds: float, files: Files, checkpoint: str) -> dict[str, list[float]]:
@@ -246,7 +257,7 @@ def run(arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
             print(f"run {number + 1} of {arguments.runs}", flush=True)
             for name, checkpoint in zip(POLICIES, ("", arguments.checkpoint)):
                 relayed = relayed_ms(arguments.seconds, files, checkpoint)
-                for figure, values in {"relay": relayed, **policy_ms(arguments.seconds, files, checkpoint)}.items():
+                for figure, values in {**relayed, **policy_ms(arguments.seconds, files, checkpoint)}.items():
                     results.setdefault(f"{name}: {figure}", []).append(values)
             results.setdefault("timer", []).append(timer_ms(arguments.seconds, files, arguments.checkpoint))
     return results
@@ -285,13 +296,13 @@ def table(results: dict[str, list[list[float]]]) -> list[tuple[str, str, str]]:
 
 
 def parts(results: dict[str, list[list[float]]]) -> dict[str, dict[str, list[float]]]:
-    """Return p50 and p99 of each of PARTS [ms], medians over the runs."""
+    """Return p50 and p99 of each of RELAYED and PARTS [ms], medians over the runs."""
     return {
         name: {
             part: np.median([np.percentile(run, [50, 99]) for run in results[f"{name}: {part}"]], axis=0)
             .round(2)
             .tolist()
-            for part in PARTS
+            for part in (*RELAYED, *PARTS)
         }
         for name in POLICIES
     }

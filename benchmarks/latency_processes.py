@@ -61,7 +61,7 @@ def cameras() -> None:
 
 
 def first_relay(chunk: int) -> None:
-    """Send a plan of `chunk` points for each image, with the image's stamp."""
+    """Send a plan of `chunk` points for each image, with the image's stamp; its frame is the time of sending."""
     import rclpy
     from sensor_msgs.msg import Image
     from trajectory_msgs.msg import MultiDOFJointTrajectory
@@ -76,6 +76,7 @@ def first_relay(chunk: int) -> None:
 
     def publish(image: Image) -> None:
         message.header.stamp = image.header.stamp
+        message.header.frame_id = str(time.time_ns())
         plans.publish(message)
 
     for name in CAMERAS:
@@ -84,7 +85,7 @@ def first_relay(chunk: int) -> None:
 
 
 def second_relay() -> None:
-    """Send a twist for each plan, which names the plan's stamp."""
+    """Send a twist for each plan; its frame is the plan's stamp and frame."""
     import rclpy
     from geometry_msgs.msg import TwistStamped
     from trajectory_msgs.msg import MultiDOFJointTrajectory
@@ -97,7 +98,7 @@ def second_relay() -> None:
 
     def publish(plan: MultiDOFJointTrajectory) -> None:
         message = TwistStamped(twist=plan.points[0].velocities[0])
-        message.header.frame_id = str(messages.stamp_ns(plan))
+        message.header.frame_id = f"{messages.stamp_ns(plan)} {plan.header.frame_id}"
         message.header.stamp = node.get_clock().now().to_msg()
         twists.publish(message)
 

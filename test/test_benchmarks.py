@@ -66,7 +66,7 @@ def test_the_path_leaves_out_waiting_for_ticks_and_the_model(benchmark):
 
 def test_latency_percentiles_are_medians_over_the_runs(benchmark):
     latency = benchmark("latency")
-    figures = ("relay", *latency.PARTS, "path", "whole", "jitter", "missed", "ticks")
+    figures = ("relay", *latency.RELAYED, *latency.PARTS, "path", "whole", "jitter", "missed", "ticks")
     names = ("timer", *(f"{policy}: {figure}" for policy in latency.POLICIES for figure in figures))
     results = {name: [[1.0], [2.0], [9.0]] for name in names}
     results["checkpoint: path"] = [[3.0], [6.0], [27.0]]
@@ -76,6 +76,12 @@ def test_latency_percentiles_are_medians_over_the_runs(benchmark):
     assert rows["the same, times the relays: checkpoint"] == ("3.00", "3.00")
     assert rows["guard's ticks missed: checkpoint"][0] == "12 of 12"
     assert latency.parts(results)["no cost"]["twist"] == [2.0, 2.0]
+
+
+def test_the_relays_tell_how_long_each_hop_took(benchmark):
+    latency = benchmark("latency")
+    heard = latency.Heard([20_005 * MS], [f"{20_000 * MS} {20_002 * MS}"])
+    assert latency.hops_ms(heard) == {"relay": [5.0], "relay: image": [2.0], "relay: plan": [3.0]}
 
 
 def test_soak_reports_growth_and_spurious_stops(benchmark):
@@ -142,7 +148,7 @@ def test_guard_stops_hold_if_presses_do_at_p99_and_every_kill(benchmark):
     pressed = {"the planner runs": [1.0] * 100, "the planner was killed": [0.0] * 99 + [25.0]}
     killed = {"the shipped robot": [(180.0, 60.0), (219.0, 100.0)]}
     rows = guard_stops.table(pressed, killed)
-    assert rows[0] == ("press to zero", "200", "0.5", "1.0", "25.0", "20", "199") and len(rows) == 5
+    assert rows[0] == ("press to zero", "200", "1.0", "1.0", "25.0", "20", "199") and len(rows) == 5
     assert guard_stops.holds(rows)
     for late in ((221.0, 60.0), (180.0, 140.0)):
         assert not guard_stops.holds(guard_stops.table(pressed, {"the shipped robot": [(180.0, 60.0), late]}))
