@@ -3,18 +3,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ticked_guard import PERIOD_NS, TickedGuard
 
 from vla_ros.contract import ActionSpace, Camera, Language, PolicyContract, Proprioception, Provenance, Timing
 from vla_ros.evaluation.closed_loop.config import delay_in_ticks
 from vla_ros.observations.observation import Observation
-from vla_ros.runtime.execution.control import ControlLoop, GripperSwitch
+from vla_ros.runtime.execution.commands import GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
-from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.planning.engine import Engine
 from vla_ros.runtime.rollout import UNLIMITED, EpisodeConfig, EpisodeResult, run_episode
-from vla_ros.runtime.safety.governor import SafetyGovernor
 
-PERIOD_S, PERIOD_NS = 0.1, 100_000_000
+PERIOD_S = PERIOD_NS / 1e9
 
 
 def rollout(env, policy, max_time_s: float, **options) -> EpisodeResult:
@@ -168,16 +167,14 @@ def test_the_emulated_engine_uses_the_observations_of_the_real_thread(executor, 
     ticks, on_engine = 30, []
 
     def act(tick):
-        twist = control.tick(tick * PERIOD_NS, engine.reason, (0.0, 0.0, 0.3)).twist
-        on_engine.append(0.0 if twist is None else twist[0])
+        on_engine.append(guard.vx(tick, engine.reason) or 0.0)
         if tick >= ticks:
             engine._stopping.set()
 
-    timeline, clock = ActionTimeline(make_executor(executor, horizon=3, decay=0.0)), DrivenClock(act)
-    governor = SafetyGovernor(UNLIMITED, period_s=PERIOD_S, armed=True)
-    control = ControlLoop(timeline, governor, GripperSwitch(), period_ns=PERIOD_NS)
+    guard = TickedGuard(make_executor(executor, horizon=3, decay=0.0), limits=UNLIMITED, stop_ticks=5)
+    clock = DrivenClock(act)
     policy = AnsweringPolicy(lambda: clock.sleep_until_ns(clock.now_ns() + computing_ms * 1_000_000))
-    engine = Engine(lambda: policy, Observing(), timeline, clock)
+    engine = Engine(lambda: policy, Observing(), guard, clock)
     engine.set_command("go")
     engine.start(10.0)
     engine._thread.join(30.0)

@@ -14,7 +14,7 @@ from vla_ros.observations.observation import Observation
 
 LEAD_S = 0.5  # stand still before the first action: a chunk takes a tick to arrive, and no action may be lost
 REST_S = 0.5  # and after the last one, until the arm has come to rest
-_KEEP_OPENING = 0.5  # between the thresholds of `runtime.execution.control.GripperSwitch`
+_KEEP_OPENING = 0.5  # between the thresholds of `runtime.execution.commands.GripperSwitch`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vla_ros.contract import PolicyContract
 from vla_ros.observations.observation import ObservationBuffer
 from vla_ros.robot import Limits, ObservationLimits
-from vla_ros.runtime.execution.control import GripperSwitch
+from vla_ros.runtime.execution.commands import GripperSwitch
 from vla_ros.runtime.execution.executors import Executor
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner

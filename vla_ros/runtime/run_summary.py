@@ -1,43 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The summary of a run that the node logs when it is deactivated."""
+"""The summary of a run that the guard logs when it is deactivated."""
 
 from __future__ import annotations
 
-from vla_ros.runtime.execution.control import ControlLoop
-from vla_ros.runtime.stats import Summary
+from collections.abc import Mapping
+
+from vla_ros.runtime.safety.guard import Guard
 
 
-def run_summary(
-    control: ControlLoop,
-    inference_ms: Summary | None,
-    overruns: int,
-    active_s: float,
-    camera_to_twist_ms: Summary | None,
-) -> str:
-    """Summarize the `active_s` seconds since activation in several lines.
-
-    Args:
-        overruns: Ticks overrun by inference.
-        camera_to_twist_ms: From the oldest camera stamp in an observation to the twist that responds to it.
-    """
-    governor, timeline, total = control.governor, control.timeline.statistics(), control.ticks_total
-    share = f" ({100 * control.ticks_missed / total:.2f} %)" if total else ""
-    stops = ", ".join(f"{reason} {count}" for reason, count in governor.stops.most_common()) or "none"
+def run_summary(guard: Guard, active_s: float) -> str:
+    """Summarize the `active_s` seconds for which `guard` has ticked in several lines."""
+    total, period_s = guard.ticks_total, guard.settings.period_ns / 1e9
+    share = f" ({100 * guard.ticks_missed / total:.2f} %)" if total else ""
     return "\n".join(
         [
-            f"active for {active_s:.1f} s, controlled by the policy for {total * control.period_ns / 1e9:.1f} s",
-            f"ticks: {total}, missed {control.ticks_missed}{share}, limited {governor.ticks_limited}",
-            f"chunks: {timeline.posted}, expired {timeline.expired}; ticks overrun by inference: {overruns}",
-            f"inference: {_milliseconds(inference_ms)}",
-            f"plan age at the twist: {_milliseconds(control.plan_age_ms.summary())}",
-            f"camera stamp to twist: {_milliseconds(camera_to_twist_ms)}",
-            f"stops: {stops}",
+            f"active for {active_s:.1f} s, controlled by the policy for {total * period_s:.1f} s",
+            f"ticks: {total}, missed {guard.ticks_missed}{share}, limited {guard.governor.ticks_limited}",
+            f"plans: {guard.timeline.statistics().posted}, refused: {_counts(guard.plans_refused)}",
+            f"plan age at the twist: {_plan_age(guard)}",
+            f"stops: {_counts(guard.governor.stops)}",
         ]
     )
 
 
-def _milliseconds(summary: Summary | None) -> str:
-    if summary is None:
+def _counts(counts: Mapping[str, int]) -> str:
+    most_common = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count}" for name, count in most_common) or "none"
+
+
+def _plan_age(guard: Guard) -> str:
+    age_ms = guard.plan_age_ms.summary()
+    if age_ms is None:
         return "none"
-    shares = f"p50 {summary.p50:.1f} ms, p95 {summary.p95:.1f} ms, p99 {summary.p99:.1f} ms"
-    return f"{shares}, worst {summary.maximum:.1f} ms"
+    shares = f"p50 {age_ms.p50:.1f} ms, p95 {age_ms.p95:.1f} ms, p99 {age_ms.p99:.1f} ms"
+    return f"{shares}, worst {age_ms.maximum:.1f} ms"

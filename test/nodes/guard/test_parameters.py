@@ -17,7 +17,7 @@ from vla_ros.errors import UserError  # noqa: E402
 from vla_ros.nodes.common.parameters import ParameterSpec, declare, refusal  # noqa: E402
 from vla_ros.nodes.guard.lifecycle import GuardNode  # noqa: E402
 from vla_ros.nodes.guard.parameters import PARAMETERS  # noqa: E402
-from vla_ros.runtime.execution.control import GripperSwitch  # noqa: E402
+from vla_ros.runtime.execution.commands import GripperSwitch  # noqa: E402
 
 DEFAULTS = {spec.name: spec.default for spec in PARAMETERS}
 

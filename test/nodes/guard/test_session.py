@@ -20,8 +20,8 @@ from vla_ros.nodes.guard.session import GuardSession, make_guard
 from vla_ros.robot import load_robot
 from vla_ros.runtime.safety.governor import State
 from vla_ros.runtime.safety.guard import Plan, PlannerStatus
-from vla_ros.runtime.safety.interlocks import Watchdog
 from vla_ros.runtime.safety.operator_signals import EmergencyStops
+from vla_ros.runtime.safety.watchdog import Watchdog
 
 PERIOD_NS, START_NS = 20_000_000, 10**18
 HERE = np.array([0.5, 0.0, 0.3])
@@ -32,7 +32,8 @@ class Session(GuardSession):
     """One that moves at `speed`; `sent` are its commands."""
 
     def __init__(self, speed: float = 0.0) -> None:
-        self.clock_ns, self.sent, self.called, self.stuck = START_NS, [], [], ""
+        self.clock_ns, self.sent, self.called, self.logged, self.stuck = START_NS, [], [], [], ""
+        self._started_s, self._active_s = time.monotonic(), 2.0
         self._stops = EmergencyStops({"emergency_stop": None})
         self.core = make_guard(VALUES.__getitem__, load_robot("tabletop"), self._stops)
         self.take = lambda: None
@@ -46,7 +47,7 @@ class Session(GuardSession):
         self.outputs = SimpleNamespace(twists=twists, send=self.sent.append)
         self.inputs = SimpleNamespace(mark_intervention=lambda taken_over: None)
         self.pose = SimpleNamespace(forget=lambda: self.called.append("pose"))
-        log = SimpleNamespace(info=lambda _: None, warning=lambda _: None)
+        log = SimpleNamespace(info=self.logged.append, warning=lambda _: None)
         self._ros_clock = SimpleNamespace(ros_time_is_active=True)
         self._node = SimpleNamespace(get_logger=lambda: log)
         self.core.arm(True, START_NS)
@@ -118,6 +119,8 @@ def test_the_reason_for_the_end_is_the_reason_of_the_stop():
     assert session.core.governor.stops == {"deactivated": 1}
     assert [command.twist.tolist() for command in session.sent[:2]] == [[0.0] * 6] * 2
     assert (session.core.governor.state, session.core.governor.armed) == (State.DISARMED, False)
+    summary = next(text for text in session.logged if text.startswith("run summary:"))
+    assert "active for 2.0 s" in summary and "stops: deactivated 1" in summary
 
 
 def test_an_emergency_stop_cuts_short_the_slowing_down_of_a_deactivation():

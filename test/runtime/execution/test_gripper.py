@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla_ros.runtime.execution.control import GripperSwitch
+from vla_ros.runtime.execution.commands import GripperSwitch
 
 
 def commands(

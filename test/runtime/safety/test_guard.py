@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vla_ros.robot import Limits
-from vla_ros.runtime.execution.control import GripperSwitch
+from vla_ros.runtime.execution.commands import GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety import guard

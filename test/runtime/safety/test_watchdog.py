@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from vla_ros.runtime.safety.interlocks import Watchdog
+from vla_ros.runtime.safety.watchdog import Watchdog
 
 PERIOD_S = 0.05
 PERIOD_NS = 50_000_000

@@ -18,7 +18,7 @@ from vla_ros import actions
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, PublisherEventCallbacks, message_class
 from vla_ros.nodes.guard.servo_link import ServoLink
 from vla_ros.robot import TWIST_STAMPED, GripperAction, GripperCommand, Robot
-from vla_ros.runtime.execution.control import Command
+from vla_ros.runtime.execution.commands import Command
 
 # action_msgs/GoalStatus
 SUCCEEDED, CANCELED = 4, 5

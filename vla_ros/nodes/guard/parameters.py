@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vla_ros.nodes.common.parameters import ParameterSpec
-from vla_ros.runtime.execution.control import CLOSE_BELOW, DEBOUNCE_TICKS, MIN_INTERVAL_S, OPEN_ABOVE
+from vla_ros.runtime.execution.commands import CLOSE_BELOW, DEBOUNCE_TICKS, MIN_INTERVAL_S, OPEN_ABOVE
 from vla_ros.runtime.execution.executors import DEFAULT_DECAY, DEFAULT_EXECUTOR, DEFAULT_HORIZON
 
 PARAMETERS = (

@@ -27,14 +27,15 @@ from vla_ros.nodes.guard.emergency_inputs import EmergencyInputs
 from vla_ros.nodes.guard.operator_inputs import OperatorInputs
 from vla_ros.nodes.guard.pose_input import PoseInput
 from vla_ros.robot import Robot
-from vla_ros.runtime.execution.control import GripperSwitch
+from vla_ros.runtime.execution.commands import GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
 from vla_ros.runtime.execution.timeline import ActionTimeline
+from vla_ros.runtime.run_summary import run_summary
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
 from vla_ros.runtime.safety.guard import Guard, GuardSettings
-from vla_ros.runtime.safety.interlocks import CLOCK_SET_BACK, CLOCK_STOPPED, Watchdog
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
 from vla_ros.runtime.safety.plausibility import MotionCheck
+from vla_ros.runtime.safety.watchdog import CLOCK_SET_BACK, CLOCK_STOPPED, Watchdog
 
 OUTPUTS_PERIOD_S = 0.1
 NO_CLOCK = "clock_stopped: use_sim_time is set, and nothing advances on /clock"
@@ -98,6 +99,7 @@ class GuardSession:
         self._on_change = on_change
         self._turn = turn
         self._thread: GridThread | None = None
+        self._started_s = self._active_s = 0.0
         self.robot = robot
         self.dry_run: bool = self._value("dry_run")
         self.core = make_guard(self._value, robot, emergency.stops)
@@ -141,7 +143,8 @@ class GuardSession:
         self._check_outputs()
         if armed:
             self.core.arm(True, self._now_ns())
-        self._watchdog.start(self._now_ns(), time.monotonic())
+        self._started_s = time.monotonic()
+        self._watchdog.start(self._now_ns(), self._started_s)
         clock = RosClock(self._ros_clock, on_set_back=self._on_clock_set_back)
         self._thread = GridThread(clock, self._period_ns, self._on_tick, self._take_priority)
         self._thread.start()
@@ -164,6 +167,8 @@ class GuardSession:
         with self._turn:
             self.core.disarm(reason)
             self.core.halt("disarmed")
+        self._active_s += time.monotonic() - self._started_s
+        self._node.get_logger().info(f"run summary:\n{run_summary(self.core, self._active_s)}")
         if moving:
             self.outputs.twists.flush(timeout_s=0.5)
             self._node.get_logger().info(f"arm stopped: {reason}")

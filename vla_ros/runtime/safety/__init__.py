@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits, interlocks and watchdogs: what keeps the arm from moving when it must not."""
+"""The guard, its limits and its watchdogs: what keeps the arm from moving when it must not."""

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.runtime.execution.control import SILENCE, Command, GripperSwitch
+from vla_ros.runtime.execution.commands import SILENCE, Command, GripperSwitch
 from vla_ros.runtime.execution.interpolation import interpolated
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
@@ -158,6 +158,7 @@ class Guard:
         self._contradiction: tuple[str, str] | None = None
         self._tick: int | None = None
         self._ticked_ns: int | None = None
+        self._ticked_s: float | None = None
         self._action: Array | None = None
         self._previous: Array | None = None
         self._given: list[Array] = []
@@ -210,7 +211,7 @@ class Guard:
         self._tick = None
         self.timeline.restart()
         if self._ticked_ns is not None:  # until then the arm has been at rest
-            self._tick = self._grid.at(self._ticked_ns)[0]
+            self._tick = self._at(self._grid, self._ticked_ns)[0]
             self.timeline.pop(self._tick)
 
     def hear_status(self, status: PlannerStatus, now_s: float) -> None:
@@ -268,6 +269,10 @@ class Guard:
             now_s: On a steady clock, which ages are measured by.
             ee_position: (3,) the tool in the base frame [m], or None if unknown or too old.
         """
+        if self._ticked_ns is not None and self._ticked_ns - now_ns > self.settings.period_ns:
+            self.restart()
+        if self._stopped_s is not None and now_s - self._stopped_s > self.settings.resume_within_s:
+            self.disarm(self.governor.reason or "", self.detail)
         reason, detail = self._reason(now_s)
         by_hand, opening = self.takeover.twist(now_s), self.takeover.opening(now_s)
         ended = self.takeover.ended(now_s)
@@ -282,10 +287,11 @@ class Guard:
             if self.taken_over:
                 self.taken_over, reason, detail = False, reason or "handed_back", detail
                 self._drop_plan(now_ns)
+                self._ticked_ns = None  # the periods until now were the person's
             if reason is None:
                 reason, detail = self._planner_reason(now_s)
             twist, opening = self._follow(now_ns, now_s, reason, ee_position)
-        self._ticked_ns = now_ns
+        self._ticked_ns, self._ticked_s = now_ns, now_s
         self._latch(detail, now_s)
         self._motion.moved(twist, self.settings.period_ns / 1e9)
         if twist is None:
@@ -294,8 +300,12 @@ class Guard:
 
     def halt(self, reason: str) -> Command:
         """Take one period of a stop outside the grid: an emergency stop, a clock that stands, a node that ends."""
+        was_running = self.governor.state is State.RUNNING
         twist = self.governor.tick(None, reason, None)
         self._leave_plan(None)
+        if was_running:
+            self._stopped_s = self._ticked_s
+            self._drop_plan(self._accept_from_ns if self._ticked_ns is None else self._ticked_ns + 1)
         return Command(twist, None)
 
     def _reason(self, now_s: float) -> tuple[str | None, str]:
@@ -365,11 +375,11 @@ class Guard:
         """Return the action (7,) for now, interpolated, and whether it is the first period of its tick."""
         if self._grid is None:
             return None, False
-        tick, phase = self._grid.at(now_ns)
+        tick, phase = self._at(self._grid, now_ns)
+        if self._tick is not None and tick < self._tick:  # the stamp of a newer plan has moved the grid a little
+            tick, phase = self._tick, 0.0
         new = tick != self._tick
         if new:
-            if self._tick is not None and tick < self._tick:
-                self.timeline.restart()
             consecutive = self._tick is not None and tick == self._tick + 1
             self._previous = self._action if consecutive else None
             self._tick, self._given = tick, []
@@ -382,6 +392,10 @@ class Guard:
         previous = None if self._previous is None else self._previous[:6]
         twist = interpolated(previous, self._action[:6], None if following is None else following[:6], phase)
         return np.append(twist, self._action[6]), new
+
+    def _at(self, grid: PlanGrid, now_ns: int) -> tuple[int, float]:
+        """Return tick and phase in the middle of the guard period: a timer that is a bit early repeats no tick."""
+        return grid.at(now_ns + min(self.settings.period_ns, grid.period_ns) // 2)
 
     def _tell_timeline(self, action: Array | None) -> None:
         """Report the average twist of this tick: as sent until now, and as planned for its other periods."""
@@ -399,7 +413,7 @@ class Guard:
         if now_ns is not None:
             self._drop_plan(now_ns)
 
-    def _drop_plan(self, now_ns: int) -> None:
+    def _drop_plan(self, now_ns: int | None) -> None:
         """What was planned from before a stop must not move the arm after it."""
         self._accept_from_ns, self._action = now_ns, None
         self.timeline.clear()
@@ -418,8 +432,6 @@ class Guard:
             self.disarm(reason, detail)
         elif self._stopped_s is None:
             self._stopped_s = now_s
-        elif now_s - self._stopped_s > self.settings.resume_within_s:
-            self.disarm(reason, detail)
 
     def disarm(self, reason: str, detail: str = "") -> None:
         """Disarm because of `reason`; a person has to arm again."""
