@@ -55,10 +55,8 @@ def typestore() -> Typestore:
 def decoder(topic: StoredTopic) -> Reader:
     """Return a function that deserializes the messages of `topic` and raises Damage for any other bytes.
 
-    Bags from before Iron (2023) contain no definitions; they are read with those of ROS 2's common interfaces.
-
-    Raises:
-        Damage: The messages are not CDR, or the type's definition is missing or can't be read.
+    Bags from before Iron (2023) contain no definitions; they are read with those of ROS 2's common interfaces. Raises
+    Damage if the messages are not CDR, or the type's definition is missing or can't be read.
     """
     types = types_of(topic)
     read_fast = fast_reader(types, topic.type)
