@@ -36,7 +36,6 @@ class Episode:
         proprioception: (T, P) float32 in physical units; P = 0 if the contract has none.
         actions: (T, 7) float64, [vx vy vz wx wy wz] in m/s and rad/s, averaged over the control period that begins at
             the tick, in the robot's base frame; and the gripper opening in [0 closed, 1 open].
-        command: the language command in force.
         task: the task's name; the command if no other is known.
         outcome: one of `OUTCOMES`; "unknown" if nobody recorded it.
         source: the recording and the episode in it. Pieces of one recorded episode share it, so split by it.
@@ -134,13 +133,9 @@ def mapping_of(array: NDArray[Any]) -> mmap.mmap | None:
 
 
 def windows(lengths: Sequence[int], history: int) -> Indices:
-    """List the windows of episodes with the given `lengths` in frames.
+    """List the windows of episodes with the given `lengths` in frames: (M, 3).
 
-    Returns:
-        (M, 3): episode, first frame, frame after the last; M = sum of (length + history - 1).
-
-    Raises:
-        ValueError: `history` or a length is less than 1.
+    A row is episode, first frame, and frame after the last; M = sum of (length + history - 1).
     """
     _require_positive("history", history)
     rows = []

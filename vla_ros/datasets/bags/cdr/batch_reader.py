@@ -99,7 +99,7 @@ class BatchReader:
 
     def read(self, rows: NDArray[np.uint8], length: NDArray[np.int64]) -> BatchValues:
         """Read those messages (m,), given by `rows` and their lengths, that have the layout."""
-        which: NDArray[np.bool_] = ~((rows ^ self._first) & self._fixed).any(axis=1)
+        which: NDArray[np.bool_] = np.logical_not(((rows ^ self._first) & self._fixed).any(axis=1))
         if self.pixels:
             stop = self.pixels + _columns(rows, self.pixels - LENGTH.size, "<u4", 1)[:, 0].astype(np.int64)
             which &= (stop <= length) & (length <= stop + PADDING)
