@@ -133,7 +133,10 @@ def fast_reader(types: Typestore, kind: str) -> Reader | None:
     It returns the message that `types.deserialize_cdr` would, with arrays as read-only views of the bytes, or None if
     the bytes are irregular.
     """
-    if kind not in FIELDS or not _is_standard(types):
+    standard = typestore().fielddefs
+    if kind not in FIELDS or any(
+        standard.get(name, ((), None))[1] != known[1] for name, known in types.fielddefs.items()
+    ):
         return None
     message, header = types.types[kind], _header(types)
     fields = [_FIELD_READERS[field](types) for field in FIELDS[kind].values()]
@@ -152,14 +155,6 @@ def fast_reader(types: Typestore, kind: str) -> Reader | None:
         return message(*values) if at <= len(data) <= at + PADDING else None
 
     return read
-
-
-def _is_standard(types: Typestore) -> bool:
-    standard = typestore()
-    return types is standard or all(
-        name in standard.fielddefs and standard.fielddefs[name][1] == fields
-        for name, (_, fields) in types.fielddefs.items()
-    )
 
 
 class _Irregular(Exception):

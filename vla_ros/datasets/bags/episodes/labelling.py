@@ -128,14 +128,13 @@ class ActionLabels:
     def _openings(self) -> _Series:
         """Return the gripper's measured openings, read on first use; empty if the recording has none."""
         if self._measured is None:
-            state = self._robot.gripper_state
-            topic = match_topic(state.topic, self._recording.topics) if state is not None else None
-            if state is not None and topic is not None and self._recording.topics[topic].type == state.type:
-                self._measured = self._read(state, lambda message: messages.measured_opening(message, state))
-            else:
-                if self._robot.labels.gripper == "state" and state is not None:
+            self._measured = _Series(np.zeros(0, np.int64), np.zeros(0))
+            if (state := self._robot.gripper_state) is not None:
+                topic = match_topic(state.topic, self._recording.topics)
+                if topic is not None and self._recording.topics[topic].type == state.type:
+                    self._measured = self._read(state, lambda message: messages.measured_opening(message, state))
+                elif self._robot.labels.gripper == "state":
                     _require_topics(self._recording, {"gripper_state, for the gripper's opening": state})
-                self._measured = _Series(np.zeros(0, np.int64), np.zeros(0))
         return self._measured
 
     def _read_twists(self, stream: Stream) -> _Series:

@@ -107,7 +107,11 @@ def find_segments(recording: Recording, robot: Robot, annotations: Sequence[Anno
         rows = enumerate(annotations)
         return Segmentation([_annotated(recording, number, row) for number, row in rows], "annotations")
     end_ns = recording.end_ns + 1
-    markers = _markers(recording)
+    received = _received(recording, topics.EPISODE, EPISODE_TYPE)
+    try:
+        markers = [(time_ns, parse_marker(message.data)) for time_ns, message in received]
+    except BagError as error:
+        raise BagError(f"bag {recording.path}: {error}") from None
     if markers:
         # With markers, a missing language topic is a mistake rather than another kind of recording.
         recording.find({"language": (robot.language.topic, robot.language.type)})
@@ -191,14 +195,6 @@ def _received(recording: Recording, topic: str, kind: str) -> list[tuple[int, An
         return []
     name = recording.find({topic: (topic, kind)})[topic]
     return [(receive_ns, message) for _, receive_ns, message in recording.messages([name])]
-
-
-def _markers(recording: Recording) -> list[tuple[int, EpisodeMarker]]:
-    received = _received(recording, topics.EPISODE, EPISODE_TYPE)
-    try:
-        return [(time_ns, parse_marker(message.data)) for time_ns, message in received]
-    except BagError as error:
-        raise BagError(f"bag {recording.path}: {error}") from None
 
 
 def annotation_file(bag: Path) -> Path | None:

@@ -148,8 +148,11 @@ class McapFile:
                 self._loose.append((channel, time_ns, _THE_FILE, at))
         elif opcode in (SCHEMA, CHANNEL, MESSAGE_INDEX, METADATA, STATISTICS) and length <= MAX_BYTES:
             content = self._file.bytes_at(start, length)
-            if opcode == MESSAGE_INDEX:
-                self._add_chunk_index(content)
+            if opcode == MESSAGE_INDEX:  # of one channel in the latest chunk
+                channel, size = struct.unpack_from("<HI", content)
+                if len(content) != 6 + size or size % 16 or not self._chunk_indices:
+                    raise ValueError("a message index has the wrong length, or no chunk")
+                self._chunk_indices[-1].append((channel, content[6:]))
             elif opcode == METADATA:
                 name, values_at = _read_text(content, 0)
                 if name == "rosbag2":
@@ -224,13 +227,6 @@ class McapFile:
         available = max(0, min(packed, self._file.size - at))
         self._file.chunks.append(Chunk(at, packed, available, compression, size, crc))
         self._chunk_indices.append([])
-
-    def _add_chunk_index(self, content: bytes) -> None:
-        """Add the index record of one channel in the latest chunk."""
-        channel, length = struct.unpack_from("<HI", content)
-        if len(content) != 6 + length or length % 16 or not self._file.chunks:
-            raise ValueError("a message index has the wrong length, or no chunk")
-        self._chunk_indices[-1].append((channel, content[6:]))
 
     def _declare(self, opcode: int, content: bytes) -> None:
         """Add a schema or a channel; both come in chunks and again at the end of the file."""
