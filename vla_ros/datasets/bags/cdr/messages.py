@@ -134,9 +134,8 @@ def fast_reader(types: Typestore, kind: str) -> Reader | None:
     the bytes are irregular.
     """
     standard = typestore().fielddefs
-    if kind not in FIELDS or any(
-        standard.get(name, ((), None))[1] != known[1] for name, known in types.fielddefs.items()
-    ):
+    regular = all(name in standard and standard[name][1] == found[1] for name, found in types.fielddefs.items())
+    if kind not in FIELDS or not regular:
         return None
     message, header = types.types[kind], _header(types)
     fields = [_FIELD_READERS[field](types) for field in FIELDS[kind].values()]
