@@ -44,8 +44,7 @@ class ActionLabels:
     """The actions of one recording, from the sources that the robot file names under `labels`.
 
     Args:
-        commanded: The stream of twists to use; by default what the demonstrator meant, `demonstrated_twist`. What moved
-            the arm, `twist_command`, is read as well if it was recorded on another topic.
+        commanded: The stream of twists to use; by default what the demonstrator meant, `demonstrated_twist`.
 
     Raises:
         BagError: A topic is missing, a twist is in an unknown frame, or a value is not finite.
@@ -55,7 +54,7 @@ class ActionLabels:
         self._recording, self._robot = recording, robot
         self._delays_ns: list[int] = []
         self._measured: _Series | None = None
-        commanded, executed, gripper = commanded or robot.demonstrated_twist, robot.twist_command, robot.gripper_command
+        commanded, gripper = commanded or robot.demonstrated_twist, robot.gripper_command
         by_command, gripper_by_command = robot.labels.arm == "command", robot.labels.gripper == "command"
         wanted: dict[str, Stream | GripperCommand] = {"demonstrated twist": commanded} if by_command else {}
         if not by_command and robot.ee_pose is not None:
@@ -68,11 +67,6 @@ class ActionLabels:
         self._poses = None if by_command else self._read_poses()
         self._sorted_twists_ns = np.sort(twists.time_ns)
         self._meant = _hold_twists(twists)
-        self._executed: ZeroOrderHold | None = None
-        if by_command:
-            topic, labelled = (match_topic(stream.topic, recording.topics) for stream in (executed, commanded))
-            if topic not in (None, labelled) and recording.topics[topic].type == executed.type:
-                self._executed = _hold_twists(self._read_twists(executed))
         self._gripper_commands: _Series | None = None
         if gripper_by_command:
             self._gripper_commands = self._read(gripper, lambda one: messages.commanded_opening(one, gripper))
@@ -95,13 +89,6 @@ class ActionLabels:
         else:
             arm = motion(self._poses.time_ns, self._poses.values, start_ns, period_ns, self._max_gap_ns)
         return np.concatenate([arm, self._gripper(segment, start_ns, period_ns)[:, None]], axis=1)
-
-    def executed(self, actions: Floats, ticks: Times, period_ns: int) -> Floats | None:
-        """Return what moved the arm (T, 7) at `ticks`, with the grippers of the labels; None if not recorded apart."""
-        if self._executed is None:
-            return None
-        arm = _mean_twists(self._executed, ticks * period_ns, period_ns)
-        return None if np.isnan(arm).any() else np.concatenate([arm, actions[:, 6:]], axis=1)
 
     def first_ns(self, segment: Segment) -> int | None:
         """Return when the demonstrator begins in a segment: its first twist or None; its start if motion counts."""
