@@ -26,7 +26,7 @@ from vla_ros.robot import Robot
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Demonstrations of one format. The robot and what follows it are those of bags; see `bag_shard`."""
+    """Demonstrations of one format. The robot and what follows it are those of bags; see `BagReader`."""
 
     name: str  # what messages call it, for instance its key in the recipe
     format: str  # a key of `FORMATS`
