@@ -39,7 +39,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.reader import bag_shard
+from vla_ros.datasets.bags.reader import BagReader
 from vla_ros.datasets.errors import BagError, SourceError
 from vla_ros.datasets.shards import SourceShard
 from vla_ros.datasets.store.entry import read_manifest
@@ -205,7 +205,7 @@ def attempt(target: Path, container: str, recorded: Messages, kind: str, read_wi
             found = contents(target)
             if kind == "cut off" and not set(found) <= set(recorded):
                 return "wrong"
-            parts = [bag_shard(target, read_with, SPEC, TIMING)]
+            parts = [BagReader(target, read_with, SPEC, TIMING).shard()]
         frames = _into_store(parts, store)
         expected = fuzz_datasets.FRAMES.get(container, TICKS)
         return "whole" if frames == expected and found in (None, recorded) else "part" if frames else "error"

@@ -23,10 +23,8 @@ MINIMUM_RANGE = 0.02
 def quantile_bounds(actions: ArrayLike, low: float = 0.01, high: float = 0.99) -> tuple[Array, Array]:
     """Return the bounds, each (6,), of the arm axes at two quantiles of `actions` (..., 7 or 6).
 
-    Ranges narrower than `MINIMUM_RANGE` are widened around their centre.
-
-    Raises:
-        ValueError: `actions` is empty or not finite.
+    Ranges narrower than `MINIMUM_RANGE` are widened around their centre. Raises ValueError if `actions` is empty or not
+    finite.
     """
     arm = np.asarray(actions, dtype=np.float64).reshape(-1, np.shape(actions)[-1])[:, :6]
     if len(arm) == 0 or not np.isfinite(arm).all():
@@ -39,13 +37,7 @@ def quantile_bounds(actions: ArrayLike, low: float = 0.01, high: float = 0.99) -
 
 
 def normalize(actions: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
-    """Map the arm columns of `actions` (..., 7) from [low, high] to [-1, 1] and clip; the gripper column is unchanged.
-
-    Args:
-        actions: (..., 7) in physical units.
-        low: Lower bounds (6,).
-        high: Upper bounds (6,).
-    """
+    """Map the arm columns of `actions` (..., 7) from [low, high], each (6,), to [-1, 1] and clip; not the gripper's."""
     result = np.array(actions, dtype=np.float64)
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     result[..., :6] = np.clip(2 * (result[..., :6] - low) / (high - low) - 1, -1, 1)

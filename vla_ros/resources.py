@@ -33,11 +33,7 @@ def share_directory() -> Path:
 
 
 def path(relative: str) -> Path:
-    """Return the absolute path of a shipped file or folder, e.g. ``path("config/robots")``.
-
-    Raises:
-        UserError: it does not exist; the message lists its neighbors.
-    """
+    """Return the absolute path of a shipped file or folder such as ``config/robots``; UserError if it is missing."""
     share = share_directory()
     found = share / relative
     if found.exists():

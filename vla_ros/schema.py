@@ -18,11 +18,9 @@ MakeError = Callable[[str], UserError]
 
 
 def parse(kind: type[T], data: Any, where: str, error: MakeError, *, defaults: bool = True) -> T:
-    """Build the dataclass `kind` from `data`.
+    """Build the dataclass `kind` from `data`, a dict as JSON or YAML gives it.
 
     Args:
-        kind: a dataclass.
-        data: a dict, as JSON or YAML gives it.
         where: what the data is, for messages ("config/robots/panda.yaml").
         error: makes the exception from a message.
         defaults: accept missing keys that have a default; False requires every key.

@@ -13,7 +13,7 @@ import pytest
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.episodes.markers import EpisodeMarker
-from vla_ros.datasets.bags.reader import bag_shard
+from vla_ros.datasets.bags.reader import BagReader
 from vla_ros.datasets.bags.writer import BagWriter
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import BagError
@@ -155,12 +155,12 @@ class BagBuilder:
 
 
 def read_bag(path: str | Path, *args: Any, **kwargs: Any) -> tuple[list[Episode], DecodeReport]:
-    """All episodes of one bag and the report, for the arguments of `bag_shard`; BagError if there is no episode."""
-    episodes: list[Episode] = []
-    report = bag_shard(absolute(path), *args, **kwargs).decode(episodes.append)
+    """All episodes of one bag and the report, for the arguments of `BagReader`; BagError if there is no episode."""
+    reader = BagReader(absolute(path), *args, **kwargs)
+    episodes = list(reader.episodes())
     if not episodes:
-        raise BagError(f"no usable episode in the bag {path}; {explain_empty(report)}")
-    return episodes, report
+        raise BagError(f"no usable episode in the bag {path}; {explain_empty(reader.report)}")
+    return episodes, reader.report
 
 
 @pytest.fixture

@@ -36,15 +36,12 @@ class Episode:
         proprioception: (T, P) float32 in physical units; P = 0 if the contract has none.
         actions: (T, 7) float64, [vx vy vz wx wy wz] in m/s and rad/s, averaged over the control period that begins at
             the tick, in the robot's base frame; and the gripper opening in [0 closed, 1 open].
-        command: the language command in force.
         task: the task's name; the command if no other is known.
         outcome: one of `OUTCOMES`; "unknown" if nobody recorded it.
         source: the recording and the episode in it. Pieces of one recorded episode share it, so split by it.
         start_ns: time of the first tick.
         ticks: (T,) int64, absolute numbers of the control grid.
         phrasings: ways to word the command, itself among them; empty if there is only one.
-        executed: (T, 7) float64, what moved the arm if it was recorded separately from `actions`, as for a demonstrator
-            with injected noise (DART); None if `actions` moved it.
 
     Raises:
         ValueError: an array has the wrong shape, type or length, a number is not finite, or the ticks have a gap.
@@ -60,7 +57,6 @@ class Episode:
     start_ns: int
     ticks: Indices
     phrasings: tuple[str, ...] = ()
-    executed: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         length = len(self.ticks)
@@ -70,8 +66,6 @@ class Episode:
             _require(valid, f"images[{camera!r}]", (images.shape, images.dtype), f"({length}, h, w, 3) uint8")
         _require_numbers("proprioception", self.proprioception, np.float32, (length, self.proprioception.shape[-1]))
         _require_numbers("actions", self.actions, np.float64, (length, 7))
-        if self.executed is not None:
-            _require_numbers("executed", self.executed, np.float64, (length, 7))
         opening = self.actions[:, 6]
         _require(bool(((opening >= 0) & (opening <= 1)).all()), "gripper opening", opening, "0 (closed) to 1 (open)")
         _require(bool((np.diff(self.ticks) == 1).all()), "ticks", self.ticks, "consecutive numbers")
@@ -81,11 +75,6 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.ticks)
-
-    @property
-    def done(self) -> NDArray[np.float64]:
-        """What moved the arm at each tick (T, 7), whatever was intended."""
-        return self.actions if self.executed is None else self.executed
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -134,13 +123,9 @@ def mapping_of(array: NDArray[Any]) -> mmap.mmap | None:
 
 
 def windows(lengths: Sequence[int], history: int) -> Indices:
-    """List the windows of episodes with the given `lengths` in frames.
+    """List the windows of episodes with the given `lengths` in frames: (M, 3).
 
-    Returns:
-        (M, 3): episode, first frame, frame after the last; M = sum of (length + history - 1).
-
-    Raises:
-        ValueError: `history` or a length is less than 1.
+    A row is episode, first frame, and frame after the last; M = sum of (length + history - 1).
     """
     _require_positive("history", history)
     rows = []

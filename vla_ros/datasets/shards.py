@@ -18,17 +18,11 @@ from vla_ros.datasets.errors import SourceError
 
 @dataclasses.dataclass(frozen=True)
 class DecodeReport:
-    """What did not become an episode.
+    """What did not become an episode."""
 
-    Attributes:
-        dropped: frames left out, by reason.
-        hint: what to check if no episode was found; begins with ". ".
-        damage: what could not be read, one sentence each.
-    """
-
-    dropped: Mapping[str, int]
-    hint: str = ""
-    damage: tuple[str, ...] = ()
+    dropped: Mapping[str, int]  # frames left out, by reason
+    hint: str = ""  # what to check if no episode was found; begins with ". "
+    damage: tuple[str, ...] = ()  # what could not be read, one sentence each
 
 
 # Passes each episode on as soon as it is decoded, so that none waits in memory.
@@ -37,21 +31,13 @@ Decode = Callable[[Callable[[Episode], None]], DecodeReport]
 
 @dataclasses.dataclass(frozen=True)
 class SourceShard:
-    """A piece of a source, not decoded yet.
+    """A piece of a source, not decoded yet."""
 
-    Attributes:
-        name: for people, and for the name of its store entry.
-        root: the folder beside whose content the store is.
-        files: the files that identify the shard by their content; not empty.
-        settings: everything else that its episodes depend on, as plain JSON types.
-        decode: can be pickled, for other processes.
-    """
-
-    name: str
-    root: Path
-    files: tuple[Path, ...]
-    settings: Mapping[str, Any]
-    decode: Decode
+    name: str  # for people, and for the name of its store entry
+    root: Path  # the folder beside whose content the store is
+    files: tuple[Path, ...]  # those that identify the shard by their content; not empty
+    settings: Mapping[str, Any]  # everything else that its episodes depend on, as plain JSON types
+    decode: Decode  # can be pickled, for other processes
 
 
 def skipped_records(where: Path, kind: str, errors: Sequence[str], count: int) -> tuple[str, ...]:

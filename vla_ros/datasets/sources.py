@@ -26,20 +26,11 @@ from vla_ros.robot import Robot
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Demonstrations of one format.
+    """Demonstrations of one format. The robot and what follows it are those of bags; see `BagReader`."""
 
-    Attributes:
-        name: what messages call it, for instance its key in the recipe.
-        format: a key of `FORMATS`.
-        paths: bags or folders of bags; for other formats folders, see docs/data.md. They become absolute.
-        robot: the robot of bags; other formats do without.
-        include_failures: also load bags' episodes that were marked as failed.
-        policy_frames: of bags recorded beside a policy: "drop" what the policy did, or "imitate" it too.
-    """
-
-    name: str
-    format: str
-    paths: Sequence[str | Path]
+    name: str  # what messages call it, for instance its key in the recipe
+    format: str  # a key of `FORMATS`
+    paths: Sequence[str | Path]  # bags or folders of bags; for other formats folders, see docs/data.md; become absolute
     robot: Robot | None = None
     include_failures: bool = False
     policy_frames: Literal["drop", "imitate"] = "drop"
@@ -50,22 +41,14 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Demonstrations:
-    """The episodes of one source.
-
-    Attributes:
-        weight: the source's share of the training windows relative to the others; None if no source has one.
-        report: what was left out.
-        name: of the source.
-        shards: what it was read from.
-        contents: the digest of each shard's files.
-    """
+    """The episodes of one source."""
 
     episodes: Sequence[Episode]
-    weight: float | None = None
+    weight: float | None = None  # its share of the training windows relative to other sources; None if none has one
     report: DecodeReport = dataclasses.field(default_factory=lambda: DecodeReport({}))
     name: str = ""
     shards: Sequence[SourceShard] = ()
-    contents: Sequence[str] = ()
+    contents: Sequence[str] = ()  # the digest of each shard's files
 
     def summary(self) -> str:
         """Return how much was loaded and what was left out, as one line."""

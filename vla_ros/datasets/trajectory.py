@@ -29,23 +29,14 @@ WITHOUT_TEXT = "episode without a language instruction"
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """S steps under one command, in the contract's units; step i lasts from i / rate_hz to (i + 1) / rate_hz.
-
-    Attributes:
-        image: (camera, step) -> (H, W, 3) uint8 RGB, at the beginning of the step.
-        twists: (S, 6), m/s and rad/s, base frame, constant during the step.
-        grippers: (S,), the opening in [0, 1] commanded at the step.
-        poses: (S, 7), position in m and quaternion x y z w at the beginning of the step; None if unknown.
-        openings: (S,), measured; None if unknown.
-        phrasings: see `Episode`.
-    """
+    """S steps under one command, in the contract's units; step i lasts from i / rate_hz to (i + 1) / rate_hz."""
 
     rate_hz: Fraction
-    image: Callable[[str, int], NDArray[np.uint8]]
-    twists: Floats
-    grippers: Floats
-    poses: Floats | None
-    openings: Floats | None
+    image: Callable[[str, int], NDArray[np.uint8]]  # (camera, step) -> (H, W, 3) RGB, at the beginning of the step
+    twists: Floats  # (S, 6), m/s and rad/s, base frame, constant during the step
+    grippers: Floats  # (S,), the opening in [0, 1] commanded at the step
+    poses: Floats | None  # (S, 7), position in m and quaternion x y z w at the beginning of the step
+    openings: Floats | None  # (S,), measured
     command: str
     task: str
     outcome: str
@@ -144,13 +135,9 @@ def _states(trajectory: Trajectory, spec: ObservationSpec, steps: NDArray[np.int
                 f"{trajectory.source} has no {needed.replace('_', ' ')}, which contract.proprioception = {names} "
                 "requires; train with contract.proprioception=[], or without this source"
             )
-    rows = [
-        proprioception(
-            names, None if poses is None else poses[step], None if openings is None else float(openings[step])
-        )
-        for step in steps
-    ]
-    states = np.stack(rows)
+    seen_poses = [None] * len(steps) if poses is None else poses[steps]
+    seen_openings = [None] * len(steps) if openings is None else openings[steps]
+    states = np.stack([proprioception(names, *seen) for seen in zip(seen_poses, seen_openings)])
     if not np.isfinite(states).all():
         raise ValueError("a state of the robot is not a finite number")
     return states

@@ -227,14 +227,11 @@ class TransformTree:
         found: list[tuple[int, Pose]] = []
         if self._chain is None or not all(link.stamps for link in self._moving):
             return found
-        candidates = list(self._waiting)
-        if news is not None:
-            near: set[int] = set()
-            for stamp_ns in news:
-                first = bisect.bisect_left(self._waiting, stamp_ns - INTERPOLATED_NS)
-                near.update(self._waiting[first : bisect.bisect_right(self._waiting, stamp_ns + INTERPOLATED_NS)])
-            candidates = sorted(near)
-        for stamp_ns in candidates:
+        candidates = set(self._waiting if news is None else ())
+        for stamp_ns in news or ():
+            first = bisect.bisect_left(self._waiting, stamp_ns - INTERPOLATED_NS)
+            candidates.update(self._waiting[first : bisect.bisect_right(self._waiting, stamp_ns + INTERPOLATED_NS)])
+        for stamp_ns in sorted(candidates):
             if (pose := self._pose(stamp_ns)) is not None:
                 del self._waiting[bisect.bisect_left(self._waiting, stamp_ns)]
                 _insert(self._given, stamp_ns)

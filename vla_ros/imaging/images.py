@@ -10,6 +10,7 @@ libjpeg-turbo. test/imaging/test_jpeg.py proves it for the kinds of JPEG listed 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -67,10 +68,8 @@ def decode_image_file(data: bytes) -> Image:
     if header.height * header.width > MAX_PIXELS:
         raise ValueError(f"an image of {header.width} x {header.height} pixels exceeds the limit of {MAX_PIXELS}")
     if header.fast and simplejpeg is not None:
-        try:
+        with contextlib.suppress(ValueError):  # damaged: OpenCV decides what can be decoded
             return _decode_jpeg(data, header)
-        except ValueError:
-            pass  # damaged: OpenCV decides what can be decoded
     try:
         decoded = _decode(np.frombuffer(data, np.uint8)) if len(data) else None
     except cv2.error as error:
@@ -94,11 +93,6 @@ def read_header(data: bytes) -> ImageHeader:
     return header if header.height else _jpeg_header(data)
 
 
-@functools.lru_cache(maxsize=16)  # a camera's images all begin alike
-def _cached_jpeg_header(head: bytes) -> ImageHeader:
-    return _jpeg_header(head)
-
-
 def _jpeg_header(data: bytes) -> ImageHeader:
     at, plain = len(_JPEG), True
     while at + 9 <= len(data) and data[at] == 0xFF:
@@ -114,6 +108,9 @@ def _jpeg_header(data: bytes) -> ImageHeader:
         bare = marker in _BARE or marker == 0xFF
         at += (1 if marker == 0xFF else 2) if bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return ImageHeader(0, 0)
+
+
+_cached_jpeg_header = functools.lru_cache(maxsize=16)(_jpeg_header)  # a camera's images all begin alike
 
 
 def _decode_jpeg(data: bytes, header: ImageHeader) -> Image:
@@ -136,17 +133,12 @@ def _decode(data: NDArray[np.uint8]) -> Image | None:
 
 
 class _PixelFormat(NamedTuple):
-    """How `channels` values of type `dtype` make a pixel.
-
-    Attributes:
-        code: OpenCV's conversion to RGB; None if the pixels are RGB.
-        planes: Rows of memory per image row (3/2 if subsampled colours follow the brightness).
-    """
+    """How `channels` values of type `dtype` make a pixel."""
 
     dtype: str
     channels: int
-    code: int | None
-    planes: float = 1.0
+    code: int | None  # OpenCV's conversion to RGB; None if the pixels are RGB
+    planes: float = 1.0  # rows of memory per image row: 3/2 if subsampled colours follow the brightness
 
 
 # As in sensor_msgs/image_encodings.hpp. OpenCV names a Bayer pattern after the middle of its second row, ROS after its

@@ -88,12 +88,9 @@ def text(message: Any) -> str:
 
 
 def measured_opening(message: Any, gripper: GripperState) -> float | None:
-    """Return the gripper's opening in [0, 1] from its joints or its width.
+    """Return the gripper's opening in [0, 1] from its joints or its width; ValueError if the message lacks it.
 
     None for a JointState without the gripper's joints: several publishers may share that topic.
-
-    Raises:
-        ValueError: The joints have no positions, or the message is not exactly one number.
     """
     if gripper.type != JOINT_TYPE:
         return actions.opening_from_value(number(message), gripper.closed, gripper.open)
@@ -138,7 +135,12 @@ def observation_value(message: Any, robot: Robot, stream: str, decode_image: Dec
     if stream in robot.cameras:
         return LazyImage(message, decode_compressed if _is_compressed(robot, stream) else decode_image)
     if stream == "ee_pose":
-        _check_frame(message, robot)
+        frame = message.header.frame_id.lstrip("/")
+        if frame and frame != robot.base_frame.lstrip("/"):
+            raise ValueError(
+                f"{robot.stream('ee_pose').topic} is in the frame {frame!r}, but the robot's base frame is "
+                f"{robot.base_frame!r}; publish it in that frame or correct base_frame in the robot file"
+            )
         return pose(message)
     if stream == "language":
         return text(message)
@@ -150,20 +152,14 @@ def observation_value(message: Any, robot: Robot, stream: str, decode_image: Dec
 class StreamReader:
     """Turns the messages of one of a robot's streams, in order of receipt, into samples.
 
-    Attributes:
-        name: The stream's name in the robot file.
-        stream: Its topic, type and stamp.
-        static_topic: A second topic whose messages go to `read_static`, or None.
-
     Raises:
         RobotError: The robot file has no such stream.
     """
 
     def __init__(self, robot: Robot, name: str, decode_image: Decoder = images.decode_raw) -> None:
         self.name, self.stream = name, robot.stream(name)
-        self.static_topic: str | None = None
-        self._robot = robot
-        self._decode = decode_image
+        self.static_topic: str | None = None  # a second topic, whose messages go to `read_static`
+        self._robot, self._decode = robot, decode_image
         self._tree: TransformTree | None = None
         if isinstance(self.stream, PoseStream) and self.stream.ee_frame is not None:
             self.static_topic = self.stream.static_topic
@@ -183,7 +179,7 @@ class StreamReader:
     def image(self, like: Any, data: Any) -> LazyImage:
         """Return the image of a message that differs from the message `like` only in its stamp and `data`."""
         if _is_compressed(self._robot, self.name):
-            return LazyImage(_CompressedData(data), decode_compressed)
+            return LazyImage(SimpleNamespace(data=data), decode_compressed)
         fields = {name: getattr(like, name) for name in ("height", "width", "encoding", "is_bigendian", "step")}
         return LazyImage(SimpleNamespace(**fields, data=data), self._decode)
 
@@ -218,23 +214,5 @@ class StreamReader:
         return [(stamp_ns - latency_ns, np.array(pose)) for stamp_ns, pose in found]
 
 
-class _CompressedData:
-    """The only field of a CompressedImage that decoding needs."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-
 def _is_compressed(robot: Robot, camera: str) -> bool:
     return robot.cameras[camera].type.endswith("CompressedImage")
-
-
-def _check_frame(message: Any, robot: Robot) -> None:
-    frame = message.header.frame_id.lstrip("/")
-    if frame and frame != robot.base_frame.lstrip("/"):
-        raise ValueError(
-            f"{robot.stream('ee_pose').topic} is in the frame {frame!r}, but the robot's base frame is "
-            f"{robot.base_frame!r}; publish it in that frame or correct base_frame in the robot file"
-        )

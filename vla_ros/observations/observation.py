@@ -39,18 +39,12 @@ _UNKNOWN_POSE = (np.nan,) * 9
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """What a policy sees at one tick.
-
-    Attributes:
-        images: (h, w, 3) uint8 RGB at network size, per camera.
-        stamps_ns: Stamp of the sample used, per stream.
-        proprioception: (P,) float32 in physical units, in the contract's order, or None.
-    """
+    """What a policy sees at one tick."""
 
     time_ns: int
-    images: dict[str, Image]
-    stamps_ns: dict[str, int]
-    proprioception: NDArray[np.float32] | None
+    images: dict[str, Image]  # per camera, (h, w, 3) uint8 RGB at network size
+    stamps_ns: dict[str, int]  # per stream, of the sample used
+    proprioception: NDArray[np.float32] | None  # (P,) in physical units, in the contract's order
     command: str
 
 
@@ -64,11 +58,7 @@ class Refusal:
 
 
 class _Samples:
-    """The latest samples of one stream, ordered by stamp.
-
-    Args:
-        last_counts: Of two values with the same stamp, the later one replaces the earlier; otherwise it is ignored.
-    """
+    """The latest samples of one stream by stamp; of two with the same stamp, the last or else the first one counts."""
 
     def __init__(self, last_counts: bool) -> None:
         self.stamps: list[int] = []
@@ -87,10 +77,8 @@ class _Samples:
                 return
             self.stamps.insert(index, stamp_ns)
             self.values.insert(index, value)
-        self._forget(stamp_ns - KEPT_NS)
-
-    def _forget(self, before_ns: int) -> None:
-        """Drop what no snapshot at or after `before_ns` would use; that may still use the newest older sample."""
+        # Drop what no snapshot from `before_ns` on would use; that may still use the newest older sample.
+        before_ns = stamp_ns - KEPT_NS
         if len(self.stamps) < 2 or (self.stamps[1] > before_ns and len(self.stamps) <= KEPT_SAMPLES):
             return
         expired = max(bisect.bisect_right(self.stamps, before_ns) - 1, len(self.stamps) - KEPT_SAMPLES)
@@ -105,18 +93,13 @@ class _Samples:
 class ObservationBuffer:
     """Keeps the newest samples per stream. Not thread-safe: its owner serializes `push` and `snapshot`.
 
-    Args:
-        spec: The streams of an observation.
-        limits: When an observation is refused.
-        allocate: Returns the array for one of a camera's images; new memory by default.
+    `allocate` returns the array for one of a camera's images; new memory by default.
     """
 
     def __init__(
         self, spec: ObservationSpec, limits: ObservationLimits, allocate: Callable[[Camera], Image] | None = None
     ) -> None:
-        self._allocate = allocate
-        self._spec = spec
-        self._limits = limits
+        self._spec, self._limits, self._allocate = spec, limits, allocate
         self.clear()
 
     def clear(self) -> None:
@@ -128,11 +111,7 @@ class ObservationBuffer:
         self._last_change: dict[str, tuple[bytes, int]] = {}
 
     def push(self, stream: str, stamp_ns: int, value: Any) -> None:
-        """Add a sample: a LazyImage (anything with `.rgb()` and `.fingerprint()`), (7,) pose, opening, or text.
-
-        Raises:
-            KeyError: The observation does not use this stream.
-        """
+        """Add a sample: a LazyImage (anything with `.rgb()` and `.fingerprint()`), (7,) pose, opening, or text."""
         self._samples[stream].push(stamp_ns, value)
 
     def value(self, stream: str, time_ns: int) -> Any:

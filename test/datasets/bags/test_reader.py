@@ -186,19 +186,6 @@ def test_actions_are_the_intended_twists_not_the_executed_ones(demonstration: Ba
         demonstration.twist(stamp_ms, -0.4, topic="twist_command")
     (episode,), _ = read(demonstration)
     np.testing.assert_allclose(episode.actions[:, 0], 0.1, atol=1e-12)
-    np.testing.assert_allclose(episode.executed[:, 0], -0.4, atol=1e-12)
-    assert episode.done is episode.executed and np.array_equal(episode.executed[:, 6], episode.actions[:, 6])
-
-
-def test_without_a_record_of_executed_twists_the_intended_ones_count_as_executed(
-    demonstration: BagBuilder, read: Read
-) -> None:
-    (episode,), _ = read(demonstration)
-    assert episode.executed is None and episode.done is episode.actions
-    for stamp_ms in range(500, 2000, 100):  # from the middle on only
-        demonstration.twist(stamp_ms, -0.4, topic="twist_command")
-    (episode,), _ = read(demonstration, "late")
-    np.testing.assert_allclose(episode.executed[:, 0], [0.0] * 5 + [-0.4] * 15, atol=1e-12)  # it stood still
 
 
 def test_recording_without_markers_is_cut_at_its_commands(demonstration: BagBuilder, read: Read) -> None:

@@ -20,7 +20,7 @@ from vla_ros.cli import main
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.labelling import ActionLabels
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.reader import bag_shard
+from vla_ros.datasets.bags.reader import BagReader
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry import rigid
 from vla_ros.robot import Labels, PoseStream, Robot, load_robot
@@ -232,7 +232,7 @@ def test_the_tool_frame_is_part_of_a_store_entry_s_identity(
 ) -> None:
     bag = with_transforms(demonstration).write(tmp_path / "bag")
     other = dataclasses.replace(on_tf, ee_pose=PoseStream(**{**TF, "ee_frame": "hand"}))
-    ours, theirs = (bag_shard(bag, robot, spec, timing).settings for robot in (on_tf, other))
+    ours, theirs = (BagReader(bag, robot, spec, timing).shard().settings for robot in (on_tf, other))
     assert json.dumps(ours) != json.dumps(theirs)
 
 

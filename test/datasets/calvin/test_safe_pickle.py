@@ -126,7 +126,8 @@ def test_a_pickle_cannot_change_what_stands_in_for_numpy() -> None:
     """BUILD sets attributes of whatever is on the stack."""
     state = pickle.dumps((None, {"__defaults__": (1,), "mine": 1}), 2)[2:-1]
     read_pickle(b"\x80\x02cnumpy\ndtype\n" + state + b"b.", "file")
-    assert not hasattr(safe_pickle._dtype, "mine") and safe_pickle._dtype.__defaults__ is None
+    stand_in = safe_pickle._STAND_INS["numpy", "dtype"]
+    assert not hasattr(stand_in, "mine") and stand_in.__defaults__ is None
 
 
 @pytest.mark.parametrize(

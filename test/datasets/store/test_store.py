@@ -69,12 +69,12 @@ def entries(bags: Path) -> list[str]:
 
 
 def equal(one: Episode, other: Episode) -> bool:
-    arrays = ("proprioception", "actions", "done", "ticks")
+    arrays = ("proprioception", "actions", "ticks")
     same = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays)
     same &= all(getattr(one, name).dtype == getattr(other, name).dtype for name in arrays)
     same &= list(one.images) == list(other.images)
     same &= all(np.array_equal(one.images[camera], other.images[camera]) for camera in one.images)
-    names = {field.name for field in dataclasses.fields(Episode)} - {"images", "executed", *arrays}
+    names = {field.name for field in dataclasses.fields(Episode)} - {"images", *arrays}
     return same and all(getattr(one, name) == getattr(other, name) for name in names)
 
 

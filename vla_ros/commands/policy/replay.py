@@ -34,15 +34,10 @@ from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.errors import EvaluationError
+from vla_ros.evaluation.replay import open_loop
 from vla_ros.evaluation.replay.diagnosis import diagnose
 from vla_ros.evaluation.replay.metadata_checks import check_metadata
-from vla_ros.evaluation.replay.open_loop import (
-    ReplayedEpisode,
-    example_actions,
-    open_loop_errors,
-    pick_examples,
-    replay,
-)
+from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
 from vla_ros.evaluation.reports.overlay import overlay, write_bag, write_rerun
 from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.inference import load_policy_for_inference
@@ -79,15 +74,15 @@ def run(args: argparse.Namespace) -> int:
     print(loaded.summary())
     metadata = [one for bag in bags for one in check_metadata(bag, robot, contract)]
     runner.warm_up()
-    replayed = [replay(runner, episode, spec.proprioception) for episode in episodes]
+    replayed = [open_loop.replay(runner, episode, spec.proprioception) for episode in episodes]
     diagnosis = diagnose(runner, episodes, spec.proprioception, _progress())
-    results = open_loop_errors(replayed) | {
+    results = open_loop.open_loop_errors(replayed) | {
         "checkpoint": str(args.checkpoint),
         "bags": list(map(str, bags)),
         "control_hz": contract.timing.control_hz,
         "declared": list(map(dataclasses.asdict, metadata)),
         "diagnosis": diagnosis.to_dict(),
-        "shown": example_actions(replayed),
+        "shown": open_loop.example_actions(replayed),
     }
     if args.onto_sim:
         results["onto_sim"] = _onto_sim(args, robot, spec, contract)
@@ -97,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         title = f"{args.checkpoint.name} on {', '.join(bag.name for bag in bags)}"
         files.write_text(args.html, html.page(title, replay_blocks(results)))
-    _export(args, pick_examples(replayed), spec.proprioception, contract.timing.period_ns, robot)
+    _export(args, replayed, spec.proprioception, contract.timing.period_ns, robot)
     matches = not metadata and not diagnosis.findings and not diagnosis.unexplained
     return 0 if matches and results.get("onto_sim", {}).get("fits", True) else 1
 
@@ -105,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 def _export(
     args: argparse.Namespace, replayed: Sequence[ReplayedEpisode], names: Sequence[str], period_ns: int, robot: Robot
 ) -> None:
-    for number, one in enumerate(replayed):
+    for number, one in enumerate(open_loop.pick_examples(replayed)):
         frames = list(overlay(one, names, period_ns))
         if args.bag:
             write_bag(args.bag / f"episode_{number}", frames, one.episode.command, robot)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import psutil
 
@@ -97,9 +97,7 @@ class ProcessGroup:
             self._on_exit.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _interrupt))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         self._on_exit.close()
         remove_segments(self._segments)

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.cutting import MOVED_BY_THE_POLICY, EpisodeCutter, PolicyFrames
-from vla_ros.datasets.bags.episodes.segmentation import Annotation, annotations_of
+from vla_ros.datasets.bags.episodes.segmentation import annotations_of
 from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.shards import DecodeReport, SourceShard
@@ -21,27 +20,8 @@ from vla_ros.robot import Robot
 CLOCKS_APART_S = 5.0
 
 
-def bag_shards(
-    paths: Sequence[str | Path],
-    robot: Robot,
-    spec: ObservationSpec,
-    timing: Timing,
-    include_failures: bool = False,
-    policy_frames: PolicyFrames = "drop",
-) -> list[SourceShard]:
-    """Return a shard for each bag at `paths`, in the order of `find_bags`; see `bag_shard`."""
-    return [bag_shard(bag, robot, spec, timing, include_failures, policy_frames) for bag in find_bags(paths)]
-
-
-def bag_shard(
-    bag: Path,
-    robot: Robot,
-    spec: ObservationSpec,
-    timing: Timing,
-    include_failures: bool = False,
-    policy_frames: PolicyFrames = "drop",
-) -> SourceShard:
-    """Return the episodes of a bag, a folder or one storage file, sampled as the live node samples.
+class BagReader:
+    """Reads the episodes of one bag, a folder or one storage file, sampled as the live node samples.
 
     They lack the frames before their first twist and those whose observation is refused; a gap or a change of the
     command splits an episode. A damaged or cut-off bag is read as far as possible.
@@ -51,42 +31,71 @@ def bag_shard(
         policy_frames: in a bag recorded beside a policy, "drop" what the policy did, or "imitate" it too.
 
     Raises:
-        BagError: the table of annotations is malformed; when decoding, the bag is missing, empty or unreadable, lacks a
-            topic, or contradicts the robot file.
+        BagError: the table of annotations is malformed.
     """
-    # Read here, once, so that what identifies the shard is also what is decoded.
-    rows = annotations_of(bag)
-    settings = {
-        "format": "bags",
-        "robot": dataclasses.asdict(robot),
-        "include_failures": include_failures,
-        "policy_frames": policy_frames,
-        **sampling_settings(spec, timing),
-        "name": bag.name,
-        # Without line numbers: editing another bag's rows leaves this bag's episodes valid.
-        "annotations": None if rows is None else [{**dataclasses.asdict(row), "where": ""} for row in rows],
-    }
-    files = (file for file in bag.iterdir() if file.is_file()) if bag.is_dir() else (bag,)
-    decode = functools.partial(_decode, bag, robot, spec, timing, rows, include_failures, policy_frames)
-    return SourceShard(bag.name, bag.parent, tuple(sorted(files)), settings, decode)
+
+    def __init__(
+        self,
+        bag: Path,
+        robot: Robot,
+        spec: ObservationSpec,
+        timing: Timing,
+        include_failures: bool = False,
+        policy_frames: PolicyFrames = "drop",
+    ) -> None:
+        self._bag = bag
+        self._robot, self._spec, self._timing = robot, spec, timing
+        self._include_failures, self._policy_frames = include_failures, policy_frames
+        # Read here, once, so that what identifies the shard is also what is decoded.
+        self._annotations = annotations_of(bag)
+        self.report = DecodeReport({})  # complete once `episodes` is exhausted
+
+    def episodes(self) -> Iterator[Episode]:
+        """Yield the episodes in order of time.
+
+        Raises:
+            BagError: the bag is missing, empty or unreadable, lacks a topic, or contradicts the robot file.
+        """
+        with open_bag(self._bag) as recording:
+            inputs = (recording, self._robot, self._spec, self._timing, self._annotations, self._policy_frames)
+            cutter = EpisodeCutter(*inputs)
+            yield from cutter.episodes(self._include_failures)
+            damage = tuple(f"{self._bag}: {text}" for text in recording.damage)
+        self.report = DecodeReport(dict(+cutter.dropped), _hint(cutter), damage)
+
+    def shard(self) -> SourceShard:
+        """Return the bag as a shard for the store."""
+        bag, rows = self._bag, self._annotations
+        settings = {
+            "format": "bags",
+            "robot": dataclasses.asdict(self._robot),
+            "include_failures": self._include_failures,
+            "policy_frames": self._policy_frames,
+            **sampling_settings(self._spec, self._timing),
+            "name": bag.name,
+            # Without line numbers: editing another bag's rows leaves this bag's episodes valid.
+            "annotations": None if rows is None else [{**dataclasses.asdict(row), "where": ""} for row in rows],
+        }
+        files = (file for file in bag.iterdir() if file.is_file()) if bag.is_dir() else (bag,)
+        return SourceShard(bag.name, bag.parent, tuple(sorted(files)), settings, self._decode)
+
+    def _decode(self, add: Callable[[Episode], None]) -> DecodeReport:
+        for episode in self.episodes():
+            add(episode)
+        return self.report
 
 
-def _decode(
-    bag: Path,
+def bag_shards(
+    paths: Sequence[str | Path],
     robot: Robot,
     spec: ObservationSpec,
     timing: Timing,
-    annotations: Sequence[Annotation] | None,
-    include_failures: bool,
-    policy_frames: PolicyFrames,
-    add: Callable[[Episode], None],
-) -> DecodeReport:
-    with open_bag(bag) as recording:
-        cutter = EpisodeCutter(recording, robot, spec, timing, annotations, policy_frames)
-        for episode in cutter.episodes(include_failures):
-            add(episode)
-        damage = tuple(f"{bag}: {text}" for text in recording.damage)
-    return DecodeReport(dict(+cutter.dropped), _hint(cutter), damage)
+    include_failures: bool = False,
+    policy_frames: PolicyFrames = "drop",
+) -> list[SourceShard]:
+    """Return a shard for each bag at `paths`, in the order of `find_bags`; see `BagReader`."""
+    bags = find_bags(paths)
+    return [BagReader(bag, robot, spec, timing, include_failures, policy_frames).shard() for bag in bags]
 
 
 def _hint(cutter: EpisodeCutter) -> str:

@@ -20,11 +20,8 @@ from vla_ros.files import PARTIAL
 def recover(path: str | Path) -> Path:
     """Copy the messages of an unfinished bag into a new bag beside it, NAME_recovered, and return that folder.
 
-    `path`, NAME.partial or a folder without metadata.yaml, is left unchanged. What had not reached the disk when the
-    recorder died is lost.
-
-    Raises:
-        BagError: There is nothing to recover, or NAME_recovered exists.
+    `path`, NAME.partial or a folder without metadata.yaml, is left unchanged. Raises BagError if there is nothing to
+    recover, or NAME_recovered exists.
     """
     path = Path(path)
     if (path / METADATA).is_file():
@@ -58,6 +55,4 @@ def _qos(offered: str) -> TopicQos:
         profiles = parse_qos(offered) if offered else []
     except Exception:  # foreign text; the messages matter more than their QoS
         profiles = []
-    if not profiles:
-        return TopicQos()
-    return TopicQos(profiles[0].reliability.name.lower(), profiles[0].durability.name.lower())
+    return next((TopicQos(one.reliability.name.lower(), one.durability.name.lower()) for one in profiles), TopicQos())

@@ -26,15 +26,10 @@ _FOREVER = QosTime(9223372036, 854775807)  # rosbag2's value for a deadline or l
 
 @dataclasses.dataclass(frozen=True)
 class TopicQos:
-    """The QoS that a topic's publishers offer, and that `ros2 bag play` offers again.
+    """The QoS that a topic's publishers offer, and that `ros2 bag play` offers again."""
 
-    Attributes:
-        reliability: "reliable" or "best_effort".
-        durability: "volatile" or "transient_local".
-    """
-
-    reliability: str = "reliable"
-    durability: str = "volatile"
+    reliability: str = "reliable"  # or "best_effort"
+    durability: str = "volatile"  # or "transient_local"
 
     def offered(self) -> Qos:
         """Return it as rosbag2 stores it; recorders do not know the publisher's history, so it stays unknown."""
@@ -51,14 +46,8 @@ class BagWriter:
     """Writes a bag that appears under its name only once it is complete. Not thread-safe.
 
     Until `close` everything lies in `NAME.partial/NAME/`. If the process dies, what was written stays there, except
-    for the last second; after an exception inside `with`, all of it does, as a readable bag.
-
-    Args:
-        folder: Path of the bag.
-        definitions: Message types; ROS 2's common interfaces by default.
-
-    Attributes:
-        messages: How many have been written.
+    for the last second; after an exception inside `with`, all of it does, as a readable bag. Message types are those of
+    `definitions`, ROS 2's common interfaces by default.
 
     Raises:
         BagError: `folder` or its `.partial` already exists.
@@ -75,7 +64,7 @@ class BagWriter:
         self._writer = Writer(self.partial / self.folder.name, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._connections: dict[str, Connection] = {}
-        self.messages = 0
+        self.messages = 0  # written so far
         self._saved_ns = 0
         self._closed = False
 
@@ -97,11 +86,7 @@ class BagWriter:
         )
 
     def write(self, topic: str, receive_ns: int, data: bytes) -> None:
-        """Append one message, serialized as CDR, as a raw subscription delivers it.
-
-        Raises:
-            BagError: The topic was not declared.
-        """
+        """Append one message, serialized as CDR, as a raw subscription delivers it; its topic must be declared."""
         connection = self._connections.get(topic)
         if connection is None:
             declared = ", ".join(sorted(self._connections)) or "none"

@@ -114,7 +114,6 @@ def read_segments(split: Path) -> list[Segment]:
 
 
 def frame_file(split: Path, frame: int) -> Path:
-    """Return the file of a frame."""
     return split / f"episode_{frame:07d}.npz"
 
 
@@ -123,8 +122,7 @@ def twists_from_relative(relative: NDArray[np.float64], euler: NDArray[np.float6
     before = Rotation.from_euler("xyz", euler)
     after = Rotation.from_euler("xyz", euler + STEP_RAD * relative[:, 3:6])
     turned = (after * before.inv()).as_rotvec()
-    twists: NDArray[np.float64] = np.concatenate([STEP_M * relative[:, :3], turned], axis=1) * float(RATE_HZ)
-    return twists
+    return np.asarray(np.concatenate([STEP_M * relative[:, :3], turned], axis=1) * float(RATE_HZ))
 
 
 def relative_from_twist(twist: NDArray[np.float64], euler: NDArray[np.float64]) -> NDArray[np.float64]:

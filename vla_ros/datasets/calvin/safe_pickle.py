@@ -176,24 +176,8 @@ class PickledArray:
         return np.frombuffer(self.data, dtype).reshape(self.shape, order="F" if self.column_major else "C")
 
 
-def _reconstruct(*_: Any) -> PickledArray:
-    return PickledArray()  # its content comes with __setstate__
-
-
 def _scalar(kind: Any, data: Any) -> Any:
     return np.frombuffer(_checked(data, bytes), _checked(kind, _Type).dtype(), count=1)[0].item()
-
-
-def _dtype(code: Any, *_: Any) -> _Type:
-    return _Type(_checked(code, str))
-
-
-def _encode(text: Any, *_: Any) -> bytes:
-    return str(_checked(text, str)).encode("latin-1")
-
-
-def _no_bytes() -> bytes:
-    return b""
 
 
 def _never_called(*_: Any) -> None:
@@ -201,12 +185,13 @@ def _never_called(*_: Any) -> None:
 
 
 _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    # Its content comes with __setstate__.
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: PickledArray() for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     ("numpy", "ndarray"): _never_called,
-    ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,  # how protocol 2 writes bytes
-    ("__builtin__", "bytes"): _no_bytes,  # and empty ones
+    ("numpy", "dtype"): lambda code, *_: _Type(_checked(code, str)),
+    ("_codecs", "encode"): lambda text, *_: _checked(text, str).encode("latin-1"),  # how protocol 2 writes bytes
+    ("__builtin__", "bytes"): lambda: b"",  # and empty ones
 }
 
 

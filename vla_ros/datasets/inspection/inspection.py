@@ -36,11 +36,8 @@ THUMBNAIL_EPISODES = 12
 def everything(robot: Robot, control_hz: float, height: int, width: int) -> tuple[ObservationSpec, Timing]:
     """Return how to sample all cameras, at one size, and all states that the robot file provides."""
     cameras = tuple(Camera(name, height, width, "pad") for name in robot.cameras)
-    states = tuple(
-        name
-        for name in PROPRIOCEPTION_UNITS
-        if (robot.ee_pose if name.startswith("ee_") else robot.gripper_state) is not None
-    )
+    sources = {name: robot.ee_pose if name.startswith("ee_") else robot.gripper_state for name in PROPRIOCEPTION_UNITS}
+    states = tuple(name for name, source in sources.items() if source is not None)
     settle_s = min(SETTLE_S, 0.8 / control_hz) if control_hz > 0 else SETTLE_S
     return ObservationSpec(cameras, states), Timing(control_hz, 1, 1, settle_s)
 

@@ -49,23 +49,14 @@ def topic_metrics(type_name: str, received: Sequence[NDArray[np.int64]]) -> dict
 
 
 class StreamMetrics:
-    """Metrics of the streams of a recording that the robot file names; decodes all their messages once.
-
-    Attributes:
-        delays: stream -> (median, 95 % quantile) of receipt minus stamp [s].
-        out_of_order: stream -> number of stamps.
-        repeated: stream -> number of stamps.
-        lags: camera -> its lag behind the tool's pose, or None.
-        skews_s: between the cameras, at each image of the first.
-        faults: what was wrong with transforms.
-    """
+    """Metrics of the streams of a recording that the robot file names; decodes all their messages once."""
 
     def __init__(self, recording: Recording, robot: Robot) -> None:
-        self.delays: dict[str, tuple[float, float]] = {}
-        self.out_of_order: dict[str, int] = {}
+        self.delays: dict[str, tuple[float, float]] = {}  # median and 95 % quantile of receipt minus stamp [s]
+        self.out_of_order: dict[str, int] = {}  # number of stamps
         self.repeated: dict[str, int] = {}
-        self.lags: dict[str, Lag | None] = {}
-        self.faults: list[str] = []
+        self.lags: dict[str, Lag | None] = {}  # of cameras behind the tool's pose
+        self.faults: list[str] = []  # what was wrong with transforms
         times_ns: dict[str, NDArray[np.int64]] = {}
         motions: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         for name, stream in _streams(robot).items():
@@ -82,6 +73,7 @@ class StreamMetrics:
             if len(moving) > 2 and name in (*robot.cameras, "ee_pose"):
                 motion = tool_motion if name == "ee_pose" else image_motion
                 motions[name] = motion(np.array([t for t, _ in moving], np.int64), np.stack([v for _, v in moving]))
+        # Between the cameras, at each image of the first.
         self.skews_s = _skews_s([times_ns[name] for name in robot.cameras if name in times_ns])
         for name in robot.cameras:
             if "ee_pose" in motions and name in motions:

@@ -8,8 +8,9 @@ writes the file, and for other data sets a person does (docs/data.md).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from vla_ros import schema
+from vla_ros import actions, schema
 from vla_ros.datasets.errors import SourceError
 
 if TYPE_CHECKING:
@@ -38,7 +39,20 @@ EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.par
 SOURCE = "vla_ros/source"
 
 Floats = NDArray[np.float64]
-_ROTATION_COLUMNS = {"quaternion_xyzw": 4, "euler_xyz": 3, "rotation_vector": 3, "matrix_columns": 6}
+
+
+def _from_matrix_columns(values: Floats) -> Rotation:
+    first, second = values[:, :3], values[:, 3:]
+    return Rotation.from_matrix(np.stack([first, second, np.cross(first, second)], axis=2))
+
+
+# How many columns there are, and how to read them.
+_ROTATIONS: dict[str, tuple[int, Callable[[Floats], Rotation]]] = {
+    "quaternion_xyzw": (4, Rotation.from_quat),
+    "euler_xyz": (3, functools.partial(Rotation.from_euler, "xyz")),
+    "rotation_vector": (3, Rotation.from_rotvec),
+    "matrix_columns": (6, _from_matrix_columns),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +72,7 @@ class PoseColumns:
     rotation_as: Literal["quaternion_xyzw", "euler_xyz", "rotation_vector", "matrix_columns"]
 
     def __post_init__(self) -> None:
-        expected = _ROTATION_COLUMNS[self.rotation_as]
+        expected = _ROTATIONS[self.rotation_as][0]
         if len(self.rotation) != expected:
             raise SourceError(
                 f"pose.rotation has {len(self.rotation)} columns of {self.feature}; {self.rotation_as} needs {expected}"
@@ -73,17 +87,8 @@ class PoseColumns:
         rotation = values[:, self.rotation]
         if not np.isfinite(rotation).all():
             raise ValueError("a rotation is not a finite number")
-        if self.rotation_as == "euler_xyz":
-            quaternions = Rotation.from_euler("xyz", rotation).as_quat()
-        elif self.rotation_as == "rotation_vector":
-            quaternions = Rotation.from_rotvec(rotation).as_quat()
-        elif self.rotation_as == "matrix_columns":
-            first, second = rotation[:, :3], rotation[:, 3:]
-            matrices = np.stack([first, second, np.cross(first, second)], axis=2)
-            quaternions = Rotation.from_matrix(matrices).as_quat()
-        else:
-            quaternions = Rotation.from_quat(rotation).as_quat()
-        return np.concatenate([values[:, self.position], quaternions], axis=1)
+        rotations = _ROTATIONS[self.rotation_as][1](rotation)
+        return np.concatenate([values[:, self.position], rotations.as_quat()], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,26 +110,21 @@ class OpeningColumn:
 
     def openings(self, values: Floats) -> Floats:
         """Return openings (S,) in [0, 1] from the feature (S, D)."""
-        result: Floats = np.clip((values[:, self.column] - self.closed) / (self.open - self.closed), 0.0, 1.0)
-        return result
+        return actions.opening_from_value(values[:, self.column], self.closed, self.open)
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureMapping:
     """What the features of a data set mean.
 
-    Attributes:
-        cameras: our name -> the feature.
-        gripper: the commanded opening.
-        twist: the commanded twist; without it, labels are the measured motion of `pose` from one step to the next.
-        opening: the measured opening, if there is one.
+    Without the commanded twist, labels are the measured motion of `pose` from one step to the next.
     """
 
-    cameras: dict[str, str]
-    gripper: OpeningColumn
+    cameras: dict[str, str]  # our name -> the feature
+    gripper: OpeningColumn  # commanded
     twist: TwistColumns | None = None
     pose: PoseColumns | None = None
-    opening: OpeningColumn | None = None
+    opening: OpeningColumn | None = None  # measured
 
     def __post_init__(self) -> None:
         if self.twist is None and self.pose is None:
@@ -132,15 +132,12 @@ class FeatureMapping:
 
     def columns(self) -> dict[str, int]:
         """Return the numeric features that are needed, and how many columns each must have at least."""
-        needed: dict[str, int] = {}
-        uses = [(one.feature, [one.column]) for one in (self.gripper, self.opening) if one is not None]
+        uses = [(one.feature, one.column) for one in (self.gripper, self.opening) if one is not None]
         if self.twist is not None:
-            uses.append((self.twist.feature, list(self.twist.columns)))
+            uses.append((self.twist.feature, max(self.twist.columns)))
         if self.pose is not None:
-            uses.append((self.pose.feature, [*self.pose.position, *self.pose.rotation]))
-        for feature, columns in uses:
-            needed[feature] = max([needed.get(feature, 0), *(column + 1 for column in columns)])
-        return needed
+            uses.append((self.pose.feature, max(*self.pose.position, *self.pose.rotation)))
+        return {name: 1 + max(last for other, last in uses if other == name) for name, _ in uses}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +163,7 @@ class Metadata:
 
 
 def load_mapping(folder: Path) -> FeatureMapping:
-    """Read the feature mapping of the data set in `folder`.
-
-    Raises:
-        SourceError: it is missing or malformed.
-    """
+    """Read the feature mapping of the data set in `folder`; SourceError if it is missing or malformed."""
     path = folder / MAPPING
     data = _read_json(
         path,
@@ -185,11 +178,7 @@ def load_mapping(folder: Path) -> FeatureMapping:
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """Read the metadata of the data set in `folder`.
-
-    Raises:
-        SourceError: the folder is not a data set of version 3, or its metadata are damaged.
-    """
+    """Read the metadata of the data set in `folder`; SourceError if it is damaged, or not of version 3."""
     info = _read_info(folder)
     try:
         features = {

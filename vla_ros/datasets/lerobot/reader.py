@@ -198,15 +198,14 @@ def _trajectory(dataset: _DataSet, values: Mapping[str, Floats], image: ImageRea
         assert measured is not None  # FeatureMapping has one of the two
         begin, end, step_s = measured[:-1], measured[1:], float(1 / dataset.rate_hz)
         twists = actions.twist_between(begin[:, :3], begin[:, 3:], end[:, :3], end[:, 3:], step_s)
-    steps = len(twists)
-    openings = mapping.opening.openings(values[mapping.opening.feature])[:steps] if mapping.opening else None
+    steps, opening = len(twists), mapping.opening
     return Trajectory(
         rate_hz=dataset.rate_hz,
         image=image,
         twists=twists,
         grippers=mapping.gripper.openings(values[mapping.gripper.feature])[:steps],
         poses=None if measured is None else measured[:steps],
-        openings=openings,
+        openings=None if opening is None else opening.openings(values[opening.feature])[:steps],
         command=command,
         task=command,
         outcome="unknown",

@@ -39,13 +39,7 @@ from vla_ros.files import atomic_write
 
 STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
 DATA_FILE_BYTES, VIDEO_FILE_BYTES = 100 << 20, 200 << 20
-_NUMBERS = {
-    "timestamp": "float32",
-    "frame_index": "int64",
-    "episode_index": "int64",
-    "index": "int64",
-    "task_index": "int64",
-}
+_NUMBERS = {"timestamp": "float32", **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")}
 
 Array = NDArray[Any]
 
@@ -109,9 +103,11 @@ class LeRobotWriter:
         for command in episode.commands:
             self._tasks.setdefault(command, len(self._tasks))
         numbers = self._numbers_of(episode)
-        stats: dict[str, Stats] = {name: vector_stats(_two_axes(values)) for name, values in numbers.items()}
+        stats: dict[str, Stats] = {}
         for name, values in numbers.items():
-            self._numbers.setdefault(name, []).append(_two_axes(values))
+            rows = values.reshape(len(values), -1)
+            stats[name] = vector_stats(rows)
+            self._numbers.setdefault(name, []).append(rows)
         row = {
             "episode_index": len(self._rows),
             "tasks": list(episode.commands),
@@ -255,10 +251,6 @@ def _fps(rate_hz: Fraction) -> int | float:
 
 def _indices(number: int) -> dict[str, int]:
     return dict(zip(("chunk_index", "file_index"), divmod(number, FILES_PER_CHUNK)))
-
-
-def _two_axes(values: Array) -> Array:
-    return values.reshape(len(values), -1)
 
 
 def _column(values: Array) -> pyarrow.Array:

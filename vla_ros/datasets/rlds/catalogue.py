@@ -27,29 +27,17 @@ Numbers = Mapping[str, Floats]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """Where a data set keeps what. Names are relative to `steps/`.
-
-    Attributes:
-        rate_hz: steps per second.
-        cameras: our name -> name of the image.
-        commands: names of the text. The first that is not empty is the command, the others are phrasings of it.
-        numbers: name -> how many it has at each step.
-        poses: computes (S, 7): position in m, quaternion x y z w.
-        grippers: computes the commanded openings (S,), 0 or 1.
-        openings: computes the measured openings (S,) in [0, 1]; None if there are none.
-        first_step: 1 if the first step is a dummy.
-        cameras_in_bgr: our cameras whose images were encoded with red and blue exchanged.
-    """
+    """Where a data set keeps what. Names are relative to `steps/`."""
 
     rate_hz: Fraction
-    cameras: Mapping[str, str]
-    commands: tuple[str, ...]
-    numbers: Mapping[str, int]
-    poses: Callable[[Numbers], Floats]
-    grippers: Callable[[Numbers], Floats]
-    openings: Callable[[Numbers], Floats] | None
-    first_step: int = 0
-    cameras_in_bgr: tuple[str, ...] = ()
+    cameras: Mapping[str, str]  # our name -> name of the image
+    commands: tuple[str, ...]  # the first text that is not empty is the command, the others are phrasings of it
+    numbers: Mapping[str, int]  # name -> how many it has at each step
+    poses: Callable[[Numbers], Floats]  # (S, 7): position in m, quaternion x y z w
+    grippers: Callable[[Numbers], Floats]  # the commanded openings (S,), 0 or 1
+    openings: Callable[[Numbers], Floats] | None  # the measured openings (S,) in [0, 1]
+    first_step: int = 0  # 1 if the first step is a dummy
+    cameras_in_bgr: tuple[str, ...] = ()  # our cameras whose images were encoded with red and blue exchanged
 
 
 def openings_from_changes(closing: Floats) -> Floats:

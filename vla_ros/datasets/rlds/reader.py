@@ -119,7 +119,8 @@ def _trajectory(example: Example, dataset: DatasetSpec, spec: ObservationSpec, s
         decoded = images.decode_image_file(bytes(encoded[camera][dataset.first_step + step]))
         return np.ascontiguousarray(decoded[:, :, ::-1]) if camera in dataset.cameras_in_bgr else decoded
 
-    moved = actions.twist_between(*_split(poses[:-1]), *_split(poses[1:]), 1 / float(dataset.rate_hz))
+    before, after = poses[:-1], poses[1:]
+    moved = actions.twist_between(before[:, :3], before[:, 3:], after[:, :3], after[:, 3:], 1 / float(dataset.rate_hz))
     openings = None if dataset.openings is None else dataset.openings(numbers)[kept]
     texts = _texts(example, dataset)
     return Trajectory(
@@ -135,11 +136,6 @@ def _trajectory(example: Example, dataset: DatasetSpec, spec: ObservationSpec, s
         source=source,
         phrasings=texts if len(texts) > 1 else (),
     )
-
-
-def _split(poses: Floats) -> tuple[Floats, Floats]:
-    """Return positions (S, 3) and quaternions (S, 4) of poses (S, 7)."""
-    return poses[:, :3], poses[:, 3:]
 
 
 def _numbers(example: Example, name: str, size: int) -> Floats:

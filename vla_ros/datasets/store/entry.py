@@ -49,7 +49,7 @@ MARKER_TEXT = "Decoded demonstrations, made by vla_ros. `vla store` lists and re
 MAPS_AT_ONCE = 256
 
 _IMAGES = "images."
-_ARRAYS = ("proprioception", "actions", "executed")
+_ARRAYS = ("proprioception", "actions")
 _TEXTS = tuple(field.name for field in dataclasses.fields(Episode) if field.name not in ("images", "ticks", *_ARRAYS))
 _KEY_CHARACTERS = 20  # in names; the manifest has the whole key
 NAME = re.compile(rf"(?P<entry>(?P<shard>.+)-[0-9a-f]{{{_KEY_CHARACTERS}}})(?P<ending>|\{PARTIAL}|\{LOCK})", re.DOTALL)
@@ -188,8 +188,7 @@ class EntryWriter:
     def add(self, episode: Episode) -> None:
         """Append an episode; raise ValueError if its cameras or array sizes differ from those of the ones before."""
         arrays: dict[str, NDArray[Any]] = {f"{_IMAGES}{camera}": images for camera, images in episode.images.items()}
-        # `executed` of every episode, so that all have the same files.
-        arrays |= {"proprioception": episode.proprioception, "actions": episode.actions, "executed": episode.done}
+        arrays |= {name: getattr(episode, name) for name in _ARRAYS}
         described = {name: {"type": one.dtype.str, "shape": list(one.shape[1:])} for name, one in arrays.items()}
         if self._episodes and described != self._arrays:
             raise ValueError(f"{episode.source}: arrays {described}, but the episodes before had {self._arrays}")

@@ -7,8 +7,6 @@ labels; the executed ones may carry noise (DART, Laskey et al. 2017).
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -37,15 +35,6 @@ _LOW_M, _ALONG_M, _ASIDE_M = 0.012, 0.02, 0.03  # how close to the line of the p
 _GAIN_PER_S, _TURN_GAIN_PER_S, _MAX_MPS = 16.0, 8.0, 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class StoveState:
-    """Positions (3,) [m] of tool and knob in the world, and the tool's orientation as a quaternion xyzw."""
-
-    tool_position: Array
-    tool_quaternion: Array
-    knob_position: Array
-
-
 class StoveExpert:
     """Turns on the stove, keeping the tool's initial orientation.
 
@@ -57,11 +46,14 @@ class StoveExpert:
     def __init__(self) -> None:
         self._upright: Rotation | None = None
 
-    def act(self, state: StoveState) -> Array:
-        """Return an action (7,): twist [m/s, rad/s] in the base frame, at most 1 m/s, and the closed gripper."""
-        orientation = Rotation.from_quat(state.tool_quaternion)
+    def act(self, tool: Array, quaternion: Array, knob: Array) -> Array:
+        """Return an action (7,): twist [m/s, rad/s] in the base frame, at most 1 m/s, and the closed gripper.
+
+        Given are the positions (3,) [m] of tool and knob in the world, and the tool's orientation (xyzw).
+        """
+        orientation = Rotation.from_quat(quaternion)
         self._upright = self._upright or orientation
-        offset = state.tool_position - (state.knob_position + _BESIDE_M)
+        offset = tool - (knob + _BESIDE_M)
         if offset[2] < _LOW_M and abs(offset[0]) < _ALONG_M and offset[1] > -_ASIDE_M:
             linear = np.array([-_GAIN_PER_S * offset[0], _MAX_MPS, -_GAIN_PER_S * offset[2]])
         else:
@@ -91,7 +83,7 @@ def demonstrate(env: libero.LiberoEnv, state: int, command: str, noise: float) -
         assert not isinstance(frame, Refusal), frame  # every stream has just been pushed
         if tick % NOISE_STEPS == 0:
             disturbance = rng.normal(0.0, noise * NOISE_STD)
-        action = expert.act(StoveState(seen["ee_position"], seen["ee_quaternion"], env.body_position(KNOB)))
+        action = expert.act(seen["ee_position"], seen["ee_quaternion"], env.body_position(KNOB))
         frames.append(frame)
         actions.append(action)
         seen, _, _, _, info = env.step(np.append(action[:6] + disturbance, action[6]))

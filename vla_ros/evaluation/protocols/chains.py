@@ -9,8 +9,9 @@ success@k, the share of chains with at least k subtasks done in a row, and the a
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from vla_ros.evaluation.errors import EvaluationError
@@ -105,19 +106,17 @@ def merge(ranks: Iterable[Iterable[ChainResult]], expected: int) -> list[ChainRe
 def chain_statistics(results: Sequence[ChainResult]) -> dict[str, Any]:
     """Return the metrics of some chains with 95 % intervals: Wilson's for rates, bootstrapped for the mean.
 
-    Returns:
-        `success_at`: k -> chains with at least k subtasks done; `average_length`; `tasks`: attempts and successes of
-        each subtask, and the mean steps of its successes.
+    `success_at` counts chains with at least k subtasks done, and `tasks` has the mean steps of each one's successes.
     """
     lengths = [result.length for result in results]
     longest = max((len(result.chain.subtasks) for result in results), default=0)
     trials: Counter[str] = Counter()
-    steps: dict[str, list[int]] = {}
+    steps: defaultdict[str, list[int]] = defaultdict(list)
     for result in results:
         for subtask, attempt in zip(result.chain.subtasks, result.attempts, strict=False):
             trials[subtask] += 1
             if attempt.success:
-                steps.setdefault(subtask, []).append(attempt.steps)
+                steps[subtask].append(attempt.steps)
     return {
         "chains": len(results),
         "success_at": {
@@ -126,7 +125,7 @@ def chain_statistics(results: Sequence[ChainResult]) -> dict[str, Any]:
         "average_length": sum(lengths) / max(1, len(lengths)),
         "average_length_interval": bootstrap_interval(lengths),
         "tasks": {
-            task: {**_rate(len(steps.get(task, ())), count), "mean_steps": _mean(steps.get(task, ()))}
+            task: {**_rate(len(steps[task]), count), "mean_steps": fmean(steps[task]) if steps[task] else None}
             for task, count in sorted(trials.items())
         },
     }
@@ -135,7 +134,3 @@ def chain_statistics(results: Sequence[ChainResult]) -> dict[str, Any]:
 def _rate(successes: int, trials: int) -> dict[str, Any]:
     rate = successes / max(1, trials)
     return {"successes": successes, "trials": trials, "rate": rate, "interval": wilson_interval(successes, trials)}
-
-
-def _mean(values: Sequence[int]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -11,7 +11,7 @@ from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension
 
 from vla_ros.imaging import images
 from vla_ros.sim.state import SceneState
@@ -27,8 +27,7 @@ def time_message(time_ns: int) -> Time:
 
 def pose_message(state: SceneState, stamp: Time) -> PoseStamped:
     """Return the tool's pose in base_link."""
-    message = PoseStamped()
-    message.header.stamp, message.header.frame_id = stamp, BASE_FRAME
+    message = PoseStamped(header=Header(stamp=stamp, frame_id=BASE_FRAME))
     position, orientation = message.pose.position, message.pose.orientation
     position.x, position.y, position.z = map(float, state.tcp_position)
     quaternion = Rotation.from_matrix(state.tcp_rotation).as_quat()
@@ -38,25 +37,20 @@ def pose_message(state: SceneState, stamp: Time) -> PoseStamped:
 
 def joint_message(names: tuple[str, ...], positions: NDArray[np.float64], stamp: Time) -> JointState:
     """Return the positions of the arm joints [rad] and of both fingers [m]."""
-    message = JointState(name=list(names), position=array.array("d", positions))
-    message.header.stamp = stamp
-    return message
+    return JointState(header=Header(stamp=stamp), name=list(names), position=array.array("d", positions))
 
 
 def image_message(rgb: NDArray[np.uint8], camera: str, stamp: Time) -> Image:
     """Return an RGB image (H, W, 3) as rgb8. rclpy checks any type other than `array.array` slowly."""
-    message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding="rgb8", step=3 * rgb.shape[1])
-    message.header.stamp, message.header.frame_id = stamp, f"{camera}_optical_frame"
-    message.data = array.array("B", rgb.tobytes())
-    return message
+    header, data = Header(stamp=stamp, frame_id=f"{camera}_optical_frame"), array.array("B", rgb.tobytes())
+    height, width, _ = rgb.shape
+    return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data)
 
 
 def compressed_message(rgb: NDArray[np.uint8], camera: str, stamp: Time) -> CompressedImage:
     """Return an RGB image (H, W, 3) as JPEG."""
-    message = CompressedImage(format="jpeg")
-    message.header.stamp, message.header.frame_id = stamp, f"{camera}_optical_frame"
-    message.data = array.array("B", images.encode_jpeg(rgb, JPEG_QUALITY))
-    return message
+    header = Header(stamp=stamp, frame_id=f"{camera}_optical_frame")
+    return CompressedImage(header=header, format="jpeg", data=array.array("B", images.encode_jpeg(rgb, JPEG_QUALITY)))
 
 
 def state_message(state: SceneState, time_ns: int) -> Float64MultiArray:

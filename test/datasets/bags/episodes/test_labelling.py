@@ -117,17 +117,6 @@ def test_twists_without_a_header_count_from_receipt(demonstration: BagBuilder, r
     np.testing.assert_allclose(episode.actions[:, 0], -0.2, atol=1e-12)
 
 
-def test_executed_twists_are_separate_only_on_their_own_topic(
-    demonstration: BagBuilder, read: Callable, robot: Robot
-) -> None:
-    for time_ms in range(0, 2000, 100):
-        demonstration.twist(time_ms, -0.4, topic="twist_command")
-    (episode,), _ = read(demonstration, demonstrated_twist=robot.twist_command)
-    assert episode.executed is None and episode.done is episode.actions
-    (episode,), _ = read(demonstration)
-    np.testing.assert_allclose(episode.done[:, 0], -0.4, atol=1e-12)
-
-
 def closing(demonstration: BagBuilder) -> BagBuilder:
     """The fingers close from 0.8 s to 1.2 s, on nothing, and open from 1.6 s on."""
     for _, topic, _, message in demonstration.without("gripper_command").messages:

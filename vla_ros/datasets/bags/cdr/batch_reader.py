@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.datasets.bags.cdr.messages import FIELDS, LENGTH, PADDING, START, aligned, fast_reader, types_of
+from vla_ros.datasets.bags.cdr.messages import FIELDS, LENGTH, PADDING, aligned, fast_reader, types_of
 from vla_ros.datasets.bags.recording import MessageRefs, Recording
 from vla_ros.datasets.bags.storage.container import Damage, MessageBatch, StoredTopic, byte_rows
 
@@ -30,23 +30,14 @@ Columns = Callable[[Any], "tuple[int, ...]"]
 
 @dataclasses.dataclass(frozen=True)
 class TopicTable:
-    """Those messages of a topic that have the layout of its first one, in order of receipt.
-
-    Attributes:
-        first: The first message.
-        columns: Which numbers of each message `numbers` contains.
-        pixels: Where an image's pixels begin in a message, 0 for other types.
-        refs: Where the messages are (n).
-        stamp_ns: Header stamps (n,).
-        numbers: (n, k).
-    """
+    """Those messages of a topic that have the layout of its first one, in order of receipt."""
 
     first: Any
-    columns: tuple[int, ...]
-    pixels: int
+    columns: tuple[int, ...]  # which numbers of each message `numbers` contains
+    pixels: int  # where an image's pixels begin in a message, 0 for other types
     refs: MessageRefs
-    stamp_ns: NDArray[np.int64]
-    numbers: NDArray[np.float64]
+    stamp_ns: NDArray[np.int64]  # header stamps (n,)
+    numbers: NDArray[np.float64]  # (n, k)
 
 
 def read_tables(recording: Recording, columns: Mapping[str, Columns]) -> dict[str, TopicTable]:
@@ -69,11 +60,7 @@ def preloaded(recording: Recording, columns: Mapping[str, Columns], topics: Coll
     builders = {
         name: _TableBuilder(wanted) for name, wanted in columns.items() if recording.topics[name].type in FIELDS
     }
-
-    def add(file: int, topic: StoredTopic, batch: MessageBatch) -> None:
-        builders[topic.name].add(file, topic, batch)
-
-    with recording.preloaded(topics, builders, add):
+    with recording.preloaded(topics, builders, lambda file, topic, batch: builders[topic.name].add(file, topic, batch)):
         recording.tables.update(dict.fromkeys(columns))
         recording.tables.update({name: one.table(recording.refs([name])) for name, one in builders.items()})
         yield
@@ -88,21 +75,14 @@ class BatchValues(NamedTuple):
 
 
 class BatchReader:
-    """Reads messages with the layout of `first`, a message that `fast_reader` can read.
-
-    Attributes:
-        pixels: Where an image's pixels begin, 0 for other types.
-    """
+    """Reads messages with the layout of `first`, a message that `fast_reader` can read."""
 
     def __init__(self, kind: str, first: bytes) -> None:
         walk = _LayoutWalk(first)
-        walk.at = _FRAME
         walk.text()
-        self.pixels = 0
         found = [walk.field(field) for field in FIELDS[kind].values()]
         self._numbers = next((numbers for numbers in found if numbers is not None), (0, 0))  # where, and how many
-        if kind.endswith("Image"):
-            self.pixels = walk.at
+        self.pixels = walk.at if kind.endswith("Image") else 0  # where an image's begin
         self._bytes = self.pixels or len(first)
         self._first = np.frombuffer(first, np.uint8, self._bytes)
         self._fixed = np.zeros(self._bytes, np.uint8)
@@ -135,7 +115,7 @@ class _LayoutWalk:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self.at = START
+        self.at = _FRAME
         self.ranges = [(0, 2)]
 
     def field(self, kind: str) -> tuple[int, int] | None:

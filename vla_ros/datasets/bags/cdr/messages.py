@@ -55,10 +55,8 @@ def typestore() -> Typestore:
 def decoder(topic: StoredTopic) -> Reader:
     """Return a function that deserializes the messages of `topic` and raises Damage for any other bytes.
 
-    Bags from before Iron (2023) contain no definitions; they are read with those of ROS 2's common interfaces.
-
-    Raises:
-        Damage: The messages are not CDR, or the type's definition is missing or can't be read.
+    Bags from before Iron (2023) contain no definitions; they are read with those of ROS 2's common interfaces. Raises
+    Damage if the messages are not CDR, or the type's definition is missing or can't be read.
     """
     types = types_of(topic)
     read_fast = fast_reader(types, topic.type)
@@ -135,7 +133,9 @@ def fast_reader(types: Typestore, kind: str) -> Reader | None:
     It returns the message that `types.deserialize_cdr` would, with arrays as read-only views of the bytes, or None if
     the bytes are irregular.
     """
-    if kind not in FIELDS or not _is_standard(types):
+    standard = typestore().fielddefs
+    regular = all(name in standard and standard[name][1] == found[1] for name, found in types.fielddefs.items())
+    if kind not in FIELDS or not regular:
         return None
     message, header = types.types[kind], _header(types)
     fields = [_FIELD_READERS[field](types) for field in FIELDS[kind].values()]
@@ -154,14 +154,6 @@ def fast_reader(types: Typestore, kind: str) -> Reader | None:
         return message(*values) if at <= len(data) <= at + PADDING else None
 
     return read
-
-
-def _is_standard(types: Typestore) -> bool:
-    standard = typestore()
-    return types is standard or all(
-        name in standard.fielddefs and standard.fielddefs[name][1] == fields
-        for name, (_, fields) in types.fielddefs.items()
-    )
 
 
 class _Irregular(Exception):

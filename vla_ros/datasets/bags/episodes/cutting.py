@@ -27,7 +27,7 @@ from vla_ros.datasets.bags.streams import SILENCE_NS, columns_of, observations
 from vla_ros.datasets.episode import Episode
 from vla_ros.imaging.images import stack_frames
 from vla_ros.observations.observation import Observation, Refusal
-from vla_ros.robot import TWIST_STAMPED, Idle, Outliers, Robot, RobotError, match_topic
+from vla_ros.robot import TWIST_STAMPED, Idle, Outliers, Robot, RobotError, Stream, match_topic
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2
@@ -75,7 +75,9 @@ class EpisodeCutter:
         policy_frames: PolicyFrames = "drop",
     ) -> None:
         self._recording, self._robot, self._spec, self._timing = recording, robot, spec, timing
-        with preloaded(recording, _table_columns(recording, robot, spec), _label_topics(recording, robot)):
+        twists = (robot.demonstrated_twist, *([robot.twist_command] if policy_frames == "imitate" else []))
+        columns = _table_columns(recording, robot, spec, twists)
+        with preloaded(recording, columns, _label_topics(recording, robot, twists)):
             self.segmentation = find_segments(recording, robot, annotations)
             self.interventions = find_interventions(recording)
             imitated = self.interventions is not None and policy_frames == "imitate"
@@ -189,14 +191,12 @@ class EpisodeCutter:
             start_ns=int(ticks[0]) * self._timing.period_ns,
             ticks=ticks,
             phrasings=segment.texts,
-            executed=self.labels.executed(actions, ticks, self._timing.period_ns),
         )
 
 
-def _label_topics(recording: Recording, robot: Robot) -> list[str]:
+def _label_topics(recording: Recording, robot: Robot, twists: Sequence[Stream]) -> list[str]:
     """Return the recording's topics from which segments and labels come, except for those read as tables."""
     wanted = [topics.EPISODE, topics.INTERVENTION, robot.language.topic, robot.gripper_command.topic]
-    twists = (robot.demonstrated_twist, robot.twist_command)
     wanted += [stream.topic for stream in twists if stream.type != TWIST_STAMPED]
     pose = robot.ee_pose
     if pose is not None and pose.static_topic is not None and (robot.labels.arm == "motion" or robot.tool_frame):
@@ -206,12 +206,14 @@ def _label_topics(recording: Recording, robot: Robot) -> list[str]:
     return [found for topic in wanted if (found := _find(topic, recording)) is not None]
 
 
-def _table_columns(recording: Recording, robot: Robot, spec: ObservationSpec) -> dict[str, Columns]:
+def _table_columns(
+    recording: Recording, robot: Robot, spec: ObservationSpec, twists: Sequence[Stream]
+) -> dict[str, Columns]:
     """Return which numbers of which of the recording's topics are read as tables."""
     streams = [robot.stream(name) for name in spec.streams if name != "language"]
     wanted = [(stream, columns_of(stream)) for stream in streams]
     if robot.labels.arm == "command":
-        wanted += [(stream, twist_columns) for stream in (robot.demonstrated_twist, robot.twist_command)]
+        wanted += [(stream, twist_columns) for stream in twists]
     elif robot.ee_pose is not None:
         wanted.append((robot.ee_pose, columns_of(robot.ee_pose)))
     return {

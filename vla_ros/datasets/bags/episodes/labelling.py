@@ -44,8 +44,7 @@ class ActionLabels:
     """The actions of one recording, from the sources that the robot file names under `labels`.
 
     Args:
-        commanded: The stream of twists to use; by default what the demonstrator meant, `demonstrated_twist`. What moved
-            the arm, `twist_command`, is read as well if it was recorded on another topic.
+        commanded: The stream of twists to use; by default what the demonstrator meant, `demonstrated_twist`.
 
     Raises:
         BagError: A topic is missing, a twist is in an unknown frame, or a value is not finite.
@@ -55,7 +54,7 @@ class ActionLabels:
         self._recording, self._robot = recording, robot
         self._delays_ns: list[int] = []
         self._measured: _Series | None = None
-        commanded, executed, gripper = commanded or robot.demonstrated_twist, robot.twist_command, robot.gripper_command
+        commanded, gripper = commanded or robot.demonstrated_twist, robot.gripper_command
         by_command, gripper_by_command = robot.labels.arm == "command", robot.labels.gripper == "command"
         wanted: dict[str, Stream | GripperCommand] = {"demonstrated twist": commanded} if by_command else {}
         if not by_command and robot.ee_pose is not None:
@@ -68,11 +67,6 @@ class ActionLabels:
         self._poses = None if by_command else self._read_poses()
         self._sorted_twists_ns = np.sort(twists.time_ns)
         self._meant = _hold_twists(twists)
-        self._executed: ZeroOrderHold | None = None
-        if by_command:
-            topic, labelled = (match_topic(stream.topic, recording.topics) for stream in (executed, commanded))
-            if topic not in (None, labelled) and recording.topics[topic].type == executed.type:
-                self._executed = _hold_twists(self._read_twists(executed))
         self._gripper_commands: _Series | None = None
         if gripper_by_command:
             self._gripper_commands = self._read(gripper, lambda one: messages.commanded_opening(one, gripper))
@@ -95,13 +89,6 @@ class ActionLabels:
         else:
             arm = motion(self._poses.time_ns, self._poses.values, start_ns, period_ns, self._max_gap_ns)
         return np.concatenate([arm, self._gripper(segment, start_ns, period_ns)[:, None]], axis=1)
-
-    def executed(self, actions: Floats, ticks: Times, period_ns: int) -> Floats | None:
-        """Return what moved the arm (T, 7) at `ticks`, with the grippers of the labels; None if not recorded apart."""
-        if self._executed is None:
-            return None
-        arm = _mean_twists(self._executed, ticks * period_ns, period_ns)
-        return None if np.isnan(arm).any() else np.concatenate([arm, actions[:, 6:]], axis=1)
 
     def first_ns(self, segment: Segment) -> int | None:
         """Return when the demonstrator begins in a segment: its first twist or None; its start if motion counts."""
@@ -128,14 +115,13 @@ class ActionLabels:
     def _openings(self) -> _Series:
         """Return the gripper's measured openings, read on first use; empty if the recording has none."""
         if self._measured is None:
-            state = self._robot.gripper_state
-            topic = match_topic(state.topic, self._recording.topics) if state is not None else None
-            if state is not None and topic is not None and self._recording.topics[topic].type == state.type:
-                self._measured = self._read(state, lambda message: messages.measured_opening(message, state))
-            else:
-                if self._robot.labels.gripper == "state" and state is not None:
+            self._measured = _Series(np.zeros(0, np.int64), np.zeros(0))
+            if (state := self._robot.gripper_state) is not None:
+                topic = match_topic(state.topic, self._recording.topics)
+                if topic is not None and self._recording.topics[topic].type == state.type:
+                    self._measured = self._read(state, lambda message: messages.measured_opening(message, state))
+                elif self._robot.labels.gripper == "state":
                     _require_topics(self._recording, {"gripper_state, for the gripper's opening": state})
-                self._measured = _Series(np.zeros(0, np.int64), np.zeros(0))
         return self._measured
 
     def _read_twists(self, stream: Stream) -> _Series:

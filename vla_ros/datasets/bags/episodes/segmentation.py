@@ -41,22 +41,16 @@ Origin = Literal["annotations", "markers", "language", "custom_data", "nothing"]
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        bag: Name of the bag's folder or file.
-        text: The command, or several phrasings separated by |.
-        where: File and line, for error messages.
-    """
-
-    bag: str
+    bag: str  # name of the bag's folder or file
     start_s: float
     end_s: float
-    text: str
+    text: str  # the command, or several phrasings separated by |
     keep: bool
     outcome: str = "unknown"
     task: str = ""
-    where: str = ""
+    where: str = ""  # file and line, for error messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +107,11 @@ def find_segments(recording: Recording, robot: Robot, annotations: Sequence[Anno
         rows = enumerate(annotations)
         return Segmentation([_annotated(recording, number, row) for number, row in rows], "annotations")
     end_ns = recording.end_ns + 1
-    markers = _markers(recording)
+    received = _received(recording, topics.EPISODE, EPISODE_TYPE)
+    try:
+        markers = [(time_ns, parse_marker(message.data)) for time_ns, message in received]
+    except BagError as error:
+        raise BagError(f"bag {recording.path}: {error}") from None
     if markers:
         # With markers, a missing language topic is a mistake rather than another kind of recording.
         recording.find({"language": (robot.language.topic, robot.language.type)})
@@ -171,8 +169,8 @@ def segments_from_commands(commands: Sequence[tuple[int, str]], end_ns: int) -> 
 
 def spoken_commands(recording: Recording, robot: Robot) -> list[tuple[int, str]]:
     """Return (receive time, text) of the messages on the language topic; none if the recording lacks it."""
-    received = _received(recording, robot.language.topic, robot.language.type)
-    return [(time_ns, messages.text(message)) for time_ns, message in received]
+    language = robot.language
+    return [(time_ns, messages.text(one)) for time_ns, one in _received(recording, language.topic, language.type)]
 
 
 def phrasings(text: str) -> tuple[str, ...]:
@@ -199,14 +197,6 @@ def _received(recording: Recording, topic: str, kind: str) -> list[tuple[int, An
     return [(receive_ns, message) for _, receive_ns, message in recording.messages([name])]
 
 
-def _markers(recording: Recording) -> list[tuple[int, EpisodeMarker]]:
-    received = _received(recording, topics.EPISODE, EPISODE_TYPE)
-    try:
-        return [(time_ns, parse_marker(message.data)) for time_ns, message in received]
-    except BagError as error:
-        raise BagError(f"bag {recording.path}: {error}") from None
-
-
 def annotation_file(bag: Path) -> Path | None:
     """Return the table for `bag`, or None."""
     folders = [bag, bag.parent] if bag.is_dir() else [bag.parent]
@@ -214,15 +204,9 @@ def annotation_file(bag: Path) -> Path | None:
 
 
 def annotations_of(bag: Path) -> list[Annotation] | None:
-    """Return the rows of `bag` in order of time, None if no table has any.
-
-    Raises:
-        BagError: The table is malformed.
-    """
+    """Return the rows of `bag` in order of time, None if no table has any; BagError if the table is malformed."""
     table = annotation_file(bag)
-    if table is None:
-        return None
-    rows = [row for row in read_table(table) if row.bag == bag.name]
+    rows = [row for row in read_table(table) if row.bag == bag.name] if table is not None else []
     return sorted(rows, key=lambda row: row.start_s) or None
 
 
@@ -250,7 +234,12 @@ def _read_table(path: Path, mtime_ns: int, size: int) -> tuple[Annotation, ...]:
     if not lines:
         raise BagError(f"{path} is empty; its first line must be {','.join(COLUMNS)}; `vla annotate` writes it")
     header = [name.strip().lower() for name in lines[0]]
-    _check_header(path, header)
+    required = [name for name in COLUMNS if name not in _OPTIONAL]
+    if not {*required} <= {*header} <= {*COLUMNS} or len(set(header)) < len(header):
+        raise BagError(
+            f"{path} has the columns {', '.join(header)}; it must have {', '.join(required)}, and may have "
+            f"{', '.join(_OPTIONAL)}"
+        )
     rows = [
         _parse_row(dict(zip(header, line)), f"{path}, line {number}", len(line), len(header))
         for number, line in enumerate(lines[1:], start=2)
@@ -274,16 +263,6 @@ def write_table(path: Path, rows: Iterable[Annotation]) -> None:
         keep = "yes" if row.keep else "no"
         writer.writerow([row.bag, f"{row.start_s:.3f}", f"{row.end_s:.3f}", row.text, keep, row.outcome, row.task])
     write_text(path, text.getvalue())
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    unknown = [name for name in header if name not in COLUMNS]
-    missing = [name for name in COLUMNS if name not in header and name not in _OPTIONAL]
-    if unknown or missing or len(set(header)) < len(header):
-        required = ", ".join(name for name in COLUMNS if name not in _OPTIONAL)
-        raise BagError(
-            f"{path} has the columns {', '.join(header)}; it must have {required}, and may have {', '.join(_OPTIONAL)}"
-        )
 
 
 def _parse_row(values: dict[str, str], where: str, length: int, expected: int) -> Annotation:

@@ -38,37 +38,23 @@ class Damage(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class StoredTopic:
-    """A topic as a file declares it.
-
-    Attributes:
-        encoding: How messages are serialized ("cdr").
-        definition_format: Format of `definition`: "ros2msg", "ros2idl", or "" for none.
-        definition: Text of the type definition.
-        offered_qos: YAML of the publishers' QoS profiles, as rosbag2 writes it, or "".
-    """
+    """A topic as a file declares it."""
 
     name: str
     type: str
-    encoding: str
-    definition_format: str
-    definition: str
-    offered_qos: str
+    encoding: str  # how messages are serialized: "cdr"
+    definition_format: str  # "ros2msg", "ros2idl", or "" for none
+    definition: str  # of the type
+    offered_qos: str  # YAML of the publishers' QoS profiles, as rosbag2 writes it, or ""
 
 
 @dataclasses.dataclass(frozen=True)
 class MessageIndex:
-    """The messages of a file, ordered by receive time and, if equal, as written.
+    """The messages of a file, all (n,), ordered by receive time and, if equal, as written."""
 
-    Attributes:
-        topic: Keys (n,) into the file's `topics`.
-        time_ns: Receive times (n,).
-        block: With `offset`, where the file stores each message (n,).
-        offset: See `block` (n,).
-    """
-
-    topic: NDArray[np.int32]
+    topic: NDArray[np.int32]  # keys into the file's `topics`
     time_ns: NDArray[np.int64]
-    block: NDArray[np.int32]
+    block: NDArray[np.int32]  # with `offset`, where the file stores each message
     offset: NDArray[np.int64]
 
     @classmethod
@@ -84,18 +70,11 @@ class MessageIndex:
 
 
 class MessageBatch(NamedTuple):
-    """Serialized messages that lie in one buffer.
+    """Serialized messages that lie in one buffer."""
 
-    Attributes:
-        entry: Their rows (m,) in the file's index.
-        data: The buffer.
-        start: Where each begins in `data` (m,).
-        stop: Where each ends (m,).
-    """
-
-    entry: NDArray[np.int64]
+    entry: NDArray[np.int64]  # their rows (m,) in the file's index
     data: bytes
-    start: NDArray[np.int64]
+    start: NDArray[np.int64]  # where each begins in `data`, and where it ends (m,)
     stop: NDArray[np.int64]
 
     @classmethod
@@ -123,18 +102,13 @@ class MessageBatch(NamedTuple):
 
 
 class StorageFile(Protocol):
-    """An open storage file.
-
-    Attributes:
-        damage: Sentences about what is lost of the file.
-        metadata: Text of a metadata.yaml that the file itself contains, or "".
-    """
+    """An open storage file."""
 
     path: Path
     topics: dict[int, StoredTopic]
     index: MessageIndex
-    damage: list[str]
-    metadata: str
+    damage: list[str]  # sentences about what is lost of the file
+    metadata: str  # text of a metadata.yaml that the file itself contains, or ""
 
     def read(self, topic: int, time_ns: int, block: int, offset: int) -> bytes:
         """Return the serialized message of a row of the index. Raises Damage, OSError, MemoryError."""
@@ -173,13 +147,7 @@ def read_batches(file: StorageFile, entry: NDArray[np.int64]) -> Iterator[Messag
 
 
 def inflate(data: bytes, compression: str, size: int, *, cut_off: bool = False) -> bytes:
-    """Decompress a chunk to `size` bytes, or as much of it as there is.
-
-    Args:
-        data: The compressed bytes.
-        compression: "", "zstd" or "lz4".
-        size: Bytes announced, and the most that are ever allocated.
-        cut_off: Return what can be decompressed of an incomplete chunk.
+    """Decompress a chunk ("zstd", "lz4" or "") to the announced `size`, or as much of it as there is if `cut_off`.
 
     Raises:
         Damage: The data is damaged, has another size, or uses another compression.
@@ -188,36 +156,24 @@ def inflate(data: bytes, compression: str, size: int, *, cut_off: bool = False) 
         raise Damage(f"a chunk announces {size} bytes, more than the limit of {MAX_BYTES}")
     if size == 0:
         return b""
-    if compression == "":
-        result = data
-    elif compression in ("zstd", "lz4"):
-        result = _decompress(compression, data, size, cut_off)
-    else:
+    if compression not in ("", "zstd", "lz4"):
         raise Damage(f"a chunk is compressed with {compression!r}; only zstd and lz4 are supported")
+    result = _decompress(compression, data, size, cut_off) if compression else data
     if len(result) != size and not cut_off:
         raise Damage(f"a chunk has {len(result)} bytes instead of {size}")
     return result
 
 
 def inflate_message(data: bytes) -> bytes:
-    """Decompress a message of a bag with message compression; return others unchanged.
+    """Decompress a message of a bag with message compression; return others unchanged. Raises Damage.
 
     The magic number tells, without any metadata: plain CDR begins with a zero byte.
-
-    Raises:
-        Damage: The compressed data is damaged.
     """
-    if not data.startswith(ZSTD_MAGIC):
-        return data
-    return _decompress("zstd", data, MAX_BYTES, cut_off=False)
+    return _decompress("zstd", data, MAX_BYTES, cut_off=False) if data.startswith(ZSTD_MAGIC) else data
 
 
 def inflate_file(source: Path, target: Path) -> str:
-    """Decompress as much of a zstd file as possible; return what is wrong with it, or "".
-
-    Raises:
-        BagError: The disk is too small for it.
-    """
+    """Decompress as much of a zstd file as possible; return what is wrong with it, or "". Raises BagError."""
     free = shutil.disk_usage(target.parent).free
     written = 0
     with source.open("rb") as packed, target.open("wb") as unpacked:

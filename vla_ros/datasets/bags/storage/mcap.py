@@ -37,7 +37,8 @@ _MESSAGE_RECORD = struct.Struct("<BQHIQQ")  # RECORD and _MESSAGE_HEAD
 _HEAD_COLUMNS = np.dtype(
     [("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("logged", "<u8"), ("sent", "<u8")]
 )
-_CHUNK_HEAD = struct.Struct("<QQQI")  # first and last log time, uncompressed size, its crc or 0
+# First and last log time, uncompressed size, its crc or 0, length of the compression's name.
+_CHUNK_HEAD = struct.Struct("<QQQII")
 _THE_FILE = -1  # the block of messages outside any chunk
 
 
@@ -121,17 +122,15 @@ class McapFile:
         at = len(MAGIC)
         while True:
             head = self._file.bytes_at(at, RECORD.size)
-            if len(head) < RECORD.size:
-                return self._note_cut(at)
-            opcode, length = RECORD.unpack(head)
+            # A crash of the whole computer leaves blocks of zeros.
+            opcode, length = RECORD.unpack(head) if len(head) == RECORD.size else (0, 0)
             start, stop = at + RECORD.size, at + RECORD.size + length
-            if opcode == 0:  # a crash of the whole computer leaves blocks of zeros
-                return self._note_cut(at)
-            if stop > self._file.size:
+            if opcode == 0 or stop > self._file.size:
                 if opcode == CHUNK:
                     with contextlib.suppress(struct.error, ValueError):  # a damaged head makes the chunk useless
                         self._add_chunk(start, length)
-                return self._note_cut(at)
+                self.damage.append(f"it is cut off after {at} of {self._file.size} bytes")
+                return False
             try:
                 self._take(opcode, at, start, length)
             except (struct.error, ValueError) as error:
@@ -149,31 +148,27 @@ class McapFile:
                 self._loose.append((channel, time_ns, _THE_FILE, at))
         elif opcode in (SCHEMA, CHANNEL, MESSAGE_INDEX, METADATA, STATISTICS) and length <= MAX_BYTES:
             content = self._file.bytes_at(start, length)
-            if opcode == MESSAGE_INDEX:
-                self._add_chunk_index(content)
+            if opcode == MESSAGE_INDEX:  # of one channel in the latest chunk
+                channel, size = struct.unpack_from("<HI", content)
+                if len(content) != 6 + size or size % 16 or not self._chunk_indices:
+                    raise ValueError("a message index has the wrong length, or no chunk")
+                self._chunk_indices[-1].append((channel, content[6:]))
             elif opcode == METADATA:
-                name, at = _read_text(content, 0)
-                values = _read_map(content, at)
+                name, values_at = _read_text(content, 0)
                 if name == "rosbag2":
-                    self.metadata = values.get("serialized_metadata", self.metadata)
+                    self.metadata = _read_map(content, values_at).get("serialized_metadata", self.metadata)
             elif opcode == STATISTICS:
                 (self._announced,) = struct.unpack_from("<Q", content)
             else:
                 self._declare(opcode, content)
-
-    def _note_cut(self, at: int) -> bool:
-        self.damage.append(f"it is cut off after {at} of {self._file.size} bytes")
-        return False
 
     def _index(self, complete: bool) -> MessageIndex:
         """Index all messages from the index records if they can be trusted, else by walking through the chunks."""
         parts = [np.array(self._loose, np.int64).reshape(-1, 4)]
         known = {channel for index in self._chunk_indices for channel, pairs in index if pairs} <= self.topics.keys()
         indexed = [number for number, index in enumerate(self._chunk_indices) if complete and known and index]
-        parts.append(self._indexed(indexed))
-        for number in sorted(set(range(len(self._chunk_indices))) - {*indexed}):
-            parts.append(self._walked(number))
-        index = MessageIndex.sort(parts)
+        walked = [self._walked(number) for number in sorted(set(range(len(self._chunk_indices))) - {*indexed})]
+        index = MessageIndex.sort([*parts, self._indexed(indexed), *walked])
         undeclared = ~np.isin(index.topic, list(self.topics))
         if undeclared.any():
             self.damage.append(f"{undeclared.sum()} messages belong to topics that it does not declare")
@@ -215,11 +210,10 @@ class McapFile:
 
     def _add_chunk(self, start: int, length: int) -> None:
         """Add a chunk whose content of `length` bytes begins at `start`."""
-        fixed = self._file.bytes_at(start, _CHUNK_HEAD.size + 4)
-        if len(fixed) < _CHUNK_HEAD.size + 4:
+        fixed = self._file.bytes_at(start, _CHUNK_HEAD.size)
+        if len(fixed) < _CHUNK_HEAD.size:
             return
-        _, _, size, crc = _CHUNK_HEAD.unpack_from(fixed)
-        (name_length,) = struct.unpack_from("<I", fixed, _CHUNK_HEAD.size)
+        _, _, size, crc, name_length = _CHUNK_HEAD.unpack(fixed)
         if name_length > 32:
             raise ValueError(f"the name of its compression has {name_length} bytes")
         rest = self._file.bytes_at(start + len(fixed), name_length + 8)
@@ -233,13 +227,6 @@ class McapFile:
         available = max(0, min(packed, self._file.size - at))
         self._file.chunks.append(Chunk(at, packed, available, compression, size, crc))
         self._chunk_indices.append([])
-
-    def _add_chunk_index(self, content: bytes) -> None:
-        """Add the index record of one channel in the latest chunk."""
-        channel, length = struct.unpack_from("<HI", content)
-        if len(content) != 6 + length or length % 16 or not self._file.chunks:
-            raise ValueError("a message index has the wrong length, or no chunk")
-        self._chunk_indices[-1].append((channel, content[6:]))
 
     def _declare(self, opcode: int, content: bytes) -> None:
         """Add a schema or a channel; both come in chunks and again at the end of the file."""

@@ -53,7 +53,8 @@ class SqliteFile:
             self._database = database = self._connect(path, scratch)
             self._check_tables()
             self._read_topics()
-            self.metadata = self._newest_metadata()
+            if "metadata" in self._tables:
+                self.metadata = next((text for (text,) in reversed(self._texts("metadata", "metadata"))), "")
             self.index = self._index()
         except BaseException as error:
             if database is not None:
@@ -84,12 +85,9 @@ class SqliteFile:
         journals = [path.with_name(path.name + ending) for ending in _JOURNALS]
         flags, vfs = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, None
         if any(journal.is_file() and journal.stat().st_size for journal in journals):
-            copy = scratch / path.name
-            shutil.copyfile(path, copy)
-            for journal in journals:
-                if journal.is_file():
-                    shutil.copyfile(journal, scratch / journal.name)
-            uri, flags = _uri(copy), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+            for file in filter(Path.is_file, [path, *journals]):
+                shutil.copyfile(file, scratch / file.name)
+            uri, flags = _uri(scratch / path.name), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
         else:
             uri = _uri(path) + "?immutable=1"
             announced, size = _announced_bytes(path), path.stat().st_size
@@ -125,10 +123,6 @@ class SqliteFile:
             if isinstance(number, int) and 0 <= number < 1 << 31:
                 definition_format, definition = definitions.get(kind, ("", ""))
                 self.topics[number] = StoredTopic(name, kind, encoding, definition_format, definition, offered)
-
-    def _newest_metadata(self) -> str:
-        texts = self._texts("metadata", "metadata") if "metadata" in self._tables else []
-        return texts[-1][0] if texts else ""
 
     def _texts(self, table: str, *columns: str) -> list[list[str]]:
         """Read text columns of one of rosbag2's tables, replacing damaged characters."""
