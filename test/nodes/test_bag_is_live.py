@@ -65,7 +65,7 @@ class LiveNode:
                 tick = newest
                 self.seen[tick] = self._observations.snapshot(tick * TIMING.period_ns)
 
-    def _follow(self, text: str) -> None:
+    def _follow(self, text: str, _is_old: bool) -> None:
         self._observations.push("language", self._node.get_clock().now().nanoseconds, text)
 
     def close(self) -> None:

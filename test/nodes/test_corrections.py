@@ -58,6 +58,7 @@ def take_over(robot: FakeRobot, duration_s: float) -> None:
     until_s = time.monotonic() + duration_s
     robot.wait(lambda: time.monotonic() > until_s, "twists of the hand")
     robot.node.destroy_timer(timer)
+    hand.publish(TwistStamped())  # a hand-back, not a lost link
     robot.wait_moving(POLICY_MPS)
     robot.node.destroy_publisher(hand)
 
