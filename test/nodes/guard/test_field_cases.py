@@ -75,11 +75,21 @@ def test_two_boxes_on_one_topic_cannot_release_each_other(tmp_path: Path, ros_en
 
 
 def test_an_emergency_stop_whose_process_is_killed_is_a_stop(tmp_path: Path, ros_environment) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+
     buttons = [{"topic": "emergency_stop"}, {"topic": "cell_stop"}]
     with guard_bench(tmp_path, ros_environment, robot={"emergency_stops": buttons}) as (arm, _, _):
         button = subprocess.Popen([sys.executable, "-c", BUTTON], env=ros_environment)
+        heard: list[Any] = []
+        arm.node.create_subscription(DiagnosticArray, "/diagnostics", heard.append, 10)
+
+        def said() -> str:
+            values = {pair.key: pair.value for status in (heard[-1].status if heard else []) for pair in status.values}
+            return values.get("cell_stop", "")
+
         try:
-            arm.wait(lambda: arm.node.count_publishers("cell_stop") > 0, "the button")
+            while said() != "released":
+                time.sleep(0.05)
             moving(arm)
         finally:
             button.kill()
