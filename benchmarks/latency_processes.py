@@ -68,7 +68,7 @@ def first_relay(chunk: int) -> None:
 
     from vla_ros.nodes.common.planner_messages import plan_message
     from vla_ros.nodes.common.qos import COMMAND_QOS, SENSOR_QOS
-    from vla_ros.runtime.safety.guard import Plan
+    from vla_ros.runtime.execution.plans import Plan
 
     node = rclpy.create_node("first_relay")
     plans = node.create_publisher(MultiDOFJointTrajectory, topics.PLAN, COMMAND_QOS)

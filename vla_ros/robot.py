@@ -10,7 +10,6 @@ import dataclasses
 import math
 import operator
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -386,22 +385,6 @@ def load_robot(name_or_path: str | Path) -> Robot:
     except yaml.YAMLError as error:
         raise RobotError(f"robot file {path} is not YAML: {error}") from None
     return schema.parse(Robot, data, f"robot file {path}", RobotError)
-
-
-def match_topic(topic: str, available: Iterable[str]) -> str | None:
-    """Return which of `available` the relative name `topic` means, itself or in a namespace; None if none does.
-
-    Raises:
-        RobotError: several namespaces have it.
-    """
-    relative, names = topic.lstrip("/"), list(available)
-    exact = [name for name in names if name.lstrip("/") == relative]
-    found = exact or [name for name in names if name.endswith("/" + relative)]
-    if len(found) > 1:
-        raise RobotError(
-            f"topic {topic!r} is ambiguous: {', '.join(sorted(found))}; use one of these names in the robot file"
-        )
-    return found[0] if found else None
 
 
 def _require(condition: bool, rule: str, given: object) -> None:

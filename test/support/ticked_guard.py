@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from vla_ros.robot import Limits
 from vla_ros.runtime.execution.commands import Command, GripperSwitch
 from vla_ros.runtime.execution.executors import Executor
+from vla_ros.runtime.execution.plans import Plan, PlannerStatus
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
-from vla_ros.runtime.safety.guard import Guard, GuardSettings, Plan, PlannerStatus
+from vla_ros.runtime.safety.guard import Guard, GuardSettings
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
 from vla_ros.runtime.safety.plausibility import MotionCheck
 

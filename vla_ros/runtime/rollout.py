@@ -21,11 +21,12 @@ from vla_ros.observations.observation import ObservationBuffer
 from vla_ros.robot import Limits, ObservationLimits
 from vla_ros.runtime.execution.commands import GripperSwitch
 from vla_ros.runtime.execution.executors import Executor
+from vla_ros.runtime.execution.plans import Plan as GuardPlan
+from vla_ros.runtime.execution.plans import PlannerStatus
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.planning.planner import ChunkPolicy, Plan, Planner
 from vla_ros.runtime.safety.governor import SafetyGovernor
-from vla_ros.runtime.safety.guard import Guard, GuardSettings, PlannerStatus
-from vla_ros.runtime.safety.guard import Plan as GuardPlan
+from vla_ros.runtime.safety.guard import Guard, GuardSettings
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
 from vla_ros.runtime.safety.plausibility import MotionCheck
 

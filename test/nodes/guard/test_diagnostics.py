@@ -10,9 +10,10 @@ pytest.importorskip("diagnostic_msgs")
 from vla_ros.nodes.guard import diagnostics  # noqa: E402
 from vla_ros.robot import Limits  # noqa: E402
 from vla_ros.runtime.execution.commands import GripperSwitch  # noqa: E402
+from vla_ros.runtime.execution.plans import Plan  # noqa: E402
 from vla_ros.runtime.execution.timeline import ActionTimeline  # noqa: E402
 from vla_ros.runtime.safety.governor import SafetyGovernor  # noqa: E402
-from vla_ros.runtime.safety.guard import Guard, GuardSettings, Plan, PlannerStatus  # noqa: E402
+from vla_ros.runtime.safety.guard import Guard, GuardSettings, PlannerStatus  # noqa: E402
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover  # noqa: E402
 from vla_ros.runtime.safety.plausibility import MotionCheck  # noqa: E402
 

@@ -18,8 +18,8 @@ from vla_ros.nodes.guard import session as guard_session
 from vla_ros.nodes.guard.parameters import PARAMETERS
 from vla_ros.nodes.guard.session import GuardSession, make_guard
 from vla_ros.robot import load_robot
+from vla_ros.runtime.execution.plans import Plan, PlannerStatus
 from vla_ros.runtime.safety.governor import State
-from vla_ros.runtime.safety.guard import Plan, PlannerStatus
 from vla_ros.runtime.safety.operator_signals import EmergencyStops
 from vla_ros.runtime.safety.watchdog import Watchdog
 

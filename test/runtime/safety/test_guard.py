@@ -13,10 +13,11 @@ import pytest
 from vla_ros.robot import Limits
 from vla_ros.runtime.execution.commands import GripperSwitch
 from vla_ros.runtime.execution.executors import make_executor
+from vla_ros.runtime.execution.plans import Plan, PlannerStatus
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety import guard
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
-from vla_ros.runtime.safety.guard import Guard, GuardSettings, Plan, PlannerStatus
+from vla_ros.runtime.safety.guard import Guard, GuardSettings
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
 from vla_ros.runtime.safety.plausibility import MotionCheck
 

@@ -11,9 +11,9 @@ from ticked_guard import PERIOD_NS, STOP, TickedGuard, chunk
 
 from vla_ros.runtime.execution.commands import SILENCE
 from vla_ros.runtime.execution.executors import RecedingHorizon, make_executor
+from vla_ros.runtime.execution.plans import Plan
 from vla_ros.runtime.rollout import UNLIMITED
 from vla_ros.runtime.safety.governor import State
-from vla_ros.runtime.safety.guard import Plan
 
 FORWARD = [0.0, 0.3, 0, 0, 0, 0]
 EXECUTORS = ["path_following", "full_chunk", "receding_horizon", "first_action"]

@@ -31,6 +31,7 @@ from rich.table import Table
 from vla_ros import files, html
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract
 from vla_ros.datasets.bags.open_bag import find_bags, open_bag
+from vla_ros.datasets.bags.recording import match_topic
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.errors import EvaluationError
@@ -41,7 +42,7 @@ from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
 from vla_ros.evaluation.reports.overlay import overlay, write_bag, write_rerun
 from vla_ros.evaluation.reports.replay_page import replay_blocks
 from vla_ros.policy.inference import load_policy_for_inference
-from vla_ros.robot import Robot, load_robot, match_topic
+from vla_ros.robot import Robot, load_robot
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vla_ros.datasets.bags.cdr.messages import decoder
 from vla_ros.datasets.bags.storage.container import Damage, MessageBatch, StorageFile, StoredTopic, inflate_message
 from vla_ros.datasets.errors import BagError, unreadable
-from vla_ros.robot import RobotError, match_topic
+from vla_ros.robot import RobotError
 
 _TOGETHER_BYTES = 1 << 21
 _RUN = 4096
@@ -300,3 +300,19 @@ def _topics(files: Sequence[StorageFile]) -> dict[str, Topic]:
                 kind = topic.type if before.type == topic.type else "several types"
                 found[topic.name] = Topic(kind, before.messages + count)
     return found
+
+
+def match_topic(topic: str, available: Iterable[str]) -> str | None:
+    """Return which of `available` the relative name `topic` means, itself or in a namespace; None if none does.
+
+    Raises:
+        RobotError: several namespaces have it.
+    """
+    relative, names = topic.lstrip("/"), list(available)
+    exact = [name for name in names if name.lstrip("/") == relative]
+    found = exact or [name for name in names if name.endswith("/" + relative)]
+    if len(found) > 1:
+        raise RobotError(
+            f"topic {topic!r} is ambiguous: {', '.join(sorted(found))}; use one of these names in the robot file"
+        )
+    return found[0] if found else None

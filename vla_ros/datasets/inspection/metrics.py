@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from vla_ros import actions as action_space
 from vla_ros.contract import ARM_AXES, ARM_UNITS
-from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import BagStream
 from vla_ros.datasets.inspection.lag_estimation import Lag, estimate_lag, image_motion, tool_motion
 from vla_ros.observations import messages
-from vla_ros.robot import TRANSFORMS, GripperCommand, GripperState, Robot, Stream, match_topic
+from vla_ros.robot import TRANSFORMS, GripperCommand, GripperState, Robot, Stream
 
 # An interval this many times the median is a gap.
 GAP_INTERVALS = 3.0

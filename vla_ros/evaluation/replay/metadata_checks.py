@@ -10,9 +10,9 @@ import numpy as np
 
 from vla_ros.contract import PolicyContract
 from vla_ros.datasets.bags.open_bag import open_bag
-from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.observations.messages import observation_value
-from vla_ros.robot import Robot, match_topic
+from vla_ros.robot import Robot
 
 RESOLUTION, RATE = "resolution", "control rate"
 # A camera slightly slower than the control rate skips a frame now and then; at two thirds, every third frame is stale.

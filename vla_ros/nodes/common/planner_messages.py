@@ -18,7 +18,7 @@ from geometry_msgs.msg import Transform, Twist
 from numpy.typing import NDArray
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
-from vla_ros.runtime.safety.guard import Plan, PlannerStatus
+from vla_ros.runtime.execution.plans import Plan, PlannerStatus
 
 GRIPPER = "gripper"
 _NS = 1_000_000_000

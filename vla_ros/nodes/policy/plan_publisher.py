@@ -17,8 +17,9 @@ from vla_ros import topics
 from vla_ros.nodes.common.planner_messages import plan_message, status_message
 from vla_ros.nodes.common.qos import COMMAND_QOS
 from vla_ros.robot import Robot
+from vla_ros.runtime.execution.plans import Plan, PlannerStatus
 from vla_ros.runtime.planning.engine import EngineStatus
-from vla_ros.runtime.safety.guard import INACTIVE, Plan, PlannerStatus
+from vla_ros.runtime.safety.guard import INACTIVE
 from vla_ros.runtime.stats import RecentValues
 
 HEARTBEAT_S = 0.05

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vla_ros.runtime.execution.commands import SILENCE, Command, GripperSwitch
 from vla_ros.runtime.execution.interpolation import interpolated
+from vla_ros.runtime.execution.plans import Plan, PlanGrid, PlannerStatus
 from vla_ros.runtime.execution.timeline import ActionTimeline
 from vla_ros.runtime.safety.governor import SafetyGovernor, State
 from vla_ros.runtime.safety.operator_signals import Deadman, EmergencyStops, Takeover
@@ -35,38 +36,6 @@ PLAN_MAX_AHEAD_S = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Actions from one observation.
-
-    Attributes:
-        stamp_ns: Tick of the observation that the plan answers, on the ROS clock.
-        period_ns: Duration of one action.
-        actions: (N, 7) twists [m/s, rad/s] in the base frame and openings in [0 closed, 1 open]; row i is for
-            `stamp_ns` + i periods.
-    """
-
-    stamp_ns: int
-    period_ns: int
-    actions: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannerStatus:
-    """What the planner says of itself; its arrival is its heartbeat.
-
-    Attributes:
-        session: Differs after each start of the planner.
-        command: The language command that it follows.
-        reason: Why it does not plan, or None.
-    """
-
-    session: str = ""
-    command: str = ""
-    reason: str | None = None
-    detail: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class GuardSettings:
     """How the guard judges time.
 
@@ -79,31 +48,6 @@ class GuardSettings:
     period_ns: int
     resume_within_s: float = 1.0
     heartbeat_max_age_s: float = 0.2
-
-
-class PlanGrid:
-    """The planner's ticks, numbered from the first plan and anchored at the newest one: no period error adds up."""
-
-    def __init__(self, stamp_ns: int, period_ns: int) -> None:
-        self.period_ns = period_ns
-        self._anchor_ns, self._anchor_tick = stamp_ns, 0
-
-    def nearest(self, stamp_ns: int) -> int:
-        """Return the tick of a plan's stamp."""
-        return self._anchor_tick + round((stamp_ns - self._anchor_ns) / self.period_ns)
-
-    def at(self, now_ns: int) -> tuple[int, float]:
-        """Return the tick that `now_ns` lies in, and the phase in [0, 1) within it."""
-        offset, within_ns = divmod(now_ns - self._anchor_ns, self.period_ns)
-        return self._anchor_tick + offset, within_ns / self.period_ns
-
-    def start_ns(self, tick: int) -> int:
-        """Return when `tick` begins."""
-        return self._anchor_ns + (tick - self._anchor_tick) * self.period_ns
-
-    def anchor(self, stamp_ns: int) -> None:
-        """Move the anchor to the stamp of a newer plan."""
-        self._anchor_ns, self._anchor_tick = stamp_ns, self.nearest(stamp_ns)
 
 
 class Guard:

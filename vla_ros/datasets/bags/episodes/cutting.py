@@ -22,12 +22,12 @@ from vla_ros.datasets.bags.cdr.batch_reader import Columns, preloaded
 from vla_ros.datasets.bags.episodes.labelling import ActionLabels, twist_columns
 from vla_ros.datasets.bags.episodes.markers import INTERVENTION_TYPE
 from vla_ros.datasets.bags.episodes.segmentation import Annotation, Segment, find_segments
-from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import SILENCE_NS, columns_of, observations
 from vla_ros.datasets.episode import Episode
 from vla_ros.imaging.images import stack_frames
 from vla_ros.observations.observation import Observation, Refusal
-from vla_ros.robot import TWIST_STAMPED, Idle, Outliers, Robot, RobotError, Stream, match_topic
+from vla_ros.robot import TWIST_STAMPED, Idle, Outliers, Robot, RobotError, Stream
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2

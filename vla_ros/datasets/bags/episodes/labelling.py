@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from vla_ros import actions
 from vla_ros.datasets.bags.cdr.batch_reader import Columns, read_tables
 from vla_ros.datasets.bags.episodes.segmentation import Segment
-from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import BagStream, columns_of, event_times_ns
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry import rigid
 from vla_ros.observations import messages
-from vla_ros.robot import GripperCommand, GripperState, Robot, Stream, match_topic
+from vla_ros.robot import GripperCommand, GripperState, Robot, Stream
 
 Times = NDArray[np.int64]
 Floats = NDArray[np.float64]

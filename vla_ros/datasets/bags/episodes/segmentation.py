@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 from vla_ros import topics
 from vla_ros.datasets.bags.episodes.markers import EPISODE_TYPE, EpisodeMarker, parse_marker
-from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.episode import OUTCOMES
 from vla_ros.datasets.errors import BagError
 from vla_ros.files import write_text
 from vla_ros.observations import messages
-from vla_ros.robot import Robot, match_topic
+from vla_ros.robot import Robot
 
 TABLE = "annotations.csv"
 COLUMNS = ("bag", "start", "end", "text", "keep", "outcome", "task")
