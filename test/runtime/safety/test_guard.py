@@ -361,3 +361,15 @@ def test_the_displacement_is_that_of_the_plan() -> None:
     start = arm.pose[0]
     arm.run(3.0)
     assert arm.pose[0] - start == pytest.approx(0.3, abs=0.002)
+
+
+def test_an_arm_armed_beside_a_second_planner_does_not_start_when_that_one_ends() -> None:
+    arm = Arm()
+    arm.guard.output = "second_planner", "2 nodes publish plan"
+    arm.run(0.5)
+    arm.guard.arm(True, arm.now_ns)
+    arm.run(0.5)
+    arm.guard.output = None
+    arm.run(2.0)
+    assert all(twist is None for twist in arm.twists) and arm.state == (State.DISARMED, "disarmed")
+    assert "second_planner" in arm.guard.detail

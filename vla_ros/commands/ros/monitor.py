@@ -2,13 +2,14 @@
 """Monitor a running policy in the terminal: state, rates, ages, latencies, and why it stopped.
 
 vla monitor                         until Ctrl-C
-vla monitor --once                  print the state once after two seconds, for scripts and bug reports
+vla monitor --once                  print the state once, after at most ten seconds, for scripts and bug reports
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 PERIOD_S = 0.2
-ONCE_S = 2.0
+ONCE_PERIODS = 50  # at most; discovery takes seconds on a busy machine
 STATE_COLORS = {"waiting": "yellow", "stopping": "yellow", "disarmed": "cyan", "fault": "red"}  # others: green
 LEVEL_COLORS = {"ok": "green", "warn": "yellow", "error": "red", "stale": "red"}
 NODES = ("guard", "policy")
@@ -38,10 +39,12 @@ def run(args: argparse.Namespace) -> int:
     from vla_ros.nodes.clients.monitor import listen
 
     view, console = View(args.namespace), Console()
-    updates = listen(view.names, view.on_state, view.on_status, ONCE_S if args.once else PERIOD_S)
+    updates = listen(view.names, view.on_state, view.on_status, PERIOD_S)
     with contextlib.closing(updates):  # type: ignore[type-var]  # it is a generator, typed as the iterator it yields
         if args.once:
-            next(updates)
+            for _ in itertools.islice(updates, ONCE_PERIODS):
+                if len(view.states) == len(NODES):
+                    break
             console.print(view.render())
             return 0 if view.states else 1
         with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=sys.stdout.isatty()) as live:

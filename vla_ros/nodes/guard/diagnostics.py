@@ -84,5 +84,5 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _state(name: str, level: bytes, values: Mapping[str, Any]) -> DiagnosticStatus:
-    parts = (str(values[key]) for key in ("state", "reason", "detail"))
+    parts = dict.fromkeys(str(values[key]) for key in ("state", "reason", "detail"))  # each once: "disarmed" is both
     return status(name, level, ": ".join(part for part in parts if part), values)

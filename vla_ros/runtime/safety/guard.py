@@ -370,10 +370,10 @@ class Guard:
             return
         reason = governor.reason or ""
         self.detail = detail if governor.armed else self._disarmed_by
-        if not governor.armed or not self._moved or reason in IDLE:
-            self._stopped_s = None
-        elif reason in DISARMING:
+        if governor.armed and reason in DISARMING:
             self.disarm(reason, detail)
+        elif not governor.armed or not self._moved or reason in IDLE:
+            self._stopped_s = None
         elif self._stopped_s is None:
             self._stopped_s = now_s
 
