@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ RATES = {"interpolated": 100.0, "stepped": 10.0}
 SAMPLE_NS = 10_000_000
 # As the simulated arm, which stops when commands cease.
 HOLD_NS = 200_000_000
+STOP_TIMEOUT_S = 5.0
 COLUMNS = ("guard", "linear acceleration, RMS [m/s²]", "angular, RMS [rad/s²]", "success", "mean time [s]")
 
 
@@ -73,6 +75,16 @@ def accelerations(stamps_ns: Sequence[int], twists: np.ndarray) -> np.ndarray:
     return np.diff(np.where(is_held[:, None], twists[newest], 0.0), axis=0) / (SAMPLE_NS / 1e9)
 
 
+def wait_until_it_stands(client: Any) -> None:
+    """Wait for the end of the stop that ends a rollout, and for its last twist."""
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    while client.guard_state()["state"] in ("running", "stopping"):
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"the arm does not stand {STOP_TIMEOUT_S:g} s after a rollout: {client.guard_state()}")
+        time.sleep(0.02)
+    time.sleep(0.1)
+
+
 def drive(name: str, rollouts: Sequence[ros_evaluation.ScheduledRollout], folder: Path, driven: Driven) -> None:
     """Run rollouts with new nodes."""
     from geometry_msgs.msg import TwistStamped  # not before the environment is set: rclpy reads it once
@@ -96,7 +108,7 @@ def drive(name: str, rollouts: Sequence[ros_evaluation.ScheduledRollout], folder
                 done = client.rollout(
                     planned.task, planned.seed, planned.command, ros_evaluation.TIME_LIMIT_S, check=group.check
                 )
-                client.wait_for_final_states()  # the arm stands, and its last twist has been heard
+                wait_until_it_stands(client)
                 moved = list(heard)
                 twists = np.array([twist for _, twist in moved]).reshape(-1, 6)
                 driven.accelerations.append(accelerations([stamp_ns for stamp_ns, _ in moved], twists))

@@ -23,11 +23,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import figures
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -216,6 +217,16 @@ def sizes() -> dict[str, object]:
     }
 
 
+def rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the report as a table: files of each path, then the sizes that are numbers."""
+    names = {"image_to_twist": "files from image to twist", "bag_row_to_loss": "files from bag row to loss"}
+    found = [(text, str(len(report[name]))) for name, text in names.items() if name in report]
+    for process, files in report.get("image_to_twist_by_process", {}).items():
+        found.append((f"files from image to twist: {process}", str(len(files))))
+    sizes = {name: value for name, value in report["sizes"].items() if isinstance(value, int | float)}
+    return found + [(name.replace("_", " "), f"{value:g}") for name, value in sizes.items()]
+
+
 def run(path: str, folder: Path, ros: Sequence[str]) -> Any:
     """Return what one process enters: the files of a path, or of a node on it."""
     if path == "image":
@@ -259,7 +270,16 @@ def main() -> None:
     for key, value in report["sizes"].items():
         print(f"{key}: {value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        figures.write(
+            arguments.json,
+            title="Structure of the package",
+            runs=1,
+            columns=("quantity", "figure"),
+            rows=rows(report),
+            note="Files of the package in which a function runs, from a camera's image to the twist (in the processes "
+            "of policy and guard) and from a recorded bag to the loss of a training step; sizes of the code.",
+            details=report,
+        )
 
 
 if __name__ == "__main__":

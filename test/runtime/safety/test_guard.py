@@ -37,10 +37,11 @@ class Arm:
     follows: bool = True
     reason: str | None = None
     session: str = "first"
+    stop_ticks: int = 3
     opening: Callable[[int], float] = lambda tick: 1.0
 
     def __post_init__(self) -> None:
-        governor = SafetyGovernor(LIMITS, period_s=GUARD_NS / 1e9, stop_ticks=3)
+        governor = SafetyGovernor(LIMITS, period_s=GUARD_NS / 1e9, stop_ticks=self.stop_ticks)
         self.guard = Guard(
             GuardSettings(GUARD_NS),
             ActionTimeline(make_executor("path_following", horizon=4, decay=0.01)),
@@ -308,6 +309,20 @@ def test_a_pose_that_jumps_is_named(arm: Arm) -> None:
     arm.pose[1] += 0.2
     arm.run(0.3)
     assert not arm.moving and "pose_jump" in arm.guard.detail
+
+
+@pytest.mark.parametrize("moved_m", [-0.15, -0.09])
+def test_an_arm_that_is_moved_while_it_stands_contradicts_nothing_after_that(moved_m: float) -> None:
+    """As a simulator that is reset between two commands; the next one may come before the zero twists have ended."""
+    arm = Arm(stop_ticks=25).running()
+    arm.reason = "no_command"
+    arm.run(0.15)
+    assert arm.state[0] is State.STOPPING and not arm.moving
+    arm.pose[0] += moved_m
+    arm.reason = None
+    arm.run(2.0)
+    assert arm.moving and arm.state == (State.RUNNING, None)
+    assert all(twist is not None for twist in arm.twists[-200:])  # it was never silent, which would hide the fault
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,8 @@ class Guard:
         self._ticked_ns, self._ticked_s = now_ns, now_s
         self._latch(detail, now_s)
         self._motion.moved(twist, self.settings.period_ns / 1e9)
-        if twist is None:
+        stands = self.governor.state is not State.RUNNING and (twist is None or not twist.any())
+        if stands:  # who moves it meanwhile contradicts nothing
             self._motion.restart()
         return Command(twist, opening) if twist is not None or opening is not None else SILENCE
 
