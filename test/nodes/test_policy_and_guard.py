@@ -294,7 +294,9 @@ def test_diagnostics_name_every_stream_with_its_rate_and_what_the_guard_does(rob
     of_policy = ("transport", "policy", "camera skew", *(f"stream {each}" for each in STREAMS))
     of_guard = ("guard", "outputs", "operator inputs")
     assert set(statuses) == {f"/policy: {name}" for name in of_policy} | {f"/guard: {name}" for name in of_guard}
-    assert {status.level for status in statuses.values()} == {b"\0"}
+    # A busy machine may lose an image, which is a warning of its stream.
+    assert {status.level for name, status in statuses.items() if "stream" not in name} == {b"\0"}
+    assert {status.level for status in statuses.values()} <= {b"\0", b"\1"}
     found = {name: {pair.key: pair.value for pair in status.values} for name, status in statuses.items()}
     camera, policy, guard = (found[f"/{name}"] for name in ("policy: stream wrist", "policy: policy", "guard: guard"))
     assert float(camera["rate Hz"]) == pytest.approx(30, rel=0.2) and float(camera["age s"]) < 0.2

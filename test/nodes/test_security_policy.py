@@ -118,7 +118,7 @@ def test_each_node_may_do_what_it_does_and_nothing_else(make_graph, ros_environm
             return seen[node] == expected
 
         with contextlib.suppress(AssertionError):  # the comparison below says more
-            graph.wait(all_there, node, timeout_s=10.0)
+            graph.wait(all_there, node, timeout_s=30.0)
 
     wanted = {node: granted()[node] for node in OURS}
     with _running(SPEAKER, ros_environment):

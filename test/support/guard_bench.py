@@ -142,6 +142,17 @@ class FakeArm:
 
         return self._call(self._arm_client, SetBool.Request(data=armed))
 
+    def arm_when_allowed(self) -> None:
+        """Arm once nothing speaks against it any more: a killed planner stays in the ROS graph for a while."""
+        deadline_s = time.monotonic() + 2 * TIMEOUT_S
+        while not (answer := self.arm()).success:
+            assert "cannot arm: second_planner" in answer.message and time.monotonic() < deadline_s
+            time.sleep(0.1)
+
+    def wait_for_planner(self) -> None:
+        """Wait until the guard knows what the planner follows."""
+        self.wait(lambda: bool(self.states and self.states[-1].get("command")), "a planner")
+
     def reset(self) -> Any:
         from std_srvs.srv import Trigger
 

@@ -179,6 +179,7 @@ def test_a_false_of_one_deadman_counts_beside_the_true_of_another(tmp_path: Path
 def test_disarming_for_a_moment_keeps_the_first_run_slow(tmp_path: Path, ros_environment) -> None:
     with guard_bench(tmp_path, ros_environment, first_run_scale=0.2) as (arm, _, _):
         arm.wait_state("disarmed")
+        arm.wait_for_planner()
         assert arm.arm().message == "armed at 20% of the speed; the policy follows 'move along x'"
         arm.wait_moving(0.01)
         assert arm.arm(False).success

@@ -24,7 +24,7 @@ from vla_ros.nodes.guard.parameters import PARAMETERS
 from vla_ros.nodes.guard.session import GuardSession
 from vla_ros.robot import EmergencyStop, Robot, load_robot
 from vla_ros.runtime.safety.governor import FAULTS, State
-from vla_ros.runtime.safety.guard import IDLE
+from vla_ros.runtime.safety.guard import DISARMING, IDLE
 
 DIAGNOSTICS_PERIOD_S = 1.0
 DEFAULT_STOPS = (EmergencyStop("emergency_stop"),)
@@ -176,9 +176,12 @@ class GuardNode(LifecycleNode):
             response.message = "the guard is not active: configure and activate it first"
             return response
         with self._turn:
-            stop, stuck = self._emergency.stops.latched, self.session.stuck
-            if request.data and (stop or stuck):
-                response.message = f"cannot arm: {f'{stop}; release it and call ~/reset first' if stop else stuck}"
+            stop, stuck, output = self._emergency.stops.latched, self.session.stuck, self.session.core.output
+            problem = f"{stop}; release it and call ~/reset first" if stop else stuck
+            if not problem and output is not None and output[0] in DISARMING:
+                problem = ": ".join(output)
+            if request.data and problem:
+                response.message = f"cannot arm: {problem}"
                 return response
             self.session.arm(request.data)
         response.success, response.message = True, "disarmed"
