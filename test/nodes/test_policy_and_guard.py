@@ -259,7 +259,7 @@ def test_whoever_takes_over_moves_the_arm_within_its_limits_and_the_bag_can_tell
     robot.wait(lambda: robot.states[-1]["taken over"] == "True", "the state")
     message.twist.linear.x = 0.0  # the hand lets go: without this the operator would be lost
     robot.wait(lambda: values(robot)[-1] == 0.0, "a zero twist of the hand")
-    robot.node.destroy_timer(timer)
+    timer.cancel()  # destroying it under the spinning executor would kill that thread
     robot.wait_moving(0.05)
     robot.wait(lambda: marks == [False, True, False], "the end of the mark")
     sent = values(robot)
@@ -278,7 +278,7 @@ def test_a_takeover_that_breaks_off_disarms(robot):
     message.twist.linear.x = -0.1
     timer = robot.node.create_timer(0.02, lambda: hand.publish(message))
     robot.wait(lambda: values(robot)[-1] == -0.1, "the hand's twist")
-    robot.node.destroy_timer(timer)
+    timer.cancel()  # destroying it under the spinning executor would kill that thread
     robot.wait_state("disarmed")
     assert robot.states[-1]["detail"].startswith("operator_lost")
     robot.assert_silent()
