@@ -59,9 +59,10 @@ def take_over(robot: FakeRobot, duration_s: float) -> None:
     robot.wait(lambda: time.monotonic() > until_s, "twists of the hand")
     message.twist.linear.x = 0.0  # hands back; without it the operator would be lost
     robot.wait(lambda: robot.twists[-1].linear_x == 0.0, "a zero twist of the hand")
-    timer.cancel()  # destroying it under the spinning executor would kill that thread
+    timer.cancel()
     hand.publish(TwistStamped())  # a hand-back, not a lost link
     robot.wait_moving(POLICY_MPS)
+    robot.destroy_publisher(hand)
 
 
 def test_what_a_hand_did_beside_a_policy_is_recorded_and_trained_on(ros_environment, tmp_path: Path) -> None:

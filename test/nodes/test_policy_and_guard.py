@@ -120,7 +120,7 @@ def test_a_command_that_is_not_latched_is_heard(robot):
     robot.wait(lambda: bool(robot.states) and unlatched.get_subscription_count() > 0, "the node")
     unlatched.publish(robot._messages.text(data="move 0.04"))
     robot.wait_moving(0.04)
-    robot.node.destroy_publisher(unlatched)
+    robot.destroy_publisher(unlatched)
 
 
 def test_an_empty_command_stops_the_arm(robot):
@@ -259,13 +259,13 @@ def test_whoever_takes_over_moves_the_arm_within_its_limits_and_the_bag_can_tell
     robot.wait(lambda: robot.states[-1]["taken over"] == "True", "the state")
     message.twist.linear.x = 0.0  # the hand lets go: without this the operator would be lost
     robot.wait(lambda: values(robot)[-1] == 0.0, "a zero twist of the hand")
-    timer.cancel()  # destroying it under the spinning executor would kill that thread
+    timer.cancel()
     robot.wait_moving(0.05)
     robot.wait(lambda: marks == [False, True, False], "the end of the mark")
     sent = values(robot)
     after = sent[len(sent) - sent[::-1].index(-0.2) :]
     assert after[:STOP_TICKS] == [0.0] * STOP_TICKS  # handing back is a stop
-    robot.node.destroy_publisher(hand)
+    robot.destroy_publisher(hand)
 
 
 def test_a_takeover_that_breaks_off_disarms(robot):
@@ -278,11 +278,11 @@ def test_a_takeover_that_breaks_off_disarms(robot):
     message.twist.linear.x = -0.1
     timer = robot.node.create_timer(0.02, lambda: hand.publish(message))
     robot.wait(lambda: values(robot)[-1] == -0.1, "the hand's twist")
-    timer.cancel()  # destroying it under the spinning executor would kill that thread
+    timer.cancel()
     robot.wait_state("disarmed")
     assert robot.states[-1]["detail"].startswith("operator_lost")
     robot.assert_silent()
-    robot.node.destroy_publisher(hand)
+    robot.destroy_publisher(hand)
 
 
 def test_diagnostics_name_every_stream_with_its_rate_and_what_the_guard_does(robot):
@@ -347,7 +347,7 @@ def test_a_dry_run_says_what_it_would_do_and_cannot_move_anything(other_robot, r
 
 def test_a_second_publisher_on_the_command_topic_stops_the_arm(other_robot, ros_environment, tmp_path):
     robot = other_robot
-    robot.node.destroy_publisher(robot.sentinel)
+    robot.destroy_publisher(robot.sentinel)
     files = write_checkpoint(tmp_path), write_robot(tmp_path)
     with policy_node(*files, ros_environment, allow_other_publishers=False, first_run_scale=0.5):
         robot.ready()
@@ -359,7 +359,7 @@ def test_a_second_publisher_on_the_command_topic_stops_the_arm(other_robot, ros_
         robot.wait_state("disarmed")
         assert "second_publisher: 1 other nodes publish twist_command" in robot.states[-1]["detail"]
         assert_stops(robot, 0.04)
-        robot.node.destroy_publisher(robot.sentinel)
+        robot.destroy_publisher(robot.sentinel)
         robot.twists.clear()
         reports = len(robot.diagnostics)
         robot.wait(lambda: len(robot.diagnostics) >= reports + 4, "two more reports of each node")
@@ -377,7 +377,7 @@ def test_two_arms_in_two_namespaces_do_not_hear_each_other(ros_environment, tmp_
             robots.append(FakeRobot(domain_id, namespace=namespace))
             stack.callback(robots[-1].close)
             options = {"namespace": namespace, "allow_other_publishers": False}
-            robots[-1].node.destroy_publisher(robots[-1].sentinel)
+            robots[-1].destroy_publisher(robots[-1].sentinel)
             stack.enter_context(policy_node(*files, ros_environment, **options))
         left, right = robots
         for each in robots:

@@ -217,6 +217,12 @@ class FakeRobot:
         pairs = [pair for each in reversed(statuses) if each.name.endswith(f": {status}") for pair in each.values]
         return next((pair.value for pair in pairs if pair.key == key), None)
 
+    def destroy_publisher(self, publisher) -> None:
+        """Destroy it between two waits of the executor, whose thread would end in InvalidHandle otherwise."""
+        done = threading.Event()
+        self._executor.create_task(self.node.destroy_publisher, publisher).add_done_callback(lambda _: done.set())
+        assert done.wait(TIMEOUT_S)
+
     def call(self, client, request) -> object:
         assert client.wait_for_service(TIMEOUT_S)
         done = threading.Event()
