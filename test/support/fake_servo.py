@@ -3,7 +3,7 @@
 
 It ignores commands until a command type was selected; halts on a command that is older than `incoming_command_timeout`,
 holds NaN, has no frame or one that tf does not know; multiplies by its scale unless it is told speed_units, and then
-limits by norm; reports `~/status` in each cycle, and does nothing at all while it is paused.
+limits by norm; reports `~/status` in each cycle, by wall time whatever its clock, and does nothing while it is paused.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import rclpy
 from geometry_msgs.msg import TwistStamped
 from moveit_msgs.msg import ServoStatus
 from moveit_msgs.srv import ServoCommandType
+from rclpy.parameter import Parameter
 from rclpy.time import Time
 from std_srvs.srv import SetBool
+
+from vla_ros.nodes.common.clock import steady_clock
 
 CYCLE_S = 1 / 30
 LINEAR_SCALE = 0.4
@@ -28,8 +31,11 @@ NO_COMMAND_TYPE = -1
 class FakeServo:
     """`linear_x` is what the arm does now; `status` is what is reported while nothing is wrong with the command."""
 
-    def __init__(self, context, executor, *, units: str = "speed_units", timeout_s: float = 0.25) -> None:
-        self.node = node = rclpy.create_node("servo_node", context=context)
+    def __init__(
+        self, context, executor, *, units: str = "speed_units", timeout_s: float = 0.25, use_sim_time: bool = False
+    ) -> None:
+        overrides = [Parameter("use_sim_time", value=use_sim_time)]
+        self.node = node = rclpy.create_node("servo_node", context=context, parameter_overrides=overrides)
         node.declare_parameter("moveit_servo.command_in_type", units)
         node.declare_parameter("moveit_servo.incoming_command_timeout", timeout_s)
         self.linear_x, self.paused, self.command_type = 0.0, False, NO_COMMAND_TYPE
@@ -41,7 +47,7 @@ class FakeServo:
         self._status = node.create_publisher(ServoStatus, "~/status", 10)
         node.create_service(ServoCommandType, "~/switch_command_type", self._on_switch)
         node.create_service(SetBool, "~/pause_servo", self._on_pause)
-        node.create_timer(CYCLE_S, self._cycle)
+        node.create_timer(CYCLE_S, self._cycle, clock=steady_clock())
         executor.add_node(node)
 
     def close(self) -> None:

@@ -18,7 +18,11 @@ from moveit_msgs.msg import ServoStatus
 from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
 
 TWIST = {"topic": "servo_node/delta_twist_cmds", "type": "geometry_msgs/msg/TwistStamped", "stamp": "header"}
-SERVO = {"twist_command": TWIST, "demonstrated_twist": TWIST, "servo": {"node": "servo_node"}}
+# The fake robot's pose does not follow what the fake Servo does.
+SERVO = {
+    "twist_command": TWIST, "demonstrated_twist": TWIST, "servo": {"node": "servo_node"},
+    "unchecked": ["arm_not_following", "pose_frozen"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,16 @@ def test_servo_that_gives_up_between_two_commands_is_refused_with_what_to_set(ro
     servo = make_servo(timeout_s=0.05)
     robot.wait_state("waiting", "servo_refused")
     assert "must be at least 0.1 s" in robot.states[-1]["detail"] and not servo.moved_s
+
+
+def test_a_servo_on_another_clock_is_refused_until_both_use_the_same(robot, make_servo):
+    from rclpy.parameter import Parameter
+
+    servo = make_servo(use_sim_time=True)
+    robot.wait_state("waiting", "servo_clock")
+    assert "use_sim_time true, the guard false" in robot.states[-1]["detail"] and not servo.moved_s
+    servo.node.set_parameters([Parameter("use_sim_time", value=False)])
+    wait_speed(robot, servo, 0.05)
 
 
 def test_a_pause_of_servo_stops_the_policy_until_it_is_ended(robot, make_servo):

@@ -20,6 +20,7 @@ from vla_ros.nodes.guard.servo_link import ServoLink
 from vla_ros.robot import Servo
 
 PERIOD_S = 0.1
+NOW_NS = 1_800_000_000 * 10**9
 
 
 class Client:
@@ -50,6 +51,7 @@ class Node:
         self.clients: dict[str, Client] = {}
         self.gids = [b"first"]
         self.warnings: list[str] = []
+        self.parameters = {"use_sim_time": False}
 
     def create_client(self, kind, name):
         return self.clients.setdefault(name.rsplit("/", 1)[1], Client(name, self.called))
@@ -63,6 +65,9 @@ class Node:
 
     def get_publishers_info_by_topic(self, topic):
         return [SimpleNamespace(endpoint_gid=list(gid)) for gid in self.gids]
+
+    def get_parameter(self, name):
+        return SimpleNamespace(value=self.parameters[name])
 
     def get_logger(self):
         return SimpleNamespace(info=lambda text: None, warning=self.warnings.append)
@@ -87,12 +92,13 @@ def node(monkeypatch) -> Node:
 def now(monkeypatch) -> SimpleNamespace:
     clock = SimpleNamespace(s=100.0)
     monkeypatch.setattr(servo_link.time, "monotonic", lambda: clock.s)
+    monkeypatch.setattr(servo_link.time, "time_ns", lambda: NOW_NS)
     return clock
 
 
-def parameters(units: str = "speed_units", timeout_s: float = 0.25):
+def parameters(units: str = "speed_units", timeout_s: float = 0.25, use_sim_time: bool = False):
     values = [ParameterValue(type=4, string_value=units), ParameterValue(type=3, double_value=timeout_s)]
-    return SimpleNamespace(values=values)
+    return SimpleNamespace(values=[*values, ParameterValue(type=1, bool_value=use_sim_time)])
 
 
 YES, NO = SimpleNamespace(success=True), SimpleNamespace(success=False, message="not now")
@@ -109,8 +115,10 @@ def answer(node: Node, *responses) -> list[str]:
     return asked
 
 
-def hear(node: Node, code: int = 0, message: str = "") -> None:
-    node.hear(SimpleNamespace(code=code, message=message))
+def hear(node: Node, code: int = 0, message: str = "", *, sent_s: float = 0.0) -> None:
+    """Receive a status that was sent at `sent_s` by Servo's clock, relative to ours now."""
+    sent = {"source_timestamp": NOW_NS + round(sent_s * 1e9)}
+    node.hear(SimpleNamespace(code=code, message=message), sent)
 
 
 def make(node: Node) -> ServoLink:
@@ -160,6 +168,73 @@ def test_a_service_that_is_missing_or_never_answers_is_asked_again(node, now):
     assert answer(node, parameters(), YES) == ["get_parameters", "switch_command_type"]
     lost.answer(parameters(units="unitless"))  # an answer from before does not count
     hear(node)
+    assert link.reason is None
+
+
+def test_a_service_that_stays_missing_beside_a_status_is_explained(node, now):
+    link = make(node)
+    node.clients["get_parameters"].ready = False
+    now.s += 5.1
+    node.turn()
+    assert link.detail == "service servo_node/get_parameters is not available"
+    hear(node)
+    node.turn()
+    assert link.reason == "servo_not_ready" and "although servo_node sends its status" in link.detail
+    assert node.warnings[-1].endswith(link.detail)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_servo_on_another_clock_is_refused_until_both_use_the_same(node, now, ours):
+    node.parameters["use_sim_time"] = ours
+    link = make(node)
+    answer(node, parameters(use_sim_time=not ours))
+    theirs = "false" if ours else "true"
+    assert link.reason == "servo_clock"
+    assert link.detail == f"servo_node has use_sim_time {theirs}, the guard {str(ours).lower()}: set both alike"
+    hear(node)
+    assert link.reason == "servo_clock"
+    now.s += 2.1
+    assert answer(node, parameters(use_sim_time=ours), YES) == ["get_parameters", "switch_command_type"]
+    hear(node)
+    assert link.reason is None
+
+
+@pytest.mark.parametrize(("sent_s", "difference"), [(0.2, "0.20 s ahead of"), (-3.0, "3.00 s behind")])
+def test_a_servo_whose_machine_has_another_time_is_refused_until_it_is_set(node, now, sent_s, difference):
+    link = make(node)
+    answer(node, parameters(), YES)
+    hear(node)
+    assert link.reason is None
+    for _ in range(servo_link.COMPARED):
+        hear(node, sent_s=sent_s)
+    assert link.reason == "servo_clock"
+    assert f"{difference} the guard's; at most 0.125 s is allowed" in link.detail
+    for _ in range(servo_link.COMPARED):
+        hear(node, sent_s=-0.01)
+    assert link.reason is None
+    assert len(node.warnings) == 1
+
+
+def test_statuses_that_arrive_late_do_not_look_like_another_clock(node, now):
+    link = make(node)
+    answer(node, parameters(), YES)
+    for delay_s in (0.01, 0.4, 0.3, 0.02, 0.5):
+        hear(node, sent_s=-delay_s)
+        assert link.reason is None
+
+
+def test_with_simulated_time_the_system_clocks_do_not_matter(node, now):
+    node.parameters["use_sim_time"] = True
+    link = make(node)
+    answer(node, parameters(use_sim_time=True), YES)
+    hear(node, sent_s=100.0)
+    assert link.reason is None
+
+
+def test_a_middleware_that_does_not_say_when_a_status_was_sent_is_no_mismatch(node, now):
+    link = make(node)
+    answer(node, parameters(), YES)
+    node.hear(SimpleNamespace(code=0, message=""), {"source_timestamp": 0})
     assert link.reason is None
 
 

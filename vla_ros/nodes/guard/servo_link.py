@@ -4,12 +4,16 @@
 Servo accepts twists only after `~/switch_command_type`, by default as fractions of a scale instead of m/s; it drops
 commands older than `incoming_command_timeout`, and reports on `~/status`. Sources: moveit_ros/moveit_servo,
 src/servo_node.cpp and config/servo_parameters.yaml; moveit2 issues 772 and 3040.
+
+It computes a command's age as its own clock minus our stamp, and reports nothing if that makes no sense: with a clock
+ahead of ours it drops every command, with one behind it obeys a last one for too long. The status has no stamp, but the
+middleware says when it was sent, by the system clock of Servo's machine.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
 from typing import Any
 
 from rcl_interfaces.msg import ParameterType
@@ -28,6 +32,11 @@ SILENT_S = 1.0
 # moveit_msgs/ServoStatus; other codes mean that Servo slows down, halts, or considers a command invalid.
 NO_WARNING = 0
 UNITS, TIMEOUT = "moveit_servo.command_in_type", "moveit_servo.incoming_command_timeout"
+USE_SIM_TIME = "use_sim_time"
+# Of so many statuses, the one that was under way for the shortest time shows how far the clocks are apart.
+COMPARED = 20
+# A service that is still missing then is not about to be discovered.
+DISCOVERY_S = 5.0
 
 
 class ServoLink:
@@ -49,6 +58,10 @@ class ServoLink:
         self._node = node
         self._servo = servo
         self._period_s = period_s
+        self._use_sim_time = bool(node.get_parameter(USE_SIM_TIME).value)
+        self._timeout_s = 0.0
+        # Our clock when a status arrives, minus Servo's when it was sent.
+        self._delays_ns: deque[int] = deque(maxlen=COMPARED)
         self._command_type = message_class("moveit_msgs/srv/ServoCommandType")
         status = message_class("moveit_msgs/msg/ServoStatus")
         self._clients: dict[str, Any] = {
@@ -81,6 +94,8 @@ class ServoLink:
         # A pause that began while we were running was requested by somebody, so it stays.
         self._steps = ["get_parameters", "switch_command_type", *(["pause_servo"] if unpause else [])]
         self._call = None
+        self._begun_s = time.monotonic()
+        self._delays_ns.clear()
 
     def _on_timer(self) -> None:
         now_s = time.monotonic()
@@ -96,11 +111,17 @@ class ServoLink:
         step = self._steps[0]
         client = self._clients[step]
         if not client.service_is_ready():
-            self._refuse("servo_not_ready", f"service {client.srv_name} is not available")
+            self._refuse("servo_not_ready", self._missing(client.srv_name, now_s))
             return
         call = self._call = client.call_async(self._request(step))
         self._asked_until_s = now_s + ANSWER_S
         call.add_done_callback(lambda future: self._on_answer(step, future))
+
+    def _missing(self, service: str, now_s: float) -> str:
+        missing = f"service {service} is not available"
+        if now_s - self._begun_s < DISCOVERY_S or now_s - self._heard_s > SILENT_S:
+            return missing
+        return f"{missing}, although {self._servo.node} sends its status; does it offer it, and does SROS 2 allow it?"
 
     def _publishers(self) -> frozenset[bytes]:
         """Return who publishes the status: a restarted Servo has another identity, however quick the restart."""
@@ -109,7 +130,7 @@ class ServoLink:
 
     def _request(self, step: str) -> Any:
         if step == "get_parameters":
-            return GetParameters.Request(names=[UNITS, TIMEOUT])
+            return GetParameters.Request(names=[UNITS, TIMEOUT, USE_SIM_TIME])
         if step == "switch_command_type":
             return self._command_type.Request(command_type=self._command_type.Request.TWIST)
         return SetBool.Request(data=False)
@@ -118,22 +139,28 @@ class ServoLink:
         if future is not self._call:
             return  # an answer to an earlier handshake
         self._call = None
-        check: Callable[[Any], str] = self._wrong_parameters if step == "get_parameters" else self._refused
-        wrong = check(future.result())
-        if wrong:
+        reason, detail = self._objection(step, future.result())
+        if detail:
             self._begin(unpause="pause_servo" in self._steps)
-            self._refuse("servo_refused", f"{self._servo.node}/{step}: {wrong}")
+            self._refuse(reason, detail)
             self._asked_until_s, self._call = time.monotonic() + ANSWER_S, future  # retry later
             return
         self._steps.pop(0)
         if not self._steps:  # the next status shows that Servo is working
             self._switched, self._heard_s = self._publishers(), time.monotonic()
 
+    def _objection(self, step: str, answer: Any) -> tuple[str, str]:
+        """Return the reason and detail for which this answer rules out motion; the detail is empty if it does not."""
+        wrong = self._wrong_parameters(answer) if step == "get_parameters" else self._refused(answer)
+        if wrong:
+            return "servo_refused", f"{self._servo.node}/{step}: {wrong}"
+        return "servo_clock", self._other_clock(answer) if step == "get_parameters" else ""
+
     def _refused(self, answer: Any) -> str:
         return "" if answer.success else f"rejected {getattr(answer, 'message', '')}".strip()
 
     def _wrong_parameters(self, answer: Any) -> str:
-        if len(answer.values) != 2 or answer.values[0].type != ParameterType.PARAMETER_STRING:
+        if len(answer.values) != 3 or answer.values[0].type != ParameterType.PARAMETER_STRING:
             return f"it has no parameter {UNITS}; is it MoveIt Servo, Jazzy or newer?"
         units, timeout_s = answer.values[0].string_value, answer.values[1].double_value
         if units != "speed_units":
@@ -145,15 +172,39 @@ class ServoLink:
             )
         return ""
 
-    def _on_status(self, message: Any) -> None:
-        self._heard_s = time.monotonic()
-        if not self._steps and self.reason is not None:
-            self.reason, self.detail = None, ""
-            self._node.get_logger().info(f"{self._servo.node} accepts twists")
+    def _other_clock(self, answer: Any) -> str:
+        self._timeout_s = answer.values[1].double_value
+        theirs, ours = (str(value).lower() for value in (answer.values[2].bool_value, self._use_sim_time))
+        return (
+            "" if theirs == ours else f"{self._servo.node} has use_sim_time {theirs}, the guard {ours}: set both alike"
+        )
+
+    def _clock_difference(self) -> str:
+        """Return by how much the system clock of Servo's machine is wrong; simulated time does not depend on it."""
+        behind_s, allowed_s = min(self._delays_ns) / 1e9, self._timeout_s / 2
+        if self._use_sim_time or abs(behind_s) <= allowed_s:
+            return ""
+        return (
+            f"the clock of {self._servo.node} is {abs(behind_s):.2f} s {'behind' if behind_s > 0 else 'ahead of'} the "
+            f"guard's; at most {allowed_s:g} s is allowed, half of {TIMEOUT}: synchronise the clocks of both machines"
+        )
+
+    def _on_status(self, message: Any, info: Any) -> None:
+        self._heard_s, now_ns = time.monotonic(), time.time_ns()
+        self._delays_ns.append(now_ns - (info.get("source_timestamp") or now_ns))
+        if not self._steps:
+            self._accept_unless(self._clock_difference())
         self.status = f"{message.code}: {message.message}" if message.message else str(message.code)
         if message.code not in (self._code, NO_WARNING):
             self._node.get_logger().warning(f"{self._servo.node} reports {self.status}")
         self._code = message.code
+
+    def _accept_unless(self, wrong: str) -> None:
+        if wrong and self.reason != "servo_clock":
+            self._refuse("servo_clock", wrong)
+        elif not wrong and self.reason is not None:
+            self.reason, self.detail = None, ""
+            self._node.get_logger().info(f"{self._servo.node} accepts twists")
 
     @property
     def warning(self) -> str | None:
