@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 import yaml
 
-from vla_ros import bringup, transport
+from vla_ros import bringup, resources, transport
 from vla_ros.errors import UserError
 from vla_ros.robot import load_robot
 
@@ -109,6 +111,16 @@ def test_each_process_has_an_enclave_and_in_a_namespace_one_of_its_own():
     assert [process.enclave(namespace) for namespace in ("", "/", "left", "/left/")] == [
         "/vla_ros/policy", "/vla_ros/policy", "/vla_ros/left/policy", "/vla_ros/left/policy",
     ]  # fmt: skip
+
+
+def test_a_process_is_started_in_the_enclave_that_the_shipped_policies_define():
+    policies = ElementTree.parse(resources.path("config/sros2/policies.xml"))
+    defined = {enclave.get("path") for enclave in policies.iter("enclave")}
+    for process in (*bringup.demo("checkpoint"), bringup.recorder("bag")):
+        arguments = process.ros_arguments()
+        assert arguments[arguments.index("--enclave") + 1] in defined
+    arguments = dataclasses.replace(bringup.guard(), namespace="/left/").ros_arguments()
+    assert arguments[arguments.index("--enclave") + 1] == "/vla_ros/left/guard"
 
 
 @needs_launch

@@ -58,6 +58,7 @@ class Process:
         arguments = ["--ros-args", "-r", f"__node:={self.name}"]
         if self.namespace.strip("/"):
             arguments += ["-r", f"__ns:=/{self.namespace.strip('/')}"]
+        arguments += ["--enclave", self.enclave(self.namespace)]  # without ROS_SECURITY_ENABLE, it has no effect
         if self.params_file:
             arguments += ["--params-file", self.params_file]
         for name, value in self.parameters.items():

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,14 @@ import pytest
 pytestmark = pytest.mark.ros
 
 from vla_ros import bringup  # noqa: E402
-from vla_ros.commands.ros.process_group import ProcessError, ProcessGroup  # noqa: E402
+from vla_ros.commands.ros.process_group import ENCLAVE_VARIABLE, ProcessError, ProcessGroup  # noqa: E402
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def wait_for_end(group: ProcessGroup) -> None:
@@ -72,6 +81,19 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def test_each_process_starts_in_its_own_enclave_not_in_that_of_its_parent(tmp_path, monkeypatch):
+    (tmp_path / "shown.py").write_text(f"import os, sys; print(os.environ.get({ENCLAVE_VARIABLE!r}), *sys.argv[1:])")
+    monkeypatch.setitem(bringup.NODES, "guard_node", "shown")
+    monkeypatch.setenv(ENCLAVE_VARIABLE, "/vla_ros/replay")
+    guard = dataclasses.replace(bringup.guard(), namespace="left", ends=True, environment={"PYTHONPATH": str(tmp_path)})
+    with ProcessGroup(tmp_path) as group:
+        group.start(guard)
+        wait_for(lambda: group.ended("guard"))
+    override, *arguments = group.log("guard").read_text().split()
+    assert override == "None"
+    assert arguments[arguments.index("--enclave") + 1] == guard.enclave("left") == "/vla_ros/left/guard"
+
+
 def test_an_expected_exit_is_no_error(tmp_path):
     class Ending(bringup.Process):
         def ros_arguments(self) -> list[str]:
@@ -79,8 +101,5 @@ def test_an_expected_exit_is_no_error(tmp_path):
 
     with ProcessGroup(tmp_path) as group:
         group.start(Ending("recorder_node", "recorder", {}, ends=True))
-        deadline = time.monotonic() + 30
-        while not group.ended("recorder"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: group.ended("recorder"))
     assert "~/discard" in group.log("recorder").read_text()

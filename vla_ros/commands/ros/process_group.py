@@ -27,6 +27,9 @@ PR_SET_PDEATHSIG = 1
 # How long a process may take to exit after each signal: nodes first stop the arm and finalize their bag.
 SIGNALS = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
+# It would take precedence over --enclave, and give each process the identity of the one that starts it.
+ENCLAVE_VARIABLE = "ROS_SECURITY_ENCLAVE_OVERRIDE"
+
 SHARED_MEMORY = Path("/dev/shm")
 SEGMENT_PATTERNS = ("fastdds_*", "fastrtps_*", "sem.fast*")
 
@@ -46,13 +49,14 @@ class ProcessGroup:
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, *processes: Process) -> None:
-        """Start processes; their names must be unique within the group."""
+        """Start processes, each in its own SROS 2 enclave; their names must be unique within the group."""
+        inherited = {name: value for name, value in os.environ.items() if name != ENCLAVE_VARIABLE}
         for process in processes:
             with self.log(process.name).open("wb") as log:
                 # In its own session: Ctrl-C reaches only this program, which then stops the others in order.
                 popen = subprocess.Popen(
                     [sys.executable, "-m", NODES[process.executable], *process.ros_arguments()],
-                    env={**os.environ, **process.environment},
+                    env={**inherited, **process.environment},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
