@@ -107,7 +107,7 @@ def test_the_policy_sees_the_node_s_observations_and_black_blank_cameras():
 
 def test_the_gripper_holds_until_the_policy_has_decided():
     env = PointEnvironment()
-    policy, gripper = CountingPolicy(opening=0.9), GripperSwitch(debounce_ticks=2)
+    policy, gripper = CountingPolicy(opening=0.9), GripperSwitch(debounce_ticks=3)
     rollout(env, policy, max_time_s=0.5, delay_ticks=1, gripper=gripper)
     assert [action[6] for action in env.actions] == [0.25, 0.25, 1.0, 1.0, 1.0]
 

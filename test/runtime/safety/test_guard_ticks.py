@@ -135,11 +135,11 @@ def test_ticks_of_a_person_are_not_the_policys_and_none_of_them_is_missed():
 
 def test_the_gripper_is_commanded_on_change_only_and_again_after_a_stop():
     tested = TickedGuard(stop_ticks=1)
-    tested.post(5, np.concatenate([chunk(2, opening=0.0), chunk(1, opening=1.0)]))
-    assert [tested.tick(tick).opening for tick in (5, 6, 7)] == [0.0, None, 1.0]
-    assert tested.tick(8).opening is None  # starved
-    tested.post(9, chunk(2, opening=1.0))
-    assert tested.tick(9).opening == 1.0
+    tested.post(5, np.concatenate([chunk(2, opening=0.0), chunk(2, opening=1.0)]))
+    assert [tested.tick(tick).opening for tick in (5, 6, 7, 8)] == [0.0, None, 1.0, None]
+    assert tested.tick(9).opening is None  # starved
+    tested.post(10, chunk(2, opening=1.0))
+    assert tested.tick(10).opening == 1.0
 
 
 def test_the_plan_s_age_is_that_of_the_observation_which_the_twist_answers():

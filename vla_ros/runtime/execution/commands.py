@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLOSE_BELOW, OPEN_ABOVE = 0.4, 0.6
-# More would cost ticks in which the arm already moves on, and leaves before the gripper holds.
-DEBOUNCE_TICKS = 1
+# The plan's next tick counts as well, so that two cost no time: a single tick that differs does not move the gripper.
+DEBOUNCE_TICKS = 2
 # A policy in doubt must not wear out the gripper.
 MIN_INTERVAL_S = 0.5
 
@@ -29,9 +29,9 @@ SILENCE = Command(None, None)
 class GripperSwitch:
     """Turns predicted openings into open/close commands, with hysteresis, debouncing and a limited rate.
 
-    Opens after `debounce_ticks` openings in a row above `open_above`, closes after as many below `close_below`, and
-    otherwise stays. The first decision after `reset` is always a command. Two commands are `min_interval_s` apart; one
-    that comes sooner waits, if it is still wanted then.
+    Opens when `debounce_ticks` openings in a row, the coming one included, are above `open_above`, closes when as many
+    are below `close_below`, and otherwise stays. The first decision after `reset` is always a command. Two commands are
+    `min_interval_s` apart; one that comes sooner waits, if it is still wanted then.
     """
 
     def __init__(
@@ -61,18 +61,27 @@ class GripperSwitch:
         self._wanted: bool | None = None
         self._wanted_ticks = 0
 
-    def update(self, opening: float, now_s: float) -> float | None:
-        """Take one tick's `opening` in [0 closed, 1 open]; return 0.0 or 1.0 if the gripper must change now."""
-        wanted = self._commanded
-        if opening > self._open_above:
-            wanted = True
-        elif opening < self._close_below:
-            wanted = False
+    def update(self, opening: float, now_s: float, following: float | None = None) -> float | None:
+        """Take one tick's opening; return 0.0 or 1.0 if the gripper must change now.
+
+        Args:
+            opening: Planned for this tick, in [0 closed, 1 open].
+            now_s: On a steady clock.
+            following: Planned for the next tick, if it is planned yet.
+        """
+        wanted = self._decide(opening)
+        wanted = self._commanded if wanted is None else wanted
         self._wanted_ticks = self._wanted_ticks + 1 if wanted == self._wanted else 1
         self._wanted = wanted
-        if wanted is None or wanted == self._commanded or self._wanted_ticks < self._debounce_ticks:
+        if wanted is None or wanted == self._commanded:
+            return None
+        if self._wanted_ticks + (following is not None and self._decide(following) == wanted) < self._debounce_ticks:
             return None
         if self._commanded_s is not None and 0.0 <= now_s - self._commanded_s < self._min_interval_s:
             return None
         self._commanded, self._commanded_s = wanted, now_s
         return float(wanted)
+
+    def _decide(self, opening: float) -> bool | None:
+        """Return whether to open; None in between."""
+        return True if opening > self._open_above else False if opening < self._close_below else None
