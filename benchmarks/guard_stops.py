@@ -127,10 +127,13 @@ def presses(folder: Path, environment: dict[str, str], tries: int) -> Iterator[t
 def presses_beside_policy(folder: Path, environment: dict[str, str], tries: int) -> Iterator[tuple[str, float]]:
     """Press while the policy node, with a policy that does as told, is busy in a way that it cannot interrupt."""
     commands = {"the policy holds Python's lock": f"lock {LOCK_S}", "the policy reads a command of 20 MB": LONG_COMMAND}
-    files = write_checkpoint(folder), write_robot(folder, limits=dataclasses.asdict(SHIPPED))
+    files = (
+        write_checkpoint(folder),
+        write_robot(folder, limits=dataclasses.asdict(SHIPPED), command_hz=1 / GUARD_PERIOD_S),
+    )
     robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]))
     try:
-        with policy_node(*files, environment, command_hz=1 / GUARD_PERIOD_S, resume_within_s=1.0):
+        with policy_node(*files, environment, resume_within_s=1.0):
             robot.wait_state("waiting", "no_command")
             for _, (name, command) in itertools.product(range(tries), commands.items()):
                 yield name, _press_beside(robot, command)

@@ -37,14 +37,21 @@ def hearing(kind: Any, topic: str, on_message: Callable[[Any], None]) -> Iterato
         node.destroy_node()
 
 
+def call(node: Any, kind: Any, service: str, request: Any) -> Any:
+    """Call a service and return its answer."""
+    answered = threading.Event()
+    client = node.create_client(kind, service)
+    client.wait_for_service(TIMEOUT_S)
+    future = client.call_async(request)
+    future.add_done_callback(lambda _: answered.set())
+    if not answered.wait(TIMEOUT_S):
+        raise TimeoutError(f"no answer to {service} within {TIMEOUT_S:g} s")
+    node.destroy_client(client)
+    return future.result()
+
+
 def arm(node: Any) -> None:
     """Arm the guard after a stop that disarmed it."""
     from std_srvs.srv import SetBool
 
-    answered = threading.Event()
-    client = node.create_client(SetBool, topics.GUARD_ARM)
-    client.wait_for_service(TIMEOUT_S)
-    client.call_async(SetBool.Request(data=True)).add_done_callback(lambda _: answered.set())
-    if not answered.wait(TIMEOUT_S):
-        raise TimeoutError(f"no answer to {topics.GUARD_ARM} within {TIMEOUT_S:g} s")
-    node.destroy_client(client)
+    call(node, SetBool, topics.GUARD_ARM, SetBool.Request(data=True))

@@ -147,6 +147,7 @@ class Files:
         robot = yaml.safe_load((resources.path("config/robots") / "tabletop.yaml").read_text())
         for name in CAMERAS:
             robot["cameras"][name].update(topic=f"camera/{name}/image_raw", type="sensor_msgs/msg/Image")
+        robot["command_hz"] = COMMAND_HZ
         robot["unchecked"] = ["arm_not_following", "pose_frozen"]
         (folder / "robot.yaml").write_text(yaml.safe_dump(robot))
         return cls(folder, timing.chunk)
@@ -159,7 +160,7 @@ class Files:
         return self._node("policy", ("--checkpoint", checkpoint), checkpoint=self.folder)
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
-        return self._node("guard", (), arm_on_start="true", command_hz=COMMAND_HZ)
+        return self._node("guard", (), arm_on_start="true")
 
     def _node(
         self, role: str, arguments: Sequence[str], **parameters: object

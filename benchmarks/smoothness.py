@@ -22,9 +22,10 @@ from typing import Any
 
 import figures
 import numpy as np
+import yaml
 from hearing import arm, hearing
 
-from vla_ros import bringup, transport
+from vla_ros import bringup, resources, transport
 from vla_ros.commands.ros import ros_evaluation
 from vla_ros.commands.ros.isolation import isolate
 from vla_ros.commands.ros.process_group import ProcessGroup
@@ -99,8 +100,12 @@ def drive(name: str, rollouts: Sequence[ros_evaluation.ScheduledRollout], folder
         twist = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
         heard.append((messages.stamp_ns(message), twist))
 
+    robot = yaml.safe_load((resources.path("config/robots") / "tabletop.yaml").read_text())
+    robot_file = folder / f"{name}.yaml"
+    robot_file.write_text(yaml.safe_dump({**robot, "command_hz": RATES[name]}))
+    policy = bringup.policy(str(resources.path(bringup.CHECKPOINT)), robot=str(robot_file), arm_on_start=True)
     with ProcessGroup(folder) as group:
-        group.start(bringup.simulator(), *bringup.policy(arm_on_start=True, command_hz=RATES[name]))
+        group.start(bringup.simulator(), *policy)
         with RolloutClient("", watch=False) as client, hearing(TwistStamped, "twist_command", hear) as node:
             ros_evaluation.wait_for_policy(client, "", group.check)
             for planned in rollouts:

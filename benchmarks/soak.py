@@ -43,6 +43,9 @@ LOOKS = 5
 GROWN_KB = 256
 COLUMNS = ("process", "resource", "after warm-up", "at the end")
 
+# Of each resource of each process: at the beginning and at the end.
+Compared = dict[str, dict[str, tuple[float, float]]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Look:
@@ -207,7 +210,16 @@ def compare(looks: Sequence[Look]) -> dict[str, tuple[float, float]]:
     return {name: (median(name, looks[:LOOKS]), median(name, looks[-LOOKS:])) for name in names}
 
 
-def wrong(compared: dict[str, dict[str, tuple[float, float]]], stops: Counter) -> list[str]:
+def rows(compared: Compared) -> list[tuple[str, str, str, str]]:
+    """Return the table of the comparison."""
+    return [
+        (process, name.replace("_mb", " [MB]"), f"{before:g}", f"{after:g}")
+        for process, figures_of in compared.items()
+        for name, (before, after) in figures_of.items()
+    ]
+
+
+def wrong(compared: Compared, stops: Mapping[str, int]) -> list[str]:
     """Return what must not have happened."""
     found = [f"stopped for {reason}: {count} times" for reason, count in stops.items() if reason not in EXPECTED_STOPS]
     for process, figures_of in compared.items():
@@ -231,12 +243,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         run = soak(arguments.minutes, arguments.warm_up, Path(scratch))
     compared = {process: compare(looks) for process, looks in run.looks.items()}
-    rows = [
-        (process, name.replace("_mb", " [MB]"), f"{before:g}", f"{after:g}")
-        for process, figures_of in compared.items()
-        for name, (before, after) in figures_of.items()
-    ]
-    for row in rows:
+    table = rows(compared)
+    for row in table:
         print("{:<16} {:<14} {:>16} {:>12}".format(*row))
     failures = wrong(compared, run.stops)
     counted = ", ".join(f"{reason} {count}" for reason, count in run.stops.most_common()) or "none"
@@ -245,7 +253,7 @@ def main() -> int:
     print(f"{summary}; stops: {counted}; wrong: {'; '.join(failures) or 'nothing'}")
     if arguments.json:
         figures.write(
-            arguments.json, title="Soak test", runs=run.rollouts, columns=COLUMNS, rows=rows,
+            arguments.json, title="Soak test", runs=run.rollouts, columns=COLUMNS, rows=table,
             note=f"Rollouts through ROS for {arguments.minutes:g} minutes; medians of {LOOKS} samples each. {summary}. "
             f"Stops: {counted} (between two rollouts).",
             details={"stops": dict(run.stops), "wrong": failures, "unexpected": run.events},

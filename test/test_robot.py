@@ -60,6 +60,7 @@ def test_an_unknown_robot_lists_the_known_ones():
         (lambda data: data["limits"].update(workspace_max_m=[650, 300, 500]), "workspace must be at most 5 m"),
         (lambda data: data["observation"].update(max_age_s=200), "max_age_s must be at most 2 s; is it in milli"),
         (lambda data: data["cameras"].update(wrist=data["cameras"]["static"]), "each needs its own topic; got 2 on"),
+        (lambda data: data.update(command_hz=1000.0), r"command_hz must be in \[10, 500\]; got 1000.0"),
         (lambda data: data.update(unchecked=["unit"]), "unchecked: must be among units, .*; got 'unit'"),
         (lambda data: data.update(emergency_stops=[{"topic": "stop", "heartbeat_s": 10}]), r"in \(0, 2\] s; got 10"),
         (lambda data: data.update(filters={"idle": {"linear_mps": 0.001}}), "idle: missing key 'angular_radps'"),

@@ -32,7 +32,12 @@ _WITHOUT_HEADER = (TWIST, *TEXT_TYPES, *NUMBER_TYPES)
 
 MAX_LATENCY_S = 1.0
 # Plausibility checks that `unchecked` switches off, those of the guard included.
-CHECKS = ("units", "camera_topics", "arm_not_following", "pose_frozen", "pose_jump")
+CHECKS = (
+    "units", "camera_topics", "arm_not_following", "pose_frozen", "pose_jump",
+    "second_camera_publisher", "second_pose_publisher", "second_enable_publisher",
+)  # fmt: skip
+# Of the twists [Hz]; faster than any controller reads them, slower than any arm moves smoothly.
+MIN_COMMAND_HZ, MAX_COMMAND_HZ = 10.0, 500.0
 # A longer stop is useless, and a sign of a limit in the wrong unit.
 MAX_STOP_S = 1.0
 
@@ -260,7 +265,8 @@ class ObservationLimits:
 class Robot:
     """A robot file as data. Topics are relative names, in the namespace of the node or the bag.
 
-    `tool_frame` is the frame_id of twists in the tool's frame, which are converted to the base frame.
+    `tool_frame` is the frame_id of twists in the tool's frame, which are converted to the base frame. `command_hz` is
+    the rate of the twists that the guard sends.
     """
 
     name: str
@@ -275,6 +281,7 @@ class Robot:
     ee_pose: PoseStream | None = None
     gripper_state: GripperState | None = None
     tool_frame: str | None = None
+    command_hz: float = 100.0
     labels: Labels = dataclasses.field(default_factory=Labels)
     filters: Filters = dataclasses.field(default_factory=Filters)
     servo: Servo | None = None
@@ -285,6 +292,8 @@ class Robot:
         self._check_streams()
         self._check_pose()
         self._check_plausible()
+        rule = f"command_hz must be in [{MIN_COMMAND_HZ:g}, {MAX_COMMAND_HZ:g}]"
+        _require(MIN_COMMAND_HZ <= self.command_hz <= MAX_COMMAND_HZ, rule, self.command_hz)
         given = self.twist_command.type
         supported = self.servo is None or given == TWIST_STAMPED
         _require(supported, f"twist_command: type must be {TWIST_STAMPED} for Servo", repr(given))

@@ -210,7 +210,7 @@ def test_whatever_changes_safety_is_read_only_while_the_node_is_configured(robot
     from vla_ros.nodes.policy.parameters import PARAMETERS as POLICY
 
     fixed = {spec.name for spec in GUARD if not spec.dynamic}
-    safety = {"require_enable", "stop_time_s", "dry_run", "allow_other_publishers", "first_run_scale", "command_hz"}
+    safety = {"require_enable", "stop_time_s", "dry_run", "allow_other_publishers", "first_run_scale"}
     assert safety | {"resume_within_s", "heartbeat_max_age_s"} <= fixed
     robot.say("move 0.05")
     robot.wait_moving(0.05)

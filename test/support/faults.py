@@ -183,7 +183,7 @@ def _offer(camera: str, qos: str) -> Callable[[FakeRobot], None]:
     def inject(robot: FakeRobot) -> None:
         before = getattr(robot, camera)
         setattr(robot, camera, robot.node.create_publisher(before.msg_type, f"camera/{camera}", _qos(qos)))
-        robot.node.destroy_publisher(before)
+        robot.destroy_publisher(before)
 
     return inject
 
@@ -201,7 +201,7 @@ def _publish_lossily(topic: str, kind: str) -> Callable[[FakeRobot], None]:
 
 def _publish_no_more(robot: FakeRobot) -> None:
     while robot.extra:
-        robot.node.destroy_publisher(robot.extra.pop())
+        robot.destroy_publisher(robot.extra.pop())
 
 
 def _listen_latched(robot: FakeRobot) -> None:

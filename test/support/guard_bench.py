@@ -201,7 +201,7 @@ def guard_bench(
     **parameters: Any,
 ) -> Iterator[tuple[FakeArm, subprocess.Popen[bytes], subprocess.Popen[bytes] | None]]:
     """Yield (arm, guard process, planner process)."""
-    robot_file = write_robot(folder, **(robot or {}))
+    robot_file = write_robot(folder, **{"command_hz": 100.0, **(robot or {})})
     given = {"robot": str(robot_file), "autostart": True, "control_priority": 0, **parameters}
     assignments = [
         part

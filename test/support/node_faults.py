@@ -284,17 +284,26 @@ def peers(folder: Path, environment: Environment) -> list[Measurement]:
     """Another publisher on the command topic; a deadman that is let go, or whose sender is gone."""
     results = []
     with started(folder, environment, allow_other_publishers=False, require_enable=True) as (robot, _):
-        robot.node.destroy_publisher(robot.sentinel)
+        robot.destroy_publisher(robot.sentinel)
         start_s = move(robot)
         second = robot.node.create_publisher(robot._messages.twist, "twist_command", 1)
         bound_s = 0.2 + COMMAND_S  # discovery, and a look at the graph each 0.1 s
         name = "peers: a second publisher on the command topic"
         results.append(_after_a_stop(robot, start_s, name, "second_publisher", bound_s))
-        _resumes(robot, lambda: robot.node.destroy_publisher(second), False)
+        _resumes(robot, lambda: robot.destroy_publisher(second), False)
         start_s = move(robot)
         another = robot.node.create_publisher(MultiDOFJointTrajectory, "plan", 1)
         results.append(_after_a_stop(robot, start_s, "peers: a second planner", "second_planner", bound_s))
-        _resumes(robot, lambda: robot.node.destroy_publisher(another), False)
+        _resumes(robot, lambda: robot.destroy_publisher(another), False)
+        kinds = robot._messages
+        for what, kind, topic in (
+            ("camera", kinds.raw, "camera/wrist"), ("pose", kinds.pose, "ee_pose"), ("enable", kinds.bool, "enable"),
+        ):  # fmt: skip
+            start_s = move(robot)
+            publisher = robot.node.create_publisher(kind, topic, 1)
+            name, reason = f"peers: a second publisher on {topic}", f"second_{what}_publisher"
+            results.append(_after_a_stop(robot, start_s, name, reason, bound_s))
+            _resumes(robot, lambda publisher=publisher: robot.destroy_publisher(publisher), False)
         start_s = move(robot)
         robot.silent.add("enable")
         robot.enable.publish(robot._messages.bool(data=False))

@@ -50,6 +50,7 @@ def write_robot(folder: Path, **changes) -> Path:
     robot = {
         "name": "test",
         "base_frame": "base_link",
+        "command_hz": CONTROL_HZ,
         "cameras": {"static": {"topic": "camera/static", **compressed}, "wrist": {"topic": "camera/wrist", **raw}},
         "language": {"topic": "language_command", "type": "std_msgs/msg/String", "stamp": "receive"},
         "ee_pose": {"topic": "ee_pose", "type": "geometry_msgs/msg/PoseStamped", **header},
@@ -383,7 +384,7 @@ def guard_node(
 ) -> Iterator[subprocess.Popen]:
     """The guard alone, at the policy's rate."""
     given = {
-        "robot": robot_file, "autostart": autostart, "arm_on_start": True, "command_hz": CONTROL_HZ,
+        "robot": robot_file, "autostart": autostart, "arm_on_start": True,
         "stop_time_s": STOP_TICKS / CONTROL_HZ, "allow_other_publishers": True,  # the sentinel's
         "resume_within_s": 10.0, **parameters,
     }  # fmt: skip

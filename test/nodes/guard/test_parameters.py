@@ -74,17 +74,17 @@ def test_of_several_values_set_at_once_none_counts_if_one_is_refused(start):
     assert node.session is not None and node.session.core.governor.scale == 1.0
 
 
-@pytest.mark.parametrize("assignment", ["first_run_scale:=2.0", "speed_scale:=fast", "command_hz:=true"])
+@pytest.mark.parametrize("assignment", ["first_run_scale:=2.0", "speed_scale:=fast", "stop_time_s:=true"])
 def test_a_value_that_makes_no_sense_ends_the_start(start, assignment):
     with pytest.raises(ParameterException, match=assignment.partition(":")[0]):
         start(assignment)
 
 
 def test_integers_are_fine_wherever_a_number_is_meant(start):
-    node = start("command_hz:=50", "stop_time_s:=1", "resume_within_s:=2")
+    node = start("stop_time_s:=1", "resume_within_s:=2")
     node.trigger_configure()
     assert node.last_error == "" and node.session is not None
-    assert node.session.core.settings.period_ns == 20_000_000 and node.session.core.settings.resume_within_s == 2
+    assert node.session.core.settings.resume_within_s == 2
 
 
 def test_an_empty_list_is_refused_with_what_to_write():
@@ -99,9 +99,9 @@ def test_an_empty_list_is_refused_with_what_to_write():
 
 
 def test_before_configure_everything_may_change_that_is_within_its_range():
-    inside, outside = Parameter("command_hz", value=200), Parameter("command_hz", value=5)
+    inside, outside = Parameter("stop_time_s", value=1), Parameter("stop_time_s", value=9)
     assert refusal(PARAMETERS, [inside], configured=False) == ""
-    assert "must be a number in [10, 1000]; got 5" in refusal(PARAMETERS, [outside], configured=False)
+    assert "must be a number in [0.01, 5]; got 9" in refusal(PARAMETERS, [outside], configured=False)
     assert "read at configure" in refusal(PARAMETERS, [inside], configured=True)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from types import SimpleNamespace
@@ -25,7 +26,8 @@ from vla_ros.runtime.safety.watchdog import Watchdog
 
 PERIOD_NS, START_NS = 20_000_000, 10**18
 HERE = np.array([0.5, 0.0, 0.3])
-VALUES = {spec.name: spec.default for spec in PARAMETERS} | {"command_hz": 50.0, "stop_time_s": 0.04}
+VALUES = {spec.name: spec.default for spec in PARAMETERS} | {"stop_time_s": 0.04}
+ROBOT = dataclasses.replace(load_robot("tabletop"), command_hz=50.0)
 
 
 class Session(GuardSession):
@@ -35,7 +37,7 @@ class Session(GuardSession):
         self.clock_ns, self.sent, self.called, self.logged, self.stuck = START_NS, [], [], [], ""
         self._started_s, self._active_s = time.monotonic(), 2.0
         self._stops = EmergencyStops({"emergency_stop": None})
-        self.core = make_guard(VALUES.__getitem__, load_robot("tabletop"), self._stops)
+        self.core = make_guard(VALUES.__getitem__, ROBOT, self._stops)
         self.take = lambda: None
         self._emergency = SimpleNamespace(take=lambda: self.take())
         self._on_change = lambda: None

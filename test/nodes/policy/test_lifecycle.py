@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
 from vla_ros import resources
+from vla_ros.nodes.common.qos import message_class
 from vla_ros.nodes.policy import lifecycle
 from vla_ros.runtime.planning.engine import EngineStatus
 
@@ -83,6 +85,22 @@ def test_a_command_that_cannot_be_heard_is_a_reason_not_to_plan_while_it_is_ther
     assert session.status().detail == "language_command: QoS mismatch: the publisher policy must be RELIABLE"
     loaded.destroy_publisher(lossy)
     assert wait_until(lambda: reason() != "command_unheard")
+
+
+def test_a_second_publisher_on_a_camera_is_a_reason_not_to_plan_unless_switched_off(loaded, monkeypatch):
+    session = loaded.session
+    camera = next(iter(session.robot.cameras.values()))
+    for _ in range(2):
+        loaded.create_publisher(message_class(camera.type), camera.topic, 1)
+
+    def status() -> tuple[str | None, str]:
+        session._look()
+        return session.status().reason, session.status().detail
+
+    assert wait_until(lambda: status()[0] == "second_camera_publisher")
+    assert status()[1].startswith(f"2 nodes publish {camera.topic}: stop the others")
+    monkeypatch.setattr(session, "robot", dataclasses.replace(session.robot, unchecked=("second_camera_publisher",)))
+    assert status()[0] != "second_camera_publisher"
 
 
 def test_an_exception_in_a_tick_is_raised_in_the_thread_that_can_end_the_node(loaded):

@@ -212,6 +212,27 @@ def test_an_arm_without_a_command_stays_armed(arm: Arm) -> None:
     assert arm.moving
 
 
+@pytest.mark.parametrize(("wait_s", "moves"), [(29.0, True), (31.0, False)])
+def test_an_armed_arm_does_not_wait_forever_for_a_sensor(wait_s: float, moves: bool) -> None:
+    arm = Arm(reason="missing")
+    arm.run(0.1)
+    arm.guard.arm(True, arm.now_ns)
+    arm.run(wait_s)
+    arm.reason = None
+    arm.run(1.0)
+    assert arm.moving is moves
+    assert moves or arm.guard.detail.startswith("missing")
+
+
+def test_an_armed_arm_waits_while_a_planner_loads_its_model() -> None:
+    arm = Arm(alive=False)
+    arm.guard.arm(True, arm.now_ns)
+    arm.run(60.0)
+    arm.alive = True
+    arm.run(1.0)
+    assert arm.moving
+
+
 def test_what_was_planned_before_a_stop_does_not_move_the_arm_after_it(arm: Arm) -> None:
     arm.plans = False
     arm.plan()  # a chunk of 0.8 s

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lifecycle nodes share: transitions that tell why they failed, and a process that ends in order."""
+"""What lifecycle nodes share: a session with its reports, transitions that tell why they failed, an orderly end."""
 
 from __future__ import annotations
 
@@ -10,31 +10,43 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.errors import UserError
 from vla_ros.nodes.common import startup
+from vla_ros.nodes.common.clock import steady_clock
+from vla_ros.nodes.common.parameters import ParameterSpec, declare, refusal
+from vla_ros.nodes.common.qos import LATCHED_QOS
+from vla_ros.robot import Robot
+from vla_ros.runtime.safety.governor import FAULTS
 
 # Every way in which a terminal, a supervisor or a user ends a process, but for SIGKILL.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+DIAGNOSTICS_PERIOD_S = 1.0
 
 
-class Releasable(Protocol):
-    """A lifecycle node that can stop the arm whatever its state is."""
+class Session(Protocol):
+    """What a node does between configure and cleanup."""
 
-    last_error: str
+    robot: Robot
 
-    def release(self) -> None: ...
-    def publish_state(self) -> None: ...
+    @property
+    def active(self) -> bool: ...
+    def close(self) -> None: ...
 
 
-NodeT = TypeVar("NodeT", bound=Any)
+SessionT = TypeVar("SessionT", bound=Session)
+NodeT = TypeVar("NodeT", bound="SessionNode[Any]")
 
 
 def transition(method: Callable[[NodeT, LifecycleState], None]) -> Callable[..., TransitionCallbackReturn]:
@@ -57,6 +69,122 @@ def transition(method: Callable[[NodeT, LifecycleState], None]) -> Callable[...,
         return result
 
     return wrapped
+
+
+class SessionNode(LifecycleNode, Generic[SessionT]):
+    """A node with a session while it is configured, ~/state (latched) and /diagnostics.
+
+    A subclass makes the session in `on_configure`, and starts and stops it in `on_activate` and `on_deactivate`. Its
+    `__init__` ends with `start_reports`.
+
+    Args:
+        name: Of the node.
+        specs: Its parameters.
+        lock: Held while ~/state is published: the later of two threads has the last word.
+    """
+
+    # Makes ~/state without an active session, from "unconfigured" or "inactive" and why the last transition failed.
+    idle_status: Callable[[str, str], DiagnosticStatus]
+    configuring = False  # a subclass sets it while a signal may interrupt `on_configure`
+
+    def __init__(self, name: str, specs: Sequence[ParameterSpec], lock: AbstractContextManager[Any]) -> None:
+        super().__init__(name)
+        self.session: SessionT | None = None
+        self.last_error = ""
+        self._specs = specs
+        self._publishing_state = lock
+        self._reported: tuple[object, ...] | None = None
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        declare(self, specs)
+        self._state_publisher = self.create_publisher(DiagnosticStatus, "~/state", LATCHED_QOS)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def start_reports(self) -> None:
+        """Begin to report; services that a reader of ~/state may call are there by now."""
+        # On the steady clock: simulated time that stands still must be reported, too.
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady_clock())
+        self.publish_state()
+
+    def active_status(self, session: SessionT) -> DiagnosticStatus:
+        """Return ~/state of an active session."""
+        raise NotImplementedError
+
+    def statuses(self, session: SessionT | None, now_ns: int) -> list[DiagnosticStatus]:
+        """Return what /diagnostics says; `session`: if it is active."""
+        raise NotImplementedError
+
+    @property
+    def active_session(self) -> SessionT | None:
+        """The session, if it is active."""
+        session = self.session
+        return session if session is not None and session.active else None
+
+    def release(self) -> None:
+        """Stop and close the session, if there is one, whatever the node's state is."""
+        try:
+            if self.session is not None:
+                self.session.close()  # until it returns, ticks continue and report changes
+        finally:
+            self.session = None
+
+    @transition
+    def on_cleanup(self, state: LifecycleState) -> None:
+        """Close the session."""
+        self.release()
+
+    @transition
+    def on_shutdown(self, state: LifecycleState) -> None:
+        """Close the session and end."""
+        self.release()
+
+    @transition
+    def on_error(self, state: LifecycleState) -> None:
+        """Clean up after a failed transition."""
+        self.release()
+
+    def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+        reason = refusal(self._specs, parameters, configured=self.session is not None)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def status(self) -> DiagnosticStatus:
+        """Return the state as a message."""
+        session = self.session
+        if session is not None and session.active:
+            message = self.active_status(session)
+        else:
+            message = self.idle_status("unconfigured" if session is None else "inactive", self.last_error)
+        message.name = self.get_fully_qualified_name()
+        message.hardware_id = session.robot.name if session is not None else ""
+        return message
+
+    def publish_state(self) -> DiagnosticStatus:
+        """Publish ~/state, and return it."""
+        with self._publishing_state:
+            message = self.status()
+            self._state_publisher.publish(message)
+        return message
+
+    def report_change(self, facts: tuple[object, ...], reason: str | None, *, expected: bool) -> None:
+        """Publish and log the state if `facts` have changed; `reason`: why nothing is planned or moves, if so."""
+        if facts == self._reported:
+            return
+        self._reported = facts
+        text, log = self.publish_state().message, self.get_logger()
+        if reason in FAULTS:
+            log.error(text)
+        elif not expected:
+            log.warning(text)
+        else:
+            log.info(text)
+
+    def _on_diagnostics(self) -> None:
+        now, session = self.get_clock().now(), self.session
+        message = DiagnosticArray(status=self.statuses(self.active_session, now.nanoseconds))
+        message.header.stamp = now.to_msg()
+        for status in message.status:
+            status.name = f"{self.get_fully_qualified_name()}: {status.name}"
+            status.hardware_id = session.robot.name if session is not None else ""
+        self._diagnostics_publisher.publish(message)
 
 
 @contextlib.contextmanager
@@ -93,12 +221,12 @@ def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT]) ->
     """Spin the node until a signal, the end of its parent if it watches it, or an error; return the exit status."""
     stopping = False
     parent = os.getppid()
-    nodes: list[Any] = []
+    nodes: list[NodeT] = []
 
     def stop() -> None:
         nonlocal stopping
         stopping = True
-        if nodes and getattr(nodes[0], "configuring", False):  # nothing moves yet: do not wait for the model
+        if nodes and nodes[0].configuring:  # nothing moves yet: do not wait for the model
             raise KeyboardInterrupt
 
     try:
@@ -124,7 +252,7 @@ def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT]) ->
     return 0
 
 
-def autostart(node: Any) -> bool:
+def autostart(node: LifecycleNode) -> bool:
     """Configure and activate; return whether both succeeded."""
     success = TransitionCallbackReturn.SUCCESS
     return bool(node.trigger_configure() == success and node.trigger_activate() == success)

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from vla_ros.bringup import STATIC_TRANSFORMS_DEPTH
-from vla_ros.robot import RobotError
+from vla_ros.robot import Robot, RobotError
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks as PublisherEventCallbacks
@@ -71,6 +71,14 @@ def unheard(node: Node, topic: str, type_name: str) -> tuple[int, str | None]:
         if info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT:
             return len(publishers), f"QoS mismatch: the publisher {info.node_name} must be RELIABLE"
     return len(publishers), None
+
+
+def second_publisher(node: Node, robot: Robot, reason: str, *names: str) -> tuple[str, str] | None:
+    """Return (reason, detail) if several nodes publish one of `names`, unless the robot's file ignores the reason."""
+    for topic in names if reason not in robot.unchecked else ():
+        if (count := node.count_publishers(topic)) > 1:
+            return reason, f"{count} nodes publish {topic}: stop the others; one that was killed counts for 5 s more"
+    return None
 
 
 def subscribe_latched(

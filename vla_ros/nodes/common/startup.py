@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all nodes' mains share: `--help`, self-describing parameters, and an orderly shutdown."""
+"""What all nodes' mains share: self-describing parameters, and an orderly shutdown."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,18 +14,6 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from vla_ros.errors import UserError
-
-
-def answer_help(executable: str, description: str | None, args: Sequence[str] | None) -> None:
-    """Print help and exit if requested; refuse arguments that are not ROS arguments."""
-    given = list(sys.argv[1:] if args is None else args)
-    parser = argparse.ArgumentParser(
-        prog=executable,
-        description=description,
-        epilog=f"Set parameters with: {executable} --ros-args -p NAME:=VALUE, or --params-file FILE.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args(given[: given.index("--ros-args")] if "--ros-args" in given else given)
 
 
 def describe(

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros import topics
-from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS, unheard
+from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS, second_publisher, unheard
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
 from vla_ros.runtime.safety.operator_signals import Deadman, Takeover
@@ -62,10 +62,12 @@ class OperatorInputs:
         return {topic: problem for topic, problem in found.items() if problem is not None}
 
     def problem(self) -> tuple[str, str] | None:
-        """Return (reason, detail) if a person could not be heard."""
+        """Return (reason, detail) if a person could not be heard, or another node spoke for the deadman."""
         for topic, problem in self.problems().items():
             if topic != topics.ENABLE or self._deadman.required:
                 return REASONS[topic], f"{topic}: {problem}"
+        if self._deadman.required:
+            return second_publisher(self._node, self._robot, "second_enable_publisher", topics.ENABLE)
         return None
 
     def mark_intervention(self, taken_over: bool) -> None:

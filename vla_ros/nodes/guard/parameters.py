@@ -11,7 +11,6 @@ PARAMETERS = (
     ParameterSpec("robot", "tabletop", "Robot file: topics, units and limits. A name in config/robots, or a path."),
     ParameterSpec("autostart", False, "Configure and activate at the start, without a lifecycle manager."),
     ParameterSpec("arm_on_start", False, "Be armed on activation. Otherwise the arm stays still until ~/arm."),
-    ParameterSpec("command_hz", 100.0, "Rate of the twists.", 10.0, 1000.0),
     ParameterSpec("require_enable", False, "Move only while the topic enable says true, at least twice a second."),
     ParameterSpec("dry_run", False, "Publish on ~/preview and ~/preview_gripper only; nothing can move."),
     ParameterSpec(
@@ -47,7 +46,11 @@ PARAMETERS = (
         "gripper_open_above", OPEN_ABOVE, "Planned opening (0 closed, 1 open) above which it opens.", 0.0, 1.0
     ),
     ParameterSpec(
-        "gripper_debounce_ticks", DEBOUNCE_TICKS, "Ticks of the plan in a row that must agree on a new opening.", 1, 50
+        "gripper_debounce_ticks",
+        DEBOUNCE_TICKS,
+        "Ticks of the plan in a row, the next one included, that must agree on a new opening.",
+        1,
+        50,
     ),
     ParameterSpec(
         "gripper_min_interval_s", MIN_INTERVAL_S, "Shortest time between two commands to the gripper.", 0.0, 10.0

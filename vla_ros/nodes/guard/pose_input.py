@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.node import Node
 
-from vla_ros.nodes.common.qos import SENSOR_QOS, STATIC_TRANSFORMS_QOS, TRANSFORMS_QOS, message_class
+from vla_ros.nodes.common.qos import SENSOR_QOS, STATIC_TRANSFORMS_QOS, TRANSFORMS_QOS, message_class, second_publisher
 from vla_ros.observations.messages import Samples, StreamReader
 from vla_ros.robot import TRANSFORMS, Robot
 
@@ -29,6 +29,7 @@ class PoseInput:
 
     def __init__(self, node: Node, robot: Robot, on_pose: Callable[[Array], None]) -> None:
         self._node = node
+        self._robot = robot
         self._on_pose = on_pose
         self._max_age_ns = round(robot.observation.max_age_s * 1e9)
         self._newest: tuple[int, Array] | None = None
@@ -45,6 +46,12 @@ class PoseInput:
         """Return the newest pose (7,), or None if it is older than the robot's `max_age_s`."""
         newest = self._newest
         return None if newest is None or now_ns - newest[0] > self._max_age_ns else newest[1]
+
+    def problem(self) -> tuple[str, str] | None:
+        """Return (reason, detail) if several nodes publish the pose; transforms come from many."""
+        stream = self._reader.stream
+        names = () if stream.type == TRANSFORMS else (stream.topic,)
+        return second_publisher(self._node, self._robot, "second_pose_publisher", *names)
 
     def forget(self) -> None:
         """Forget the newest pose: the clock was set back."""

@@ -21,7 +21,7 @@ from vla_ros import topics
 from vla_ros.errors import UserError
 from vla_ros.nodes.common.clock import GridThread, RosClock, steady_clock, take_real_time_priority
 from vla_ros.nodes.common.planner_messages import read_plan, read_status
-from vla_ros.nodes.common.qos import COMMAND_QOS, STATE_QOS
+from vla_ros.nodes.common.qos import COMMAND_QOS, STATE_QOS, second_publisher
 from vla_ros.nodes.guard.command_outputs import CommandOutputs
 from vla_ros.nodes.guard.emergency_inputs import EmergencyInputs
 from vla_ros.nodes.guard.operator_inputs import OperatorInputs
@@ -51,7 +51,7 @@ def make_guard(value: Value, robot: Robot, stops: EmergencyStops) -> Guard:
     Raises:
         UserError: A parameter is out of its range.
     """
-    period_s = 1.0 / value("command_hz")
+    period_s = 1.0 / robot.command_hz
     try:
         names = ("close_below", "open_above", "debounce_ticks", "min_interval_s")
         gripper = GripperSwitch(*(value(f"gripper_{name}") for name in names))
@@ -210,17 +210,14 @@ class GuardSession:
                 self.core.measured(pose, time.monotonic())
 
     def _check_outputs(self) -> None:
-        """Tell the core whether commands are executed, and whether somebody else plans or commands the arm."""
-        planners = self._node.count_publishers(topics.PLAN)
+        """Tell the core whether commands are executed, and whether another node plans, commands or measures the arm."""
+        problem = second_publisher(self._node, self.robot, "second_planner", topics.PLAN)
         others = self.outputs.twists.publishers() - 1
-        problem: tuple[str, str] | None = self.inputs.problem()
-        if planners > 1:
-            text = f"{planners} nodes publish {topics.PLAN}: stop the others; one that was killed counts for 5 s more"
-            problem = "second_planner", text
-        elif others > 0 and not self._value("allow_other_publishers"):
+        if problem is None and others > 0 and not self._value("allow_other_publishers"):
             topic = self.robot.twist_command.topic
             problem = "second_publisher", f"{others} other nodes publish {topic}: stop them first"
-        elif problem is None and (reason := self.outputs.reason) is not None:
+        problem = problem or self.pose.problem() or self.inputs.problem()
+        if problem is None and (reason := self.outputs.reason) is not None:
             problem = reason, self.outputs.detail(reason)
         with self._turn:
             self.core.output = problem

@@ -15,28 +15,16 @@ It moves nothing: `guard_node` executes the plans, if all is well and somebody h
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from vla_ros.nodes.common.parameters import help_text
+from vla_ros.nodes.common.command_line import run_lifecycle_node
 from vla_ros.nodes.policy.parameters import PARAMETERS
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until a signal; return 0, or 1 after an error."""
-    given = list(sys.argv[1:] if args is None else args)
-    parser = argparse.ArgumentParser(
-        prog="policy_node",
-        description=__doc__,
-        epilog=help_text(PARAMETERS, "config/policy.yaml"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args(given[: given.index("--ros-args")] if "--ros-args" in given else given)
-    from vla_ros.nodes.common.lifecycle_node import run  # after --help: rclpy takes a while
-    from vla_ros.nodes.policy.lifecycle import PolicyNode
-
-    return run("policy_node", given, PolicyNode)
+    return run_lifecycle_node("policy_node", "vla_ros.nodes.policy.lifecycle:PolicyNode", __doc__, PARAMETERS, args)
 
 
 if __name__ == "__main__":

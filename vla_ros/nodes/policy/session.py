@@ -22,7 +22,7 @@ from std_msgs.msg import Bool
 from vla_ros import topics
 from vla_ros.errors import UserError
 from vla_ros.nodes.common.clock import GridThread, RosClock, steady_clock
-from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, unheard
+from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, second_publisher, unheard
 from vla_ros.nodes.policy import loading
 from vla_ros.nodes.policy.loading import FindPolicy
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
@@ -80,9 +80,10 @@ class PolicySession:
         self._succeeded = False
         self._old_command = ""
         self._armed: bool | None = None  # until the guard tells
-        self._unheard: str | None = None
+        self._misheard: tuple[str, str] | None = None  # reason and detail, from the ROS graph
         self._stale: str | None = None
         spec = contract.observation_spec
+        self._camera_topics = tuple(self.robot.cameras[camera.name].topic for camera in spec.cameras)
         observations = ObservationQueue(ObservationBuffer(spec, self.robot.observation))
         self._ros_clock = cast(ROSClock, node.get_clock())
         clock = RosClock(self._ros_clock, on_set_back=self._on_clock_set_back)
@@ -112,8 +113,8 @@ class PolicySession:
     def status(self) -> EngineStatus:
         """Return what the engine says of itself, and what it cannot know."""
         engine = self.engine.status()
-        if self._unheard is not None and engine.reason not in FAULTS:  # stop words are among the commands
-            return dataclasses.replace(engine, reason="command_unheard", detail=self._unheard)
+        if self._misheard is not None and engine.reason not in FAULTS:  # stop words are among the commands
+            return dataclasses.replace(engine, reason=self._misheard[0], detail=self._misheard[1])
         if self._old_command and engine.reason == "no_command":
             detail = f"{self._old_command[:80]!r}: {OLD_COMMAND}"
             return dataclasses.replace(engine, reason="latched_command", detail=detail)
@@ -191,8 +192,12 @@ class PolicySession:
     def _look(self) -> None:
         language = self.robot.language
         problem = unheard(self._node, language.topic, language.type)[1]
-        before, self._unheard = self._unheard, None if problem is None else f"{language.topic}: {problem}"
-        if self._unheard != before and self.active:
+        before = self._misheard
+        if problem is not None:
+            self._misheard = "command_unheard", f"{language.topic}: {problem}"
+        else:
+            self._misheard = second_publisher(self._node, self.robot, "second_camera_publisher", *self._camera_topics)
+        if self._misheard != before and self.active:
             self.plans.publish_status()
 
     def _on_guard(self, message: DiagnosticStatus) -> None:

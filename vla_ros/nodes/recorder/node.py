@@ -32,7 +32,7 @@ from vla_ros import topics
 from vla_ros.datasets.bags.episodes.markers import EPISODE_TYPE, EpisodeMarker
 from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.datasets.errors import BagError
-from vla_ros.nodes.common import startup
+from vla_ros.nodes.common import command_line, startup
 from vla_ros.nodes.common.qos import LATCHED_QOS, STATE_QOS, message_class, subscribe_latched
 from vla_ros.nodes.recorder.recorded_topic import RecordedTopic, header_stamp_ns, robot_topics
 from vla_ros.nodes.simulator.messages import time_message
@@ -239,7 +239,7 @@ def _offered(qos: QoSProfile) -> TopicQos:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the recorder until a signal."""
-    startup.answer_help("recorder_node", __doc__, args)
+    command_line.answer_help("recorder_node", __doc__, args)
     return startup.run(RecorderNode, args)
 
 

@@ -29,7 +29,7 @@ from std_msgs.msg import Float64MultiArray, String
 from vla_ros import actions, topics
 from vla_ros.errors import UserError
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
-from vla_ros.nodes.common import startup
+from vla_ros.nodes.common import command_line, startup
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS
 from vla_ros.nodes.simulator.demonstration import TIME_LIMIT_S, Demonstration
 from vla_ros.nodes.simulator.messages import BASE_FRAME, parse_state, state_time_ns, time_message
@@ -167,7 +167,7 @@ def _twist_message(action: NDArray[np.float64], stamp_ns: int) -> TwistStamped:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Record the demonstrations, then exit."""
-    startup.answer_help("demonstrator_node", __doc__, args)
+    command_line.answer_help("demonstrator_node", __doc__, args)
     rclpy.init(args=list(args) if args is not None else None)
     executor = SingleThreadedExecutor()
     spinning = None

@@ -33,7 +33,7 @@ from std_srvs.srv import Trigger
 
 from vla_ros import topics
 from vla_ros.errors import UserError
-from vla_ros.nodes.common import startup
+from vla_ros.nodes.common import command_line, startup
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS, STATE_QOS
 from vla_ros.nodes.simulator import messages as outgoing
 from vla_ros.nodes.simulator.robot import STEP_NS, RealTimePace, SimulatedPace, SimulatedRobot
@@ -280,7 +280,7 @@ class SimulatorNode(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the simulator until it is stopped."""
-    startup.answer_help("simulator_node", __doc__, args)
+    command_line.answer_help("simulator_node", __doc__, args)
     return startup.run(SimulatorNode, args)
 
 

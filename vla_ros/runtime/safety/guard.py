@@ -27,8 +27,9 @@ Array = NDArray[np.float64]
 IDLE = frozenset({"no_command", "latched_command", "planning", "disarmed"})
 # The guard disarms at once for these; for all others only if they last longer than `resume_within_s`.
 DISARMING = frozenset({
-    "emergency_stop", "second_publisher", "second_planner", "operator_lost", "policy_restarted", "policy_error",
-    "non_finite", "arm_not_following", "pose_frozen", "pose_jump",
+    "emergency_stop", "second_publisher", "second_planner", "second_camera_publisher", "second_pose_publisher",
+    "second_enable_publisher", "operator_lost", "policy_restarted", "policy_error", "non_finite", "arm_not_following",
+    "pose_frozen", "pose_jump",
 })  # fmt: skip
 # A planner's last word before it falls silent.
 INACTIVE = "inactive"
@@ -43,11 +44,13 @@ class GuardSettings:
         period_ns: Of the guard.
         resume_within_s: A stop that ends sooner resumes by itself, on a new plan; a longer one disarms.
         heartbeat_max_age_s: A planner whose status is older has died.
+        first_motion_within_s: How long an armed arm waits for sensors or the planner before it has moved.
     """
 
     period_ns: int
     resume_within_s: float = 1.0
     heartbeat_max_age_s: float = 0.2
+    first_motion_within_s: float = 30.0
 
 
 class Guard:
@@ -215,7 +218,8 @@ class Guard:
         """
         if self._ticked_ns is not None and self._ticked_ns - now_ns > self.settings.period_ns:
             self.restart()
-        if self._stopped_s is not None and now_s - self._stopped_s > self.settings.resume_within_s:
+        limit_s = self.settings.resume_within_s if self._moved else self.settings.first_motion_within_s
+        if self._stopped_s is not None and now_s - self._stopped_s > limit_s:
             self.disarm(self.governor.reason or "", self.detail)
         reason, detail = self._reason(now_s)
         by_hand, opening = self.takeover.twist(now_s), self.takeover.opening(now_s)
@@ -302,7 +306,11 @@ class Guard:
         self._tell_timeline(action)
         if new:
             self._measure_age(now_ns)
-        return twist, self._gripper.update(float(action[6]), now_s) if new and action is not None else None
+        return twist, self._switch_gripper(action, now_s) if new and action is not None else None
+
+    def _switch_gripper(self, action: Array, now_s: float) -> float | None:
+        following = None if self._tick is None else self.timeline.peek(self._tick + 1)
+        return self._gripper.update(float(action[6]), now_s, None if following is None else float(following[6]))
 
     def _count(self, now_ns: int, was_running: bool, running: bool, *, starved: bool) -> None:
         skipped = 0
@@ -373,8 +381,8 @@ class Guard:
         self.detail = detail if governor.armed else self._disarmed_by
         if governor.armed and reason in DISARMING:
             self.disarm(reason, detail)
-        elif not governor.armed or not self._moved or reason in IDLE:
-            self._stopped_s = None
+        elif not governor.armed or reason in IDLE or (not self._moved and self._status_s is None):
+            self._stopped_s = None  # a command is a person's, and a model may take minutes to load
         elif self._stopped_s is None:
             self._stopped_s = now_s
 

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command lines of nodes. `--help` answers without ROS, which takes a while to import."""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+from vla_ros.nodes.common.parameters import ParameterSpec, help_text
+
+
+def answer_help(executable: str, description: str | None, args: Sequence[str] | None, epilog: str = "") -> list[str]:
+    """Print help and exit if requested; refuse arguments that are not ROS arguments.
+
+    Args:
+        args: None: those of the command line.
+
+    Returns:
+        The arguments.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog=executable,
+        description=description,
+        epilog=epilog or f"Set parameters with: {executable} --ros-args -p NAME:=VALUE, or --params-file FILE.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(given[: given.index("--ros-args")] if "--ros-args" in given else given)
+    return given
+
+
+def run_lifecycle_node(
+    executable: str, node: str, description: str | None, specs: Sequence[ParameterSpec], args: Sequence[str] | None
+) -> int:
+    """Answer `--help`, or run a lifecycle node until a signal; return the exit status.
+
+    Args:
+        node: Its class, as "module:Class".
+        specs: Its parameters.
+        args: None: those of the command line.
+    """
+    given = answer_help(executable, description, args, help_text(specs, "config/policy.yaml"))
+    from vla_ros.nodes.common.lifecycle_node import run
+
+    return run(executable, given, pkgutil.resolve_name(node))
