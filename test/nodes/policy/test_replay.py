@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -176,10 +177,11 @@ def test_it_is_refused_while_another_node_commands_the_arm(robot: Robot, bag, ca
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--speed", "0"], "--speed must be in (0, 1]; got 0"),
-        (["--episode", "7"], "--episode must be between 0 and 0; got 7"),
+        (["--speed", "0"], r"--speed must be in \(0, 1\]; got 0"),
+        # The recording may begin with a frame before the first command.
+        (["--episode", "7"], r"--episode must be between 0 and 0( \(skipped: .*\))?; got 7"),
     ],
 )
 def test_bad_arguments_are_one_line(bag, options, message, capsys) -> None:
     assert main(["replay-onto-robot", str(CHECKPOINT), str(bag), *options]) == 2
-    assert message in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
