@@ -33,7 +33,9 @@ SECTIONS = {
     "Policies": ("ablations", "forward_prediction", "pretrained_encoders", "policy_step", "policy_matrix"),
     "Demonstrations and training": ("store", "formats", "fuzz_bags", "train_step"),
     "Diagnosis": ("replay_faults",),
-    "Running on the robot": ("faults", "latency", "image_transport", "soak"),
+    "Running on the robot": (
+        "guard_stops", "faults", "latency", "smoothness", "image_transport", "soak", "lifecycle_cycles",
+    ),
     "The simulator": ("expert_success", "control_rate"),
 }  # fmt: skip
 OTHERS = "Others"

@@ -101,6 +101,7 @@ def drive(name: str, rollouts: Sequence[ros_evaluation.ScheduledRollout], folder
         heard.append((messages.stamp_ns(message), twist))
 
     robot = yaml.safe_load((resources.path("config/robots") / "tabletop.yaml").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
     robot_file = folder / f"{name}.yaml"
     robot_file.write_text(yaml.safe_dump({**robot, "command_hz": RATES[name]}))
     policy = bringup.policy(str(resources.path(bringup.CHECKPOINT)), robot=str(robot_file), arm_on_start=True)

@@ -19,8 +19,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
 from vla_ros import resources
-from vla_ros.nodes.common.qos import message_class
+from vla_ros.nodes.common.qos import message_class, second_publisher
 from vla_ros.nodes.policy import lifecycle
+from vla_ros.robot import load_robot
 from vla_ros.runtime.planning.engine import EngineStatus
 
 
@@ -125,3 +126,16 @@ def test_a_loaded_policy_is_excluded_from_garbage_collection_until_it_is_unloade
     assert gc.get_freeze_count() > 100_000
     loaded.trigger_cleanup()
     assert gc.get_freeze_count() == 0
+
+
+def test_a_second_publisher_is_seen_on_a_remapped_topic():
+    rclpy.init(args=["--ros-args", "-r", "ee_pose:=/left/tool"])
+    node = rclpy.create_node("guard")
+    try:
+        for _ in range(2):
+            node.create_publisher(String, "/left/tool", 1)
+        robot = load_robot("tabletop")
+        assert wait_until(lambda: second_publisher(node, robot, "second_pose_publisher", "ee_pose") is not None)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()

@@ -76,7 +76,7 @@ def unheard(node: Node, topic: str, type_name: str) -> tuple[int, str | None]:
 def second_publisher(node: Node, robot: Robot, reason: str, *names: str) -> tuple[str, str] | None:
     """Return (reason, detail) if several nodes publish one of `names`, unless the robot's file ignores the reason."""
     for topic in names if reason not in robot.unchecked else ():
-        if (count := node.count_publishers(topic)) > 1:
+        if (count := node.count_publishers(node.resolve_topic_name(topic))) > 1:
             return reason, f"{count} nodes publish {topic}: stop the others; one that was killed counts for 5 s more"
     return None
 
