@@ -45,7 +45,8 @@ from vla_ros.datasets.shards import SourceShard
 from vla_ros.datasets.store.entry import read_manifest
 from vla_ros.datasets.store.store import ensure
 from vla_ros.imaging import images
-from vla_ros.robot import Robot, Stream, load_robot
+from vla_ros.robot import Robot, load_robot
+from vla_ros.robot_streams import Stream
 
 CONTAINERS = {
     "mcap": (StoragePlugin.MCAP, CompressionMode.NONE),

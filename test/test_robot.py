@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from vla_ros.datasets.bags.recording import match_topic
+from vla_ros.errors import RobotError
 from vla_ros.imaging import images
 from vla_ros.observations import messages
-from vla_ros.robot import RobotError, load_robot
+from vla_ros.robot import load_robot
 
 
 def edited(tmp_path, edit) -> str:

@@ -10,3 +10,7 @@ class UserError(Exception):
     Each package derives its own error (ContractError, BagError, ...). The command line prints the message without a
     traceback and exits with status 2.
     """
+
+
+class RobotError(UserError):
+    """A robot file is malformed, or topics do not match it."""

@@ -16,21 +16,25 @@ from typing import Literal
 import yaml
 
 from vla_ros import resources, schema
-from vla_ros.errors import UserError
-
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-TRANSFORMS = "tf2_msgs/msg/TFMessage"
-POSE_TYPES = ("geometry_msgs/msg/PoseStamped", TRANSFORMS)
-TWIST_STAMPED, TWIST = "geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/Twist"
-TEXT_TYPES = ("std_msgs/msg/String",)
-JOINT_TYPE = "sensor_msgs/msg/JointState"
-NUMBER_TYPES = tuple(
-    f"std_msgs/msg/{name}" for name in ("Float64MultiArray", "Float32MultiArray", "Float64", "Float32")
+from vla_ros.errors import RobotError
+from vla_ros.robot_streams import (
+    IMAGE_TYPES,
+    JOINT_TYPE,
+    MAX_LATENCY_S,
+    NUMBER_TYPES,
+    POSE_TYPES,
+    TEXT_TYPES,
+    TRANSFORMS,
+    TWIST,
+    TWIST_STAMPED,
+    WITHOUT_HEADER,
+    GripperCommand,
+    GripperState,
+    PoseStream,
+    Stream,
+    require,
 )
-# Without a header, only the time of receipt is known.
-_WITHOUT_HEADER = (TWIST, *TEXT_TYPES, *NUMBER_TYPES)
 
-MAX_LATENCY_S = 1.0
 # Plausibility checks that `unchecked` switches off, those of the guard included.
 CHECKS = (
     "units", "camera_topics", "arm_not_following", "pose_frozen", "pose_jump",
@@ -40,96 +44,6 @@ CHECKS = (
 MIN_COMMAND_HZ, MAX_COMMAND_HZ = 10.0, 500.0
 # A longer stop is useless, and a sign of a limit in the wrong unit.
 MAX_STOP_S = 1.0
-
-
-class RobotError(UserError):
-    """A robot file is malformed, or topics do not match it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """A topic, its message type, and which time counts: the header's stamp or that of receipt.
-
-    `latency_s` lies between the event and that time (a camera's exposure and transfer, say). It is subtracted, live and
-    in bags alike, so that streams of different latencies are compared at the times of their events.
-    """
-
-    topic: str
-    type: str
-    stamp: Literal["header", "receive"]
-    latency_s: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class PoseStream(Stream):
-    """The tool's pose in the robot's base frame.
-
-    Either a PoseStamped, or transforms (TFMessage, /tf): the chain from the robot's `base_frame` to `ee_frame`, with
-    static ones on the topic of the same name with `_static`.
-    """
-
-    ee_frame: str | None = None
-
-    @property
-    def static_topic(self) -> str | None:
-        """The latched topic of static transforms; None for a PoseStamped."""
-        return f"{self.topic}_static" if self.type == TRANSFORMS else None
-
-
-@dataclasses.dataclass(frozen=True)
-class GripperState:
-    """The gripper's measured opening.
-
-    Either a JointState, summing the positions of `joints`, or a number (`NUMBER_TYPES`) without `joints`. `closed` and
-    `open` are the values (m or rad) at the two ends.
-    """
-
-    topic: str
-    type: str
-    stamp: Literal["header", "receive"]
-    closed: float
-    open: float
-    joints: tuple[str, ...] = ()
-    latency_s: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class GripperAction:
-    """The action server that moves the gripper, if no driver listens to the topic.
-
-    ParallelGripperCommand sets the value as the position of each of `joints`; GripperCommand has none. `max_effort` is
-    in N, or Nm for a rotating gripper.
-    """
-
-    name: str
-    type: Literal["control_msgs/action/ParallelGripperCommand", "control_msgs/action/GripperCommand"]
-    max_effort: float
-    joints: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        needs_joints = self.type.endswith("ParallelGripperCommand")
-        rule = "name the joints to move" if needs_joints else "be empty"
-        where = f"gripper action {self.name!r}"
-        _require(
-            needs_joints == bool(self.joints), f"{where}: joints must {rule} for {self.type}", f"{list(self.joints)}"
-        )
-        _require(self.max_effort > 0, f"{where}: max_effort must be positive", self.max_effort)
-
-
-@dataclasses.dataclass(frozen=True)
-class GripperCommand:
-    """The gripper's command topic, and its value in the actuator's unit when closed and when open.
-
-    With an `action`, the value is sent there as well; the topic stays, since bags record topics, not actions. Messages
-    are numbers without a header: they count from their receipt, less `latency_s`.
-    """
-
-    topic: str
-    type: str
-    closed: float
-    open: float
-    latency_s: float = 0.0
-    action: GripperAction | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +86,7 @@ class Labels:
     open_above: float = 0.95
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 < self.closed_below < self.open_above < 1,
             "labels: 0 < closed_below < open_above < 1 must hold",
             f"closed_below = {self.closed_below} and open_above = {self.open_above}",
@@ -227,14 +141,14 @@ class Limits:
     def __post_init__(self) -> None:
         for part, name in (("linear", "linear_mps"), ("angular", "angular_radps")):
             for limit in (name, f"{name}2", f"{name}3"):
-                _require(getattr(self, limit) > 0, f"limits: {limit} must be positive", getattr(self, limit))
+                require(getattr(self, limit) > 0, f"limits: {limit} must be positive", getattr(self, limit))
             if self.stopping_time_s(part) > MAX_STOP_S:
                 raise RobotError(
                     f"limits: a stop from {name} must take at most {MAX_STOP_S:g} s; with this acceleration and jerk "
                     f"it takes {self.stopping_time_s(part):.2f} s: lower {name}, or raise {name}2 and {name}3"
                 )
         low, high = self.workspace_min_m, self.workspace_max_m
-        _require(all(map(operator.lt, low, high)), "limits: workspace must not be empty", f"{low} to {high} m")
+        require(all(map(operator.lt, low, high)), "limits: workspace must not be empty", f"{low} to {high} m")
 
     def stopping_time_s(self, part: str) -> float:
         """Return the duration of the longest stop of the `linear` or `angular` part."""
@@ -293,10 +207,10 @@ class Robot:
         self._check_pose()
         self._check_plausible()
         rule = f"command_hz must be in [{MIN_COMMAND_HZ:g}, {MAX_COMMAND_HZ:g}]"
-        _require(MIN_COMMAND_HZ <= self.command_hz <= MAX_COMMAND_HZ, rule, self.command_hz)
+        require(MIN_COMMAND_HZ <= self.command_hz <= MAX_COMMAND_HZ, rule, self.command_hz)
         given = self.twist_command.type
         supported = self.servo is None or given == TWIST_STAMPED
-        _require(supported, f"twist_command: type must be {TWIST_STAMPED} for Servo", repr(given))
+        require(supported, f"twist_command: type must be {TWIST_STAMPED} for Servo", repr(given))
         state = self.gripper_state
         if state is not None and (state.type == JOINT_TYPE) != bool(state.joints):
             raise RobotError(
@@ -309,7 +223,7 @@ class Robot:
         for part in (self.gripper_command, self.gripper_state):
             if part is not None:
                 rule = f"gripper topic {part.topic!r}: closed and open must differ"
-                _require(part.closed != part.open, rule, f"{part.open} twice")
+                require(part.closed != part.open, rule, f"{part.open} twice")
 
     def _check_streams(self) -> None:
         """Raise RobotError for an unknown message type, or one without the header that stamps require."""
@@ -325,19 +239,19 @@ class Robot:
         for where, stream, types in kinds:
             if stream is None:
                 continue
-            _require(stream.type in types, f"{where}: type must be one of {', '.join(types)}", repr(stream.type))
-            if getattr(stream, "stamp", "receive") == "header" and stream.type in _WITHOUT_HEADER:
+            require(stream.type in types, f"{where}: type must be one of {', '.join(types)}", repr(stream.type))
+            if getattr(stream, "stamp", "receive") == "header" and stream.type in WITHOUT_HEADER:
                 raise RobotError(f"{where}: {stream.type} has no header; use stamp: receive")
             rule = f"{where}: latency_s must be in [{-MAX_LATENCY_S:g}, {MAX_LATENCY_S:g}]"
-            _require(abs(stream.latency_s) <= MAX_LATENCY_S, rule, stream.latency_s)
+            require(abs(stream.latency_s) <= MAX_LATENCY_S, rule, stream.latency_s)
 
     def _check_plausible(self) -> None:
         """Raise RobotError for values that no arm has, and for two cameras on one topic, unless `unchecked`."""
         for name in self.unchecked:
-            _require(name in CHECKS, f"unchecked: must be among {', '.join(CHECKS)}", repr(name))
+            require(name in CHECKS, f"unchecked: must be among {', '.join(CHECKS)}", repr(name))
         if "camera_topics" not in self.unchecked:
             for topic, count in Counter(stream.topic for stream in self.cameras.values()).items():
-                _require(count == 1, "cameras: each needs its own topic", f"{count} on {topic!r}")
+                require(count == 1, "cameras: each needs its own topic", f"{count} on {topic!r}")
         if "units" in self.unchecked:
             return
         limits, observation = self.limits, self.observation
@@ -349,7 +263,7 @@ class Robot:
             ("observation: max_age_s", observation.max_age_s, 2.0, "s; is it in milliseconds?"),
             ("observation: max_skew_s", observation.max_skew_s, 2.0, "s; is it in milliseconds?"),
         ):
-            _require(value <= maximum, f"{name} must be at most {maximum:g} {question} (unchecked: [units])", value)
+            require(value <= maximum, f"{name} must be at most {maximum:g} {question} (unchecked: [units])", value)
 
     def _check_pose(self) -> None:
         """Raise RobotError if the tool's frame is missing or superfluous."""
@@ -358,13 +272,13 @@ class Robot:
             return
         given = repr(pose.ee_frame)
         if pose.type != TRANSFORMS:
-            _require(pose.ee_frame is None, f"ee_pose: ee_frame must be removed for {pose.type}", given)
+            require(pose.ee_frame is None, f"ee_pose: ee_frame must be removed for {pose.type}", given)
             return
         names_tool = (pose.ee_frame or "").lstrip("/") not in ("", self.base_frame.lstrip("/"))
         rule = f"must name the tool's frame (tool0, say), different from base_frame {self.base_frame!r}"
-        _require(names_tool, f"ee_pose: ee_frame {rule}", given)
+        require(names_tool, f"ee_pose: ee_frame {rule}", given)
         rule = "must be header for transforms, which are combined by their stamps"
-        _require(pose.stamp == "header", f"ee_pose: stamp {rule}", repr(pose.stamp))
+        require(pose.stamp == "header", f"ee_pose: stamp {rule}", repr(pose.stamp))
 
     def stream(self, name: str) -> Stream | GripperState:
         """Return the stream called `name`: a camera, ee_pose, gripper_state or language; raises RobotError."""
@@ -394,8 +308,3 @@ def load_robot(name_or_path: str | Path) -> Robot:
     except yaml.YAMLError as error:
         raise RobotError(f"robot file {path} is not YAML: {error}") from None
     return schema.parse(Robot, data, f"robot file {path}", RobotError)
-
-
-def _require(condition: bool, rule: str, given: object) -> None:
-    if not condition:
-        raise RobotError(f"{rule}; got {given}")

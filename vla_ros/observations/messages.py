@@ -18,7 +18,8 @@ from vla_ros.geometry.rigid import Pose
 from vla_ros.geometry.transforms import Transform, TransformTree
 from vla_ros.imaging import images
 from vla_ros.imaging.images import Image
-from vla_ros.robot import JOINT_TYPE, GripperCommand, GripperState, PoseStream, Robot, Stream
+from vla_ros.robot import Robot
+from vla_ros.robot_streams import JOINT_TYPE, GripperCommand, GripperState, PoseStream, Stream
 
 Decoder = Callable[[Any], Image]
 Samples = list[tuple[int, Any]]  # time of the event in ns, value

@@ -23,7 +23,8 @@ from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.bags.reader import BagReader
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry import rigid
-from vla_ros.robot import Labels, PoseStream, Robot, load_robot
+from vla_ros.robot import Labels, Robot, load_robot
+from vla_ros.robot_streams import PoseStream
 
 if TYPE_CHECKING:
     from recordings import BagBuilder

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 
 from vla_ros.nodes.guard import command_outputs
 from vla_ros.nodes.guard.command_outputs import SUCCEEDED, GripperOutput
-from vla_ros.robot import GripperAction, GripperCommand
+from vla_ros.robot_streams import GripperAction, GripperCommand
 
 ABORTED = 6
 

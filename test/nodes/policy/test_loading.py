@@ -6,9 +6,9 @@ import dataclasses
 import pytest
 
 from vla_ros.contract import ActionSpace, Camera, ContractError, Language, PolicyContract, Provenance, Timing
-from vla_ros.errors import UserError
+from vla_ros.errors import RobotError, UserError
 from vla_ros.nodes.policy import loading
-from vla_ros.robot import RobotError, load_robot
+from vla_ros.robot import load_robot
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from rclpy.serialization import serialize_message
 from vla_ros import resources
 from vla_ros.contract import Camera, ObservationSpec
 from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.errors import RobotError
 from vla_ros.nodes.common.qos import message_class
 from vla_ros.nodes.policy import observation_streams
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
@@ -36,7 +37,8 @@ from vla_ros.nodes.recorder import recorded_topic
 from vla_ros.nodes.simulator.messages import time_message
 from vla_ros.observations import messages
 from vla_ros.observations.observation import ObservationBuffer, ObservationQueue
-from vla_ros.robot import TRANSFORMS, PoseStream, RobotError, load_robot
+from vla_ros.robot import load_robot
+from vla_ros.robot_streams import TRANSFORMS, PoseStream
 
 MS, START_NS = 1_000_000, 10**12
 TF = {"topic": "/tf", "type": TRANSFORMS, "stamp": "header", "ee_frame": "tcp"}

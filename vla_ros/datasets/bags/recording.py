@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vla_ros.datasets.bags.cdr.messages import decoder
 from vla_ros.datasets.bags.storage.container import Damage, MessageBatch, StorageFile, StoredTopic, inflate_message
 from vla_ros.datasets.errors import BagError, unreadable
-from vla_ros.robot import RobotError
+from vla_ros.errors import RobotError
 
 _TOGETHER_BYTES = 1 << 21
 _RUN = 4096

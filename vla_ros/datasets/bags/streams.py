@@ -26,7 +26,8 @@ from vla_ros.datasets.errors import BagError
 from vla_ros.imaging.images import FrameArena
 from vla_ros.observations.messages import LazyImage, Samples, StreamReader, measured_opening
 from vla_ros.observations.observation import KEPT_NS, KEPT_SAMPLES, Observation, ObservationBuffer, Refusal
-from vla_ros.robot import TRANSFORMS, GripperCommand, GripperState, PoseStream, Robot, Stream
+from vla_ros.robot import Robot
+from vla_ros.robot_streams import TRANSFORMS, GripperCommand, GripperState, PoseStream, Stream
 
 Times = NDArray[np.int64]
 Tick = tuple[int, Observation | Refusal | None]  # number of the tick, what the live node saw

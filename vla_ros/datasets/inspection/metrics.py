@@ -16,7 +16,8 @@ from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import BagStream
 from vla_ros.datasets.inspection.lag_estimation import Lag, estimate_lag, image_motion, tool_motion
 from vla_ros.observations import messages
-from vla_ros.robot import TRANSFORMS, GripperCommand, GripperState, Robot, Stream
+from vla_ros.robot import Robot
+from vla_ros.robot_streams import TRANSFORMS, GripperCommand, GripperState, Stream
 
 # An interval this many times the median is a gap.
 GAP_INTERVALS = 3.0

@@ -12,7 +12,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from vla_ros.bringup import STATIC_TRANSFORMS_DEPTH
-from vla_ros.robot import Robot, RobotError
+from vla_ros.errors import RobotError
+from vla_ros.robot import Robot
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks as PublisherEventCallbacks

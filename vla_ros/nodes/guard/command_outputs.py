@@ -17,7 +17,8 @@ from std_msgs.msg import Float64MultiArray
 from vla_ros import actions
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, PublisherEventCallbacks, message_class
 from vla_ros.nodes.guard.servo_link import ServoLink
-from vla_ros.robot import TWIST_STAMPED, GripperAction, GripperCommand, Robot
+from vla_ros.robot import Robot
+from vla_ros.robot_streams import TWIST_STAMPED, GripperAction, GripperCommand
 from vla_ros.runtime.execution.commands import Command
 
 # action_msgs/GoalStatus

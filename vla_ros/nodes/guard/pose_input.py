@@ -12,7 +12,8 @@ from rclpy.node import Node
 
 from vla_ros.nodes.common.qos import SENSOR_QOS, STATIC_TRANSFORMS_QOS, TRANSFORMS_QOS, message_class, second_publisher
 from vla_ros.observations.messages import Samples, StreamReader
-from vla_ros.robot import TRANSFORMS, Robot
+from vla_ros.robot import Robot
+from vla_ros.robot_streams import TRANSFORMS
 
 Array = NDArray[np.float64]
 

@@ -27,7 +27,8 @@ from vla_ros.nodes.policy.image_decoding import raw_decoder
 from vla_ros.observations import messages
 from vla_ros.observations.messages import Samples, StreamReader
 from vla_ros.observations.observation import ObservationQueue
-from vla_ros.robot import TRANSFORMS, Robot
+from vla_ros.robot import Robot
+from vla_ros.robot_streams import TRANSFORMS
 from vla_ros.runtime.stats import StreamRate
 
 # Transforms come from several publishers; until all have been received, gaps are normal.

@@ -13,7 +13,8 @@ from rclpy.serialization import deserialize_message
 from vla_ros import topics
 from vla_ros.datasets.bags.episodes.markers import INTERVENTION_TYPE
 from vla_ros.nodes.common.qos import LATCHED_QOS, STATIC_TRANSFORMS_QOS, TRANSFORMS_QOS, message_class
-from vla_ros.robot import TRANSFORMS, Robot
+from vla_ros.robot import Robot
+from vla_ros.robot_streams import TRANSFORMS
 
 # Deep enough for pauses of the writer (full disk cache); best effort matches whatever a camera offers.
 CAMERA_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)

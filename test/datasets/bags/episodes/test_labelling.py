@@ -20,7 +20,8 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.episodes.labelling import HOLD_NS, ZeroOrderHold, as_of, motion
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry.rigid import interpolate_poses
-from vla_ros.robot import Filters, GripperState, Idle, Labels, Outliers, PoseStream, Robot, Stream
+from vla_ros.robot import Filters, Idle, Labels, Outliers, Robot
+from vla_ros.robot_streams import GripperState, PoseStream, Stream
 
 if TYPE_CHECKING:
     from recordings import BagBuilder

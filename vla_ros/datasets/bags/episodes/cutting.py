@@ -25,9 +25,11 @@ from vla_ros.datasets.bags.episodes.segmentation import Annotation, Segment, fin
 from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import SILENCE_NS, columns_of, observations
 from vla_ros.datasets.episode import Episode
+from vla_ros.errors import RobotError
 from vla_ros.imaging.images import stack_frames
 from vla_ros.observations.observation import Observation, Refusal
-from vla_ros.robot import TWIST_STAMPED, Idle, Outliers, Robot, RobotError, Stream
+from vla_ros.robot import Idle, Outliers, Robot
+from vla_ros.robot_streams import TWIST_STAMPED, Stream
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2

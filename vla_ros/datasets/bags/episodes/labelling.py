@@ -23,7 +23,8 @@ from vla_ros.datasets.bags.streams import BagStream, columns_of, event_times_ns
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry import rigid
 from vla_ros.observations import messages
-from vla_ros.robot import GripperCommand, GripperState, Robot, Stream
+from vla_ros.robot import Robot
+from vla_ros.robot_streams import GripperCommand, GripperState, Stream
 
 Times = NDArray[np.int64]
 Floats = NDArray[np.float64]
