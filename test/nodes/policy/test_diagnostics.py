@@ -92,6 +92,8 @@ def test_the_image_decoder_is_named_with_the_reason_and_is_a_warning_only_if_cv_
     crashed = diagnostics.decoder_status(Verdict(False, True, "cv_bridge crashed"), {})
     assert (crashed.level, crashed.message) == (WARN, "built-in: cv_bridge crashed")
     assert diagnostics.decoder_status(Verdict(False, False, "cv_bridge is not installed"), {}).level == OK
-    mixed = diagnostics.decoder_status(Verdict(True, False, "works"), {"mono16": "cv_bridge decodes it differently"})
+    mixed = diagnostics.decoder_status(
+        Verdict(True, False, "works"), {("mono16", 8, 16, False): "cv_bridge decodes it differently"}
+    )
     assert (mixed.level, mixed.message) == (OK, "cv_bridge: works")
-    assert values(mixed)["mono16"] == "built-in: cv_bridge decodes it differently"
+    assert values(mixed)["mono16, width 8, step 16"] == "built-in: cv_bridge decodes it differently"

@@ -73,7 +73,23 @@ def test_what_cv_bridge_cannot_decode_training_decodes(cv_bridge, error):
     for _ in range(3):
         assert decode(message()).shape == (6, 8, 3)
     assert cv_bridge.calls == 1 and len(warnings) == 1
-    assert str(error) in decode.rejected["bgr8"]
+    assert str(error) in decode.rejected["bgr8", 8, 24, False]
+
+
+def test_another_layout_of_an_encoding_is_compared_anew(cv_bridge):
+    def ignore_padding(image):  # as cv_bridge does where it is less than a pixel
+        rows = np.frombuffer(image.data, np.uint8)[: image.height * image.width * 3]
+        return rows.reshape(image.height, image.width, 3)[..., ::-1]
+
+    cv_bridge.decode = ignore_padding
+    warnings: list[str] = []
+    decode = RawDecoder(WORKS, warnings.append)
+    padded = message()
+    padded.step = 25
+    padded.data = array.array("B", np.random.default_rng(0).integers(0, 255, 6 * 25, np.uint8).tobytes())
+    for image in (message(), padded, message(), padded):
+        assert np.array_equal(decode(image), images.decode_raw(image))
+    assert len(warnings) == 1 and "'bgr8' of width 8 and step 25" in warnings[0]
 
 
 def test_a_damaged_image_does_not_count_against_cv_bridge(cv_bridge):

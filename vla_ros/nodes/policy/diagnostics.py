@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from vla_ros.nodes.common.diagnostics import ERROR, OK, WARN, memory_mb, percentiles, status
 from vla_ros.nodes.policy.cv_bridge_probe import Verdict
+from vla_ros.nodes.policy.image_decoding import Layout
 from vla_ros.runtime.planning.engine import EngineStatus
 from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import StreamRate, Summary
@@ -103,7 +104,8 @@ def transport_status(missing: Sequence[str]) -> DiagnosticStatus:
     return status("transport", WARN, message, {f"set {n}": line for n, line in enumerate(missing, 1)})
 
 
-def decoder_status(verdict: Verdict, rejected: Mapping[str, str]) -> DiagnosticStatus:
-    """Report what decodes raw images, and why; `rejected`: why not cv_bridge, by encoding."""
-    values = {"NumPy": np.__version__, **{encoding: f"built-in: {why}" for encoding, why in rejected.items()}}
+def decoder_status(verdict: Verdict, rejected: Mapping[Layout, str]) -> DiagnosticStatus:
+    """Report what decodes raw images, and why; `rejected`: why not cv_bridge, by layout."""
+    layouts = {f"{encoding}, width {width}, step {step}": why for (encoding, width, step, _), why in rejected.items()}
+    values = {"NumPy": np.__version__, **{layout: f"built-in: {why}" for layout, why in layouts.items()}}
     return status("image decoder", WARN if verdict.broken else OK, str(verdict), values)
