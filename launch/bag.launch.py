@@ -79,12 +79,9 @@ def _bag_play(context: LaunchContext, namespace: str) -> list:
         raise RuntimeError("bag is required: the folder or file to play, e.g. bag:=bags/NAME")
     wanted = bringup.played_topics(robot)
     with open_bag(bag) as recording:
+        recording.find({name: (camera.topic, camera.type) for name, camera in robot.cameras.items()})  # or an error
         matches = {topic: match_topic(topic, recording.topics) for topic in wanted}
-        contents = recording.contents()
     found = {topic: recorded for topic, recorded in matches.items() if recorded is not None}
-    missing = [camera.topic for camera in robot.cameras.values() if camera.topic not in found]
-    if missing:
-        raise RuntimeError(f"bag {bag} has no {', '.join(missing)}, only {contents}; correct robot:= or its topics")
     with tempfile.NamedTemporaryFile(
         "w", prefix="bag_play_qos_", suffix=".yaml", dir=launch_config.log_dir, delete=False
     ) as qos:
