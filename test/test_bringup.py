@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recordings import demonstration  # noqa: F401
 
 from vla_ros import bringup, resources, transport
 from vla_ros.errors import UserError
@@ -97,6 +98,39 @@ def test_transforms_are_recorded_with_what_is_latched_and_are_in_no_namespace():
     assert "/tf" not in overrides and not any(
         "tf" in topic for topic in bringup.recorded_topics(load_robot("tabletop"))
     )
+
+
+def test_ros2_bag_play_gets_what_a_policy_sees_but_nothing_that_the_guard_or_a_person_publishes():
+    robot = load_robot("ur_servo")
+    wanted = bringup.played_topics(robot)
+    streams = (*robot.cameras.values(), robot.ee_pose, robot.gripper_state, robot.language)
+    assert {stream.topic for stream in streams} | {"/tf_static", "task/success"} <= set(wanted)
+    assert {stop.topic for stop in robot.emergency_stops} <= set(wanted)
+    driven = {robot.twist_command.topic, robot.demonstrated_twist.topic, robot.gripper_command.topic}
+    assert not {*driven, "intervention", "takeover", "takeover_twist", "enable"} & set(wanted)
+
+
+def test_ros2_bag_play_plays_the_bag_s_names_onto_those_of_the_nodes():
+    found = {"ee_pose": "/lab/ee_pose", "language_command": "/left/language_command", "/tf": "/tf"}
+    command = bringup.bag_play_command("bags/one", found, "left", "qos.yaml", clock=True, loop=True)
+    assert command[:4] == ["ros2", "bag", "play", "bags/one"] and "--loop" in command
+    assert float(command[command.index("--clock") + 1]) >= 100.0
+    played = command[command.index("--topics") + 1 : command.index("--remap")]
+    assert played == ["/lab/ee_pose", "/left/language_command", "/tf"]
+    assert command[command.index("--remap") + 1 :] == ["/lab/ee_pose:=/left/ee_pose"]
+    plain = bringup.bag_play_command("bags/one", {"/tf": "/tf"}, "", "qos.yaml", clock=False, loop=False)
+    assert not {"--clock", "--loop", "--remap"} & set(plain)
+
+
+def test_whatever_a_bag_recorded_is_played_reliably_and_what_may_come_only_once_is_latched():
+    robot = load_robot("ur_servo")
+    found = {topic: f"/lab/{topic.lstrip('/')}" for topic in bringup.played_topics(robot)}
+    overrides = bringup.bag_play_qos(robot, found)
+    assert set(overrides) == set(found.values())
+    assert {qos["reliability"] for qos in overrides.values()} == {"reliable"}
+    latched = {name for name, qos in overrides.items() if qos["durability"] == "transient_local"}
+    stops = {f"/lab/{stop.topic.lstrip('/')}" for stop in robot.emergency_stops}
+    assert latched == {"/lab/language_command", "/lab/tf_static", "/lab/task/success"} | stops
 
 
 def test_the_shipped_checkpoint_is_for_no_other_robot():
@@ -211,6 +245,30 @@ def test_a_user_s_bringup_includes_two_policies_in_namespaces_of_its_own_and_kee
     assert service.run() == 0
     assert started == {"/left": ("of_left", "/vla_ros/left/policy"), "/right": ("of_right", "/vla_ros/right/policy")}
     assert kept == ["the user's"]
+
+
+@needs_launch
+def test_a_bag_is_played_into_a_dry_run_once_the_nodes_are_active(demonstration, tmp_path, monkeypatch):  # noqa: F811
+    from launch import LaunchContext
+    from launch.actions import ExecuteProcess
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    from vla_ros.nodes.common import launching
+
+    processes = []
+    monkeypatch.setattr(launching, "nodes", lambda context, wanted, **_: processes.extend(wanted) or [])
+    context = LaunchContext()
+    context.launch_configurations.update(bag=str(demonstration.write(tmp_path / "bag")), namespace="left")
+    path = next(path for path in LAUNCH_FILES if path.name.startswith("bag"))
+    actions = []
+    for entity in get_launch_description_from_python_launch_file(str(path)).entities:
+        actions += entity.execute(context) or []
+    guard, policy = processes
+    assert guard.parameters["dry_run"] and guard.parameters["arm_on_start"] and policy.parameters["autostart"]
+    assert context.launch_configurations["use_sim_time"] == "true"
+    (waiting,) = [action for action in actions if isinstance(action, ExecuteProcess)]  # nothing is played yet
+    words = ["".join(part.text for part in word) for word in waiting.cmd]
+    assert words[-2:] == ["/left/guard", "/left/policy"]
 
 
 def _policy_process(given, monkeypatch) -> bringup.Process:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ NODES = {
 DEMONSTRATION_HZ = 10.0
 CHECKPOINT = "config/checkpoints/tabletop"
 STATIC_TRANSFORMS_DEPTH = 100  # more publishers than a robot has
+PLAYED_CLOCK_HZ = 200.0  # twice the rate of the guard's ticks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +186,53 @@ def bag_record_qos(robot: Robot, namespace: str) -> dict[str, dict[str, Any]]:
         # Each of its publishers latches one message.
         overrides[_full_name(namespace, robot.ee_pose.static_topic)] = {**latched, "depth": STATIC_TRANSFORMS_DEPTH}
     return overrides
+
+
+def played_topics(robot: Robot) -> list[str]:
+    """Return the topics of a bag from which a policy can run, as relative names: what was measured, said and pressed.
+
+    None that the guard publishes, such as the arm's commands, and none with which a person drives.
+    """
+    inputs = (*robot.cameras.values(), robot.ee_pose, robot.gripper_state, robot.language)
+    names = [stream.topic for stream in inputs if stream is not None]
+    return list(dict.fromkeys([*names, *_latched_inputs(robot)]))
+
+
+def bag_play_command(
+    bag: str, found: Mapping[str, str], namespace: str, qos_file: str, *, clock: bool, loop: bool
+) -> list[str]:
+    """Return the `ros2 bag play` command for the topics in `found`: relative name -> name in the bag.
+
+    Args:
+        bag: folder or file.
+        found: those of `played_topics` that the bag has.
+        namespace: of the nodes that are to receive them.
+        qos_file: holds `bag_play_qos`.
+        clock: publish the bag's time on /clock.
+        loop: begin anew at the end.
+    """
+    command = ["ros2", "bag", "play", bag, "--disable-keyboard-controls", "--qos-profile-overrides-path", qos_file]
+    command += [*(["--clock", f"{PLAYED_CLOCK_HZ:g}"] if clock else []), *(["--loop"] if loop else [])]
+    command += ["--topics", *found.values()]
+    full_names = {recorded: _full_name(namespace, topic) for topic, recorded in found.items()}
+    remaps = [f"{recorded}:={name}" for recorded, name in full_names.items() if recorded != name]
+    return [*command, *(["--remap", *remaps] if remaps else [])]
+
+
+def bag_play_qos(robot: Robot, found: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return rosbag2's QoS overrides, by the names in the bag, whatever QoS the topics had when they were recorded.
+
+    Reliable, for nodes that ask for that; and latched, unlike most bags say, where a message may come only once.
+    """
+    reliable = {"history": "keep_last", "depth": 10, "reliability": "reliable", "durability": "volatile"}
+    latched = {**reliable, "depth": STATIC_TRANSFORMS_DEPTH, "durability": "transient_local"}
+    late = _latched_inputs(robot)
+    return {recorded: latched if topic in late else reliable for topic, recorded in found.items()}
+
+
+def _latched_inputs(robot: Robot) -> list[str]:
+    static = [] if robot.ee_pose is None or robot.ee_pose.static_topic is None else [robot.ee_pose.static_topic]
+    return [robot.language.topic, *static, *(stop.topic for stop in robot.emergency_stops), topics.TASK_SUCCESS]
 
 
 def _full_name(namespace: str, topic: str) -> str:

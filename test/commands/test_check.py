@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vla_ros.commands import check
+from vla_ros.nodes.policy import cv_bridge_probe
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -31,6 +32,14 @@ def test_docker_default_shared_memory_is_too_small(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda directory: Usage(0, 0, free_mib * 2**20))
     assert check.shared_memory(tmp_path).status == status
+
+
+@pytest.mark.parametrize(("broken", "status"), [(False, "ok"), (True, "note")])
+def test_a_broken_cv_bridge_is_shown_and_a_missing_one_is_no_problem(
+    monkeypatch: pytest.MonkeyPatch, broken: bool, status: str
+) -> None:
+    monkeypatch.setattr(cv_bridge_probe, "probe", lambda: cv_bridge_probe.Verdict(False, broken, "why"))
+    assert check.raw_images() == check.CheckResult(status, "raw images", "built-in: why")
 
 
 def test_attempt_reports_the_last_line_of_the_error() -> None:

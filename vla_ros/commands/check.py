@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check that this machine has what vla_ros needs, and how to install what is missing.
 
-Checks the Python packages of each extra, rclpy, the middleware's shared memory, off-screen rendering for the simulated
-cameras, the GPU and the shipped checkpoint. Changes nothing. Exit status 1 if something required is missing; lines
-marked "note" are optional.
+Checks the Python packages of each extra, rclpy, cv_bridge, the middleware's shared memory, off-screen rendering for the
+simulated cameras, the GPU and the shipped checkpoint. Changes nothing. Exit status 1 if something required is missing;
+lines marked "note" are optional.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def checks() -> Iterator[CheckResult]:
     for module, consequence in OPTIONAL.items():
         found = importlib.util.find_spec(module) is not None
         yield CheckResult("ok" if found else "note", module, "installed" if found else f"not installed: {consequence}")
+    yield raw_images()
     yield shared_memory(Path("/dev/shm"))
     yield gpu()
     try:
@@ -107,6 +108,14 @@ def shared_memory(directory: Path) -> CheckResult:
         return CheckResult("ok", subject, detail)
     required = f"{SHARED_MEMORY_BYTES >> 20} MiB are required (docker run --shm-size=1g)"
     return CheckResult("missing", subject, f"{detail}; {required}")
+
+
+def raw_images() -> CheckResult:
+    """Show what would decode sensor_msgs/Image; compressed images need neither."""
+    from vla_ros.nodes.policy import cv_bridge_probe
+
+    verdict = cv_bridge_probe.probe()
+    return CheckResult("note" if verdict.broken else "ok", "raw images", str(verdict))
 
 
 def gpu() -> CheckResult:

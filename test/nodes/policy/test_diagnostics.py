@@ -10,6 +10,7 @@ pytest.importorskip("diagnostic_msgs")
 
 from vla_ros import transport  # noqa: E402
 from vla_ros.nodes.policy import diagnostics  # noqa: E402
+from vla_ros.nodes.policy.cv_bridge_probe import Verdict  # noqa: E402
 from vla_ros.runtime.planning.engine import EngineStatus  # noqa: E402
 from vla_ros.runtime.stats import StreamRate, Summary  # noqa: E402
 
@@ -85,3 +86,14 @@ def test_cameras_that_drift_apart_are_an_error():
 def test_missing_transport_settings_are_a_warning_that_says_what_to_set():
     status = diagnostics.transport_status(transport.missing({}))
     assert status.level == WARN and any("fastdds.xml" in value for value in values(status).values())
+
+
+def test_the_image_decoder_is_named_with_the_reason_and_is_a_warning_only_if_cv_bridge_is_broken():
+    crashed = diagnostics.decoder_status(Verdict(False, True, "cv_bridge crashed"), {})
+    assert (crashed.level, crashed.message) == (WARN, "built-in: cv_bridge crashed")
+    assert diagnostics.decoder_status(Verdict(False, False, "cv_bridge is not installed"), {}).level == OK
+    mixed = diagnostics.decoder_status(
+        Verdict(True, False, "works"), {("mono16", 8, 16, False): "cv_bridge decodes it differently"}
+    )
+    assert (mixed.level, mixed.message) == (OK, "cv_bridge: works")
+    assert values(mixed)["mono16, width 8, step 16"] == "built-in: cv_bridge decodes it differently"

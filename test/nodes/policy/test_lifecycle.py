@@ -15,6 +15,10 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticStatus
+from fake_cv_bridge import CRASH
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
@@ -69,6 +73,25 @@ def test_reports_look_into_no_folder(node, monkeypatch):
     monkeypatch.setattr(resources, "path", looked.append)
     node._on_diagnostics()
     assert not looked
+
+
+def test_a_cv_bridge_that_crashes_leaves_the_node_alive_with_a_warning(tmp_path, install_cv_bridge):
+    install_cv_bridge(on_decode=CRASH)
+    robot = yaml.safe_load(resources.path("config/robots/tabletop.yaml").read_text())
+    robot["cameras"]["wrist"] = {"topic": "wrist/image_raw", "type": "sensor_msgs/msg/Image", "stamp": "header"}
+    (tmp_path / "raw.yaml").write_text(yaml.safe_dump(robot))
+    given = {"checkpoint": resources.path("config/checkpoints/tabletop"), "robot": tmp_path / "raw.yaml"}
+    rclpy.init(args=["--ros-args", *(part for name, value in given.items() for part in ("-p", f"{name}:={value}"))])
+    node = lifecycle.PolicyNode()
+    try:
+        assert node.trigger_configure() == node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        statuses = {status.name: status for status in node.statuses(node.session, 0)}
+        assert statuses["image decoder"].message.startswith("built-in: cv_bridge crashed (SIGSEGV) with NumPy")
+        assert statuses["image decoder"].level == DiagnosticStatus.WARN
+    finally:
+        node.release()
+        node.destroy_node()
+        rclpy.try_shutdown()
 
 
 def test_a_command_that_cannot_be_heard_is_a_reason_not_to_plan_while_it_is_there(loaded):

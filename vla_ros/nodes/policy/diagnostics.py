@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from vla_ros.nodes.common.diagnostics import ERROR, OK, WARN, memory_mb, percentiles, status
+from vla_ros.nodes.policy.cv_bridge_probe import Verdict
+from vla_ros.nodes.policy.image_decoding import Layout
 from vla_ros.runtime.planning.engine import EngineStatus
 from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import StreamRate, Summary
@@ -99,3 +102,10 @@ def transport_status(missing: Sequence[str]) -> DiagnosticStatus:
         return status("transport", OK, "settings for images are in place", {})
     message = "raw images may get lost: start this process and the camera's with the settings below"
     return status("transport", WARN, message, {f"set {n}": line for n, line in enumerate(missing, 1)})
+
+
+def decoder_status(verdict: Verdict, rejected: Mapping[Layout, str]) -> DiagnosticStatus:
+    """Report what decodes raw images, and why; `rejected`: why not cv_bridge, by layout."""
+    layouts = {f"{encoding}, width {width}, step {step}": why for (encoding, width, step, _), why in rejected.items()}
+    values = {"NumPy": np.__version__, **{layout: f"built-in: {why}" for layout, why in layouts.items()}}
+    return status("image decoder", WARN if verdict.broken else OK, str(verdict), values)

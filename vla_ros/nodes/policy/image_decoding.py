@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decode raw images with cv_bridge if it is installed and agrees with training's decoder."""
+"""Decode raw images with cv_bridge where it works and agrees with training's decoder."""
 
 from __future__ import annotations
 
@@ -10,42 +10,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.imaging import images
-from vla_ros.observations import messages
+from vla_ros.nodes.policy.cv_bridge_probe import Verdict
+
+Layout = tuple[str, int, int, bool]
 
 
-def raw_decoder(warn: Callable[[str], object]) -> messages.Decoder:
-    """Return a decoder from sensor_msgs/Image to (H, W, 3) uint8 RGB; it raises ValueError for invalid images.
+class RawDecoder:
+    """Decodes sensor_msgs/Image into (H, W, 3) uint8 RGB.
 
-    Training reads bags without ROS, with `images.decode_raw`. So the first image of each encoding is decoded both
-    ways; if cv_bridge's pixels differ (it scales 16 bits down differently), it is not used, and `warn` is told.
+    Training reads bags without ROS, with `images.decode_raw`. So the first image of each layout is decoded both ways;
+    if cv_bridge's pixels differ (it scales 16 bits down differently, and misreads rows that are padded by less than a
+    pixel), or it fails where training's decoder does not, it is no longer used for that layout, and `warn` is told.
+
+    Args:
+        verdict: of `cv_bridge_probe.probe`. Unless it says so, cv_bridge is not even imported.
+        warn: given a text.
+
+    Attributes:
+        rejected: why cv_bridge is not used, by layout (encoding, width [pixels], step [bytes], byte order).
     """
-    try:
-        from cv_bridge import CvBridge, CvBridgeError
-    except ImportError:
-        return images.decode_raw
-    bridge = CvBridge()
-    agrees: dict[str, bool] = {}
 
-    def decode_with_bridge(message: Any) -> NDArray[np.uint8]:
+    def __init__(self, verdict: Verdict, warn: Callable[[str], object]) -> None:
+        self.verdict = verdict
+        self.rejected: dict[Layout, str] = {}
+        self._agreed: set[Layout] = set()
+        self._warn = warn
+        if verdict.use:
+            from cv_bridge import CvBridge
+
+            self._bridge = CvBridge()
+
+    def __call__(self, message: Any) -> NDArray[np.uint8]:
+        """Decode a message; ValueError if it is no image."""
+        layout = (message.encoding, message.width, message.step, bool(message.is_bigendian))
+        if not self.verdict.use or layout in self.rejected:
+            return images.decode_raw(message)
+        theirs, why = None, "differently from training"
         try:
-            return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "rgb8"))
-        except (CvBridgeError, TypeError) as error:
-            raise ValueError(f"an Image with encoding {message.encoding!r} is not an RGB image: {error}") from None
-
-    def decode(message: Any) -> NDArray[np.uint8]:
-        if message.encoding not in agrees:
-            ours = images.decode_raw(message)
-            agrees[message.encoding] = _same(decode_with_bridge, message, ours)
-            if not agrees[message.encoding]:
-                warn(f"cv_bridge decodes {message.encoding!r} differently from training; using our own decoder instead")
-            return ours
-        return decode_with_bridge(message) if agrees[message.encoding] else images.decode_raw(message)
-
-    return decode
-
-
-def _same(decode: messages.Decoder, message: Any, expected: NDArray[np.uint8]) -> bool:
-    try:
-        return np.array_equal(decode(message), expected)
-    except ValueError:
-        return False
+            theirs = np.ascontiguousarray(self._bridge.imgmsg_to_cv2(message, "rgb8"))
+        except Exception as error:  # of its compiled half, anything
+            why = f"not at all ({type(error).__name__}: {error})"
+        if theirs is not None and layout in self._agreed:
+            return theirs
+        ours = images.decode_raw(message)
+        if theirs is not None and np.array_equal(theirs, ours):
+            self._agreed.add(layout)
+        else:
+            self.rejected[layout] = f"cv_bridge decodes it {why}"
+            text = f"{message.encoding!r} of width {message.width} and step {message.step}"
+            self._warn(f"cv_bridge decodes {text} {why}; using our own decoder instead")
+        return ours

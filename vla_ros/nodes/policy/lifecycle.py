@@ -70,6 +70,8 @@ class PolicyNode(SessionNode[PolicySession]):
             limits, streams = session.robot.observation, session.streams
             skew = diagnostics.skew_status(streams.rates, session.robot.cameras, limits.max_skew_s)
             statuses += [self.active_status(session), skew]
+            if (decoder := streams.raw_decoder) is not None:
+                statuses.append(diagnostics.decoder_status(decoder.verdict, dict(decoder.rejected)))
             for name, rate in streams.rates.items():
                 qos = streams.incompatible_qos[name]
                 statuses.append(diagnostics.stream_status(name, rate, now_ns, limits.max_age_s, qos))

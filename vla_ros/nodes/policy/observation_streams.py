@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rclpy.node import Node
 
 from vla_ros.contract import ObservationSpec
+from vla_ros.imaging import images
 from vla_ros.nodes.common.qos import (
     SENSOR_QOS,
     STATIC_TRANSFORMS_QOS,
@@ -23,7 +24,8 @@ from vla_ros.nodes.common.qos import (
     message_class,
     subscribe_latched,
 )
-from vla_ros.nodes.policy.image_decoding import raw_decoder
+from vla_ros.nodes.policy.cv_bridge_probe import probe
+from vla_ros.nodes.policy.image_decoding import RawDecoder
 from vla_ros.observations import messages
 from vla_ros.observations.messages import Samples, StreamReader
 from vla_ros.observations.observation import ObservationQueue
@@ -52,6 +54,7 @@ class ObservationStreams:
     Attributes:
         rates: by stream.
         incompatible_qos: number of publishers whose messages cannot arrive, by stream.
+        raw_decoder: of raw images; None if all cameras send compressed ones.
 
     Raises:
         RobotError: the robot's file lacks a stream that the observation needs, or its message type is not installed.
@@ -82,7 +85,8 @@ class ObservationStreams:
         self._pose: tuple[int, int, NDArray[np.float64]] | None = None
         self._faults: list[str] = []  # of transforms
         self._without_pose_ns: int | None = None  # since when transforms arrive but yield no pose
-        decode = raw_decoder(node.get_logger().warning)
+        self.raw_decoder = _raw_decoder(node, robot, self._cameras)
+        decode = self.raw_decoder or images.decode_raw
         # The governor needs the tool's position even if the policy does not.
         names = dict.fromkeys((*spec.streams, "ee_pose"))
         self._readers = [StreamReader(robot, name, decode) for name in names]
@@ -217,3 +221,14 @@ class ObservationStreams:
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
+
+
+def _raw_decoder(node: Node, robot: Robot, cameras: Sequence[str]) -> RawDecoder | None:
+    if all(robot.cameras[camera].type.endswith("CompressedImage") for camera in cameras):
+        return None
+    verdict, log = probe(), node.get_logger()
+    if verdict.broken:
+        log.warning(f"raw images: {verdict}")
+    elif verdict.use:
+        log.info(f"raw images: {verdict}")
+    return RawDecoder(verdict, log.warning)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a policy on a recording instead of a robot, with the recording's timing; nothing moves.
+
+ros2 launch vla_ros bag.launch.py bag:=bags/monday robot:=my_arm checkpoint:=checkpoints/my_policy
+
+`ros2 bag play` starts once policy and guard are active, with cameras, tool pose, joints and the language command of the
+robot file. The guard makes a dry run: it publishes its twists on guard/preview. The launch ends with the recording.
+Keep the robot out of this ROS domain, or set another ROS_DOMAIN_ID: its nodes would take the recorded state for the
+arm's.
+"""
+
+import sys
+import tempfile
+
+import yaml
+from launch import LaunchContext, LaunchDescription
+from launch.actions import ExecuteProcess, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
+from launch.logging import launch_config
+
+from vla_ros import bringup, transport
+from vla_ros.datasets.bags.open_bag import open_bag
+from vla_ros.datasets.bags.recording import match_topic
+from vla_ros.nodes.common import launching
+from vla_ros.robot import load_robot
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Start policy and guard, wait until they are active, and play the bag."""
+    sim_time = "Run on the recording's time; false only if no stream of the robot has stamp: header"
+    return LaunchDescription(
+        [
+            launching.argument("bag", "", "Bag to play: a folder or file (required)"),
+            launching.argument("robot", "tabletop", "Robot file: a path, or a name in config/robots"),
+            launching.argument("checkpoint", "", "Checkpoint folder; empty: that of params_file, or the shipped one"),
+            launching.argument("device", "", "Compute device: auto, cpu, cuda, cuda:1, ..."),
+            launching.argument("precision", "", "Precision of the backbone", ["", "auto", "fp32", "bf16", "fp16"]),
+            launching.argument(
+                "compile", "", "Acceleration of inference", ["", "auto", "none", "compile", "cuda_graph"]
+            ),
+            launching.argument("params_file", "", "Parameter file (YAML), e.g. config/policy.yaml"),
+            launching.flag("loop", False, "Begin anew at the end of the recording"),
+            launching.flag("use_sim_time", True, sim_time),
+            *(each for each in launching.shared_arguments() if each.name != "use_sim_time"),
+            OpaqueFunction(function=_play),
+        ]
+    )
+
+
+def _play(context: LaunchContext) -> list:
+    names = ("checkpoint", "params_file", "robot", "device", "precision", "compile")
+    given = {name: text for name in names if (text := launching.value(context, name))}
+    # Nobody is there to hold a deadman, and nothing can move.
+    guard = {"dry_run": True, "arm_on_start": True, "require_enable": False}
+    nodes = launching.nodes(context, bringup.policy(**given, autostart=True, **guard))
+    namespace = "/" + launching._namespace(context).strip("/")
+    wait = [sys.executable, "-m", "vla_ros.nodes.clients.wait_active"]
+    waiting = ExecuteProcess(cmd=[*wait, *(f"{namespace.rstrip('/')}/{name}" for name in ("guard", "policy"))])
+    *notes, playing = _bag_play(context, namespace)
+
+    def on_active(event: ProcessExited, _: LaunchContext) -> list | None:
+        return [playing] if event.returncode == 0 else None
+
+    actions = [*notes, *nodes, waiting, RegisterEventHandler(OnProcessExit(target_action=waiting, on_exit=on_active))]
+    if not launching.truth(context, "use_respawn"):
+        actions += [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_on_exit)) for node in nodes]
+    return actions
+
+
+def _on_exit(event: ProcessExited, context: LaunchContext) -> list | None:
+    return None if context.is_shutdown else [Shutdown(reason=f"{event.process_name} exited; see its message")]
+
+
+def _bag_play(context: LaunchContext, namespace: str) -> list:
+    """Return a note on what the bag lacks, if anything, and the player."""
+    bag, robot = launching.value(context, "bag"), load_robot(launching.value(context, "robot"))
+    if not bag:
+        raise RuntimeError("bag is required: the folder or file to play, e.g. bag:=bags/NAME")
+    wanted = bringup.played_topics(robot)
+    with open_bag(bag) as recording:
+        recording.find({name: (camera.topic, camera.type) for name, camera in robot.cameras.items()})  # or an error
+        matches = {topic: match_topic(topic, recording.topics) for topic in wanted}
+    found = {topic: recorded for topic, recorded in matches.items() if recorded is not None}
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="bag_play_qos_", suffix=".yaml", dir=launch_config.log_dir, delete=False
+    ) as qos:
+        yaml.safe_dump(bringup.bag_play_qos(robot, found), qos)
+    clock, loop = launching.truth(context, "use_sim_time"), launching.truth(context, "loop")
+    command = bringup.bag_play_command(bag, found, namespace, qos.name, clock=clock, loop=loop)
+    absent = [topic for topic in wanted if topic not in found]
+    over = Shutdown(reason="ros2 bag play exited")
+    return [
+        *([LogInfo(msg=f"not in the bag: {', '.join(absent)}")] if absent else []),
+        ExecuteProcess(cmd=command, output="screen", additional_env=transport.environment(), on_exit=over),
+    ]
