@@ -98,13 +98,21 @@ def test_a_signal_while_a_node_is_made_ends_it_without_a_traceback(capfd):
     assert not rclpy.ok() and "Traceback" not in capfd.readouterr().err
 
 
-def test_a_signal_while_libraries_are_loaded_ends_it_without_a_traceback(monkeypatch):
+@pytest.fixture
+def kept_handler():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_while_libraries_are_loaded_or_python_ends_leaves_no_trace(monkeypatch, kept_handler):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command_line, "pkgutil", SimpleNamespace(resolve_name=interrupt))
     assert command_line.run_node("any_node", "any:Node", None, []) == 0
     assert command_line.run_lifecycle_node("any_node", "any:Node", None, (), []) == 0
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_wrong_ros_argument_is_an_error_in_one_line(capfd):

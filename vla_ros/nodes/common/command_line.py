@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vla_ros.nodes.common.parameters import ParameterSpec, help_text
 
@@ -39,12 +41,11 @@ def run_node(executable: str, node: str, description: str | None, args: Sequence
         args: None: those of the command line.
     """
     given = answer_help(executable, description, args)
-    try:
+    with _ctrl_c_at_the_edges():
         from vla_ros.nodes.common.startup import run
 
         return run(pkgutil.resolve_name(node), [executable, *given])
-    except KeyboardInterrupt:  # Ctrl-C before ROS has started
-        return 0
+    return 0
 
 
 def run_lifecycle_node(
@@ -58,9 +59,18 @@ def run_lifecycle_node(
         args: None: those of the command line.
     """
     given = answer_help(executable, description, args, help_text(specs, "config/policy.yaml"))
-    try:
+    with _ctrl_c_at_the_edges():
         from vla_ros.nodes.common.lifecycle_node import run
 
         return run(executable, given, pkgutil.resolve_name(node))
-    except KeyboardInterrupt:  # Ctrl-C before ROS has started
-        return 0
+    return 0
+
+
+@contextlib.contextmanager
+def _ctrl_c_at_the_edges() -> Iterator[None]:
+    """End quietly on Ctrl-C before ROS has started, and ignore a second one while Python ends."""
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
