@@ -111,7 +111,7 @@ def test_a_signal_while_libraries_are_loaded_or_python_ends_leaves_no_trace(monk
 
     monkeypatch.setattr(command_line, "pkgutil", SimpleNamespace(resolve_name=interrupt))
     assert command_line.run_node("any_node", "any:Node", None, []) == 0
-    assert command_line.run_lifecycle_node("any_node", "any:Node", None, (), []) == 0
+    assert command_line.run_lifecycle_node("any_node", "any:Node", None, "any:PARAMETERS", []) == 0
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
