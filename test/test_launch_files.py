@@ -94,6 +94,16 @@ def launched(name: str, *arguments: str, **environment: str) -> subprocess.Popen
     )
 
 
+def finished(process: subprocess.Popen[str]) -> str:
+    """Wait for a launch that ends by itself, and return what it has said."""
+    try:
+        return process.communicate(timeout=ENDS_S)[0]
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(ENDS_S)
+
+
 def test_a_pushed_namespace_and_remaps_reach_ros2_bag_record(rosbag2, tmp_path):
     pushed = {"ros_namespace": "/cell", "ros_remaps": [("ee_pose", "/arm/pose"), ("language_command", "says")]}
     made = actions_of("record", {"output": str(tmp_path / "bag"), "namespace": "left"}, **pushed)
@@ -159,7 +169,7 @@ def test_a_node_that_dies_ends_the_launch_with_the_reason(name, dies, install, t
     executable(install / f"{dies}_node", "sys.exit(3)")
     arguments = ["rollouts:=0"] if name == "demo" else [f"output:={tmp_path / 'bag'}", "writer:=vla_ros"]
     process = launched(name, *arguments)
-    output, _ = process.communicate(timeout=ENDS_S)
+    output = finished(process)
     assert f"{dies} ended with exit status 3; its message is above" in output
     assert process.returncode == 1
 
@@ -172,7 +182,7 @@ def test_a_crashed_node_is_restarted_and_one_that_ended_cleanly_is_not(install, 
         sys.exit(1 if len(open({str(starts)!r}).read()) == 1 else 0)
     """
     executable(install / "guard_node", counting)
-    output, _ = launched("guard", "use_respawn:=true").communicate(timeout=ENDS_S)
+    output = finished(launched("guard", "use_respawn:=true"))
     assert starts.read_text() == "xx", output
 
 
