@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--phrasings", choices=("held-out", "train"), default="held-out", help="commands to use (default %(default)s)")
     add("--attach", action="store_true", help="use the simulator and the policy that are already running")
     add("--namespace", default="", help="their ROS namespace, with --attach")
+    add("--ros-args", nargs=argparse.REMAINDER, default=[], help="e.g. -r FROM:=TO, with --attach; must be last")
     add("--view", action="store_true", help="show both cameras in a window (needs a display)")
     add("--output", type=Path, default="runs/demo", metavar="FOLDER", help="results folder (default %(default)s)")
 
@@ -41,8 +42,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--view needs a display, but DISPLAY is not set; omit it and watch demo.mp4 afterwards")
     if args.attach and args.checkpoint:
         raise UserError("--attach uses the running policy; omit either --checkpoint or --attach")
-    if args.namespace and not args.attach:
-        raise UserError("--namespace only applies with --attach; omit it, or add --attach")
+    for option, value in (("--namespace", args.namespace), ("--ros-args", args.ros_args)):
+        if value and not args.attach:
+            raise UserError(f"{option} only applies with --attach; omit it, or add --attach")
     rollouts = ros_evaluation.schedule(args.tasks, args.rollouts, args.phrasings)
     args.output.mkdir(parents=True, exist_ok=True)
     results = args.output / "results.json"
@@ -53,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     watch: dict[str, Any] = {"video": video, "on_rollout": functools.partial(_print_rollout, console)}
     try:
         if args.attach:
-            result = ros_evaluation.attach(args.namespace, rollouts, **watch, on_poll=on_poll)
+            result = ros_evaluation.attach(
+                args.namespace, rollouts, **watch, on_poll=on_poll, ros_arguments=args.ros_args
+            )
         else:
             result = ros_evaluation.run(args.checkpoint, rollouts, args.output, **watch, on_poll=on_poll)
     finally:

@@ -151,6 +151,7 @@ def attach(
     on_poll: Callable[[Mapping[str, bytes]], None] | None = None,
     check: Callable[[], None] = lambda: None,
     time_limit_s: float = TIME_LIMIT_S,
+    ros_arguments: Sequence[str] = (),
 ) -> RosEvaluation:
     """Run rollouts on the simulator and the policy that are already running.
 
@@ -159,6 +160,7 @@ def attach(
         on_rollout: called after each rollout.
         on_poll: called frequently with the latest images.
         check: called frequently; raises to abort.
+        ros_arguments: what follows --ros-args, such as remapping rules.
 
     Raises:
         UserError: the policy cannot start, or the simulator or the policy do not respond.
@@ -166,7 +168,8 @@ def attach(
     from vla_ros.nodes.clients.rollouts import RolloutClient  # after the environment is set: rclpy reads it once
 
     started_s, done = time.monotonic(), []
-    with RolloutClient(namespace, watch=video is not None or on_poll is not None) as client:
+    watch = video is not None or on_poll is not None
+    with RolloutClient(namespace, watch=watch, ros_arguments=ros_arguments) as client:
         wait_for_policy(client, namespace, check)
         for planned in rollouts:
             rollout = client.rollout(
