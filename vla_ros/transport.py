@@ -16,8 +16,8 @@ from pathlib import Path
 
 from vla_ros import resources
 
-# ROS has Fast DDS 3 since Kilted. It reads the path of the profiles from a new variable, and warns about the old one, which
-# is all that Fast DDS 2 knows. ROS_DISTRO does not tell them apart: the wheels from PyPI do not set it.
+# ROS has Fast DDS 3 since Kilted. It reads the path of the profiles from a new variable, and warns about the old one,
+# which is all that Fast DDS 2 knows. ROS_DISTRO does not tell them apart: the wheels from PyPI do not set it.
 RCLPY_WITH_FAST_DDS_3 = 9
 SHARED_MEMORY_BYTES = 256 * 2**20  # a segment of config/fastdds.xml for each of eight processes
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
