@@ -43,7 +43,7 @@ def test_a_file_of_profiles_that_does_not_exist_is_missing(tmp_path):
         ("3.3.16", "FASTRTPS_DEFAULT_PROFILES_FILE"),  # Humble
         ("7.1.6", "FASTRTPS_DEFAULT_PROFILES_FILE"),  # Jazzy
         ("9.1.2", "FASTDDS_DEFAULT_PROFILES_FILE"),  # Kilted
-        ("11.0.0", "FASTDDS_DEFAULT_PROFILES_FILE"),
+        ("10.0.10", "FASTDDS_DEFAULT_PROFILES_FILE"),  # Lyrical
     ],
 )
 def test_the_variable_is_that_of_the_installed_distribution(monkeypatch, rclpy, variable):
