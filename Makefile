@@ -78,8 +78,8 @@ demo: $(STAMP) ## run the shipped policy on the simulated arm over ROS 2 (ROLLOU
 loop: $(STAMP) ## teach the policy a new task from recorded bags, and evaluate it before and after
 	$(VENV)/bin/vla loop
 
-# The linters read the libraries of the default environment only.
-test: $(if $(filter .venv,$(VENV)),lint,$(STAMP)) ## run the linters and the tests (ARGS="-m 'not slow'" for the quick ones)
+# mypy reads the libraries of the default environment: other versions have other types.
+test: $(if $(ROS_DISTRO)$(filter-out .venv,$(VENV)),$(STAMP),lint) ## run the linters and the tests (ARGS="-m 'not slow'" for the quick ones)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 nightly: $(STAMP) ## for an idle machine: every injected fault over real DDS, and a soak test of 10 minutes

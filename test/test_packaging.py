@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -57,6 +58,15 @@ def minimum_versions(*requirements: str) -> dict[str, str]:
     """Return what pip must install at least: name -> version, or "" for any."""
     matches = [re.match(r"([\w.-]+)(?:\[\w+\])?(?:>=([\d.]+))?", line) for line in requirements]
     return {match[1]: match[2] or "" for match in matches if match}
+
+
+def make(*arguments: str, sourced: str) -> subprocess.CompletedProcess[str]:
+    """Run make as a user would who has sourced this distribution ("" for none): without what an outer make exports."""
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=ROOT, env={"PATH": os.environ["PATH"], "ROS_DISTRO": sourced},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
 
 
 def tracked_files() -> list[Path]:
@@ -173,6 +183,33 @@ def test_share_directory_is_found_under_the_prefix_of_the_install(
     share.mkdir(parents=True)
     (share / "package.xml").touch()
     assert resources.share_directory() == share
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("sourced", "options", "environment", "installed"),
+    [
+        ("", [], ".venv", "-q  -e '.[ros,sim,train,dev]'"),
+        ("", ["ROS=jazzy"], ".venv-jazzy", "-q  -e '.[ros-jazzy,sim,train,dev]'"),
+        ("", ["CONSTRAINTS=config/constraints/ubuntu-24.04.txt"], ".venv-ubuntu-24.04", "24.04.txt -e '.[ros,sim,"),
+        ("humble", [], ".venv", "-c config/constraints/ubuntu-22.04.txt -e '.[sim,train,dev]'"),
+        ("jazzy", [], ".venv", "-c config/constraints/ubuntu-24.04.txt -e '.[sim,train,dev]'"),
+        ("lyrical", [], ".venv", "-c config/constraints/ubuntu-26.04.txt -e '.[sim,train,dev]'"),
+    ],
+)
+def test_make_gives_each_distribution_its_environment(
+    sourced: str, options: list[str], environment: str, installed: str
+) -> None:
+    plan = make("-n", "-W", "setup.py", ".venv", *options, sourced=sourced).stdout
+    (line,) = (line for line in plan.splitlines() if "pip install" in line and " -e " in line)
+    assert line.startswith(f"{environment}/bin/python") and installed in line
+    assert ("--system-site-packages" in plan) == bool(sourced)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_an_unknown_distribution_is_refused_by_make() -> None:
+    refused = make(".venv", "ROS=foxy", "VENV=no_such_folder", "PYTHON=true", sourced="")
+    assert refused.returncode and "ROS must be jazzy or kilted" in refused.stdout
 
 
 def test_setup_py_installs_the_nodes_that_bringup_starts() -> None:
