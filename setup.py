@@ -21,7 +21,15 @@ LEROBOT = ["pyarrow>=15", "av>=14"]
 
 JPEG = ["simplejpeg>=1.7,<2"]  # test/imaging/test_jpeg.py compares its pixels with OpenCV's
 
-TEST = ["pytest>=8", "hypothesis>=6.100", *LEROBOT]
+# A distribution's OpenCV (python3-opencv) is unknown to pip, which would install another one over it: pip brings OpenCV
+# only where no distribution does.
+OPENCV = ["opencv-python>=4.5"]
+
+# rclpy without a ROS distribution, and the messages.
+WHEELS = ["rclpy[fastrtps]", "sensor-msgs", "geometry-msgs", "std-msgs", "trajectory-msgs", "std-srvs"]
+WHEELS += ["diagnostic-msgs", "lifecycle-msgs", "rosgraph-msgs"]
+
+TEST = ["pytest>=7", "hypothesis>=6.36", *LEROBOT]
 
 
 def share_files(*directories: str) -> list[tuple[str, list[str]]]:
@@ -54,10 +62,9 @@ setup(
     zip_safe=False,
     install_requires=[
         "setuptools",
-        "numpy>=1.26",
-        "scipy>=1.11",
-        "opencv-python>=4.5",
-        "pyyaml>=6.0",
+        "numpy>=1.21",
+        "scipy>=1.8",
+        "pyyaml>=5.4",
         "rosbags>=0.11.9",
         "backports.zstd>=1.0; python_version < '3.14'",
         "apsw>=3.42",
@@ -67,27 +74,19 @@ setup(
         "transformers>=5.0,<6",
         "tokenizers>=0.20",
         "safetensors>=0.4.3",
-        "rich>=13",
+        "rich>=11",
         "psutil>=5.9",
-        "matplotlib>=3.7",
-        "pillow>=9.1",
-        "jinja2>=3.1",
-        "filelock>=3.29",
+        "matplotlib>=3.5",
+        "pillow>=9.0",
+        "jinja2>=3.0",
+        "filelock>=3.6",
         "google-crc32c>=1.5",
     ],
     extras_require={
-        # rclpy without a ROS distribution (Kilted, Linux x86-64, Python 3.10 to 3.13).
-        "ros": [
-            "ros-rclpy[fastrtps]",
-            "ros-sensor-msgs",
-            "ros-geometry-msgs",
-            "ros-std-msgs",
-            "ros-trajectory-msgs",
-            "ros-std-srvs",
-            "ros-diagnostic-msgs",
-            "ros-lifecycle-msgs",
-            "ros-rosgraph-msgs",
-        ],
+        # Linux x86-64, Python 3.10 to 3.13. Both bring a package `rclpy`: one of them in each environment.
+        "ros": [*(f"ros-{name}" for name in WHEELS), *OPENCV],  # Kilted
+        "ros-jazzy": [*(f"ros-jazzy-{name}" for name in WHEELS), *OPENCV],
+        "opencv": OPENCV,
         # Decodes JPEGs in 60 % of the time, to the same pixels.
         "jpeg": JPEG,
         "sim": SIM,

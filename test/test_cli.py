@@ -52,6 +52,7 @@ def test_bug_keeps_its_traceback(command: ModuleType) -> None:
     ("package", "option"),
     [
         ("rclpy.node", "-e '.[ros]'"),
+        ("cv2.dnn", "-e '.[opencv]'"),
         ("mujoco", "-e '.[sim]'"),
         ("tensorboard", "-e '.[train]'"),
         ("torch", "-e . in a checkout"),
@@ -73,7 +74,7 @@ def test_every_required_package_has_an_entry_in_extras() -> None:
     """Otherwise a missing package would be a traceback."""
     setup = (Path(cli.__file__).parents[1] / "setup.py").read_text()
     required = re.findall(r'"([\w-]+)', setup.partition("install_requires=[")[2].partition("]")[0])
-    modules = {"opencv-python": "cv2", "pyyaml": "yaml", "pillow": "PIL"}
+    modules = {"pyyaml": "yaml", "pillow": "PIL"}
     names = {modules.get(name, name.replace("-", "_")) for name in required if name != "setuptools"}
     assert names == {name for name, extra in cli.EXTRAS.items() if not extra}
 

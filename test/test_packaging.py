@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import itertools
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,17 +38,35 @@ def setup_argument(option: str) -> str:
     return result.stdout.strip().splitlines()[-1]
 
 
+@functools.cache
+def setup_options() -> dict[str, Any]:
+    """Return what setup.py passes to setuptools."""
+    code = "import setuptools, runpy, json\nsetuptools.setup = lambda **options: print(json.dumps(options))\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code + "runpy.run_path('setup.py')"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
 def console_scripts() -> dict[str, str]:
     """Return the executables that setup.py declares: name -> ``module:function``."""
-    code = (
-        "import setuptools, runpy\n"
-        "setuptools.setup = lambda **options: print(*options['entry_points']['console_scripts'], sep='\\n')\n"
-        "runpy.run_path('setup.py')"
-    )
-    lines = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    ).stdout.splitlines()
-    return dict(re.split(r"\s*=\s*", line, maxsplit=1) for line in lines)
+    return dict(re.split(r"\s*=\s*", line, maxsplit=1) for line in setup_options()["entry_points"]["console_scripts"])
+
+
+def minimum_versions(*requirements: str) -> dict[str, str]:
+    """Return what pip must install at least: name -> version, or "" for any."""
+    matches = [re.match(r"([\w.-]+)(?:\[\w+\])?(?:>=([\d.]+))?", line) for line in requirements]
+    return {match[1]: match[2] or "" for match in matches if match}
+
+
+def make(*arguments: str, sourced: str) -> subprocess.CompletedProcess[str]:
+    """Run make as a user would who has sourced this distribution ("" for none): without what an outer make exports."""
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=ROOT, env={"PATH": os.environ["PATH"], "ROS_DISTRO": sourced},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
 
 
 def tracked_files() -> list[Path]:
@@ -69,6 +92,40 @@ def test_package_xml_describes_an_ament_python_package() -> None:
 def test_versions_agree() -> None:
     declared = ElementTree.parse(ROOT / "package.xml").getroot().findtext("version")
     assert declared == vla_ros.__version__ == setup_argument("--version")
+
+
+def test_rosdep_and_pip_ask_for_the_same_versions() -> None:
+    options = setup_options()
+    for_pip = minimum_versions(*options["install_requires"], *itertools.chain(*options["extras_require"].values()))
+    names = {"opencv": "opencv-python", "pil": "pillow", "yaml": "pyyaml"}
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    keys = {element.text.partition("python3-")[2]: element for element in package if "python3-" in (element.text or "")}
+    for_rosdep = {names.get(key, key): element.get("version_gte", "") for key, element in keys.items() if key}
+    assert for_rosdep.items() <= for_pip.items()
+    comment = (ROOT / "package.xml").read_text().partition("install with pip")[2].partition("-->")[0]
+    by_hand = set(re.findall(r"[a-z][\w.-]*\w", comment))
+    assert set(minimum_versions(*options["install_requires"])) <= by_hand | set(for_rosdep)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config/constraints").glob("*.txt")), ids=lambda file: file.stem)
+def test_the_libraries_of_a_distribution_are_new_enough(file: Path) -> None:
+    options = setup_options()
+    at_least = minimum_versions(*options["install_requires"], *itertools.chain(*options["extras_require"].values()))
+    pinned = dict(line.split("==") for line in file.read_text().splitlines() if not line.startswith("#"))
+    assert {"numpy", "opencv-python"} <= pinned.keys() <= at_least.keys()
+    for name, version in pinned.items():
+        assert as_numbers(version) >= as_numbers(at_least[name]), f"{name} {version} is older than {at_least[name]}"
+
+
+def as_numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
+def test_pip_never_brings_another_opencv_over_a_distribution_s() -> None:
+    options = setup_options()
+    brought = {extra for extra, lines in options["extras_require"].items() if any("opencv" in line for line in lines)}
+    assert brought == {"ros", "ros-jazzy", "opencv"}  # none of which is for a machine with a distribution
+    assert not any("opencv" in line for line in options["install_requires"])
 
 
 @pytest.mark.parametrize(("name", "target"), console_scripts().items())
@@ -126,6 +183,33 @@ def test_share_directory_is_found_under_the_prefix_of_the_install(
     share.mkdir(parents=True)
     (share / "package.xml").touch()
     assert resources.share_directory() == share
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("sourced", "options", "environment", "installed"),
+    [
+        ("", [], ".venv", "-q  -e '.[ros,sim,train,dev]'"),
+        ("", ["ROS=jazzy"], ".venv-jazzy", "-q  -e '.[ros-jazzy,sim,train,dev]'"),
+        ("", ["CONSTRAINTS=config/constraints/ubuntu-24.04.txt"], ".venv-ubuntu-24.04", "24.04.txt -e '.[ros,sim,"),
+        ("humble", [], ".venv", "-c config/constraints/ubuntu-22.04.txt -e '.[sim,train,dev]'"),
+        ("jazzy", [], ".venv", "-c config/constraints/ubuntu-24.04.txt -e '.[sim,train,dev]'"),
+        ("lyrical", [], ".venv", "-c config/constraints/ubuntu-26.04.txt -e '.[sim,train,dev]'"),
+    ],
+)
+def test_make_gives_each_distribution_its_environment(
+    sourced: str, options: list[str], environment: str, installed: str
+) -> None:
+    plan = make("-n", "-W", "setup.py", ".venv", *options, sourced=sourced).stdout
+    (line,) = (line for line in plan.splitlines() if "pip install" in line and " -e " in line)
+    assert line.startswith(f"{environment}/bin/python") and installed in line
+    assert ("--system-site-packages" in plan) == bool(sourced)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_an_unknown_distribution_is_refused_by_make() -> None:
+    refused = make(".venv", "ROS=foxy", "VENV=no_such_folder", "PYTHON=true", sourced="")
+    assert refused.returncode and "ROS must be jazzy or kilted" in refused.stdout
 
 
 def test_setup_py_installs_the_nodes_that_bringup_starts() -> None:

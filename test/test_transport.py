@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,26 +19,48 @@ def test_a_process_started_with_the_environment_misses_nothing():
 def test_what_is_missing_is_named_with_the_command_that_sets_it():
     missing = transport.missing({})
     assert len(missing) == 3
-    assert missing[0].startswith("export FASTDDS_DEFAULT_PROFILES_FILE=") and missing[0].endswith("config/fastdds.xml")
+    assert missing[0].startswith(f"export {transport.profile_variable()}=")
+    assert missing[0].endswith("config/fastdds.xml")
 
 
 def test_what_the_user_has_set_is_kept(tmp_path):
     profile = tmp_path / "mine.xml"
     profile.touch()
-    own = {"FASTDDS_DEFAULT_PROFILES_FILE": str(profile)}
-    assert transport.environment(own)["FASTDDS_DEFAULT_PROFILES_FILE"] == str(profile)
+    own = {transport.profile_variable(): str(profile)}
+    assert transport.environment(own)[transport.profile_variable()] == str(profile)
     assert len(transport.missing(own)) == 2
 
 
 def test_a_file_of_profiles_that_does_not_exist_is_missing(tmp_path):
-    set_wrong = {**transport.environment({}), "FASTDDS_DEFAULT_PROFILES_FILE": str(tmp_path / "moved.xml")}
+    set_wrong = {**transport.environment({}), transport.profile_variable(): str(tmp_path / "moved.xml")}
     [line] = transport.missing(set_wrong)
-    assert line.startswith("export FASTDDS_DEFAULT_PROFILES_FILE=") and line.endswith("config/fastdds.xml")
+    assert line.startswith(f"export {transport.profile_variable()}=") and line.endswith("config/fastdds.xml")
 
 
-@pytest.mark.parametrize("distribution", ["humble", "jazzy"])
-def test_older_distributions_have_their_own_variable(distribution):
-    assert "FASTRTPS_DEFAULT_PROFILES_FILE" in transport.environment({"ROS_DISTRO": distribution})
+@pytest.mark.parametrize(
+    ("rclpy", "variable"),
+    [
+        ("3.3.16", "FASTRTPS_DEFAULT_PROFILES_FILE"),  # Humble
+        ("7.1.6", "FASTRTPS_DEFAULT_PROFILES_FILE"),  # Jazzy
+        ("9.1.2", "FASTDDS_DEFAULT_PROFILES_FILE"),  # Kilted
+        ("10.0.10", "FASTDDS_DEFAULT_PROFILES_FILE"),  # Lyrical
+    ],
+)
+def test_the_variable_is_that_of_the_installed_distribution(monkeypatch, rclpy, variable):
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    monkeypatch.setattr(metadata, "version", {"rclpy": rclpy}.get)
+    assert variable in transport.environment({})
+
+
+@pytest.mark.ros
+def test_the_variable_is_that_of_the_fast_dds_that_rclpy_loads(ros_environment):
+    code = "import rclpy; rclpy.init(); rclpy.create_node('any'); print(open('/proc/self/maps').read())"
+    environment = {**ros_environment, "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}
+    maps = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert ("libfastrtps.so" in maps) == (transport.profile_variable() == "FASTRTPS_DEFAULT_PROFILES_FILE")
+    assert ("libfastdds.so" in maps) == (transport.profile_variable() == "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 def test_another_middleware_needs_none_of_it():
@@ -43,7 +68,7 @@ def test_another_middleware_needs_none_of_it():
 
 
 def test_the_shared_memory_holds_several_raw_images():
-    profile = Path(transport.environment({})["FASTDDS_DEFAULT_PROFILES_FILE"])
+    profile = Path(transport.environment({})[transport.profile_variable()])
     segment = next(ElementTree.parse(profile).iter("{http://www.eprosima.com}segment_size"))
     assert int(segment.text) >= 8 * 640 * 480 * 3
 

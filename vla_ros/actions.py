@@ -72,6 +72,8 @@ def twist_between(
     from scipy.spatial.transform import Rotation
 
     linear = (np.asarray(position1, dtype=np.float64) - np.asarray(position0, dtype=np.float64)) / dt_s
+    if not linear.size:  # SciPy of Ubuntu 24.04 has no rotation vectors of no rotations
+        return np.zeros((0, 6))
     rotation = Rotation.from_quat(np.asarray(quaternion1)) * Rotation.from_quat(np.asarray(quaternion0)).inv()
     return np.concatenate([linear, rotation.as_rotvec() / dt_s], axis=-1)
 

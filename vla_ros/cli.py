@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # Top-level module -> the extra of setup.py that installs it; "" is what every install of vla_ros includes.
 EXTRAS = {
     **dict.fromkeys(
-        ("numpy", "scipy", "cv2", "yaml", "rosbags", "apsw", "backports", "lz4", "torch", "pytorch_lightning",
+        ("numpy", "scipy", "yaml", "rosbags", "apsw", "backports", "lz4", "torch", "pytorch_lightning",
          "transformers", "tokenizers", "safetensors", "rich", "psutil", "matplotlib", "PIL", "jinja2", "filelock",
          "google_crc32c"),
         "",
@@ -56,6 +56,7 @@ EXTRAS = {
          "rosgraph_msgs", "rcl_interfaces", "builtin_interfaces"),
         "ros",
     ),
+    "cv2": "opencv",
     "mujoco": "sim",
     "gymnasium": "sim",
     "tensorboard": "train",
@@ -126,7 +127,10 @@ def _missing(error: ModuleNotFoundError) -> str:
     if name not in EXTRAS:
         raise error
     extra = EXTRAS[name]
-    distribution = "source your ROS 2 distribution's setup.bash, or " if extra == "ros" else ""
+    distribution = {
+        "ros": "source your ROS 2 distribution's setup.bash, or ",
+        "opencv": "beside a ROS 2 distribution, run apt-get install python3-opencv; else ",
+    }.get(extra, "")
     what = f"'.[{extra}]'" if extra else "."
     return (
         f"the Python package {name!r} is not installed for {sys.executable}; {distribution}run pip install -e {what} "

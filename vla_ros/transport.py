@@ -11,25 +11,30 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 from vla_ros import resources
 
-# Fast DDS 3 reads the path of the profiles from a new variable, and warns about the old one.
-FAST_DDS_2 = ("humble", "iron", "jazzy")
+# ROS has Fast DDS 3 since Kilted. It reads the path of the profiles from a new variable, and warns about the old one,
+# which is all that Fast DDS 2 knows. ROS_DISTRO does not tell them apart: the wheels from PyPI do not set it.
+RCLPY_WITH_FAST_DDS_3 = 9
 SHARED_MEMORY_BYTES = 256 * 2**20  # a segment of config/fastdds.xml for each of eight processes
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
 
 
-def profile_variable(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the variable for the profiles' path, for the Fast DDS of the sourced distribution (default: a new one)."""
-    old = environ.get("ROS_DISTRO") in FAST_DDS_2
+def profile_variable() -> str:
+    """Return the variable for the profiles' path, for the Fast DDS below the installed rclpy (default: a new one)."""
+    try:
+        old = int(metadata.version("rclpy").partition(".")[0]) < RCLPY_WITH_FAST_DDS_3
+    except metadata.PackageNotFoundError:
+        old = False
     return "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables for processes that send or receive images; those already set keep their values."""
-    return {name: environ.get(name) or value for name, value in _settings(environ).items()}
+    return {name: environ.get(name) or value for name, value in _settings().items()}
 
 
 def missing(environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -39,11 +44,11 @@ def missing(environ: Mapping[str, str] = os.environ) -> list[str]:
     """
     if environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") not in ("rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp"):
         return []
-    profile = profile_variable(environ)
-    absent = {name for name in _settings(environ) if not environ.get(name)}
+    profile, settings = profile_variable(), _settings()
+    absent = {name for name in settings if not environ.get(name)}
     if profile not in absent and not Path(environ[profile]).is_file():
         absent.add(profile)
-    return [f"export {name}={value}" for name, value in _settings(environ).items() if name in absent]
+    return [f"export {name}={value}" for name, value in settings.items() if name in absent]
 
 
 def small_shared_memory(total_bytes: int | None = None) -> list[str]:
@@ -59,5 +64,5 @@ def small_shared_memory(total_bytes: int | None = None) -> list[str]:
     return [f"docker run --shm-size=1g ... (/dev/shm has {total_bytes / 1e6:.0f} MB, each process takes 34)"]
 
 
-def _settings(environ: Mapping[str, str]) -> dict[str, str]:
-    return {profile_variable(environ): str(resources.path("config/fastdds.xml")), **MALLOC}
+def _settings() -> dict[str, str]:
+    return {profile_variable(): str(resources.path("config/fastdds.xml")), **MALLOC}

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402
 """Every fault that we can think of, and how soon the arm stands still. docs/safety.md shows the table."""
 
 from __future__ import annotations
@@ -7,12 +8,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("rclpy", reason="needs rclpy")
+
 from faults import FAULTS, OBSERVATION, Fault, measure
 from node_faults import NODE_FAULTS
 from policy_bench import FakeRobot, policy_node, write_checkpoint, write_robot
 from system_faults import SYSTEM_FAULTS
 
-pytestmark = pytest.mark.ros
 SCENARIOS = {**NODE_FAULTS, **SYSTEM_FAULTS}
 
 

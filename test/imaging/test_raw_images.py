@@ -126,9 +126,14 @@ def test_sizes_that_do_not_match_the_data_are_rejected(spoil: dict) -> None:
         decode_raw(wrong)
 
 
-def test_odd_sizes_are_rejected_for_subsampled_encodings() -> None:
-    with pytest.raises(ValueError, match="uyvy"):
-        decode_raw(message("uyvy", np.zeros((6, 14), np.uint8), width=7))
+@pytest.mark.parametrize(
+    ("encoding", "shape", "size"), [("uyvy", (6, 14), (6, 7)), ("nv12", (9, 7), (6, 7)), ("nv21", (8, 8), (5, 8))]
+)
+def test_odd_sizes_are_rejected_for_subsampled_encodings(encoding: str, shape: tuple, size: tuple) -> None:
+    odd = message(encoding, np.zeros(shape, np.uint8), width=size[1])
+    odd.height = size[0]
+    with pytest.raises(ValueError, match=f"{encoding}.*{size[1]} x {size[0]}.*even"):
+        decode_raw(odd)
 
 
 def test_the_padding_behind_the_last_row_may_be_missing() -> None:

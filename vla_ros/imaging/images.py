@@ -206,6 +206,12 @@ def _pixels(message: Any, pixel_format: _PixelFormat) -> NDArray[np.integer[Any]
             f"{message.width} x {message.height} pixels of {message.encoding!r} need {row_bytes} bytes per row, which "
             f"step = {step} and {len(data)} bytes in total do not match"
         )
+    by_rows = pixel_format.planes > 1
+    if (message.width % 2 and (by_rows or pixel_format.channels == 2)) or (message.height % 2 and by_rows):
+        raise ValueError(  # OpenCV 4.6 does not say so
+            f"an image of encoding {message.encoding!r} can't be {message.width} x {message.height}: its colours are "
+            "subsampled, so that the size must be even"
+        )
     shape: tuple[int, ...] = (rows, message.width, pixel_format.channels)
     view = np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (step, 1), writeable=False)
     pixels = np.ascontiguousarray(view).view(dtype).reshape(shape if pixel_format.channels > 1 else shape[:2])

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from vla_ros.nodes.common.diagnostics import OK, status
@@ -86,6 +88,19 @@ def test_a_state_is_reported_once(node):
     for facts in (("running",), ("running",), ("stopped",)):
         node.report_change(facts, None, expected=True)
     assert len(node.published) == 3  # with the one at the start
+
+
+def test_a_transition_that_the_state_lacks_is_refused_and_the_node_goes_on(node):
+    client = node.create_client(ChangeState, "any/change_state")
+    assert client.wait_for_service(timeout_sec=20)
+
+    def request(transition: int) -> bool:
+        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        rclpy.spin_until_future_complete(node, future, timeout_sec=20)
+        return future.result().success
+
+    assert not request(Transition.TRANSITION_ACTIVATE)
+    assert request(Transition.TRANSITION_CONFIGURE)
 
 
 @pytest.mark.parametrize("name", ["guard", "policy"])

@@ -14,9 +14,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -86,6 +88,8 @@ class SessionNode(LifecycleNode, Generic[SessionT]):
 
     def __init__(self, name: str, specs: Sequence[ParameterSpec], lock: AbstractContextManager[Any]) -> None:
         super().__init__(name)
+        self._change_state = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
         self.session: SessionT | None = None
         self.last_error = ""
         self._specs = specs
@@ -138,6 +142,15 @@ class SessionNode(LifecycleNode, Generic[SessionT]):
     def on_error(self, state: LifecycleState) -> None:
         """Clean up after a failed transition."""
         self.release()
+
+    def _on_change_state(self, request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+        """Refuse a transition that the state lacks: rclpy of Humble and Jazzy raises, which would end the node."""
+        try:
+            return self._change_state(request, response)
+        except rclpy_implementation.RCLError as error:
+            self.get_logger().error(f"transition {request.transition.label or request.transition.id} refused: {error}")
+            response.success = False
+            return response
 
     def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         reason = refusal(self._specs, parameters, configured=self.session is not None)
