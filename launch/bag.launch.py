@@ -14,7 +14,7 @@ import tempfile
 
 import yaml
 from launch import LaunchContext, LaunchDescription
-from launch.actions import ExecuteProcess, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.actions import ExecuteProcess, LogInfo, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.logging import launch_config
@@ -53,26 +53,19 @@ def _play(context: LaunchContext) -> list:
     given = {name: text for name in names if (text := launching.value(context, name))}
     # Nobody is there to hold a deadman, and nothing can move.
     guard = {"dry_run": True, "arm_on_start": True, "require_enable": False}
-    nodes = launching.nodes(context, bringup.policy(**given, autostart=True, **guard))
-    namespace = "/" + launching._namespace(context).strip("/")
+    nodes = launching.nodes(context, bringup.policy(**given, autostart=True, **guard), all_needed=True)
+    names = bringup.Names(launching.namespace(context), launching.remaps(context))
     wait = [sys.executable, "-m", "vla_ros.nodes.clients.wait_active"]
-    waiting = ExecuteProcess(cmd=[*wait, *(f"{namespace.rstrip('/')}/{name}" for name in ("guard", "policy"))])
-    *notes, playing = _bag_play(context, namespace)
+    waiting = ExecuteProcess(cmd=[*wait, *(names.full(name) for name in ("guard", "policy"))])
+    *notes, playing = _bag_play(context, names)
 
     def on_active(event: ProcessExited, _: LaunchContext) -> list | None:
         return [playing] if event.returncode == 0 else None
 
-    actions = [*notes, *nodes, waiting, RegisterEventHandler(OnProcessExit(target_action=waiting, on_exit=on_active))]
-    if not launching.truth(context, "use_respawn"):
-        actions += [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_on_exit)) for node in nodes]
-    return actions
+    return [*notes, *nodes, waiting, RegisterEventHandler(OnProcessExit(target_action=waiting, on_exit=on_active))]
 
 
-def _on_exit(event: ProcessExited, context: LaunchContext) -> list | None:
-    return None if context.is_shutdown else [Shutdown(reason=f"{event.process_name} exited; see its message")]
-
-
-def _bag_play(context: LaunchContext, namespace: str) -> list:
+def _bag_play(context: LaunchContext, names: bringup.Names) -> list:
     """Return a note on what the bag lacks, if anything, and the player."""
     bag, robot = launching.value(context, "bag"), load_robot(launching.value(context, "robot"))
     if not bag:
@@ -87,10 +80,14 @@ def _bag_play(context: LaunchContext, namespace: str) -> list:
     ) as qos:
         yaml.safe_dump(bringup.bag_play_qos(robot, found), qos)
     clock, loop = launching.truth(context, "use_sim_time"), launching.truth(context, "loop")
-    command = bringup.bag_play_command(bag, found, namespace, qos.name, clock=clock, loop=loop)
+    command = bringup.bag_play_command(bag, found, names, qos.name, clock=clock, loop=loop)
     absent = [topic for topic in wanted if topic not in found]
-    over = Shutdown(reason="ros2 bag play exited")
     return [
         *([LogInfo(msg=f"not in the bag: {', '.join(absent)}")] if absent else []),
-        ExecuteProcess(cmd=command, output="screen", additional_env=transport.environment(), on_exit=over),
+        ExecuteProcess(
+            cmd=command,
+            output="screen",
+            additional_env=transport.environment(),
+            on_exit=launching.needed("ros2 bag play"),
+        ),
     ]

@@ -152,13 +152,16 @@ def test_ros2_bag_play_gets_what_a_policy_sees_but_nothing_that_the_guard_or_a_p
 
 def test_ros2_bag_play_plays_the_bag_s_names_onto_those_of_the_nodes():
     found = {"ee_pose": "/lab/ee_pose", "language_command": "/left/language_command", "/tf": "/tf"}
-    command = bringup.bag_play_command("bags/one", found, "left", "qos.yaml", clock=True, loop=True)
+    command = bringup.bag_play_command("bags/one", found, bringup.Names("left"), "qos.yaml", clock=True, loop=True)
     assert command[:4] == ["ros2", "bag", "play", "bags/one"] and "--loop" in command
     assert float(command[command.index("--clock") + 1]) >= 100.0
     played = command[command.index("--topics") + 1 : command.index("--remap")]
     assert played == ["/lab/ee_pose", "/left/language_command", "/tf"]
     assert command[command.index("--remap") + 1 :] == ["/lab/ee_pose:=/left/ee_pose"]
-    plain = bringup.bag_play_command("bags/one", {"/tf": "/tf"}, "", "qos.yaml", clock=False, loop=False)
+    remapped = bringup.Names("left", [("ee_pose", "/arm/pose")])
+    command = bringup.bag_play_command("bags/one", {"ee_pose": "/ee_pose"}, remapped, "q", clock=True, loop=True)
+    assert command[-2:] == ["--remap", "/ee_pose:=/arm/pose"]
+    plain = bringup.bag_play_command("bags/one", {"/tf": "/tf"}, bringup.Names(), "qos.yaml", clock=False, loop=False)
     assert not {"--clock", "--loop", "--remap"} & set(plain)
 
 

@@ -166,7 +166,7 @@ def demo(checkpoint: str = "", **simulator_parameters: Any) -> list[Process]:
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """Topic names as ROS resolves them for the recorder: in a namespace, after remapping rules `(from, to)`."""
+    """Topic names as ROS resolves them for our nodes: in a namespace, after remapping rules `(from, to)`."""
 
     namespace: str = ""
     remaps: Sequence[tuple[str, str]] = ()
@@ -227,14 +227,14 @@ def played_topics(robot: Robot) -> list[str]:
 
 
 def bag_play_command(
-    bag: str, found: Mapping[str, str], namespace: str, qos_file: str, *, clock: bool, loop: bool
+    bag: str, found: Mapping[str, str], names: Names, qos_file: str, *, clock: bool, loop: bool
 ) -> list[str]:
     """Return the `ros2 bag play` command for the topics in `found`: relative name -> name in the bag.
 
     Args:
         bag: folder or file.
         found: those of `played_topics` that the bag has.
-        namespace: of the nodes that are to receive them.
+        names: those under which the nodes receive them.
         qos_file: holds `bag_play_qos`.
         clock: publish the bag's time on /clock.
         loop: begin anew at the end.
@@ -242,8 +242,8 @@ def bag_play_command(
     command = ["ros2", "bag", "play", bag, "--disable-keyboard-controls", "--qos-profile-overrides-path", qos_file]
     command += [*(["--clock", f"{PLAYED_CLOCK_HZ:g}"] if clock else []), *(["--loop"] if loop else [])]
     command += ["--topics", *found.values()]
-    full_names = {recorded: _full_name(namespace, topic) for topic, recorded in found.items()}
-    remaps = [f"{recorded}:={name}" for recorded, name in full_names.items() if recorded != name]
+    received = {recorded: names.full(topic) for topic, recorded in found.items()}
+    remaps = [f"{recorded}:={name}" for recorded, name in received.items() if recorded != name]
     return [*command, *(["--remap", *remaps] if remaps else [])]
 
 
