@@ -21,6 +21,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             launching.argument("checkpoint", "", "Checkpoint folder (model.safetensors, contract.json, ...)"),
             launching.argument("robot", "", "Robot file: a path, or a name in config/robots"),
+            launching.argument("any_robot", "", "Accept a checkpoint of another robot", ["", "true", "false"]),
             launching.argument("device", "", "Compute device: auto, cpu, cuda, cuda:1, ..."),
             launching.argument("precision", "", "Precision of the backbone", ["", "auto", "fp32", "bf16", "fp16"]),
             launching.argument(
@@ -41,7 +42,7 @@ def _policy(context: LaunchContext) -> list:
     for name in ("robot", "device", "precision", "compile"):
         if text := launching.value(context, name):
             given[name] = text
-    for name in ("autostart", "arm_on_start", "dry_run"):
+    for name in ("any_robot", "autostart", "arm_on_start", "dry_run"):
         if launching.value(context, name):
             given[name] = launching.truth(context, name)
     if launching.truth(context, "use_respawn"):

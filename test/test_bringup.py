@@ -102,6 +102,8 @@ def test_transforms_are_recorded_with_what_is_latched_and_are_in_no_namespace():
 def test_the_shipped_checkpoint_is_for_no_other_robot():
     with pytest.raises(UserError, match=r"for robot 'tabletop', not 'mine\.yaml'.*checkpoint:=FOLDER"):
         bringup.policy(robot="mine.yaml")
+    _, policy = bringup.policy(robot="mine.yaml", any_robot=True)
+    assert policy.parameters["any_robot"] and policy.parameters["checkpoint"].endswith("tabletop")
     for process in bringup.policy("somewhere", robot="mine.yaml"):
         assert process.parameters["robot"] == "mine.yaml"
 

@@ -72,7 +72,9 @@ def simulator(**parameters: Any) -> Process:
 
 
 # Launch arguments and `vla` options reach the node that has the parameter.
-POLICY_PARAMETERS = frozenset({"device", "precision", "compile", "cpu_threads", "stop_words", "on_new_command"})
+POLICY_PARAMETERS = frozenset(
+    {"any_robot", "device", "precision", "compile", "cpu_threads", "stop_words", "on_new_command"}
+)
 
 
 def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> list[Process]:
@@ -85,10 +87,10 @@ def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> li
         UserError: the shipped checkpoint would run on another robot than its own, or the file would not be read.
     """
     robot = parameters.get("robot", "tabletop")
-    if not checkpoint and not params_file and robot != "tabletop":
+    if not checkpoint and not params_file and robot != "tabletop" and not parameters.get("any_robot"):
         raise UserError(
             f"the shipped checkpoint is for robot 'tabletop', not {robot!r}; set checkpoint:=FOLDER, or a params_file "
-            "that sets it"
+            "that sets it, or any_robot:=true"
         )
     if params_file:
         check_params_file(params_file, ("policy", "guard"))
@@ -147,9 +149,9 @@ def demonstrator(**parameters: Any) -> Process:
     return Process("demonstrator_node", "demonstrator", parameters, ends=True)
 
 
-def demo(checkpoint: str = "", **simulator_parameters: Any) -> list[Process]:
+def demo(checkpoint: str = "", *, any_robot: bool = False, **simulator_parameters: Any) -> list[Process]:
     """The simulated robot with a policy that is armed from the start: commands come by `vla say` or `vla demo`."""
-    return [simulator(**simulator_parameters), *policy(checkpoint, arm_on_start=True)]
+    return [simulator(**simulator_parameters), *policy(checkpoint, arm_on_start=True, any_robot=any_robot)]
 
 
 def recorded_topics(robot: Robot) -> list[str]:

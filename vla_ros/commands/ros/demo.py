@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rollouts", type=int, default=2, metavar="N", help="rollouts per task (default %(default)s)")
     add("--tasks", nargs="+", default=["all"], metavar="NAME", help="task names, or all (the trained tasks; default)")
     add("--checkpoint", default="", metavar="FOLDER", help="checkpoint folder (default: the shipped one)")
+    add("--any-robot", action="store_true", help="accept a checkpoint of another robot than the simulated arm")
     add("--phrasings", choices=("held-out", "train"), default="held-out", help="commands to use (default %(default)s)")
     add("--attach", action="store_true", help="use the simulator and the policy that are already running")
     add("--namespace", default="", help="their ROS namespace, with --attach")
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if args.attach:
             result = ros_evaluation.attach(args.namespace, rollouts, **watch, on_poll=on_poll)
         else:
+            watch["any_robot"] = args.any_robot
             result = ros_evaluation.run(args.checkpoint, rollouts, args.output, **watch, on_poll=on_poll)
     finally:
         video.close()

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", type=Path, help="checkpoint folder")
     add("bags", nargs="+", help="bags, or folders of bags")
     add("--robot", default="tabletop", help="robot file with topics and limits (default %(default)s)")
+    add("--any-robot", action="store_true", help="accept a checkpoint of a robot of another name")
     add("--episode", type=int, default=0, metavar="N", help="episode to replay, from 0 (default %(default)s)")
     add("--speed", type=float, default=0.25, metavar="X", help="fraction of the recorded speed (default %(default)s)")
     add("--arm", action="store_true", help="arm the robot; otherwise wait for a call of guard/arm")
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     if not 0.0 < args.speed <= 1.0:
         raise UserError(f"--speed must be in (0, 1]; got {args.speed:g}")
     robot = load_robot(args.robot)
-    contract = with_state(PolicyContract.load(args.checkpoint / "contract.json"), robot)
+    contract = PolicyContract.load(args.checkpoint / "contract.json")
+    contract.check_robot(robot.name, args.checkpoint, any_robot=args.any_robot, override="--any-robot")
+    contract = with_state(contract, robot)
     names = contract.observation_spec.proprioception
     episode = read_episode(args, robot, contract)
     recorded = episode.proprioception.astype(np.float64)
@@ -110,7 +113,7 @@ def _replay(
         group.start(dataclasses.replace(guard, namespace=args.namespace))
         return replay(
             playback,
-            parameters={**shared, "checkpoint": str(args.checkpoint)},
+            parameters={**shared, "checkpoint": str(args.checkpoint), "any_robot": args.any_robot},
             namespace=args.namespace,
             arm=args.arm,
             timeout_s=args.patience,

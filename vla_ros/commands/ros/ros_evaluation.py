@@ -125,10 +125,13 @@ def schedule(tasks: Sequence[str], rollouts: int, phrasings: str) -> list[Schedu
     return scheduled
 
 
-def run(checkpoint: str, rollouts: Sequence[ScheduledRollout], folder: Path, **options: Any) -> RosEvaluation:
+def run(
+    checkpoint: str, rollouts: Sequence[ScheduledRollout], folder: Path, *, any_robot: bool = False, **options: Any
+) -> RosEvaluation:
     """Start the simulator and the policy, run the rollouts, stop both. Logs go to `folder`/logs.
 
     Args:
+        any_robot: accept a checkpoint of another robot.
         options: see `attach`.
 
     Raises:
@@ -137,7 +140,7 @@ def run(checkpoint: str, rollouts: Sequence[ScheduledRollout], folder: Path, **o
     isolate()
     started_s = time.monotonic()
     with ProcessGroup(folder / "logs") as group:
-        group.start(*bringup.demo(checkpoint))
+        group.start(*bringup.demo(checkpoint, any_robot=any_robot))
         result = attach("", rollouts, check=group.check, **options)
     return dataclasses.replace(result, wall_s=time.monotonic() - started_s)
 
