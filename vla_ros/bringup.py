@@ -48,6 +48,7 @@ class Process:
     params_file: str = ""
     ends: bool = False
     namespace: str = ""
+    ros_arguments_added: tuple[str, ...] = ()
 
     def enclave(self, namespace: str) -> str:
         """Return its SROS 2 enclave, as named in config/sros2/policies.xml, one per namespace."""
@@ -63,7 +64,7 @@ class Process:
             arguments += ["--params-file", self.params_file]
         for name, value in self.parameters.items():
             arguments += ["-p", f"{name}:={json.dumps(value)}"]
-        return arguments
+        return [*arguments, *self.ros_arguments_added]
 
 
 def simulator(**parameters: Any) -> Process:

@@ -33,6 +33,7 @@ from rich.table import Table
 
 from vla_ros import bringup
 from vla_ros.commands.ros.process_group import ProcessGroup
+from vla_ros.commands.ros.ros_arguments import add_ros_arguments, find_namespace, place
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract, Proprioception
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, dropped_text, load_source
@@ -61,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--anywhere", action="store_true", help="replay from wherever the arm is; keep its workspace clear")
     add("--require-enable", action="store_true", help="move only while the deadman switch is held")
     add("--use-sim-time", action="store_true", help="the robot is simulated and publishes /clock")
-    add("--namespace", default="", help="ROS namespace of the robot")
     add("--store", type=Path, metavar="FOLDER", help="cache of decoded bags (default: .vla_store beside the bags)")
     add("--json", type=Path, metavar="FILE", help="also write the results to a JSON file")
+    add_ros_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,12 +110,14 @@ def _replay(
 
     shared = {"robot": str(args.robot), "use_sim_time": args.use_sim_time}
     guard = bringup.guard(**shared, autostart=True, speed_scale=args.speed, require_enable=args.require_enable)
+    namespace = find_namespace(args.namespace, args.ros_args)
     with tempfile.TemporaryDirectory(prefix="vla_replay_") as logs, ProcessGroup(Path(logs)) as group:
-        group.start(dataclasses.replace(guard, namespace=args.namespace))
+        group.start(*place([guard], namespace, args.ros_args))
         return replay(
             playback,
             parameters={**shared, "checkpoint": str(args.checkpoint), "any_robot": args.any_robot},
-            namespace=args.namespace,
+            namespace=namespace,
+            ros_arguments=args.ros_args,
             arm=args.arm,
             timeout_s=args.patience,
             check_start=check_start,

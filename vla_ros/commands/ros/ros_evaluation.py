@@ -16,6 +16,7 @@ from vla_ros.commands.ros.isolation import isolate
 from vla_ros.commands.ros.process_group import ProcessGroup
 from vla_ros.commands.ros.record_demo import FIRST_EVALUATION_SEED
 from vla_ros.commands.ros.rollout_video import RolloutVideo
+from vla_ros.commands.ros.ros_arguments import place
 from vla_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -126,12 +127,20 @@ def schedule(tasks: Sequence[str], rollouts: int, phrasings: str) -> list[Schedu
 
 
 def run(
-    checkpoint: str, rollouts: Sequence[ScheduledRollout], folder: Path, *, any_robot: bool = False, **options: Any
+    checkpoint: str,
+    rollouts: Sequence[ScheduledRollout],
+    folder: Path,
+    *,
+    any_robot: bool = False,
+    namespace: str = "",
+    ros_arguments: Sequence[str] = (),
+    **options: Any,
 ) -> RosEvaluation:
     """Start the simulator and the policy, run the rollouts, stop both. Logs go to `folder`/logs.
 
     Args:
         any_robot: accept a checkpoint of another robot.
+        namespace, ros_arguments: of all processes.
         options: see `attach`.
 
     Raises:
@@ -140,8 +149,8 @@ def run(
     isolate()
     started_s = time.monotonic()
     with ProcessGroup(folder / "logs") as group:
-        group.start(*bringup.demo(checkpoint, any_robot=any_robot))
-        result = attach("", rollouts, check=group.check, **options)
+        group.start(*place(bringup.demo(checkpoint, any_robot=any_robot), namespace, ros_arguments))
+        result = attach(namespace, rollouts, check=group.check, ros_arguments=ros_arguments, **options)
     return dataclasses.replace(result, wall_s=time.monotonic() - started_s)
 
 
@@ -149,6 +158,7 @@ def attach(
     namespace: str,
     rollouts: Sequence[ScheduledRollout],
     *,
+    ros_arguments: Sequence[str] = (),
     video: RolloutVideo | None = None,
     on_rollout: Callable[[ScheduledRollout, bool, float], None] = lambda *_: None,
     on_poll: Callable[[Mapping[str, bytes]], None] | None = None,
@@ -158,6 +168,7 @@ def attach(
     """Run rollouts on the simulator and the policy that are already running.
 
     Args:
+        ros_arguments: for rclpy.
         video: records the camera images.
         on_rollout: called after each rollout.
         on_poll: called frequently with the latest images.
@@ -169,7 +180,8 @@ def attach(
     from vla_ros.nodes.clients.rollouts import RolloutClient  # after the environment is set: rclpy reads it once
 
     started_s, done = time.monotonic(), []
-    with RolloutClient(namespace, watch=video is not None or on_poll is not None) as client:
+    watch = video is not None or on_poll is not None
+    with RolloutClient(namespace, watch=watch, ros_arguments=ros_arguments) as client:
         wait_for_policy(client, namespace, check)
         for planned in rollouts:
             rollout = client.rollout(

@@ -12,7 +12,7 @@ import functools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import rclpy
@@ -23,6 +23,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Bool, String
 
 from vla_ros import topics
+from vla_ros.nodes.clients import context
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
 from vla_ros.nodes.common.qos import LATCHED_QOS, SENSOR_QOS
 from vla_ros.observations import messages
@@ -48,11 +49,11 @@ class Rollout:
 class RolloutClient:
     """Runs rollouts with a running simulator and policy in `namespace`; a context manager.
 
-    `watch` records the cameras, for a video.
+    `watch` records the cameras, for a video; `ros_arguments` are for rclpy.
     """
 
-    def __init__(self, namespace: str, *, watch: bool) -> None:
-        rclpy.init(args=[])
+    def __init__(self, namespace: str, *, watch: bool, ros_arguments: Sequence[str] = ()) -> None:
+        context.start(ros_arguments)
         self._node = Node("rollouts", namespace=namespace)
         self._simulator, self._policy = RemoteSimulator(self._node), RemoteNode(self._node, "policy")
         self._language = self._node.create_publisher(String, topics.LANGUAGE_COMMAND, LATCHED_QOS)
