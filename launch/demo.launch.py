@@ -8,8 +8,7 @@ ros2 launch vla_ros demo.launch.py rollouts:=0       simulator and policy only; 
 import sys
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown
-from launch.event_handlers import OnProcessExit
+from launch.actions import ExecuteProcess, OpaqueFunction
 
 from vla_ros import bringup
 from vla_ros.nodes.common import launching
@@ -33,22 +32,22 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _demo(context: LaunchContext) -> list:
-    if launching.truth(context, "use_sim_time"):
+    if launching.simulated_time(context):
         raise RuntimeError(
             "use_sim_time must be false: nothing here publishes /clock, the simulated arm runs in real time; to use "
             "simulated time, start simulator_node with publish_clock:=true and policy.launch.py with use_sim_time:=true"
         )
     checkpoint = launching.value(context, "checkpoint")
-    scene = {"task": launching.value(context, "task"), "seed": int(launching.value(context, "seed"))}
-    actions = launching.nodes(context, bringup.demo(checkpoint, **scene))
-    rollouts = int(launching.value(context, "rollouts"))
+    scene = {"task": launching.value(context, "task"), "seed": launching.whole_number(context, "seed")}
+    rollouts = launching.whole_number(context, "rollouts")
+    actions = launching.nodes(context, bringup.demo(checkpoint, **scene), all_needed=True)
     if rollouts:
         command = [sys.executable, "-m", "vla_ros.cli", "demo", "--attach", "--rollouts", str(rollouts)]
         command += ["--tasks", *launching.value(context, "tasks").split()]
         command += ["--output", launching.value(context, "output")]
-        command += ["--namespace", launching.value(context, "namespace")]
+        command += ["--namespace", launching.namespace(context)]
         command += ["--view"] if launching.truth(context, "view") else []
-        evaluation = ExecuteProcess(cmd=command, output="screen")
-        done = OnProcessExit(target_action=evaluation, on_exit=[Shutdown(reason="the demo is over")])
-        actions += [evaluation, RegisterEventHandler(done)]
+        rules = [part for source, target in launching.remaps(context) for part in ("-r", f"{source}:={target}")]
+        command += ["--ros-args", *rules] if rules else []
+        actions.append(ExecuteProcess(cmd=command, output="screen", on_exit=launching.needed("vla demo")))
     return actions

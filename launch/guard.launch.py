@@ -3,7 +3,7 @@
 
 ros2 launch vla_ros guard.launch.py robot:=/path/to/robot.yaml
 
-Empty arguments keep the values of params_file. The arm stays still until the service guard/arm is called;
+With a params_file, empty arguments keep what it says. The arm stays still until the service guard/arm is called;
 docs/planner.md says what the guard expects from a planner.
 """
 
@@ -18,10 +18,10 @@ def generate_launch_description() -> LaunchDescription:
     """Start the guard node; the arm and the planner come from elsewhere."""
     return LaunchDescription(
         [
-            launching.argument("robot", "tabletop", "Robot file: a path, or a name in config/robots"),
+            launching.argument("robot", "", "Robot file: a path, or a name in config/robots; empty: tabletop"),
             launching.argument("params_file", "", "Parameter file (YAML), e.g. config/policy.yaml"),
-            launching.argument("autostart", "true", "Configure and activate on start", ["true", "false"]),
-            launching.argument("dry_run", "", "Publish only on guard/preview; nothing moves", ["", "true", "false"]),
+            launching.argument("autostart", "", "Configure and activate on start: true or false; empty: true"),
+            launching.argument("dry_run", "", "Publish only on guard/preview: true or false; empty: false"),
             *launching.shared_arguments(),
             OpaqueFunction(function=_guard),
         ]
@@ -29,7 +29,5 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _guard(context: LaunchContext) -> list:
-    given: dict = {"robot": launching.value(context, "robot"), "autostart": launching.truth(context, "autostart")}
-    if launching.value(context, "dry_run"):
-        given["dry_run"] = launching.truth(context, "dry_run")
+    given = launching.given(context, ["robot"], ["autostart", "dry_run"])
     return launching.nodes(context, [bringup.guard(launching.value(context, "params_file"), **given)])

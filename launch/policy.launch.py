@@ -3,7 +3,7 @@
 
 ros2 launch vla_ros policy.launch.py checkpoint:=/path/to/checkpoint robot:=/path/to/robot.yaml
 
-Empty arguments keep the values of params_file; without that file, the shipped policy runs on the topics of the
+With a params_file, empty arguments keep what it says. Without one, the shipped policy runs on the topics of the
 simulated robot. The arm stays still until the service guard/arm is called, unless arm_on_start:=true. With
 use_respawn:=true that call is always required, so that a restarted node never moves the arm by itself.
 """
@@ -19,18 +19,20 @@ def generate_launch_description() -> LaunchDescription:
     """Start policy and guard; cameras, arm and commands come from the robot."""
     return LaunchDescription(
         [
-            launching.argument("checkpoint", "", "Checkpoint folder (model.safetensors, contract.json, ...)"),
-            launching.argument("robot", "", "Robot file: a path, or a name in config/robots"),
-            launching.argument("any_robot", "", "Accept a checkpoint of another robot", ["", "true", "false"]),
-            launching.argument("device", "", "Compute device: auto, cpu, cuda, cuda:1, ..."),
-            launching.argument("precision", "", "Precision of the backbone", ["", "auto", "fp32", "bf16", "fp16"]),
+            launching.argument("checkpoint", "", "Checkpoint folder (model.safetensors, ...); empty: the shipped one"),
+            launching.argument("robot", "", "Robot file: a path, or a name in config/robots; empty: tabletop"),
+            launching.argument("any_robot", "", "Accept a checkpoint of another robot: true or false; empty: false"),
+            launching.argument("device", "", "Compute device: auto, cpu, cuda, cuda:1, ...; empty: auto"),
             launching.argument(
-                "compile", "", "Acceleration of inference", ["", "auto", "none", "compile", "cuda_graph"]
+                "precision", "", "Precision of the backbone; empty: auto", ["", "auto", "fp32", "bf16", "fp16"]
+            ),
+            launching.argument(
+                "compile", "", "Acceleration of inference; empty: auto", ["", "auto", "none", "compile", "cuda_graph"]
             ),
             launching.argument("params_file", "", "Parameter file (YAML), e.g. config/policy.yaml"),
-            launching.argument("autostart", "", "Configure and activate on start", ["", "true", "false"]),
-            launching.argument("arm_on_start", "", "Arm on start: move on the first command", ["", "true", "false"]),
-            launching.argument("dry_run", "", "Publish only on guard/preview; nothing moves", ["", "true", "false"]),
+            launching.argument("autostart", "", "Configure and activate on start: true or false; empty: true"),
+            launching.argument("arm_on_start", "", "Move on the first command: true or false; empty: false"),
+            launching.argument("dry_run", "", "Publish only on guard/preview: true or false; empty: false"),
             *launching.shared_arguments(),
             OpaqueFunction(function=_policy),
         ]
@@ -38,13 +40,8 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _policy(context: LaunchContext) -> list:
-    given = {}
-    for name in ("robot", "device", "precision", "compile"):
-        if text := launching.value(context, name):
-            given[name] = text
-    for name in ("any_robot", "autostart", "arm_on_start", "dry_run"):
-        if launching.value(context, name):
-            given[name] = launching.truth(context, name)
+    texts, flags = ("robot", "device", "precision", "compile"), ("any_robot", "autostart", "arm_on_start", "dry_run")
+    given = launching.given(context, texts, flags)
     if launching.truth(context, "use_respawn"):
         if given.get("arm_on_start"):
             raise RuntimeError(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 from launch import LaunchContext, LaunchDescription
-from launch.actions import ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown
-from launch.event_handlers import OnProcessExit
+from launch.actions import ExecuteProcess, OpaqueFunction
+from launch.logging import launch_config
 
 from vla_ros import bringup
 from vla_ros.nodes.common import launching
@@ -46,11 +46,8 @@ def _record(context: LaunchContext) -> list:
     writer, rosbag2_help = launching.value(context, "writer"), _rosbag2_help()
     rosbag2 = writer == "rosbag2" or (writer == "auto" and "mcap" in rosbag2_help)
     parameters = {"robot": robot_file, "task": launching.value(context, "task"), "write": not rosbag2}
-    actions = launching.nodes(context, [bringup.recorder(output, **parameters)])
+    actions = launching.nodes(context, [bringup.recorder(output, **parameters)], all_needed=True)
     if rosbag2:
-        if not launching.truth(context, "use_respawn"):
-            over = [Shutdown(reason="the recorder node exited; see its message")]
-            actions.append(RegisterEventHandler(OnProcessExit(target_action=actions[0], on_exit=over)))
         actions.append(_bag_record(context, robot_file, output, topics_option="--topics" in rosbag2_help))
     return actions
 
@@ -64,13 +61,16 @@ def _rosbag2_help() -> str:
 
 
 def _bag_record(context: LaunchContext, robot_file: str, output: str, *, topics_option: bool) -> ExecuteProcess:
-    robot, namespace = load_robot(robot_file), launching.value(context, "namespace")
-    with tempfile.NamedTemporaryFile("w", prefix="vla_ros_qos_", suffix=".yaml", delete=False) as qos:
-        yaml.safe_dump(bringup.bag_record_qos(robot, namespace), qos)
-    use_sim_time = launching.truth(context, "use_sim_time")
+    robot = load_robot(robot_file)
+    names = bringup.Names(launching.namespace(context), launching.remaps(context))
+    # Among the logs of this launch: rosbag2 reads it at some time after its start.
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="bag_record_qos_", suffix=".yaml", dir=launch_config.log_dir, delete=False
+    ) as qos:
+        yaml.safe_dump(bringup.bag_record_qos(robot, names), qos)
+    use_sim_time = launching.simulated_time(context)
     command = bringup.bag_record_command(
-        robot, output, namespace, qos.name, use_sim_time=use_sim_time, topics_option=topics_option
+        robot, output, names, qos.name, use_sim_time=use_sim_time, topics_option=topics_option
     )
-    # Otherwise the recorder would go on to mark episodes that are not recorded.
-    over = Shutdown(reason="ros2 bag record exited; see its message")
-    return ExecuteProcess(cmd=command, output="screen", on_exit=over)
+    # Without it, the recorder would go on to mark episodes that are not recorded.
+    return ExecuteProcess(cmd=command, output="screen", on_exit=launching.needed("ros2 bag record"))

@@ -17,6 +17,7 @@ from vla_ros.errors import UserError
 from vla_ros.robot import load_robot
 
 LAUNCH_FILES = sorted((Path(__file__).parents[1] / "launch").glob("*.launch.py"))
+ARM = bringup.Names("arm")
 needs_launch = pytest.mark.skipif(
     importlib.util.find_spec("launch_ros") is None,
     reason="ROS's launch and launch_ros are not installed (they are not on PyPI)",
@@ -60,6 +61,8 @@ def test_a_parameter_file_is_overridden_only_by_what_is_given(tmp_path: Path):
         ("policy_node: {ros__parameters: {dry_run: true}}", r"addresses 'policy_node', which is not started here"),
         ("dry_run: true", "is not a ROS parameter file"),
         ("[1, 2", "cannot be read"),
+        ("/**: {ros__parameters: {}}\n/**/gaurd: {ros__parameters: {}}", "addresses '/\\*\\*/gaurd', which is not"),
+        ("camera: {ros__parameters: {}}", "addresses 'camera', which is not started here; use /\\*\\*/guard or"),
     ],
 )
 def test_a_parameter_file_that_would_not_be_read_is_an_error(tmp_path: Path, text: str | None, message: str):
@@ -68,11 +71,48 @@ def test_a_parameter_file_that_would_not_be_read_is_an_error(tmp_path: Path, tex
         file.write_text(text)
     with pytest.raises(UserError, match=message):
         bringup.policy(params_file=str(file))
+    with pytest.raises(UserError, match=message):
+        bringup.guard(str(file))
+
+
+def test_a_parameter_file_may_be_shared_with_other_nodes(tmp_path: Path):
+    file = tmp_path / "all.yaml"
+    file.write_text("camera: {ros__parameters: {fps: 30}}\n/**/guard: {ros__parameters: {dry_run: true}}")
+    assert [process.params_file for process in bringup.policy(params_file=str(file))] == [str(file)] * 2
+
+
+def test_the_guard_alone_has_the_same_defaults_as_beside_the_policy_and_none_with_a_parameter_file(tmp_path: Path):
+    defaults = {"robot": "tabletop", "autostart": True, "stop_with_parent": True}
+    assert bringup.guard().parameters == bringup.policy()[0].parameters == defaults
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**/guard: {ros__parameters: {robot: mine, autostart: false}}")
+    assert bringup.guard(str(file)).parameters == {"stop_with_parent": True}
+
+
+@pytest.mark.parametrize(
+    ("rule", "full"),
+    [
+        (("ee_pose", "/cell/pose"), "/cell/pose"),
+        (("ee_pose", "pose"), "/arm/pose"),
+        (("/arm/ee_pose", "pose"), "/arm/pose"),
+        (("recorder:ee_pose", "pose"), "/arm/pose"),
+        (("guard:ee_pose", "pose"), "/arm/ee_pose"),
+        (("rostopic://ee_pose", "pose"), "/arm/pose"),
+        (("/ee_pose", "pose"), "/arm/ee_pose"),
+    ],
+)
+def test_topics_are_recorded_under_the_names_that_remapping_rules_give_them(rule, full):
+    names = bringup.Names("/arm", [rule, ("ee_pose", "later")] if full != "/arm/ee_pose" else [rule])
+    assert names.full("ee_pose") == full
+    command = bringup.bag_record_command(
+        load_robot("tabletop"), "one", names, "qos.yaml", use_sim_time=False, topics_option=True
+    )
+    assert full in command
 
 
 def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_namespace():
     robot = load_robot("tabletop")
-    command = bringup.bag_record_command(robot, "bags/one", "arm", "qos.yaml", use_sim_time=True, topics_option=True)
+    command = bringup.bag_record_command(robot, "bags/one", ARM, "qos.yaml", use_sim_time=True, topics_option=True)
     topics = command[command.index("--topics") + 1 :]
     assert len(topics) == len(set(topics))
     assert set(topics) >= {
@@ -81,18 +121,18 @@ def test_ros2_bag_record_gets_every_topic_that_training_needs_once_with_its_name
         "/arm/episode", "/arm/task/success",
     }  # fmt: skip
     assert "--use-sim-time" in command and command[command.index("--storage") + 1] == "mcap"
-    latched = bringup.bag_record_qos(robot, "arm")
+    latched = bringup.bag_record_qos(robot, ARM)
     assert latched["/arm/language_command"]["durability"] == "transient_local"
     assert set(latched) <= set(topics)
-    older = bringup.bag_record_command(robot, "bags/one", "arm", "qos.yaml", use_sim_time=True, topics_option=False)
+    older = bringup.bag_record_command(robot, "bags/one", ARM, "qos.yaml", use_sim_time=True, topics_option=False)
     assert older == [part for part in command if part != "--topics"]
 
 
 def test_transforms_are_recorded_with_what_is_latched_and_are_in_no_namespace():
     robot = load_robot("ur_servo")
-    command = bringup.bag_record_command(robot, "bags/one", "arm", "qos.yaml", use_sim_time=False, topics_option=True)
+    command = bringup.bag_record_command(robot, "bags/one", ARM, "qos.yaml", use_sim_time=False, topics_option=True)
     assert {"/tf", "/tf_static", "/arm/joint_states"} <= set(command) and "/arm/tf" not in command
-    overrides = bringup.bag_record_qos(robot, "arm")
+    overrides = bringup.bag_record_qos(robot, ARM)
     assert overrides["/tf_static"]["durability"] == "transient_local" and overrides["/tf_static"]["depth"] >= 100
     assert "/tf" not in overrides and not any(
         "tf" in topic for topic in bringup.recorded_topics(load_robot("tabletop"))
@@ -161,7 +201,9 @@ def test_the_launch_file_starts_the_same_nodes_as_vla_demo():
         ({"arm_on_start": "true"}, True),
         ({"use_respawn": "true"}, False),
         ({"use_respawn": "true", "arm_on_start": "false"}, False),
-        ({"use_respawn": "true", "params_file": "mine.yaml", "checkpoint": "somewhere"}, False),
+        ({"use_respawn": "true", "checkpoint": "somewhere"}, False),
+        ({"arm_on_start": "True"}, True),
+        ({"arm_on_start": "0"}, False),
     ],
 )
 def test_a_node_that_is_respawned_waits_to_be_armed(given, armed, monkeypatch):
@@ -189,7 +231,7 @@ def test_a_user_s_bringup_includes_two_policies_in_namespaces_of_its_own_and_kee
             node._perform_substitutions(context)
             texts = [getattr(part, "text", "") for argument in node.cmd for part in argument]
             enclave = texts[texts.index("--enclave") + 1]
-            started[node.expanded_node_namespace] = (processes[0].parameters["checkpoint"], enclave)
+            started[node.expanded_node_namespace] = (processes[-1].parameters["checkpoint"], enclave)
         return []
 
     make_nodes = launching.nodes

@@ -8,6 +8,7 @@ processes with the same parameters.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ class Process:
 
 def simulator(**parameters: Any) -> Process:
     """Return the simulated robot."""
-    return Process("simulator_node", "simulator", parameters)
+    return Process("simulator_node", "simulator", {**parameters, "stop_with_parent": True})
 
 
 # Launch arguments and `vla` options reach the node that has the parameter.
@@ -88,13 +89,12 @@ def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> li
         UserError: the shipped checkpoint would run on another robot than its own, or the file would not be read.
     """
     robot = parameters.get("robot", "tabletop")
-    if not checkpoint and not params_file and robot != "tabletop" and not parameters.get("any_robot"):
+    own_robot = robot in ("tabletop", "tabletop.yaml") or parameters.get("any_robot")
+    if not checkpoint and not params_file and not own_robot:
         raise UserError(
             f"the shipped checkpoint is for robot 'tabletop', not {robot!r}; set checkpoint:=FOLDER, or a params_file "
             "that sets it, or any_robot:=true"
         )
-    if params_file:
-        check_params_file(params_file, ("policy", "guard"))
     shared = {name: value for name, value in parameters.items() if name in ("robot", "autostart", "use_sim_time")}
     own = {name: value for name, value in parameters.items() if name in POLICY_PARAMETERS}
     guards = {name: value for name, value in parameters.items() if name not in {*shared, *own}}
@@ -112,15 +112,24 @@ def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> li
 
 
 def guard(params_file: str = "", **parameters: Any) -> Process:
-    """Return the guard, which owns the arm; any planner may drive it."""
+    """Return the guard, which owns the arm; any planner may drive it.
+
+    Raises:
+        UserError: the parameter file would not be read.
+    """
+    if params_file:
+        check_params_file(params_file, ("guard", "policy"))
+    else:
+        parameters = {"robot": "tabletop", "autostart": True, **parameters}
     return Process("guard_node", "guard", {**parameters, "stop_with_parent": True}, params_file=params_file)
 
 
 def check_params_file(path: str, nodes: Sequence[str]) -> None:
-    """Make sure that a parameter file will be read.
+    """Make sure that a parameter file will be read; it may have sections for other nodes, too.
 
     Raises:
-        UserError: it does not exist, is not a ROS parameter file, or addresses another node than `nodes`.
+        UserError: it does not exist, is not a ROS parameter file, addresses none of `nodes`, or has a section whose
+            name looks like theirs misspelt, or is that of their executable.
     """
     try:
         data = yaml.safe_load(Path(path).read_text())
@@ -131,18 +140,21 @@ def check_params_file(path: str, nodes: Sequence[str]) -> None:
     sections = data if isinstance(data, dict) else {}
     if not sections or not all(isinstance(each, dict) and "ros__parameters" in each for each in sections.values()):
         raise UserError(f"params_file {path} is not a ROS parameter file: NODE: then ros__parameters: then NAME: VALUE")
-    for section in sections:
-        name = str(section).rpartition("/")[2]
-        if name not in ("**", "*", *nodes):
-            raise UserError(
-                f"params_file {path} addresses {section!r}, which is not started here; use /**/{nodes[0]} or "
-                f"{' or '.join(f'/**/{node}' for node in nodes[1:])}"
-            )
+    addressed = {str(section): str(section).rpartition("/")[2] for section in sections}
+    others = [section for section, name in addressed.items() if name not in ("**", "*", *nodes)]
+    alike = [each for each in others if difflib.get_close_matches(addressed[each], [*nodes, *NODES], cutoff=0.8)]
+    if alike or len(others) == len(addressed):
+        raise UserError(
+            f"params_file {path} addresses {(alike or others)[0]!r}, which is not started here; use "
+            f"{' or '.join(f'/**/{node}' for node in nodes)}"
+        )
 
 
 def recorder(output: str, **parameters: Any) -> Process:
     """Return the recorder of demonstrations; `output` is the folder of the bag."""
-    return Process("recorder_node", "recorder", {"output": output, "robot": "tabletop", **parameters})
+    return Process(
+        "recorder_node", "recorder", {"output": output, "robot": "tabletop", **parameters, "stop_with_parent": True}
+    )
 
 
 def demonstrator(**parameters: Any) -> Process:
@@ -153,6 +165,23 @@ def demonstrator(**parameters: Any) -> Process:
 def demo(checkpoint: str = "", *, any_robot: bool = False, **simulator_parameters: Any) -> list[Process]:
     """The simulated robot with a policy that is armed from the start: commands come by `vla say` or `vla demo`."""
     return [simulator(**simulator_parameters), *policy(checkpoint, arm_on_start=True, any_robot=any_robot)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Topic names as ROS resolves them for the recorder: in a namespace, after remapping rules `(from, to)`."""
+
+    namespace: str = ""
+    remaps: Sequence[tuple[str, str]] = ()
+
+    def full(self, topic: str) -> str:
+        """Return the full name of a topic; the first rule that matches wins."""
+        name = _full_name(self.namespace, topic)
+        for rule, target in self.remaps:
+            node, _, source = rule.removeprefix("rostopic://").rpartition(":")
+            if node in ("", "recorder") and _full_name(self.namespace, source) == name:
+                return _full_name(self.namespace, target)
+        return name
 
 
 def recorded_topics(robot: Robot) -> list[str]:
@@ -167,7 +196,7 @@ def recorded_topics(robot: Robot) -> list[str]:
 
 
 def bag_record_command(
-    robot: Robot, output: str, namespace: str, qos_file: str, *, use_sim_time: bool, topics_option: bool
+    robot: Robot, output: str, names: Names, qos_file: str, *, use_sim_time: bool, topics_option: bool
 ) -> list[str]:
     """Return the `ros2 bag record` command for `recorded_topics`; `qos_file` holds `bag_record_qos`.
 
@@ -175,18 +204,18 @@ def bag_record_command(
     """
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output]
     command += ["--qos-profile-overrides-path", qos_file, *(["--use-sim-time"] if use_sim_time else [])]
-    names = [_full_name(namespace, topic) for topic in recorded_topics(robot)]
-    return [*command, *(["--topics"] if topics_option else []), *names]
+    recorded = dict.fromkeys(names.full(topic) for topic in recorded_topics(robot))
+    return [*command, *(["--topics"] if topics_option else []), *recorded]
 
 
-def bag_record_qos(robot: Robot, namespace: str) -> dict[str, dict[str, Any]]:
+def bag_record_qos(robot: Robot, names: Names) -> dict[str, dict[str, Any]]:
     """Return rosbag2's QoS overrides: unless it requests latched topics as such, a late recorder misses them."""
     latched = {"history": "keep_last", "depth": 10, "reliability": "reliable", "durability": "transient_local"}
-    names = (robot.language.topic, topics.EPISODE, topics.TASK_SUCCESS, topics.INTERVENTION)
-    overrides = {_full_name(namespace, topic): latched for topic in names}
+    late = (robot.language.topic, topics.EPISODE, topics.TASK_SUCCESS, topics.INTERVENTION)
+    overrides = {names.full(topic): latched for topic in late}
     if robot.ee_pose is not None and robot.ee_pose.static_topic is not None:
         # Each of its publishers latches one message.
-        overrides[_full_name(namespace, robot.ee_pose.static_topic)] = {**latched, "depth": STATIC_TRANSFORMS_DEPTH}
+        overrides[names.full(robot.ee_pose.static_topic)] = {**latched, "depth": STATIC_TRANSFORMS_DEPTH}
     return overrides
 
 

@@ -378,7 +378,7 @@ class Robot:
 
 
 def load_robot(name_or_path: str | Path) -> Robot:
-    """Read a robot file, given as a path or as the name of a file in config/robots (`tabletop`).
+    """Read a robot file, given as a path or as the name of a file in config/robots (`tabletop`, `tabletop.yaml`).
 
     Raises:
         RobotError: no such file, not YAML, or an unknown, missing or malformed key.
@@ -386,6 +386,8 @@ def load_robot(name_or_path: str | Path) -> Robot:
     path, shipped = Path(name_or_path), resources.path("config/robots")
     if path.suffix not in (".yaml", ".yml"):
         path = shipped / f"{name_or_path}.yaml"
+    elif path.name == str(name_or_path) and not path.exists() and (shipped / path).exists():
+        path = shipped / path
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:

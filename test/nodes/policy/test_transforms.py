@@ -31,8 +31,8 @@ from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.nodes.common.qos import message_class
 from vla_ros.nodes.policy import observation_streams
 from vla_ros.nodes.policy.observation_streams import ObservationStreams
-from vla_ros.nodes.recorder import node as recorder_node
 from vla_ros.nodes.recorder import recorded_topic
+from vla_ros.nodes.recorder import recorder as recorder_node
 from vla_ros.nodes.simulator.messages import time_message
 from vla_ros.observations import messages
 from vla_ros.observations.observation import ObservationBuffer, ObservationQueue

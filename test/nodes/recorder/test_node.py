@@ -208,7 +208,7 @@ def test_after_a_write_error_the_bag_is_closed_and_the_error_names_it(tmp_path, 
     import rclpy
 
     from vla_ros.datasets.bags.episodes.markers import EpisodeMarker
-    from vla_ros.nodes.recorder.node import RecorderNode
+    from vla_ros.nodes.recorder.recorder import RecorderNode
 
     rclpy.init(args=["recorder", "--ros-args", "-p", f"output:={tmp_path / 'one'}"])
     try:
@@ -231,7 +231,7 @@ def test_after_a_write_error_the_bag_is_closed_and_the_error_names_it(tmp_path, 
 def test_an_episode_does_not_start_on_a_disk_that_is_almost_full(tmp_path, ros_environment, monkeypatch):
     import rclpy
 
-    from vla_ros.nodes.recorder import node as recorder_node
+    from vla_ros.nodes.recorder import recorder as recorder_node
 
     rclpy.init(args=["recorder", "--ros-args", "-p", f"output:={tmp_path / 'one'}"])
     try:

@@ -168,7 +168,7 @@ def attach(
     """Run rollouts on the simulator and the policy that are already running.
 
     Args:
-        ros_arguments: for rclpy.
+        ros_arguments: what follows --ros-args, such as remapping rules.
         video: records the camera images.
         on_rollout: called after each rollout.
         on_poll: called frequently with the latest images.

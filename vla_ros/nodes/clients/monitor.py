@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from vla_ros.nodes.clients import context
+from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import LATCHED_QOS
 
 LEVELS = ("ok", "warn", "error", "stale")
@@ -36,7 +36,7 @@ def listen(
         namespace: of the listening node, in which relative remapping rules are meant.
         ros_arguments: for rclpy.
     """
-    context.start(ros_arguments)
+    startup.start_ros(["--ros-args", *ros_arguments])
     executor = SingleThreadedExecutor()
     try:
         node = Node("monitor", namespace=namespace)

@@ -23,8 +23,8 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Bool, String
 
 from vla_ros import topics
-from vla_ros.nodes.clients import context
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
+from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import LATCHED_QOS, SENSOR_QOS
 from vla_ros.observations import messages
 
@@ -49,11 +49,14 @@ class Rollout:
 class RolloutClient:
     """Runs rollouts with a running simulator and policy in `namespace`; a context manager.
 
-    `watch` records the cameras, for a video; `ros_arguments` are for rclpy.
+    `watch` records the cameras, for a video; `ros_arguments` follow --ros-args.
+
+    Raises:
+        UserError: ROS does not know these arguments.
     """
 
     def __init__(self, namespace: str, *, watch: bool, ros_arguments: Sequence[str] = ()) -> None:
-        context.start(ros_arguments)
+        startup.start_ros(["--ros-args", *ros_arguments])
         self._node = Node("rollouts", namespace=namespace)
         self._simulator, self._policy = RemoteSimulator(self._node), RemoteNode(self._node, "policy")
         self._language = self._node.create_publisher(String, topics.LANGUAGE_COMMAND, LATCHED_QOS)

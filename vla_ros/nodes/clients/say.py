@@ -13,7 +13,7 @@ from rclpy.publisher import Publisher
 from std_msgs.msg import String
 
 from vla_ros.errors import UserError
-from vla_ros.nodes.clients import context
+from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import LATCHED_QOS
 
 # Subscribers are discovered one by one; if none has appeared for this long, all are there.
@@ -27,7 +27,7 @@ def say(text: str, topic: str, timeout_s: float, namespace: str = "", ros_argume
 
     UserError if there are none within `timeout_s`, or one does not acknowledge it.
     """
-    context.start(ros_arguments)
+    startup.start_ros(["--ros-args", *ros_arguments])
     try:
         node = Node("say", namespace=namespace)
         publisher = node.create_publisher(String, topic, LATCHED_QOS)

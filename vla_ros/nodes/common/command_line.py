@@ -31,6 +31,22 @@ def answer_help(executable: str, description: str | None, args: Sequence[str] | 
     return given
 
 
+def run_node(executable: str, node: str, description: str | None, args: Sequence[str] | None) -> int:
+    """Answer `--help`, or run a node until a signal; return the exit status.
+
+    Args:
+        node: Its class, as "module:Class".
+        args: None: those of the command line.
+    """
+    given = answer_help(executable, description, args)
+    try:
+        from vla_ros.nodes.common.startup import run
+
+        return run(pkgutil.resolve_name(node), [executable, *given])
+    except KeyboardInterrupt:  # Ctrl-C before ROS has started
+        return 0
+
+
 def run_lifecycle_node(
     executable: str, node: str, description: str | None, specs: Sequence[ParameterSpec], args: Sequence[str] | None
 ) -> int:
@@ -42,6 +58,9 @@ def run_lifecycle_node(
         args: None: those of the command line.
     """
     given = answer_help(executable, description, args, help_text(specs, "config/policy.yaml"))
-    from vla_ros.nodes.common.lifecycle_node import run
+    try:
+        from vla_ros.nodes.common.lifecycle_node import run
 
-    return run(executable, given, pkgutil.resolve_name(node))
+        return run(executable, given, pkgutil.resolve_name(node))
+    except KeyboardInterrupt:  # Ctrl-C before ROS has started
+        return 0

@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, Shutdown
+from launch.events import matches_action
+from launch.events.process import ProcessExited, ShutdownProcess
 from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from vla_ros.bringup import PACKAGE, Process
+from vla_ros.errors import UserError
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
+TRUTHS = {"true": True, "1": True, "false": False, "0": False}  # in any case, as in launch's own conditions
 
 
 def argument(name: str, default: str, description: str, choices: Sequence[str] | None = None) -> DeclareLaunchArgument:
@@ -24,7 +29,7 @@ def argument(name: str, default: str, description: str, choices: Sequence[str] |
 
 def flag(name: str, default: bool, description: str) -> DeclareLaunchArgument:
     """Declare a boolean argument."""
-    return argument(name, str(default).lower(), description, ["true", "false"])
+    return argument(name, str(default).lower(), f"{description}: true or false")
 
 
 def shared_arguments() -> list[DeclareLaunchArgument]:
@@ -43,13 +48,87 @@ def value(context: LaunchContext, name: str) -> str:
 
 
 def truth(context: LaunchContext, name: str) -> bool:
-    """Return the value of a flag."""
-    return value(context, name) == "true"
+    """Return the value of a flag, as ROS users type it: `true`, `True` or `1`.
+
+    Raises:
+        UserError: it is neither true nor false.
+    """
+    text = value(context, name)
+    if text.lower() not in TRUTHS:
+        raise UserError(f"{name} must be true or false; got {text!r}")
+    return TRUTHS[text.lower()]
 
 
-def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
-    """Return launch actions for `processes`, with the shared arguments applied."""
+def given(context: LaunchContext, names: Sequence[str], flags: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments that are not empty: texts called `names`, and `flags`."""
+    filled = [name for name in (*names, *flags) if value(context, name)]
+    return {name: truth(context, name) if name in flags else value(context, name) for name in filled}
+
+
+def whole_number(context: LaunchContext, name: str) -> int:
+    """Return the value of an argument that counts something.
+
+    Raises:
+        UserError: it is not a whole number of at least 0.
+    """
+    text = value(context, name)
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"{name} must be a whole number of at least 0; got {text!r}")
+    return int(text)
+
+
+def simulated_time(context: LaunchContext) -> bool:
+    """Return whether nodes use simulated time: by our argument, or SetParameter in a launch file that includes ours."""
+    every_node = context.launch_configurations.get("global_params", [])
+    settings = [entry[1] for entry in every_node if isinstance(entry, tuple) and entry[0] == "use_sim_time"]
+    return truth(context, "use_sim_time") or (bool(settings) and str(settings[-1]).lower() == "true")
+
+
+def namespace(context: LaunchContext) -> str:
+    """Return the full namespace, including what a launch file that includes ours has pushed (PushRosNamespace)."""
+    own = value(context, "namespace")
+    pushed = context.launch_configurations.get("ros_namespace", "")
+    return own if own.startswith("/") else "/".join(part for part in (pushed.rstrip("/"), own) if part)
+
+
+def remaps(context: LaunchContext) -> list[tuple[str, str]]:
+    """Return the remapping rules of a launch file that includes ours (SetRemap); launch gives them to nodes only."""
+    return list(context.launch_configurations.get("ros_remaps", []))
+
+
+def needed(name: str, *, respawn: bool = False) -> Callable[[ProcessExited, LaunchContext], list[Action] | None]:
+    """Return what to do once a process has ended without which the others are of no use: end the launch, say why.
+
+    Args:
+        respawn: launch restarts it after a crash.
+    """
+
+    def on_exit(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
+        if context.is_shutdown or (respawn and event.returncode):
+            return None
+        if event.returncode:  # launch logs it as an error, and its exit status is 1
+            raise UserError(f"{name} ended with exit status {event.returncode}; its message is above")
+        reason = f"{name} has ended"
+        return [LogInfo(msg=f"{reason}: stopping the others"), Shutdown(reason=reason)]
+
+    return on_exit
+
+
+def _respawn_crashed(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
+    """Keep launch from restarting a node that somebody ended: it would restart it whatever its exit status."""
+    if event.returncode or context.is_shutdown:
+        return None
+    return [EmitEvent(event=ShutdownProcess(process_matcher=matches_action(event.action)))]
+
+
+def nodes(context: LaunchContext, processes: Sequence[Process], *, all_needed: bool = False) -> list[Node]:
+    """Return launch actions for `processes`, with the shared arguments applied.
+
+    Args:
+        all_needed: the launch ends with the first of them that ends, but for a crash after which it is restarted.
+    """
     use_sim_time = {"use_sim_time": True} if truth(context, "use_sim_time") else {}
+    respawn = truth(context, "use_respawn")
     return [
         Node(
             package=PACKAGE,
@@ -65,21 +144,15 @@ def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
             # Without ROS_SECURITY_ENABLE, the enclave has no effect.
             ros_arguments=[
                 *("--log-level", value(context, "log_level")),
-                *("--enclave", process.enclave(_namespace(context))),
+                *("--enclave", process.enclave(namespace(context))),
             ],
-            respawn=truth(context, "use_respawn") and not process.ends,
+            respawn=respawn,
             respawn_delay=2.0,
+            on_exit=needed(process.name, respawn=respawn) if all_needed else _respawn_crashed if respawn else None,
             output="screen",
         )
         for process in processes
     ]
-
-
-def _namespace(context: LaunchContext) -> str:
-    """Return the full namespace, including what a launch file that includes ours has pushed (PushRosNamespace)."""
-    given = value(context, "namespace")
-    pushed = context.launch_configurations.get("ros_namespace", "")
-    return given if given.startswith("/") else "/".join(part for part in (pushed.rstrip("/"), given) if part)
 
 
 def _typed(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +29,6 @@ from vla_ros.nodes.common.qos import LATCHED_QOS
 from vla_ros.robot import Robot
 from vla_ros.runtime.safety.governor import FAULTS
 
-# Every way in which a terminal, a supervisor or a user ends a process, but for SIGKILL.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 DIAGNOSTICS_PERIOD_S = 1.0
 
 
@@ -194,27 +191,21 @@ def in_this_process(
     """Make a node and what spins it; at the end the arm is stopped while ROS still works.
 
     Args:
-        on_signal: Called for each of `SIGNALS`.
+        on_signal: Called for each of `startup.SIGNALS`.
     """
-    # rclpy's own handlers end the context at once; no zero twist could be sent then.
-    try:
-        rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # arguments that are no ROS arguments
-        raise UserError(f"ROS did not start: {error}") from None
-    before = {number: signal.signal(number, lambda *_: on_signal()) for number in SIGNALS}
-    executor, node = SingleThreadedExecutor(), None
-    try:
-        node = make_node()
-        executor.add_node(node)
-        yield node, executor
-    finally:
-        if node is not None:
-            node.release()
-            node.destroy_node()
-        executor.shutdown()
-        rclpy.try_shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with startup.signals_to(on_signal):
+        startup.start_ros(args, SignalHandlerOptions.NO)
+        executor, node = SingleThreadedExecutor(), None
+        try:
+            node = make_node()
+            executor.add_node(node)
+            yield node, executor
+        finally:
+            if node is not None:
+                node.release()
+                node.destroy_node()
+            executor.shutdown()
+            rclpy.try_shutdown()
 
 
 def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT]) -> int:
@@ -234,7 +225,11 @@ def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT]) ->
             nodes.append(node)
             startup.refuse_unknown_parameters(node, [executable, *args])
             watches = node.get_parameter("stop_with_parent").value
-            if node.get_parameter("autostart").value and not autostart(node):
+            if not node.get_parameter("autostart").value:
+                name = node.get_fully_qualified_name()
+                waits = f"ros2 lifecycle set {name} configure, then activate; or start it with autostart:=true"
+                node.get_logger().info(f"unconfigured, waiting for: {waits}")
+            elif not autostart(node):
                 return 1
             while rclpy.ok() and not stopping:
                 executor.spin_once(timeout_sec=0.1)
