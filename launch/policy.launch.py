@@ -21,6 +21,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             launching.argument("checkpoint", "", "Checkpoint folder (model.safetensors, ...); empty: the shipped one"),
             launching.argument("robot", "", "Robot file: a path, or a name in config/robots; empty: tabletop"),
+            launching.argument("any_robot", "", "Accept a checkpoint of another robot: true or false; empty: false"),
             launching.argument("device", "", "Compute device: auto, cpu, cuda, cuda:1, ...; empty: auto"),
             launching.argument(
                 "precision", "", "Precision of the backbone; empty: auto", ["", "auto", "fp32", "bf16", "fp16"]
@@ -39,7 +40,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _policy(context: LaunchContext) -> list:
-    texts, flags = ("robot", "device", "precision", "compile"), ("autostart", "arm_on_start", "dry_run")
+    texts, flags = ("robot", "device", "precision", "compile"), ("any_robot", "autostart", "arm_on_start", "dry_run")
     given = launching.given(context, texts, flags)
     if launching.truth(context, "use_respawn"):
         if given.get("arm_on_start"):

@@ -179,6 +179,8 @@ def test_whatever_a_bag_recorded_is_played_reliably_and_what_may_come_only_once_
 def test_the_shipped_checkpoint_is_for_no_other_robot():
     with pytest.raises(UserError, match=r"for robot 'tabletop', not 'mine\.yaml'.*checkpoint:=FOLDER"):
         bringup.policy(robot="mine.yaml")
+    _, policy = bringup.policy(robot="mine.yaml", any_robot=True)
+    assert policy.parameters["any_robot"] and policy.parameters["checkpoint"].endswith("tabletop")
     for process in bringup.policy("somewhere", robot="mine.yaml"):
         assert process.parameters["robot"] == "mine.yaml"
 

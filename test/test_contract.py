@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from vla_ros import resources
 from vla_ros.contract import (
     ActionSpace,
     Camera,
@@ -18,6 +19,7 @@ from vla_ros.contract import (
     Provenance,
     Timing,
 )
+from vla_ros.robot import load_robot
 
 
 def make_contract() -> PolicyContract:
@@ -27,7 +29,7 @@ def make_contract() -> PolicyContract:
         language=Language("do: {command}", "sha256:abc", 16),
         timing=Timing(control_hz=10.0, history=4, chunk=8),
         action=ActionSpace(low=(-0.3,) * 6, high=(0.3,) * 6),
-        provenance=Provenance("compact", "1", "lstm", "sha256:def", "0.1.0"),
+        provenance=Provenance("compact", "1", "lstm", "sha256:def", "0.1.0", ("left_arm", "right_arm")),
     )
 
 
@@ -52,7 +54,8 @@ def test_an_unknown_key_is_refused_by_its_name_and_the_nearest_is_suggested(tmp_
 
 
 @pytest.mark.parametrize(
-    "section, key", [(None, "action"), ("timing", "settle_s"), ("language", "tokenizer"), (None, "version")]
+    "section, key",
+    [(None, "action"), ("timing", "settle_s"), ("provenance", "robots"), ("language", "tokenizer"), (None, "version")],
 )
 def test_a_missing_key_is_refused_by_its_name_even_where_code_has_a_default(section, key):
     data = make_contract().to_dict()
@@ -76,7 +79,12 @@ def test_a_missing_key_is_refused_by_its_name_even_where_code_has_a_default(sect
         (("language", "prompt_template"), "do it", "{command}"),
         (("cameras", 1, "resize"), "squash", "stretch"),
         (("proprioception", "units"), ["mm", "1"], "'m', '1'"),
-        (("version",), 99, "version must be 1; .*got 99"),
+        (("provenance", "robots"), "panda", "must be a list"),
+        (("provenance", "robots"), ["panda", "panda"], "different names, none empty"),
+        (("provenance", "robots"), [""], "different names, none empty"),
+        (("version",), 99, "version must be 1 to 2; .*got 99"),
+        (("version",), 0, "version must be 1 to 2; .*got 0"),
+        (("version",), True, "must be of type int"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_allowed(path, value, message):
@@ -108,3 +116,55 @@ def test_two_cameras_of_one_name_are_refused():
 def test_prompts_ignore_case_and_spacing():
     language = Language("do: {command}", "t", 8)
     assert language.prompt("  Pick  UP the block ") == "do: pick up the block"
+
+
+def version_1() -> dict:
+    data = make_contract().to_dict()
+    del data["provenance"]["robots"]
+    return {**data, "version": 1}
+
+
+def test_a_contract_of_version_1_names_no_robot_and_is_otherwise_the_same():
+    old, now = version_1(), make_contract()
+    provenance = dataclasses.replace(now.provenance, robots=())
+    assert PolicyContract.from_dict(old) == dataclasses.replace(now, provenance=provenance)
+    assert old["version"] == 1 and "robots" not in old["provenance"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"provenance": {**version_1()["provenance"], "robots": ["panda"]}}, "unknown key 'robots' in version 1"),
+        ({"provenance": None}, "provenance must be an object"),
+        ({"colour": "red"}, "unknown key 'colour'"),
+    ],
+)
+def test_an_old_contract_is_read_as_strictly(change, message):
+    with pytest.raises(ContractError, match=message):
+        PolicyContract.from_dict({**version_1(), **change})
+
+
+def check_robot(robot: str, *robots: str, any_robot: bool = False) -> str:
+    contract = make_contract()
+    contract = dataclasses.replace(contract, provenance=dataclasses.replace(contract.provenance, robots=robots))
+    return contract.check_robot(robot, "ckpt", any_robot=any_robot, override="any_robot:=true")
+
+
+def test_one_of_the_robots_of_the_recordings_needs_no_words():
+    assert check_robot("panda", "panda") == check_robot("ur5", "panda", "ur5") == ""
+
+
+def test_another_robot_is_refused_unless_told_to_use_it_anyway():
+    problem = "checkpoint ckpt was trained on recordings of robot 'panda' and 'ur5', but robot is 'franka'"
+    with pytest.raises(ContractError, match=f"^{problem}; use a checkpoint of that robot, or pass any_robot:=true$"):
+        check_robot("franka", "panda", "ur5")
+    assert check_robot("franka", "panda", "ur5", any_robot=True) == f"{problem}; used anyway (any_robot:=true)"
+
+
+def test_recordings_of_an_unknown_robot_are_accepted_and_that_is_said():
+    assert "does not say which robot its recordings were of; used on 'franka'" in check_robot("franka")
+
+
+def test_the_shipped_checkpoint_is_of_the_simulated_arm():
+    contract = PolicyContract.load(resources.path("config/checkpoints/tabletop") / "contract.json")
+    assert contract.provenance.robots == (load_robot("tabletop").name,)

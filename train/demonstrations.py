@@ -47,6 +47,13 @@ def read_demonstrations(config: TrainConfig, spec: ObservationSpec, timing: Timi
     return sources
 
 
+def recorded_robots(config: TrainConfig) -> tuple[str, ...]:
+    """Return the names of the robots that the recipe's bags are of; other formats have no robot file."""
+    formats = ["bags" for _ in (*config.data.bags, *config.keep.bags)]
+    formats += [source.format for source in config.data.sources]
+    return (load_robot(config.data.robot).name,) if "bags" in formats else ()
+
+
 def read_rehearsed(
     config: TrainConfig, sources: Sequence[Demonstrations], spec: ObservationSpec, timing: Timing
 ) -> Sequence[Episode]:

@@ -16,6 +16,7 @@ from vla_ros.policy.config import PolicyConfig
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tokenizer import CommandTokenizer
 from vla_ros.train.config import ConfigError, TrainConfig
+from vla_ros.train.demonstrations import recorded_robots
 from vla_ros.train.statistics import action_bounds, data_digest, proprioception_statistics
 
 
@@ -56,6 +57,7 @@ def new_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
             head=network.head,
             data_digest=data_digest(training),
             package_version=__version__,
+            robots=recorded_robots(config),
         ),
     )
     try:
@@ -85,11 +87,18 @@ def _check_normalisation(cameras: Sequence[Camera], pretrained: Pretrained) -> N
 
 
 def tuned_policy(config: TrainConfig, training: Sequence[Episode]) -> Policy:
-    """Return the policy of `init_from`, to fine-tune on `training`; it keeps its statistics and tokenizer."""
+    """Return the policy of `init_from`, to fine-tune on `training`; it keeps its statistics and tokenizer.
+
+    It becomes a policy of the robots that it is tuned on, if they are known.
+    """
     assert config.init_from is not None
     policy = load_checkpoint(config.init_from)
+    start = policy.contract.provenance
     provenance = dataclasses.replace(
-        policy.contract.provenance, data_digest=data_digest(training), package_version=__version__
+        start,
+        data_digest=data_digest(training),
+        package_version=__version__,
+        robots=recorded_robots(config) or start.robots,
     )
     policy.contract = dataclasses.replace(policy.contract, provenance=provenance)
     return policy.train()

@@ -50,6 +50,7 @@ class Process:
     params_file: str = ""
     ends: bool = False
     namespace: str = ""
+    ros_arguments_added: tuple[str, ...] = ()
 
     def enclave(self, namespace: str) -> str:
         """Return its SROS 2 enclave, as named in config/sros2/policies.xml, one per namespace."""
@@ -65,7 +66,7 @@ class Process:
             arguments += ["--params-file", self.params_file]
         for name, value in self.parameters.items():
             arguments += ["-p", f"{name}:={json.dumps(value)}"]
-        return arguments
+        return [*arguments, *self.ros_arguments_added]
 
 
 def simulator(**parameters: Any) -> Process:
@@ -74,7 +75,9 @@ def simulator(**parameters: Any) -> Process:
 
 
 # Launch arguments and `vla` options reach the node that has the parameter.
-POLICY_PARAMETERS = frozenset({"device", "precision", "compile", "cpu_threads", "stop_words", "on_new_command"})
+POLICY_PARAMETERS = frozenset(
+    {"any_robot", "device", "precision", "compile", "cpu_threads", "stop_words", "on_new_command"}
+)
 
 
 def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> list[Process]:
@@ -87,10 +90,11 @@ def policy(checkpoint: str = "", params_file: str = "", **parameters: Any) -> li
         UserError: the shipped checkpoint would run on another robot than its own, or the file would not be read.
     """
     robot = parameters.get("robot", "tabletop")
-    if not checkpoint and not params_file and robot not in ("tabletop", "tabletop.yaml"):
+    own_robot = robot in ("tabletop", "tabletop.yaml") or parameters.get("any_robot")
+    if not checkpoint and not params_file and not own_robot:
         raise UserError(
             f"the shipped checkpoint is for robot 'tabletop', not {robot!r}; set checkpoint:=FOLDER, or a params_file "
-            "that sets it"
+            "that sets it, or any_robot:=true"
         )
     shared = {name: value for name, value in parameters.items() if name in ("robot", "autostart", "use_sim_time")}
     own = {name: value for name, value in parameters.items() if name in POLICY_PARAMETERS}
@@ -159,9 +163,9 @@ def demonstrator(**parameters: Any) -> Process:
     return Process("demonstrator_node", "demonstrator", parameters, ends=True)
 
 
-def demo(checkpoint: str = "", **simulator_parameters: Any) -> list[Process]:
+def demo(checkpoint: str = "", *, any_robot: bool = False, **simulator_parameters: Any) -> list[Process]:
     """The simulated robot with a policy that is armed from the start: commands come by `vla say` or `vla demo`."""
-    return [simulator(**simulator_parameters), *policy(checkpoint, arm_on_start=True)]
+    return [simulator(**simulator_parameters), *policy(checkpoint, arm_on_start=True, any_robot=any_robot)]
 
 
 @dataclasses.dataclass(frozen=True)

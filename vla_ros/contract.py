@@ -16,7 +16,7 @@ from vla_ros import schema
 from vla_ros.errors import UserError
 from vla_ros.files import write_text
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 RESIZE_MODES = ("stretch", "pad", "crop")
 FRAMES = ("base", "tool")
 GRIPPER_CONVENTION = "0 closed, 1 open"
@@ -161,13 +161,22 @@ class ActionSpace:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where the policy comes from, for people and to refuse checkpoints of other code or data."""
+    """Where the policy comes from, for people and to refuse checkpoints of other code or data.
+
+    `robots` are the names, in their robot files, of those that the demonstrations were recorded of; empty if nobody
+    knows, as for data sets without a robot file.
+    """
 
     backbone: str
     backbone_revision: str
     head: str
     data_digest: str
     package_version: str
+    robots: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = set(self.robots) - {""}
+        _require(len(names) == len(self.robots), "provenance.robots", self.robots, "different names, none empty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +209,7 @@ class PolicyContract:
             self.version == CONTRACT_VERSION,
             "version",
             self.version,
-            f"{CONTRACT_VERSION}; retrain, or use the package version that wrote it",
+            f"1 to {CONTRACT_VERSION}; install the vla_ros that wrote it, or retrain",
         )
         _require(len(self.cameras) > 0, "cameras", self.cameras, "at least one")
         _require(len(set(self.camera_names)) == len(self.cameras), "names of cameras", self.camera_names, "unique")
@@ -213,6 +222,32 @@ class PolicyContract:
     def observation_spec(self) -> ObservationSpec:
         return ObservationSpec(self.cameras, self.proprioception.names if self.proprioception else ())
 
+    def check_robot(self, robot: str, checkpoint: object, *, any_robot: bool, override: str) -> str:
+        """Compare the names of the recordings' robots with the name of the one to run on.
+
+        Args:
+            robot: its name.
+            checkpoint: the checkpoint's folder, for messages.
+            any_robot: accept another robot than the recordings'.
+            override: how a user sets `any_robot`, for the error.
+
+        Returns:
+            What a person should be told; empty if the names agree.
+
+        Raises:
+            ContractError: all recordings are of other robots.
+        """
+        recorded = self.provenance.robots
+        if robot in recorded:
+            return ""
+        if not recorded:
+            return f"checkpoint {checkpoint} does not say which robot its recordings were of; used on {robot!r}"
+        names = " and ".join(map(repr, recorded))
+        problem = f"checkpoint {checkpoint} was trained on recordings of robot {names}, but robot is {robot!r}"
+        if not any_robot:
+            raise ContractError(f"{problem}; use a checkpoint of that robot, or pass {override}")
+        return f"{problem}; used anyway ({override})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, as written to contract.json."""
         return dataclasses.asdict(self)
@@ -223,8 +258,8 @@ class PolicyContract:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PolicyContract:
-        """Inverse of `to_dict`; raises ContractError for unknown or missing keys and values of a wrong type."""
-        return schema.parse(cls, data, "contract", ContractError, defaults=False)
+        """Inverse of `to_dict`, also of older versions; raises ContractError for unknown, missing or wrong values."""
+        return schema.parse(cls, _migrated(data), "contract", ContractError, defaults=False)
 
     def save(self, path: Path) -> None:
         write_text(path, self.to_json())
@@ -254,6 +289,26 @@ def proprioception_streams(names: tuple[str, ...]) -> tuple[str, ...]:
     if "gripper_opening" in names:
         streams.append("gripper_state")
     return tuple(streams)
+
+
+def _name_robots(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 did not name the robots."""
+    provenance = data.get("provenance")
+    if not isinstance(provenance, dict):
+        return data
+    if "robots" in provenance:
+        raise ContractError("contract: provenance: unknown key 'robots' in version 1; remove it, or set version to 2")
+    return {**data, "provenance": {**provenance, "robots": []}}
+
+
+MIGRATIONS = {1: _name_robots}  # from each older version to the next
+
+
+def _migrated(data: Any) -> Any:
+    """Return the data of an older contract in the form of this version; of anything else, as it is."""
+    while isinstance(data, dict) and type(version := data.get("version")) is int and version in MIGRATIONS:
+        data = {**MIGRATIONS[version](data), "version": version + 1}
+    return data
 
 
 def _require(condition: bool, what: str, value: Any, allowed: str | tuple[str, ...]) -> None:

@@ -56,7 +56,17 @@ def test_exit_status_says_whether_something_needed_is_missing(
 ) -> None:
     found = [check.CheckResult("ok", "a", "here"), check.CheckResult("note", "b", "slow")]
     monkeypatch.setattr(check, "checks", lambda: iter(found))
-    assert check.run(argparse.Namespace()) == 0
+    args = argparse.Namespace(checkpoint="", robot="tabletop", any_robot=False)
+    assert check.run(args) == 0
     found.append(check.CheckResult("missing", "c", "install c"))
-    assert check.run(argparse.Namespace()) == 1
+    assert check.run(args) == 1
     assert "install c" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_the_policy_node_would_refuse_is_missing() -> None:
+    fits = check.checkpoint("", "tabletop", False)
+    assert fits.status == "ok" and fits.detail.endswith("fits robot 'tabletop'")
+    refused = check.checkpoint("", "franka_servo", False)
+    assert refused.status == "missing" and refused.detail.endswith("or pass --any-robot")
+    assert check.checkpoint("", "franka_servo", True).status == "note"
+    assert check.checkpoint("nowhere", "tabletop", True).status == "missing"

@@ -16,6 +16,7 @@ from vla_ros.policy.checkpoint import save_checkpoint
 from vla_ros.policy.config import PolicyConfig, VlmConfig
 from vla_ros.train import initial_policy
 from vla_ros.train.config import ConfigError
+from vla_ros.train.demonstrations import recorded_robots
 from vla_ros.train.initial_policy import new_policy, observation_spec, tuned_policy
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)
@@ -56,6 +57,38 @@ def test_the_observation_spec_needs_no_weights_and_a_tuned_policy_is_built_once(
     policy = tuned_policy(tuned, episodes[:3])
     assert len(loads) == 1 and policy.training
     assert policy.contract.provenance.data_digest != start.contract.provenance.data_digest
+
+
+@pytest.mark.parametrize(
+    ("start", "data", "robots"),
+    [
+        ("tabletop", {}, ("tabletop",)),
+        ("tabletop", {"robot": "franka_servo", "bags": ("bags",)}, ("franka_servo",)),
+        (None, {"robot": "franka_servo", "bags": ("bags",)}, ("franka_servo",)),
+        (None, {}, ()),
+    ],
+)
+def test_a_tuned_policy_is_of_the_robot_it_was_tuned_on_or_else_of_the_one_before(
+    config, episodes, tmp_path: Path, start, data, robots
+) -> None:
+    bags = ("bags",) if start else ()
+    first = dataclasses.replace(config, data=dataclasses.replace(config.data, robot=start or "tabletop", bags=bags))
+    save_checkpoint(tmp_path / "start", new_policy(first, episodes))
+    tuned = dataclasses.replace(
+        config,
+        init_from=str(tmp_path / "start"),
+        contract=None,
+        policy=None,
+        data=dataclasses.replace(config.data, **data),
+    )
+    assert tuned_policy(tuned, episodes).contract.provenance.robots == robots
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_rehearsed_bags_are_of_the_recipe_s_robot(config, keep: bool) -> None:
+    kept = dataclasses.replace(config.keep, bags=("old",) if keep else ())
+    tuned = dataclasses.replace(config, init_from="start", contract=None, policy=None, keep=kept)
+    assert recorded_robots(tuned) == (("tabletop",) if keep else ())
 
 
 def test_the_prompt_template_is_the_backbone_s_unless_the_recipe_sets_one(config, episodes) -> None:

@@ -58,6 +58,7 @@ def test_training_from_the_store_is_training_from_the_bags(recipe, bags) -> None
     expected = new_policy(config, training)
     contract = load_checkpoint(fit(config)).contract
     assert contract == expected.contract
+    assert contract.provenance.robots == ("fixture",)
     (stored,) = read_demonstrations(config, spec, timing)
     batches = []
     for episodes in (direct, stored.episodes):
@@ -92,6 +93,7 @@ def test_formats_are_mixed_and_drawn_by_weight(recipe, bags, split) -> None:
     everything = np.concatenate([episode.actions for source in read for episode in source.episodes])
     assert policy.contract.action.high[0] == np.quantile(everything[:, 0], 0.99) == pytest.approx(0.6)
     assert load_checkpoint(fit(config)).contract == policy.contract
+    assert policy.contract.provenance.robots == ("fixture",)  # CALVIN has no robot file
 
 
 def test_each_source_is_split_by_its_own_recordings(episodes) -> None:

@@ -2,8 +2,8 @@
 """Check that this machine has what vla_ros needs, and how to install what is missing.
 
 Checks the Python packages of each extra, rclpy, cv_bridge, the middleware's shared memory, off-screen rendering for the
-simulated cameras, the GPU and the shipped checkpoint. Changes nothing. Exit status 1 if something required is missing;
-lines marked "note" are optional.
+simulated cameras, the GPU, and that the policy node would accept the checkpoint on the robot. Changes nothing. Exit
+status 1 if something required is missing; lines marked "note" are optional.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from typing import Literal
 
 from vla_ros import bringup, resources
 from vla_ros.errors import UserError
+from vla_ros.robot import load_robot
 
 PACKAGES = {
     "": ("numpy", "scipy", "cv2", "yaml", "rosbags", "torch", "transformers", "safetensors", "pytorch_lightning"),
@@ -52,13 +54,16 @@ class CheckResult:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``vla check`` has no arguments."""
+    add = parser.add_argument
+    add("--checkpoint", default="", metavar="FOLDER", help="check this one (default: the shipped one)")
+    add("--robot", default="tabletop", help="robot file that it must fit (default: %(default)s)")
+    add("--any-robot", action="store_true", help="accept a checkpoint of a robot of another name")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per check; return 1 if something required is missing."""
     missing = 0
-    for result in checks():
+    for result in itertools.chain(checks(), [checkpoint(args.checkpoint, args.robot, args.any_robot)]):
         print(f"{result.status:8}{result.subject:22}{result.detail}", flush=True)
         missing += result.status == "missing"
     if missing:
@@ -77,13 +82,22 @@ def checks() -> Iterator[CheckResult]:
     yield raw_images()
     yield shared_memory(Path("/dev/shm"))
     yield gpu()
-    try:
-        yield CheckResult("ok", "shipped checkpoint", str(resources.path(bringup.CHECKPOINT)))
-    except UserError as error:
-        yield CheckResult("missing", "shipped checkpoint", str(error))
     yield attempt("ROS node", _START_ROS, "a ROS distribution and the PyPI wheels of rclpy do not mix")
     remedy = "on Debian and Ubuntu: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
     yield attempt("off-screen rendering", _RENDER, remedy)
+
+
+def checkpoint(folder: str, robot_file: str, any_robot: bool) -> CheckResult:
+    """Check that the policy node would accept a checkpoint (empty: the shipped one) on this robot."""
+    from vla_ros.nodes.policy import loading  # needs numpy
+
+    try:
+        folder, robot = folder or str(resources.path(bringup.CHECKPOINT)), load_robot(robot_file)
+        contract = loading.load_contract(folder, robot)
+        note = contract.check_robot(robot.name, folder, any_robot=any_robot, override="--any-robot")
+    except UserError as error:
+        return CheckResult("missing", "checkpoint", str(error))
+    return CheckResult("note" if note else "ok", "checkpoint", note or f"{folder} fits robot {robot.name!r}")
 
 
 def packages(extra: str, modules: tuple[str, ...]) -> CheckResult:

@@ -18,7 +18,7 @@ def attached(monkeypatch) -> list[dict]:
     """Requests to a running policy; every second rollout succeeds."""
     asked: list[dict] = []
 
-    def attach(namespace, rollouts, *, on_rollout, time_limit_s):
+    def attach(namespace, rollouts, *, on_rollout, time_limit_s, ros_arguments):
         asked.append({"namespace": namespace, "rollouts": rollouts, "time_limit_s": time_limit_s})
         done = [(rollout, index % 2 == 0, 2.0) for index, rollout in enumerate(rollouts)]
         for one in done:

@@ -14,6 +14,7 @@ import pytest
 
 from vla_ros import cli
 from vla_ros.commands.policy import replay
+from vla_ros.contract import ContractError
 from vla_ros.datasets.sources import Demonstrations
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.replay.diagnosis import Diagnosis
@@ -142,3 +143,14 @@ def test_bags_are_decoded_into_a_store_and_read_from_it_the_next_time(config, ep
     assert figures[0] == figures[1]
     assert figures[0]["frames"] == json.loads((entry / "manifest.json").read_text())["frames"]
     assert not (tmp_path / ".vla_store").exists()
+
+
+def test_bags_of_another_robot_than_the_checkpoint_s_are_refused_unless_told_otherwise(
+    config, episodes, without_bags, monkeypatch, capsys
+) -> None:
+    named = dataclasses.replace(config, data=dataclasses.replace(config.data, bags=("bags",)))
+    monkeypatch.setattr(replay, "load_policy_for_inference", lambda *_: PolicyRunner(new_policy(named, episodes)))
+    with pytest.raises(ContractError, match=r"of robot 'tabletop', but robot is 'franka_servo'.*or pass --any-robot"):
+        _run(["ckpt", "bags/mine", "--robot", "franka_servo"])
+    assert _run(["ckpt", "bags/mine", "--robot", "franka_servo", "--any-robot"]) == 0
+    assert "used anyway (--any-robot)" in capsys.readouterr().out

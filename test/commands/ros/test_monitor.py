@@ -54,7 +54,17 @@ def test_it_shows_the_diagnostics_of_its_nodes_only():
 
 
 @pytest.mark.ros
-def test_once_prints_the_state_and_exits(ros_environment):
+@pytest.mark.parametrize(
+    ("options", "namespace"),
+    [
+        ([], ""),
+        (["--namespace", "left"], "left"),
+        (["--node", "/left/policy"], "left"),
+        (["--ros-args", "-r", "__ns:=/left"], "left"),
+        (["--ros-args", "-r", "guard/state:=left/guard/state"], "left"),
+    ],
+)
+def test_once_prints_the_state_and_exits(ros_environment, options, namespace):
     rclpy = pytest.importorskip("rclpy")
     from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
@@ -62,11 +72,11 @@ def test_once_prints_the_state_and_exits(ros_environment):
 
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=int(ros_environment["ROS_DOMAIN_ID"]))
-    node = rclpy.create_node("guard", context=context)
+    node = rclpy.create_node("guard", namespace=namespace, context=context)
     publisher = node.create_publisher(DiagnosticStatus, "~/state", LATCHED_QOS)
     values = [KeyValue(key=key, value=value) for key, value in GUARD.items()]
     publisher.publish(DiagnosticStatus(message="stopping: stale", values=values))
-    command = [sys.executable, "-m", "vla_ros.cli", "monitor", "--once"]
+    command = [sys.executable, "-m", "vla_ros.cli", "monitor", "--once", *options]
     try:
         done = subprocess.run(command, env=ros_environment, capture_output=True, text=True, timeout=60, check=False)
     finally:
@@ -74,3 +84,4 @@ def test_once_prints_the_state_and_exits(ros_environment):
         context.try_shutdown()
     assert done.returncode == 0, done.stderr
     assert "stopping: stale" in done.stdout and "open the drawer" in done.stdout
+    assert ("--node is deprecated; use --namespace left" in done.stderr) == ("--node" in options)

@@ -14,6 +14,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 
 from recordings import read_bag
 
+from vla_ros.cli import main
 from vla_ros.commands.ros.isolation import DOMAIN_VARIABLE
 from vla_ros.commands.ros.record_demo import record
 from vla_ros.contract import Camera, ObservationSpec, Timing
@@ -97,3 +98,13 @@ def test_a_finished_bag_is_kept(bag, capsys):
 def test_evaluation_seeds_are_refused(tmp_path):
     with pytest.raises(UserError, match="10000"):
         record(tmp_path / "bags", ["close_drawer"], 10, first_seed=9_995)
+
+
+def test_a_namespace_and_remapped_topics_are_recorded_as_such(ros_environment, tmp_path, monkeypatch):
+    for name in ("ROS_DOMAIN_ID", DOMAIN_VARIABLE):
+        monkeypatch.setenv(name, ros_environment[name])
+    arguments = ["--task", "close_drawer", "--episodes", "1", "--output", str(tmp_path / "bags")]
+    assert main(["record-demo", *arguments, "--namespace", "left", "--ros-args", "-r", "ee_pose:=tool_pose"]) == 0
+    with open_bag(tmp_path / "bags" / "close_drawer") as recording:
+        assert {"/left/tool_pose", "/left/twist_command", "/left/episode"} <= set(recording.topics)
+        assert all(topic.startswith("/left/") for topic in recording.topics)

@@ -70,7 +70,6 @@ def test_the_video_and_the_contact_sheet_show_both_cameras(tmp_path):
         (["demo", "--rollouts", "0"], "--rollouts must be at least 1; got 0"),
         (["demo", "--view"], "DISPLAY is not set"),
         (["demo", "--attach", "--checkpoint", "mine"], "omit either --checkpoint or --attach"),
-        (["demo", "--namespace", "arm"], "add --attach"),
         (["loop", "--task", "juggle"], "--task must be one of pick_up_red"),
         (["record-demo", "--task", "juggle", "--output", "bags"], "unknown task 'juggle'"),
         (["record-demo", "--episodes", "0", "--output", "bags"], "--episodes must be at least 1; got 0"),

@@ -56,3 +56,36 @@ def test_all_subscribers_receive_it_and_are_counted_by_node(ros_environment):
 def test_no_subscribers_is_an_error(ros_environment):
     said = vla_say("open the drawer", "--patience", "0.5", environment=ros_environment)
     assert said.returncode == 2 and "no subscribers on /language_command" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (["--namespace", "left"], ""),
+        (["--ros-args", "-r", "language_command:=left/language_command"], ""),
+        (["--ros-args", "-r", "__ns:=/left"], ""),
+        (["--topic", "left/language_command"], "--topic is deprecated; use --namespace NAME, or --ros-args -r"),
+    ],
+)
+def test_a_policy_in_a_namespace_or_under_another_name_is_reached(ros_environment, options, warning):
+    listener = subprocess.Popen(
+        [sys.executable, "-c", LISTENER, "policy", "--ros-args", "-r", "__ns:=/left"],
+        env=ros_environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert listener.stdout.readline() == "there\n"
+        said = vla_say("open the drawer", *options, environment=ros_environment)
+        assert said.returncode == 0, said.stderr
+        assert (warning in said.stderr) if warning else not said.stderr
+        assert listener.stdout.readline() == "open the drawer\n"
+    finally:
+        listener.kill()
+        listener.communicate()
+
+
+def test_arguments_that_ros_does_not_know_are_one_line(ros_environment):
+    said = vla_say("go", "--ros-args", "-r", "no rule", environment=ros_environment)
+    assert said.returncode == 2 and "vla: error: ROS did not start" in said.stderr
+    assert "Traceback" not in said.stderr

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
+import json
+import re
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +32,8 @@ from vla_ros.nodes.policy import lifecycle
 from vla_ros.robot import load_robot
 from vla_ros.runtime.planning.engine import EngineStatus
 
+SHIPPED = resources.path("config/checkpoints/tabletop")
+
 
 @pytest.fixture
 def node():
@@ -38,18 +44,24 @@ def node():
     rclpy.try_shutdown()
 
 
-@pytest.fixture
-def loaded():
-    """The shipped policy, configured."""
-    given = {"checkpoint": resources.path("config/checkpoints/tabletop"), "robot": "tabletop"}
+@contextlib.contextmanager
+def configured(checkpoint: Path = SHIPPED, **parameters):
+    given = {"checkpoint": checkpoint, "robot": "tabletop", **parameters}
     rclpy.init(args=["--ros-args", *(part for name, value in given.items() for part in ("-p", f"{name}:={value}"))])
     node = lifecycle.PolicyNode()
     node.trigger_configure()
-    assert node.last_error == ""
     yield node
     node.release()
     node.destroy_node()
     rclpy.try_shutdown()
+
+
+@pytest.fixture
+def loaded():
+    """The shipped policy, configured."""
+    with configured() as node:
+        assert node.last_error == ""
+        yield node
 
 
 def wait_until(condition) -> bool:
@@ -162,3 +174,28 @@ def test_a_second_publisher_is_seen_on_a_remapped_topic():
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+def test_a_checkpoint_of_another_robot_is_refused_unless_told_to_use_it_anyway(capfd):
+    with configured(robot="franka_servo") as node:
+        assert node.session is None
+        assert re.fullmatch(
+            r"checkpoint \S+/tabletop was trained on recordings of robot 'tabletop', but robot is 'franka_servo'; use "
+            r"a checkpoint of that robot, or pass any_robot:=true",
+            node.last_error,
+        )
+    with configured(robot="franka_servo", any_robot="true") as node:
+        assert node.last_error == "" and node.session is not None
+    assert "robot is 'franka_servo'; used anyway (any_robot:=true)" in capfd.readouterr().err
+
+
+def test_a_checkpoint_that_names_no_robot_is_accepted_with_one_line(tmp_path, capfd):
+    for file in SHIPPED.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    contract = json.loads((SHIPPED / "contract.json").read_text()) | {"version": 1}
+    del contract["provenance"]["robots"]
+    (tmp_path / "contract.json").unlink()
+    (tmp_path / "contract.json").write_text(json.dumps(contract))
+    with configured(tmp_path, robot="franka_servo") as node:
+        assert node.last_error == "" and node.session is not None
+    assert capfd.readouterr().err.count("does not say which robot its recordings were of") == 1

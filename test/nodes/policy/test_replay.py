@@ -177,6 +177,7 @@ def test_it_is_refused_while_another_node_commands_the_arm(robot: Robot, bag, ca
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--robot", "franka_servo"], r"trained on recordings of robot 'tabletop'.*or pass --any-robot"),
         (["--speed", "0"], r"--speed must be in \(0, 1\]; got 0"),
         # The recording may begin with a frame before the first command.
         (["--episode", "7"], r"--episode must be between 0 and 0( \(skipped: .*\))?; got 7"),

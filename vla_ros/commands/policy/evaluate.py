@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rich.table import Table
 
 from vla_ros import files, html
 from vla_ros.commands.ros import ros_evaluation
+from vla_ros.commands.ros.ros_arguments import add_ros_arguments, find_namespace
 from vla_ros.evaluation.benchmarks import libero
 from vla_ros.evaluation.closed_loop import evaluation
 from vla_ros.evaluation.closed_loop.config import BLANKS, ENVIRONMENTS, VIDEOS, EvaluationConfig, configure, option
@@ -72,21 +74,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rank", metavar="I/N", help="do share I of N (default: 0/1)")
     add("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     add("--ros", action="store_true", help="evaluate the running simulator and policy")
-    add("--namespace", help="their namespace, with --ros")
+    add_ros_arguments(parser, condition=", with --ros")
 
 
 def run(args: argparse.Namespace) -> int:
     given: dict[str, Any] = dict(vars(args))
     given.update({name: tuple(value) for name, value in given.items() if isinstance(value, list)})
-    over_ros, namespace = given.pop("ros", False), given.pop("namespace", "")
+    over_ros, ros_arguments = given.pop("ros", False), given.pop("ros_args")
+    namespace = find_namespace(given.pop("namespace"), ros_arguments)
     json_file: Path | None = given.pop("json", None)
     if over_ros:
         config = _configure_ros(given)
-        results: dict[str, Any] | None = _evaluate_running(config, namespace)
+        results: dict[str, Any] | None = _evaluate_running(config, namespace, ros_arguments)
         title = "Evaluation of a running policy"
     else:
-        if namespace:
-            raise EvaluationError("--namespace is only used with --ros; add --ros, or leave it out")
+        if namespace or ros_arguments:
+            option = "--ros-args" if ros_arguments else "--namespace"
+            raise EvaluationError(f"{option} is only used with --ros; add --ros, or leave it out")
         if "checkpoint" not in given:
             raise EvaluationError("the checkpoint folder is missing, for instance config/checkpoints/tabletop")
         if "rank" in given:
@@ -128,12 +132,13 @@ def _configure_ros(given: dict[str, Any]) -> EvaluationConfig:
     return configure(given)
 
 
-def _evaluate_running(config: EvaluationConfig, namespace: str) -> dict[str, Any]:
+def _evaluate_running(config: EvaluationConfig, namespace: str, ros_arguments: Sequence[str]) -> dict[str, Any]:
     """Run rollouts on the simulator's own clock, judged by what it publishes."""
     requests = request_rollouts(config, select_tasks(config))
     started_s = time.monotonic()
     rollouts = [ros_evaluation.ScheduledRollout(request.task, request.seed, request.command) for request in requests]
-    result = ros_evaluation.attach(namespace, rollouts, on_rollout=_print_rollout, time_limit_s=config.max_time_s)
+    options: dict[str, Any] = {"ros_arguments": ros_arguments, "time_limit_s": config.max_time_s}
+    result = ros_evaluation.attach(namespace, rollouts, on_rollout=_print_rollout, **options)
     outcomes = [EpisodeResult(success, time_s, (), 0, 0) for _, success, time_s in result.rollouts]
     names = ("tasks", "rollouts", "seed", "phrasings", "command_override", "max_time")
     settings = config.settings()

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", type=Path, help="checkpoint folder")
     add("bags", nargs="+", type=files.absolute, help="bags, or folders of bags")
     add("--robot", default="tabletop", help="robot file with the topics (default: %(default)s)")
+    add("--any-robot", action="store_true", help="accept a checkpoint of a robot of another name")
     add("--episodes", type=int, default=24, metavar="N", help="how many, spread evenly (default: %(default)s)")
     add("--store", type=Path, metavar="FOLDER", help="cache of decoded bags (default: .vla_store beside them)")
     add("--device", default="cpu", help="compute device (default: %(default)s)")
@@ -68,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
             raise EvaluationError(f"{option}: {folder} already exists; choose another folder")
     runner = load_policy_for_inference(args.checkpoint, args.device, "fp32", "none")
     contract, robot = runner.contract, load_robot(args.robot)
+    if note := contract.check_robot(robot.name, args.checkpoint, any_robot=args.any_robot, override="--any-robot"):
+        print(note)
     bags = find_bags(args.bags)
     spec = recorded_spec(contract, robot, bags)
     loaded = load_source(Source("the bags", "bags", args.bags, robot), spec, contract.timing, store=args.store)

@@ -94,6 +94,7 @@ def _contract(folder: Path) -> list[html.Block]:
         ("cameras", cameras),
         ("proprioception", ", ".join(contract.observation_spec.proprioception) or "none"),
         ("timing", f"{timing.control_hz:g} Hz, {timing.history} observed frames, chunks of {timing.chunk} actions"),
+        ("robots", ", ".join(provenance.robots) or "unknown"),
         ("data", provenance.data_digest),
         ("vla_ros", provenance.package_version),
     ]

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from vla_ros.commands.ros import ros_evaluation
 from vla_ros.commands.ros.rollout_video import RolloutVideo, show
+from vla_ros.commands.ros.ros_arguments import add_ros_arguments, find_namespace
 from vla_ros.errors import UserError
 from vla_ros.files import write_json
 
@@ -27,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rollouts", type=int, default=2, metavar="N", help="rollouts per task (default %(default)s)")
     add("--tasks", nargs="+", default=["all"], metavar="NAME", help="task names, or all (the trained tasks; default)")
     add("--checkpoint", default="", metavar="FOLDER", help="checkpoint folder (default: the shipped one)")
+    add("--any-robot", action="store_true", help="accept a checkpoint of another robot than the simulated arm")
     add("--phrasings", choices=("held-out", "train"), default="held-out", help="commands to use (default %(default)s)")
     add("--attach", action="store_true", help="use the simulator and the policy that are already running")
-    add("--namespace", default="", help="their ROS namespace, with --attach")
-    add("--ros-args", nargs=argparse.REMAINDER, default=[], help="e.g. -r FROM:=TO, with --attach; must be last")
     add("--view", action="store_true", help="show both cameras in a window (needs a display)")
     add("--output", type=Path, default="runs/demo", metavar="FOLDER", help="results folder (default %(default)s)")
+    add_ros_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,9 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--view needs a display, but DISPLAY is not set; omit it and watch demo.mp4 afterwards")
     if args.attach and args.checkpoint:
         raise UserError("--attach uses the running policy; omit either --checkpoint or --attach")
-    for option, value in (("--namespace", args.namespace), ("--ros-args", args.ros_args)):
-        if value and not args.attach:
-            raise UserError(f"{option} only applies with --attach; omit it, or add --attach")
+    namespace = find_namespace(args.namespace, args.ros_args)
     rollouts = ros_evaluation.schedule(args.tasks, args.rollouts, args.phrasings)
     args.output.mkdir(parents=True, exist_ok=True)
     results = args.output / "results.json"
@@ -53,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"{len(rollouts)} rollouts, {args.phrasings} phrasings, results in {args.output}", highlight=False)
     on_poll = functools.partial(show, title="vla demo") if args.view else None
     watch: dict[str, Any] = {"video": video, "on_rollout": functools.partial(_print_rollout, console)}
+    watch |= {"on_poll": on_poll, "ros_arguments": args.ros_args}
     try:
         if args.attach:
-            result = ros_evaluation.attach(
-                args.namespace, rollouts, **watch, on_poll=on_poll, ros_arguments=args.ros_args
-            )
+            result = ros_evaluation.attach(namespace, rollouts, **watch)
         else:
-            result = ros_evaluation.run(args.checkpoint, rollouts, args.output, **watch, on_poll=on_poll)
+            where = {"any_robot": args.any_robot, "namespace": namespace}
+            result = ros_evaluation.run(args.checkpoint, rollouts, args.output, **where, **watch)
     finally:
         video.close()
     write_json(results, result.to_dict())

@@ -19,6 +19,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from vla_ros.commands.ros.ros_arguments import add_ros_arguments, find_namespace, warn_of_old
+
 PERIOD_S = 0.2
 ONCE_PERIODS = 50  # at most; discovery takes seconds on a busy machine
 STATE_COLORS = {"waiting": "yellow", "stopping": "yellow", "disarmed": "cyan", "fault": "red"}  # others: green
@@ -31,15 +33,20 @@ DETAILS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--namespace", default="", metavar="NAME", help="of guard and policy (default: none)")
+    parser.add_argument("--node", help=argparse.SUPPRESS)
     parser.add_argument("--once", action="store_true", help="print once and exit; status 1 if there was no message")
+    add_ros_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.nodes.clients.monitor import listen
 
-    view, console = View(args.namespace), Console()
-    updates = listen(view.names, view.on_state, view.on_status, PERIOD_S)
+    namespace = find_namespace(args.namespace, args.ros_args)
+    if args.node is not None:
+        namespace = args.node.rpartition("/")[0].strip("/")
+        warn_of_old("--node", f"--namespace {namespace}" if namespace else "no option: the nodes are in no namespace")
+    view, console = View(namespace), Console()
+    updates = listen(view.names, view.on_state, view.on_status, PERIOD_S, namespace, args.ros_args)
     with contextlib.closing(updates):  # type: ignore[type-var]  # it is a generator, typed as the iterator it yields
         if args.once:
             for _ in itertools.islice(updates, ONCE_PERIODS):

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vla_ros import bringup
+from vla_ros.bringup import Process
 from vla_ros.commands.ros.isolation import isolate
 from vla_ros.commands.ros.process_group import ProcessGroup
+from vla_ros.commands.ros.ros_arguments import add_ros_arguments, find_namespace, place
 from vla_ros.errors import UserError
 from vla_ros.files import PARTIAL
 
@@ -43,10 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--perturbation", type=float, default=0.4, metavar="X", help="noise on the twist, 0 to 2 (default %(default)s)")
     add("--first-seed", type=int, default=0, metavar="N", help="seed of the first scene (default %(default)s)")
+    add_ros_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    record(args.output, args.task, args.episodes, args.speed, args.perturbation, args.first_seed)
+    place_all = functools.partial(
+        place, namespace=find_namespace(args.namespace, args.ros_args), ros_arguments=args.ros_args
+    )
+    record(args.output, args.task, args.episodes, args.speed, args.perturbation, args.first_seed, place_all)
     return 0
 
 
@@ -57,8 +64,12 @@ def record(
     speed: float = 10.0,
     perturbation: float = 0.4,
     first_seed: int = 0,
+    place_all: Callable[[Iterable[Process]], list[Process]] = list,
 ) -> list[Path]:
-    """Record `episodes` demonstrations of each task into `output`/TASK; returns the bag folders."""
+    """Record `episodes` demonstrations of each task into `output`/TASK; returns the bag folders.
+
+    `place_all` puts the processes into a namespace.
+    """
     from vla_ros.sim.tasks import task_names
 
     tasks = task_names(tasks)
@@ -71,9 +82,13 @@ def record(
     started_s, motion_s = time.monotonic(), 0.0
     with ProcessGroup(output.with_name(output.name + ".logs")) as group:
         if missing:
-            group.start(bringup.recording_simulator(speed))
+            group.start(*place_all([bringup.recording_simulator(speed)]))
         for task in missing:
-            motion_s += _record_task(group, output, task, episodes, first_seeds[task], perturbation)
+            bag = output / INCOMPLETE / task
+            processes = bringup.recording(
+                str(bag), [task], episodes, first_seed=first_seeds[task], perturbation=perturbation
+            )
+            motion_s += _record_task(group, bag, output / task, place_all(processes), episodes)
     wall_s = time.monotonic() - started_s
     print(
         f"recorded {len(missing) * episodes} demonstrations of {len(missing)} tasks into {output} "
@@ -107,20 +122,17 @@ def _first_seeds(first_seed: int, episodes: int) -> dict[str, int]:
     return seeds
 
 
-def _record_task(
-    group: ProcessGroup, output: Path, task: str, episodes: int, first_seed: int, perturbation: float
-) -> float:
-    """Record the bag of one task; returns the recorded motion [s].
+def _record_task(group: ProcessGroup, bag: Path, finished: Path, processes: Sequence[Process], episodes: int) -> float:
+    """Record the bag of one task with `processes`; returns the recorded motion [s].
 
     It moves to its place once it has all episodes: an interrupted run must not look finished.
     """
-    bag = output / INCOMPLETE / task
     shutil.rmtree(bag, ignore_errors=True)
-    shutil.rmtree(bag.with_name(task + PARTIAL), ignore_errors=True)
-    group.start(*bringup.recording(str(bag), [task], episodes, first_seed=first_seed, perturbation=perturbation))
-    motion_s = _follow(group, task, episodes)
+    shutil.rmtree(bag.with_name(bag.name + PARTIAL), ignore_errors=True)
+    group.start(*processes)
+    motion_s = _follow(group, bag.name, episodes)
     group.stop("demonstrator", "recorder")
-    bag.rename(output / task)
+    bag.rename(finished)
     with contextlib.suppress(OSError):  # not empty: leave other files alone
         bag.parent.rmdir()
     return motion_s

@@ -33,6 +33,7 @@ from rich.table import Table
 
 from vla_ros import bringup
 from vla_ros.commands.ros.process_group import ProcessGroup
+from vla_ros.commands.ros.ros_arguments import add_ros_arguments, find_namespace, place
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract, Proprioception
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Source, dropped_text, load_source
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", type=Path, help="checkpoint folder")
     add("bags", nargs="+", help="bags, or folders of bags")
     add("--robot", default="tabletop", help="robot file with topics and limits (default %(default)s)")
+    add("--any-robot", action="store_true", help="accept a checkpoint of a robot of another name")
     add("--episode", type=int, default=0, metavar="N", help="episode to replay, from 0 (default %(default)s)")
     add("--speed", type=float, default=0.25, metavar="X", help="fraction of the recorded speed (default %(default)s)")
     add("--arm", action="store_true", help="arm the robot; otherwise wait for a call of guard/arm")
@@ -60,16 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--anywhere", action="store_true", help="replay from wherever the arm is; keep its workspace clear")
     add("--require-enable", action="store_true", help="move only while the deadman switch is held")
     add("--use-sim-time", action="store_true", help="the robot is simulated and publishes /clock")
-    add("--namespace", default="", help="ROS namespace of the robot")
     add("--store", type=Path, metavar="FOLDER", help="cache of decoded bags (default: .vla_store beside the bags)")
     add("--json", type=Path, metavar="FILE", help="also write the results to a JSON file")
+    add_ros_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if not 0.0 < args.speed <= 1.0:
         raise UserError(f"--speed must be in (0, 1]; got {args.speed:g}")
     robot = load_robot(args.robot)
-    contract = with_state(PolicyContract.load(args.checkpoint / "contract.json"), robot)
+    contract = PolicyContract.load(args.checkpoint / "contract.json")
+    contract.check_robot(robot.name, args.checkpoint, any_robot=args.any_robot, override="--any-robot")
+    contract = with_state(contract, robot)
     names = contract.observation_spec.proprioception
     episode = read_episode(args, robot, contract)
     recorded = episode.proprioception.astype(np.float64)
@@ -106,12 +110,14 @@ def _replay(
 
     shared = {"robot": str(args.robot), "use_sim_time": args.use_sim_time}
     guard = bringup.guard(**shared, autostart=True, speed_scale=args.speed, require_enable=args.require_enable)
+    namespace = find_namespace(args.namespace, args.ros_args)
     with tempfile.TemporaryDirectory(prefix="vla_replay_") as logs, ProcessGroup(Path(logs)) as group:
-        group.start(dataclasses.replace(guard, namespace=args.namespace))
+        group.start(*place([guard], namespace, args.ros_args))
         return replay(
             playback,
-            parameters={**shared, "checkpoint": str(args.checkpoint)},
-            namespace=args.namespace,
+            parameters={**shared, "checkpoint": str(args.checkpoint), "any_robot": args.any_robot},
+            namespace=namespace,
+            ros_arguments=args.ros_args,
             arm=args.arm,
             timeout_s=args.patience,
             check_start=check_start,

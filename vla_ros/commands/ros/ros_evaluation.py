@@ -16,6 +16,7 @@ from vla_ros.commands.ros.isolation import isolate
 from vla_ros.commands.ros.process_group import ProcessGroup
 from vla_ros.commands.ros.record_demo import FIRST_EVALUATION_SEED
 from vla_ros.commands.ros.rollout_video import RolloutVideo
+from vla_ros.commands.ros.ros_arguments import place
 from vla_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -125,10 +126,21 @@ def schedule(tasks: Sequence[str], rollouts: int, phrasings: str) -> list[Schedu
     return scheduled
 
 
-def run(checkpoint: str, rollouts: Sequence[ScheduledRollout], folder: Path, **options: Any) -> RosEvaluation:
+def run(
+    checkpoint: str,
+    rollouts: Sequence[ScheduledRollout],
+    folder: Path,
+    *,
+    any_robot: bool = False,
+    namespace: str = "",
+    ros_arguments: Sequence[str] = (),
+    **options: Any,
+) -> RosEvaluation:
     """Start the simulator and the policy, run the rollouts, stop both. Logs go to `folder`/logs.
 
     Args:
+        any_robot: accept a checkpoint of another robot.
+        namespace, ros_arguments: of all processes.
         options: see `attach`.
 
     Raises:
@@ -137,8 +149,8 @@ def run(checkpoint: str, rollouts: Sequence[ScheduledRollout], folder: Path, **o
     isolate()
     started_s = time.monotonic()
     with ProcessGroup(folder / "logs") as group:
-        group.start(*bringup.demo(checkpoint))
-        result = attach("", rollouts, check=group.check, **options)
+        group.start(*place(bringup.demo(checkpoint, any_robot=any_robot), namespace, ros_arguments))
+        result = attach(namespace, rollouts, check=group.check, ros_arguments=ros_arguments, **options)
     return dataclasses.replace(result, wall_s=time.monotonic() - started_s)
 
 
@@ -146,21 +158,21 @@ def attach(
     namespace: str,
     rollouts: Sequence[ScheduledRollout],
     *,
+    ros_arguments: Sequence[str] = (),
     video: RolloutVideo | None = None,
     on_rollout: Callable[[ScheduledRollout, bool, float], None] = lambda *_: None,
     on_poll: Callable[[Mapping[str, bytes]], None] | None = None,
     check: Callable[[], None] = lambda: None,
     time_limit_s: float = TIME_LIMIT_S,
-    ros_arguments: Sequence[str] = (),
 ) -> RosEvaluation:
     """Run rollouts on the simulator and the policy that are already running.
 
     Args:
+        ros_arguments: what follows --ros-args, such as remapping rules.
         video: records the camera images.
         on_rollout: called after each rollout.
         on_poll: called frequently with the latest images.
         check: called frequently; raises to abort.
-        ros_arguments: what follows --ros-args, such as remapping rules.
 
     Raises:
         UserError: the policy cannot start, or the simulator or the policy do not respond.

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import LATCHED_QOS
 
 LEVELS = ("ok", "warn", "error", "stale")
@@ -22,6 +23,8 @@ def listen(
     on_state: Callable[[str, str, Mapping[str, str]], None],
     on_status: Callable[[str, str, str, Mapping[str, str]], None],
     period_s: float,
+    namespace: str = "",
+    ros_arguments: Sequence[str] = (),
 ) -> Iterator[None]:
     """Call back for each message, and yield every `period_s`, until the caller closes this generator.
 
@@ -30,11 +33,13 @@ def listen(
         on_state: given a node's name, and message and values of its ~/state.
         on_status: given name, level (ok, warn, error, stale), message and values of a diagnostic status.
         period_s: between two yields.
+        namespace: of the listening node, in which relative remapping rules are meant.
+        ros_arguments: for rclpy.
     """
-    rclpy.init(args=[])
+    startup.start_ros(["--ros-args", *ros_arguments])
     executor = SingleThreadedExecutor()
     try:
-        node = Node("monitor")
+        node = Node("monitor", namespace=namespace)
 
         def receive_state(name: str, message: DiagnosticStatus) -> None:
             on_state(name, message.message, {pair.key: pair.value for pair in message.values})

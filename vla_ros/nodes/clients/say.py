@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import rclpy
 from rclpy.duration import Duration
@@ -12,6 +13,7 @@ from rclpy.publisher import Publisher
 from std_msgs.msg import String
 
 from vla_ros.errors import UserError
+from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import LATCHED_QOS
 
 # Subscribers are discovered one by one; if none has appeared for this long, all are there.
@@ -20,14 +22,14 @@ ACKNOWLEDGED_S = 2.0
 POLL_S = 0.02
 
 
-def say(text: str, topic: str, timeout_s: float) -> int:
+def say(text: str, topic: str, timeout_s: float, namespace: str = "", ros_arguments: Sequence[str] = ()) -> int:
     """Publish `text` on `topic`, wait until all subscribers have acknowledged it, and return how many nodes they are.
 
     UserError if there are none within `timeout_s`, or one does not acknowledge it.
     """
-    rclpy.init(args=[])
+    startup.start_ros(["--ros-args", *ros_arguments])
     try:
-        node = Node("say")
+        node = Node("say", namespace=namespace)
         publisher = node.create_publisher(String, topic, LATCHED_QOS)
         _wait_for_subscriber(publisher, timeout_s)
         # The publisher is latched, so subscribers discovered later receive it as well.

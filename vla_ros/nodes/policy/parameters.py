@@ -9,6 +9,7 @@ from vla_ros.runtime.planning.command_queue import STOP_WORDS
 PARAMETERS = (
     ParameterSpec("checkpoint", "", "Folder of the checkpoint (model.safetensors, contract.json, ...). Required."),
     ParameterSpec("robot", "tabletop", "Robot file (topics, units, limits): a name in config/robots, or a path."),
+    ParameterSpec("any_robot", False, "Accept a checkpoint whose recordings are of a robot of another name."),
     ParameterSpec("device", "auto", "Compute device: cpu, cuda, cuda:1, or auto (an NVIDIA GPU if there is one)."),
     ParameterSpec("precision", "auto", "Of the backbone: fp32, bf16, fp16, or auto (bf16 on GPUs that support it)."),
     ParameterSpec("compile", "auto", "Acceleration: none, compile, cuda_graph, or auto (cuda_graph on NVIDIA GPUs)."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,7 @@ def replay(
     *,
     parameters: Mapping[str, Any],
     namespace: str,
+    ros_arguments: Sequence[str] = (),
     arm: bool,
     timeout_s: float,
     check_start: Callable[[RobotState], None],
@@ -77,6 +78,7 @@ def replay(
         playback: what to play.
         parameters: of the policy node.
         namespace: of the node.
+        ros_arguments: for rclpy.
         arm: arm the guard here; otherwise somebody must call `guard/arm` within `timeout_s`.
         timeout_s: for arming.
         check_start: given the robot's state (P,) before it is armed, and again before it moves; raises to refuse.
@@ -99,7 +101,7 @@ def replay(
             raise KeyboardInterrupt
         check_guard()
 
-    arguments = ["--ros-args", *remap, *assignments]
+    arguments = ["--ros-args", *remap, *assignments, *ros_arguments]
     with in_this_process(arguments, lambda: PolicyNode(NAME, _playing(playback)), interrupt) as (node, executor):
         return _Replay(node, executor, playback, check).run(arm, timeout_s, check_start, report)
 

@@ -49,6 +49,7 @@ def make_commands(value: Callable[[str], Any]) -> CommandQueue:
         raise UserError(f"parameter {error}") from None
 
 
+OVERRIDE = "any_robot:=true"
 OLD_COMMAND = "it was published before this node started; say it again, or arm the guard to follow it"
 
 
@@ -75,6 +76,9 @@ class PolicySession:
         self.turn = threading.RLock()
         self.robot: Robot = load_robot(self._value("robot"))
         contract, make_policy = find_policy(self._value, self.robot)
+        log, checkpoint, any_robot = node.get_logger(), self._value("checkpoint"), self._value("any_robot")
+        if note := contract.check_robot(self.robot.name, checkpoint, any_robot=any_robot, override=OVERRIDE):
+            log.warning(note)
         self.commands = make_commands(self._value)
         self._period_ns = contract.timing.period_ns
         self._succeeded = False
@@ -106,8 +110,6 @@ class PolicySession:
             undo.callback(node.destroy_timer, timer)
             self._freeze_garbage_collection(undo)
             self._undo = undo.pop_all()
-        checkpoint = self._value("checkpoint")
-        log = node.get_logger()
         log.info(f"ready: {checkpoint} at {contract.timing.control_hz:g} Hz on robot {self.robot.name!r}")
 
     def status(self) -> EngineStatus:
