@@ -98,10 +98,10 @@ def finished(process: subprocess.Popen[str]) -> str:
     """Wait for a launch that ends by itself, and return what it has said."""
     try:
         return process.communicate(timeout=ENDS_S)[0]
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(ENDS_S)
+    except subprocess.TimeoutExpired:
+        for each in (*psutil.Process(process.pid).children(recursive=True), process):
+            each.kill()
+        raise
 
 
 def test_a_pushed_namespace_and_remaps_reach_ros2_bag_record(rosbag2, tmp_path):
