@@ -52,7 +52,8 @@ class StoveExpert:
         Given are the positions (3,) [m] of tool and knob in the world, and the tool's orientation (xyzw).
         """
         orientation = Rotation.from_quat(quaternion)
-        self._upright = self._upright or orientation
+        if self._upright is None:
+            self._upright = orientation
         offset = tool - (knob + _BESIDE_M)
         if offset[2] < _LOW_M and abs(offset[0]) < _ALONG_M and offset[1] > -_ASIDE_M:
             linear = np.array([-_GAIN_PER_S * offset[0], _MAX_MPS, -_GAIN_PER_S * offset[2]])
