@@ -221,3 +221,15 @@ def test_a_raw_image_with_fewer_bytes_than_its_size_says_is_undecodable(size):
     with pytest.raises(ValueError, match="do not match"):
         images.decode_raw(message)
     assert len(messages.LazyImage(message, images.decode_raw).fingerprint()) == size
+
+
+def test_a_shipped_robot_is_found_with_the_ending_of_its_file_unless_there_is_a_file_of_that_name(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert load_robot("franka_servo.yaml") == load_robot("franka_servo")
+    with pytest.raises(RobotError, match="does not exist"):
+        load_robot("elsewhere/franka_servo.yaml")
+    (tmp_path / "franka_servo.yaml").write_text("[")
+    with pytest.raises(RobotError, match="is not YAML"):
+        load_robot("franka_servo.yaml")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -272,6 +273,22 @@ def test_beside_ros2_bag_record_it_only_marks_episodes(make_graph):
     robot.close()
     assert [parse_marker(message.data).event for message in heard] == ["start", "success"]
     assert parse_marker(heard[0].data).command == "push it"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ended_in_an_episode_it_marks_it_as_discarded_for_ros2_bag_record(number, make_graph):
+    graph = make_graph()
+    graph.start(bringup.recorder("", write=False, task="push"))
+    heard = graph.listen(String, "episode", LATCHED_QOS)
+    robot, recorder = Robot(graph.node), RemoteNode(graph.node, "recorder")
+    robot.language.publish(String(data="push it"))
+    Bench(graph, robot, recorder, Path()).settle()
+    _, process = graph.group._running.pop("recorder")
+    process.send_signal(number)
+    assert process.wait(10.0) == 0
+    robot.close()
+    graph.wait(lambda: len(heard) == 2, "the end of the episode")
+    assert [parse_marker(message.data).event for message in heard] == ["start", "discard"]
 
 
 def test_killed_in_an_episode_it_leaves_what_it_wrote(bench):

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from vla_ros.nodes.common.parameters import ParameterSpec, help_text
+from vla_ros.nodes.common.parameters import help_text
 
 
 def answer_help(executable: str, description: str | None, args: Sequence[str] | None, epilog: str = "") -> list[str]:
@@ -38,29 +40,38 @@ def run_node(executable: str, node: str, description: str | None, args: Sequence
         node: Its class, as "module:Class".
         args: None: those of the command line.
     """
-    given = answer_help(executable, description, args)
-    try:
+    with _ctrl_c_at_the_edges():
+        given = answer_help(executable, description, args)
         from vla_ros.nodes.common.startup import run
 
         return run(pkgutil.resolve_name(node), [executable, *given])
-    except KeyboardInterrupt:  # Ctrl-C before ROS has started
-        return 0
+    return 0
 
 
 def run_lifecycle_node(
-    executable: str, node: str, description: str | None, specs: Sequence[ParameterSpec], args: Sequence[str] | None
+    executable: str, node: str, description: str | None, specs: str, args: Sequence[str] | None
 ) -> int:
     """Answer `--help`, or run a lifecycle node until a signal; return the exit status.
 
     Args:
         node: Its class, as "module:Class".
-        specs: Its parameters.
+        specs: Its parameters, as "module:NAME".
         args: None: those of the command line.
     """
-    given = answer_help(executable, description, args, help_text(specs, "config/policy.yaml"))
-    try:
+    with _ctrl_c_at_the_edges():
+        help_of_parameters = help_text(pkgutil.resolve_name(specs), "config/policy.yaml")
+        given = answer_help(executable, description, args, help_of_parameters)
         from vla_ros.nodes.common.lifecycle_node import run
 
         return run(executable, given, pkgutil.resolve_name(node))
-    except KeyboardInterrupt:  # Ctrl-C before ROS has started
-        return 0
+    return 0
+
+
+@contextlib.contextmanager
+def _ctrl_c_at_the_edges() -> Iterator[None]:
+    """End quietly on Ctrl-C before ROS has started, and ignore a second one while Python ends."""
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -20,12 +20,12 @@ import sys
 from collections.abc import Sequence
 
 from vla_ros.nodes.common.command_line import run_lifecycle_node
-from vla_ros.nodes.guard.parameters import PARAMETERS
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until a signal. Exit status: 0 on request, 1 after an error."""
-    return run_lifecycle_node("guard_node", "vla_ros.nodes.guard.lifecycle:GuardNode", __doc__, PARAMETERS, args)
+    node, parameters = "vla_ros.nodes.guard.lifecycle:GuardNode", "vla_ros.nodes.guard.parameters:PARAMETERS"
+    return run_lifecycle_node("guard_node", node, __doc__, parameters, args)
 
 
 if __name__ == "__main__":

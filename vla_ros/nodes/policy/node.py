@@ -19,12 +19,12 @@ import sys
 from collections.abc import Sequence
 
 from vla_ros.nodes.common.command_line import run_lifecycle_node
-from vla_ros.nodes.policy.parameters import PARAMETERS
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until a signal; return 0, or 1 after an error."""
-    return run_lifecycle_node("policy_node", "vla_ros.nodes.policy.lifecycle:PolicyNode", __doc__, PARAMETERS, args)
+    node, parameters = "vla_ros.nodes.policy.lifecycle:PolicyNode", "vla_ros.nodes.policy.parameters:PARAMETERS"
+    return run_lifecycle_node("policy_node", node, __doc__, parameters, args)
 
 
 if __name__ == "__main__":
