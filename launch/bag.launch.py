@@ -19,7 +19,7 @@ from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.logging import launch_config
 
-from vla_ros import bringup, transport
+from vla_ros import bringup, launch_arguments, transport
 from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.bags.recording import match_topic
 from vla_ros.nodes.common import launching
@@ -28,36 +28,16 @@ from vla_ros.robot import load_robot
 
 def generate_launch_description() -> LaunchDescription:
     """Start policy and guard, wait until they are active, and play the bag."""
-    sim_time = "Run on the recording's time; false only if no stream of the robot has stamp: header"
-    return LaunchDescription(
-        [
-            launching.argument("bag", "", "Bag to play: a folder or file (required)"),
-            launching.argument("robot", "tabletop", "Robot file: a path, or a name in config/robots"),
-            launching.argument("checkpoint", "", "Checkpoint folder; empty: that of params_file, or the shipped one"),
-            launching.argument("device", "", "Compute device: auto, cpu, cuda, cuda:1, ..."),
-            launching.argument("precision", "", "Precision of the backbone", ["", "auto", "fp32", "bf16", "fp16"]),
-            launching.argument(
-                "compile", "", "Acceleration of inference", ["", "auto", "none", "compile", "cuda_graph"]
-            ),
-            launching.argument("params_file", "", "Parameter file (YAML), e.g. config/policy.yaml"),
-            launching.flag("loop", False, "Begin anew at the end of the recording"),
-            launching.flag("use_sim_time", True, sim_time),
-            *(each for each in launching.shared_arguments() if each.name != "use_sim_time"),
-            OpaqueFunction(function=_play),
-        ]
-    )
+    return LaunchDescription([*launching.declared("bag"), OpaqueFunction(function=_play)])
 
 
 def _play(context: LaunchContext) -> list:
-    names = ("checkpoint", "params_file", "robot", "device", "precision", "compile")
-    given = {name: text for name in names if (text := launching.value(context, name))}
-    # Nobody is there to hold a deadman, and nothing can move.
-    guard = {"dry_run": True, "arm_on_start": True, "require_enable": False}
-    nodes = launching.nodes(context, bringup.policy(**given, autostart=True, **guard), all_needed=True)
+    values = launching.values(context, "bag")
+    nodes = launching.nodes(context, launch_arguments.dry_run(values), all_needed=True)
     names = bringup.Names(launching.namespace(context), launching.remaps(context))
     wait = [sys.executable, "-m", "vla_ros.nodes.clients.wait_active"]
     waiting = ExecuteProcess(cmd=[*wait, *(names.full(name) for name in ("guard", "policy"))])
-    *notes, playing = _bag_play(context, names)
+    *notes, playing = _bag_play(values, names)
 
     def on_active(event: ProcessExited, _: LaunchContext) -> list | None:
         return [playing] if event.returncode == 0 else None
@@ -65,9 +45,9 @@ def _play(context: LaunchContext) -> list:
     return [*notes, *nodes, waiting, RegisterEventHandler(OnProcessExit(target_action=waiting, on_exit=on_active))]
 
 
-def _bag_play(context: LaunchContext, names: bringup.Names) -> list:
+def _bag_play(values: launch_arguments.Values, names: bringup.Names) -> list:
     """Return a note on what the bag lacks, if anything, and the player."""
-    bag, robot = launching.value(context, "bag"), load_robot(launching.value(context, "robot"))
+    bag, robot = values["bag"], load_robot(values["robot"])
     if not bag:
         raise RuntimeError("bag is required: the folder or file to play, e.g. bag:=bags/NAME")
     wanted = bringup.played_topics(robot)
@@ -79,7 +59,7 @@ def _bag_play(context: LaunchContext, names: bringup.Names) -> list:
         "w", prefix="bag_play_qos_", suffix=".yaml", dir=launch_config.log_dir, delete=False
     ) as qos:
         yaml.safe_dump(bringup.bag_play_qos(robot, found), qos)
-    clock, loop = launching.truth(context, "use_sim_time"), launching.truth(context, "loop")
+    clock, loop = (launch_arguments.truth(values, name) for name in ("use_sim_time", "loop"))
     command = bringup.bag_play_command(bag, found, names, qos.name, clock=clock, loop=loop)
     absent = [topic for topic in wanted if topic not in found]
     return [

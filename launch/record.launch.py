@@ -11,42 +11,27 @@ and refuses to start one while a camera is silent. Otherwise our recorder writes
 import shutil
 import subprocess
 import tempfile
-from pathlib import Path
 
 import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import ExecuteProcess, OpaqueFunction
 from launch.logging import launch_config
 
-from vla_ros import bringup
+from vla_ros import bringup, launch_arguments
 from vla_ros.nodes.common import launching
 from vla_ros.robot import load_robot
 
 
 def generate_launch_description() -> LaunchDescription:
     """Start the recorder, and `ros2 bag record` if it is installed."""
-    return LaunchDescription(
-        [
-            launching.argument("output", "", "Folder of the bag (required; must not exist)"),
-            launching.argument("robot", "tabletop", "Robot file: a path, or a name in config/robots"),
-            launching.argument("task", "", "Task name to write into the episode markers"),
-            launching.argument("writer", "auto", "Who writes the bag", ["auto", "rosbag2", "vla_ros"]),
-            *launching.shared_arguments(),
-            OpaqueFunction(function=_record),
-        ]
-    )
+    return LaunchDescription([*launching.declared("record"), OpaqueFunction(function=_record)])
 
 
 def _record(context: LaunchContext) -> list:
-    output, robot_file = launching.value(context, "output"), launching.value(context, "robot")
-    if not output:
-        raise RuntimeError("output is required: the folder of the bag, e.g. output:=bags/NAME")
-    if Path(output).exists():
-        raise RuntimeError(f"output {output} already exists; choose another folder, or move it away")
-    writer, rosbag2_help = launching.value(context, "writer"), _rosbag2_help()
+    values, rosbag2_help = launching.values(context, "record"), _rosbag2_help()
+    output, robot_file, writer = (values[name] for name in ("output", "robot", "writer"))
     rosbag2 = writer == "rosbag2" or (writer == "auto" and "mcap" in rosbag2_help)
-    parameters = {"robot": robot_file, "task": launching.value(context, "task"), "write": not rosbag2}
-    actions = launching.nodes(context, [bringup.recorder(output, **parameters)], all_needed=True)
+    actions = launching.nodes(context, launch_arguments.recorder(values, write=not rosbag2), all_needed=True)
     if rosbag2:
         actions.append(_bag_record(context, robot_file, output, topics_option="--topics" in rosbag2_help))
     return actions

@@ -249,7 +249,7 @@ def test_a_node_that_is_respawned_waits_to_be_armed(given, armed, monkeypatch):
 
 @needs_launch
 def test_a_respawn_that_would_move_by_itself_is_refused(monkeypatch):
-    with pytest.raises(RuntimeError, match=r"use_respawn and arm_on_start must not both be true.*omit one of them"):
+    with pytest.raises(UserError, match=r"use_respawn and arm_on_start must not both be true.*omit one of them"):
         _policy_process({"use_respawn": "true", "arm_on_start": "true"}, monkeypatch)
 
 

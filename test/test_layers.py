@@ -21,7 +21,7 @@ LAYERS = {
     "datasets": 2, "sim": 2,
     "policy": 3,
     "runtime": 4, "bringup": 4,
-    "evaluation": 5,
+    "evaluation": 5, "launch_arguments": 5,
     "nodes": 6, "train": 6,
     "commands": 7, "cli": 7,
 }  # fmt: skip

@@ -38,6 +38,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("vla_ros.commands.policy.report", "collect everything about a training run in one HTML file"),
     "import-robovlms": ("vla_ros.commands.policy.import_robovlms", "convert RoboVLMs weights to a checkpoint"),
     "params": ("vla_ros.commands.policy.params", "show a policy's parameters, memory and compute per step"),
+    "launch": (
+        "vla_ros.commands.ros.launch",
+        "run policy, guard, recorder or demo as the launch files do, without ROS's",
+    ),
     "say": ("vla_ros.commands.ros.say", "send a language command to the running policy"),
     "monitor": ("vla_ros.commands.ros.monitor", "monitor a running policy: state, rates, latencies, stops"),
     "check": ("vla_ros.commands.check", "check that this machine has what recording, training and running need"),

@@ -39,27 +39,31 @@ class ProcessError(UserError):
 
 
 class ProcessGroup:
-    """Processes that start and stop together. Use it in a `with` statement; each logs to `folder/NAME.log`."""
+    """Processes that start and stop together. Use it in a `with` statement.
 
-    def __init__(self, folder: Path) -> None:
+    Each logs to `folder`/NAME.log; without a folder, all print where this program prints.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._running: dict[str, tuple[Process, subprocess.Popen[bytes]]] = {}
         self._segments: set[str] = set()
         self._on_exit = contextlib.ExitStack()
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, *processes: Process) -> None:
         """Start processes, each in its own SROS 2 enclave; their names must be unique within the group."""
         inherited = {name: value for name, value in os.environ.items() if name != ENCLAVE_VARIABLE}
         for process in processes:
-            with self.log(process.name).open("wb") as log:
+            with contextlib.nullcontext() if self._folder is None else self.log(process.name).open("wb") as log:
                 # In its own session: Ctrl-C reaches only this program, which then stops the others in order.
                 popen = subprocess.Popen(
                     [sys.executable, "-m", NODES[process.executable], *process.ros_arguments()],
                     env={**inherited, **process.environment},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
-                    stderr=subprocess.STDOUT,
+                    stderr=None if log is None else subprocess.STDOUT,
                     start_new_session=True,
                     preexec_fn=_exit_with_parent,
                 )
@@ -67,14 +71,17 @@ class ProcessGroup:
 
     def log(self, name: str) -> Path:
         """Return the log file of a process."""
+        assert self._folder is not None, "without a folder, there are no log files"
         return self._folder / f"{name}.log"
+
+    def exited(self) -> list[tuple[str, int]]:
+        """Return the name and exit status of every process that has exited, other than those that are done."""
+        polled = [(name, process, popen.poll()) for name, (process, popen) in self._running.items()]
+        return [(name, status) for name, process, status in polled if status or (status == 0 and not process.ends)]
 
     def check(self) -> None:
         """Raise ProcessError with the end of its log if a process has exited, other than one that is done."""
-        for name, (process, popen) in self._running.items():
-            status = popen.poll()
-            if status is None or (process.ends and status == 0):
-                continue
+        for name, status in self.exited():
             tail = "\n  ".join(self.log(name).read_text(errors="replace").splitlines()[-LOG_LINES:])
             raise ProcessError(f"{name} exited with status {status}; the end of {self.log(name)}:\n  {tail}")
 

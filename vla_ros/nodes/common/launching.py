@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch actions for the processes of `vla_ros.bringup`, and arguments shared by all launch files."""
+"""Launch actions for the processes of `vla_ros.bringup` and the arguments of `vla_ros.launch_arguments`."""
 
 from __future__ import annotations
 
@@ -15,31 +15,23 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from vla_ros import launch_arguments
 from vla_ros.bringup import PACKAGE, Process
 from vla_ros.errors import UserError
 
-LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
-TRUTHS = {"true": True, "1": True, "false": False, "0": False}  # in any case, as in launch's own conditions
 
-
-def argument(name: str, default: str, description: str, choices: Sequence[str] | None = None) -> DeclareLaunchArgument:
-    """Declare an argument, as `ros2 launch ... --show-args` lists it."""
-    return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
-
-
-def flag(name: str, default: bool, description: str) -> DeclareLaunchArgument:
-    """Declare a boolean argument."""
-    return argument(name, str(default).lower(), f"{description}: true or false")
-
-
-def shared_arguments() -> list[DeclareLaunchArgument]:
-    """Return the deployment arguments of every launch file."""
+def declared(name: str) -> list[DeclareLaunchArgument]:
+    """Declare the arguments of a launch file, as `ros2 launch ... --show-args` lists them."""
     return [
-        argument("namespace", "", "Namespace of all nodes and topics"),
-        flag("use_sim_time", False, "Use simulated time from /clock"),
-        argument("log_level", "info", "Minimum severity of logged messages", LOG_LEVELS),
-        flag("use_respawn", False, "Restart a node that ends unexpectedly"),
+        DeclareLaunchArgument(each.name, default_value=each.default, description=each.description, choices=each.choices)
+        for each in launch_arguments.ARGUMENTS[name]
     ]
+
+
+def values(context: LaunchContext, name: str) -> dict[str, str]:
+    """Return the values of a launch file's arguments."""
+    texts = {each.name: value(context, each.name) for each in launch_arguments.ARGUMENTS[name]}
+    return texts | {"use_sim_time": str(simulated_time(context)).lower()}
 
 
 def value(context: LaunchContext, name: str) -> str:
@@ -48,33 +40,8 @@ def value(context: LaunchContext, name: str) -> str:
 
 
 def truth(context: LaunchContext, name: str) -> bool:
-    """Return the value of a flag, as ROS users type it: `true`, `True` or `1`.
-
-    Raises:
-        UserError: it is neither true nor false.
-    """
-    text = value(context, name)
-    if text.lower() not in TRUTHS:
-        raise UserError(f"{name} must be true or false; got {text!r}")
-    return TRUTHS[text.lower()]
-
-
-def given(context: LaunchContext, names: Sequence[str], flags: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments that are not empty: texts called `names`, and `flags`."""
-    filled = [name for name in (*names, *flags) if value(context, name)]
-    return {name: truth(context, name) if name in flags else value(context, name) for name in filled}
-
-
-def whole_number(context: LaunchContext, name: str) -> int:
-    """Return the value of an argument that counts something.
-
-    Raises:
-        UserError: it is not a whole number of at least 0.
-    """
-    text = value(context, name)
-    if not (text.isascii() and text.isdigit()):
-        raise UserError(f"{name} must be a whole number of at least 0; got {text!r}")
-    return int(text)
+    """Return the value of a flag; UserError if it is neither true nor false."""
+    return launch_arguments.truth({name: value(context, name)}, name)
 
 
 def simulated_time(context: LaunchContext) -> bool:
