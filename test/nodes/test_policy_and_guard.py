@@ -291,7 +291,7 @@ def test_diagnostics_name_every_stream_with_its_rate_and_what_the_guard_does(rob
     reports = len(robot.diagnostics)
     robot.wait(lambda: len(robot.diagnostics) >= reports + 6, "three reports of each node")
     statuses = {status.name: status for message in robot.diagnostics[reports:] for status in message.status}
-    of_policy = ("transport", "policy", "camera skew", *(f"stream {each}" for each in STREAMS))
+    of_policy = ("transport", "policy", "camera skew", "image decoder", *(f"stream {each}" for each in STREAMS))
     of_guard = ("guard", "outputs", "operator inputs")
     assert set(statuses) == {f"/policy: {name}" for name in of_policy} | {f"/guard: {name}" for name in of_guard}
     # A busy machine may lose an image, which is a warning of its stream.
