@@ -26,7 +26,8 @@ from vla_ros.errors import UserError
 from vla_ros.robot import load_robot
 
 PACKAGES = {
-    "": ("numpy", "scipy", "cv2", "yaml", "rosbags", "torch", "transformers", "safetensors", "pytorch_lightning"),
+    "": ("numpy", "scipy", "yaml", "rosbags", "torch", "transformers", "safetensors", "pytorch_lightning"),
+    "opencv": ("cv2",),
     "ros": ("rclpy", "sensor_msgs", "geometry_msgs", "std_srvs", "diagnostic_msgs", "lifecycle_msgs"),
     "sim": ("mujoco", "gymnasium"),
     "train": ("tensorboard",),
@@ -36,6 +37,10 @@ OPTIONAL = {
     "rosbag2_py": "the recorder node writes the same bags itself",
     "simplejpeg": "decoding JPEGs takes 1.6 times as long, with the same pixels: pip install 'vla_ros[jpeg]'",
     "tf2_msgs": "only needed if the robot file takes ee_pose from /tf (config/robots/ur_servo.yaml)",
+}
+FROM_DISTRIBUTION = {
+    "ros": "source a ROS 2 distribution's setup.bash, or ",
+    "opencv": "beside a ROS 2 distribution, apt-get install python3-opencv; else ",
 }
 # For the processes of one demonstration: two 640x480 cameras with the segment size in config/fastdds.xml.
 SHARED_MEMORY_BYTES = 256 * 2**20
@@ -106,9 +111,9 @@ def packages(extra: str, modules: tuple[str, ...]) -> CheckResult:
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     if not absent:
         return CheckResult("ok", subject, ", ".join(modules))
-    source = "source a ROS 2 distribution's setup.bash, or " if extra == "ros" else ""
     option = f"'.[{extra}]'" if extra else "."
-    return CheckResult("missing", subject, f"{', '.join(absent)}: {source}pip install -e {option} in a checkout")
+    remedy = f"{FROM_DISTRIBUTION.get(extra, '')}pip install -e {option} in a checkout"
+    return CheckResult("missing", subject, f"{', '.join(absent)}: {remedy}")
 
 
 def shared_memory(directory: Path) -> CheckResult:
