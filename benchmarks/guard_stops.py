@@ -59,9 +59,13 @@ def rearm(arm: FakeArm, speed: float) -> None:
     while not arm.reset().success:  # the release may still be on its way
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
-    arm.arm_when_allowed()
-    arm.twists.clear()
-    arm.wait_moving(speed)
+    moving = False
+    while not moving:  # a planner that is discovered after this, beside the killed one, disarms
+        arm.arm_when_allowed()
+        arm.twists.clear()
+        seen = len(arm.states)
+        arm.wait(lambda: arm.moves(speed) or any(each["state"] == "disarmed" for each in arm.states[seen:]), "motion")
+        moving = arm.moves(speed)
 
 
 def press(arm: FakeArm) -> float:

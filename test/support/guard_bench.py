@@ -112,8 +112,11 @@ class FakeArm:
         self.wait(reached, f"{state} {reason}")
         return self.states[-1]
 
+    def moves(self, linear_x: float) -> bool:
+        return bool(self.twists) and abs(self.twists[-1].linear_x - linear_x) < 1e-6
+
     def wait_moving(self, linear_x: float = 0.05) -> None:
-        self.wait(lambda: bool(self.twists) and abs(self.twists[-1].linear_x - linear_x) < 1e-6, f"twist {linear_x}")
+        self.wait(lambda: self.moves(linear_x), f"twist {linear_x}")
 
     def wait_standing(self) -> None:
         """Wait for a zero twist."""

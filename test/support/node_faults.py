@@ -240,6 +240,7 @@ def _finalized(robot: FakeRobot) -> None:
 
 
 def _fault(robot: FakeRobot) -> None:
+    robot.wait_state("waiting", "no_command")  # a command from before the node's time is not followed
     robot.say("fail")
     robot.wait_state("fault")
 
