@@ -63,8 +63,8 @@ def rearm(arm: FakeArm, speed: float) -> None:
     while not moving:  # a planner that is discovered after this, beside the killed one, disarms
         arm.arm_when_allowed()
         arm.twists.clear()
-        seen = len(arm.states)
-        arm.wait(lambda: arm.moves(speed) or any(each["state"] == "disarmed" for each in arm.states[seen:]), "motion")
+        arm.states.clear()
+        arm.wait(lambda: arm.moves(speed) or any(each["state"] == "disarmed" for each in arm.states), "motion")
         moving = arm.moves(speed)
 
 

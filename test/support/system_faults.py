@@ -33,6 +33,7 @@ def simulator(folder: Path, environment: Environment) -> list[Measurement]:
     command = [sys.executable, "-m", "vla_ros.nodes.simulator.node"]
     robot = FakeRobot(int(environment["ROS_DOMAIN_ID"]))
     robot.silent |= {"static", "wrist", "ee_pose", "joint_states"}
+    robot.destroy_publisher(robot.pose)  # the simulator's is the only one
     max_age_s = load_robot("tabletop").observation.max_age_s
     with contextlib.ExitStack() as stack:
         stack.callback(robot.close)
