@@ -25,6 +25,8 @@ from vla_ros.datasets.bags.recording import match_topic
 from vla_ros.nodes.common import launching
 from vla_ros.robot import load_robot
 
+NODES = ("guard", "policy")
+
 
 def generate_launch_description() -> LaunchDescription:
     """Start policy and guard, wait until they are active, and play the bag."""
@@ -34,9 +36,9 @@ def generate_launch_description() -> LaunchDescription:
 def _play(context: LaunchContext) -> list:
     values = launching.values(context, "bag")
     nodes = launching.nodes(context, launch_arguments.dry_run(values), all_needed=True)
-    names = bringup.Names(launching.namespace(context), launching.remaps(context))
+    names = bringup.Names(NODES, launching.namespace(context), launching.remaps(context))
     wait = [sys.executable, "-m", "vla_ros.nodes.clients.wait_active"]
-    waiting = ExecuteProcess(cmd=[*wait, *(names.full(name) for name in ("guard", "policy"))])
+    waiting = ExecuteProcess(cmd=[*wait, *(names.full(name) for name in NODES)])
     *notes, playing = _bag_play(values, names)
 
     def on_active(event: ProcessExited, _: LaunchContext) -> list | None:
@@ -60,7 +62,8 @@ def _bag_play(values: launch_arguments.Values, names: bringup.Names) -> list:
     ) as qos:
         yaml.safe_dump(bringup.bag_play_qos(robot, found), qos)
     clock, loop = (launch_arguments.truth(values, name) for name in ("use_sim_time", "loop"))
-    command = bringup.bag_play_command(bag, found, names, qos.name, clock=clock, loop=loop)
+    clock_hz = 2 * robot.command_hz if clock else None  # the guard ticks on it
+    command = bringup.bag_play_command(bag, found, names, qos.name, clock_hz=clock_hz, loop=loop)
     absent = [topic for topic in wanted if topic not in found]
     return [
         *([LogInfo(msg=f"not in the bag: {', '.join(absent)}")] if absent else []),

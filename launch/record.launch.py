@@ -47,7 +47,7 @@ def _rosbag2_help() -> str:
 
 def _bag_record(context: LaunchContext, robot_file: str, output: str, *, topics_option: bool) -> ExecuteProcess:
     robot = load_robot(robot_file)
-    names = bringup.Names(launching.namespace(context), launching.remaps(context))
+    names = bringup.Names(["recorder"], launching.namespace(context), launching.remaps(context))
     # Among the logs of this launch: rosbag2 reads it at some time after its start.
     with tempfile.NamedTemporaryFile(
         "w", prefix="bag_record_qos_", suffix=".yaml", dir=launch_config.log_dir, delete=False

@@ -18,7 +18,8 @@ from vla_ros.errors import UserError
 from vla_ros.robot import load_robot
 
 LAUNCH_FILES = sorted((Path(__file__).parents[1] / "launch").glob("*.launch.py"))
-ARM = bringup.Names("arm")
+NODES = ("guard", "policy")
+ARM = bringup.Names(["recorder"], "arm")
 needs_launch = pytest.mark.skipif(
     importlib.util.find_spec("launch_ros") is None,
     reason="ROS's launch and launch_ros are not installed (they are not on PyPI)",
@@ -103,7 +104,7 @@ def test_the_guard_alone_has_the_same_defaults_as_beside_the_policy_and_none_wit
     ],
 )
 def test_topics_are_recorded_under_the_names_that_remapping_rules_give_them(rule, full):
-    names = bringup.Names("/arm", [rule, ("ee_pose", "later")] if full != "/arm/ee_pose" else [rule])
+    names = bringup.Names(["recorder"], "/arm", [rule, ("ee_pose", "later")] if full != "/arm/ee_pose" else [rule])
     assert names.full("ee_pose") == full
     command = bringup.bag_record_command(
         load_robot("tabletop"), "one", names, "qos.yaml", use_sim_time=False, topics_option=True
@@ -152,16 +153,20 @@ def test_ros2_bag_play_gets_what_a_policy_sees_but_nothing_that_the_guard_or_a_p
 
 def test_ros2_bag_play_plays_the_bag_s_names_onto_those_of_the_nodes():
     found = {"ee_pose": "/lab/ee_pose", "language_command": "/left/language_command", "/tf": "/tf"}
-    command = bringup.bag_play_command("bags/one", found, bringup.Names("left"), "qos.yaml", clock=True, loop=True)
+    command = bringup.bag_play_command(
+        "bags/one", found, bringup.Names(NODES, "left"), "qos.yaml", clock_hz=200.0, loop=True
+    )
     assert command[:4] == ["ros2", "bag", "play", "bags/one"] and "--loop" in command
-    assert float(command[command.index("--clock") + 1]) >= 100.0
+    assert command[command.index("--clock") + 1] == "200"
     played = command[command.index("--topics") + 1 : command.index("--remap")]
     assert played == ["/lab/ee_pose", "/left/language_command", "/tf"]
     assert command[command.index("--remap") + 1 :] == ["/lab/ee_pose:=/left/ee_pose"]
-    remapped = bringup.Names("left", [("ee_pose", "/arm/pose")])
-    command = bringup.bag_play_command("bags/one", {"ee_pose": "/ee_pose"}, remapped, "q", clock=True, loop=True)
+    remapped = bringup.Names(NODES, "left", [("recorder:ee_pose", "/another"), ("guard:ee_pose", "/arm/pose")])
+    command = bringup.bag_play_command("bags/one", {"ee_pose": "/ee_pose"}, remapped, "q", clock_hz=200.0, loop=True)
     assert command[-2:] == ["--remap", "/ee_pose:=/arm/pose"]
-    plain = bringup.bag_play_command("bags/one", {"/tf": "/tf"}, bringup.Names(), "qos.yaml", clock=False, loop=False)
+    plain = bringup.bag_play_command(
+        "bags/one", {"/tf": "/tf"}, bringup.Names(NODES), "qos.yaml", clock_hz=None, loop=False
+    )
     assert not {"--clock", "--loop", "--remap"} & set(plain)
 
 

@@ -33,7 +33,6 @@ NODES = {
 DEMONSTRATION_HZ = 10.0
 CHECKPOINT = "config/checkpoints/tabletop"
 STATIC_TRANSFORMS_DEPTH = 100  # more publishers than a robot has
-PLAYED_CLOCK_HZ = 200.0  # twice the rate of the guard's ticks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +169,9 @@ def demo(checkpoint: str = "", *, any_robot: bool = False, **simulator_parameter
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """Topic names as ROS resolves them for our nodes: in a namespace, after remapping rules `(from, to)`."""
+    """Topic names as ROS resolves them for some of our `nodes`: in a namespace, after remapping rules `(from, to)`."""
 
+    nodes: Sequence[str]
     namespace: str = ""
     remaps: Sequence[tuple[str, str]] = ()
 
@@ -180,7 +180,7 @@ class Names:
         name = _full_name(self.namespace, topic)
         for rule, target in self.remaps:
             node, _, source = rule.removeprefix("rostopic://").rpartition(":")
-            if node in ("", "recorder") and _full_name(self.namespace, source) == name:
+            if node in ("", *self.nodes) and _full_name(self.namespace, source) == name:
                 return _full_name(self.namespace, target)
         return name
 
@@ -231,7 +231,7 @@ def played_topics(robot: Robot) -> list[str]:
 
 
 def bag_play_command(
-    bag: str, found: Mapping[str, str], names: Names, qos_file: str, *, clock: bool, loop: bool
+    bag: str, found: Mapping[str, str], names: Names, qos_file: str, *, clock_hz: float | None, loop: bool
 ) -> list[str]:
     """Return the `ros2 bag play` command for the topics in `found`: relative name -> name in the bag.
 
@@ -240,11 +240,11 @@ def bag_play_command(
         found: those of `played_topics` that the bag has.
         names: those under which the nodes receive them.
         qos_file: holds `bag_play_qos`.
-        clock: publish the bag's time on /clock.
+        clock_hz: publish the bag's time on /clock, so often; None: do not.
         loop: begin anew at the end.
     """
     command = ["ros2", "bag", "play", bag, "--disable-keyboard-controls", "--qos-profile-overrides-path", qos_file]
-    command += [*(["--clock", f"{PLAYED_CLOCK_HZ:g}"] if clock else []), *(["--loop"] if loop else [])]
+    command += [*(["--clock", f"{clock_hz:g}"] if clock_hz else []), *(["--loop"] if loop else [])]
     command += ["--topics", *found.values()]
     received = {recorded: names.full(topic) for topic, recorded in found.items()}
     remaps = [f"{recorded}:={name}" for recorded, name in received.items() if recorded != name]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from vla_ros import __version__
-from vla_ros.errors import UserError
+from vla_ros.errors import UserError, how_to_install
 
 # name -> (module, one line for `vla --help`). The module has add_arguments(parser) and run(args) -> exit status; its
 # docstring is the rest of its help.
@@ -130,16 +130,7 @@ def _missing(error: ModuleNotFoundError) -> str:
     name = (error.name or "").partition(".")[0]
     if name not in EXTRAS:
         raise error
-    extra = EXTRAS[name]
-    distribution = {
-        "ros": "source your ROS 2 distribution's setup.bash, or ",
-        "opencv": "beside a ROS 2 distribution, run apt-get install python3-opencv; else ",
-    }.get(extra, "")
-    what = f"'.[{extra}]'" if extra else "."
-    return (
-        f"the Python package {name!r} is not installed for {sys.executable}; {distribution}run pip install -e {what} "
-        "in a checkout of vla_ros"
-    )
+    return f"the Python package {name!r} is not installed for {sys.executable}; {how_to_install(EXTRAS[name])}"
 
 
 def _is_from_opengl(error: BaseException) -> bool:

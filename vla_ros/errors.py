@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that a user can act on."""
+"""Errors that a user can act on, and how to install what is missing. Standard library only."""
 
 from __future__ import annotations
+
+_FROM_DISTRIBUTION = {
+    "ros": "source your ROS 2 distribution's setup.bash, or ",
+    "opencv": "beside a ROS 2 distribution, run apt-get install python3-opencv; else ",
+}
 
 
 class UserError(Exception):
@@ -14,3 +19,9 @@ class UserError(Exception):
 
 class RobotError(UserError):
     """A robot file is malformed, or topics do not match it."""
+
+
+def how_to_install(extra: str) -> str:
+    """Return the remedy for a package of this extra of setup.py; "" is what every install has."""
+    what = f"'.[{extra}]'" if extra else "."
+    return f"{_FROM_DISTRIBUTION.get(extra, '')}run pip install -e {what} in a checkout of vla_ros"

@@ -56,7 +56,9 @@ def test_a_policy_plans_on_a_bag_and_the_guard_previews_its_twists_in_a_namespac
     found = {topic: name for topic, name in matches.items() if name is not None}
     qos = tmp_path / "qos.yaml"
     qos.write_text(yaml.safe_dump(bringup.bag_play_qos(ROBOT, found)))
-    command = bringup.bag_play_command(str(bag), found, bringup.Names("left"), str(qos), clock=True, loop=False)
+    command = bringup.bag_play_command(
+        str(bag), found, bringup.Names(("guard", "policy"), "left"), str(qos), clock_hz=200.0, loop=False
+    )
     player = [sys.executable, bag_player.__file__, *command[1:]]
     assert subprocess.run(player, env=ros_environment, timeout=60).returncode == 0
 

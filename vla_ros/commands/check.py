@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from vla_ros import bringup, resources
-from vla_ros.errors import UserError
+from vla_ros.errors import UserError, how_to_install
 from vla_ros.robot import load_robot
 
 PACKAGES = {
@@ -37,10 +37,6 @@ OPTIONAL = {
     "rosbag2_py": "the recorder node writes the same bags itself",
     "simplejpeg": "decoding JPEGs takes 1.6 times as long, with the same pixels: pip install 'vla_ros[jpeg]'",
     "tf2_msgs": "only needed if the robot file takes ee_pose from /tf (config/robots/ur_servo.yaml)",
-}
-FROM_DISTRIBUTION = {
-    "ros": "source a ROS 2 distribution's setup.bash, or ",
-    "opencv": "beside a ROS 2 distribution, apt-get install python3-opencv; else ",
 }
 # For the processes of one demonstration: two 640x480 cameras with the segment size in config/fastdds.xml.
 SHARED_MEMORY_BYTES = 256 * 2**20
@@ -111,9 +107,7 @@ def packages(extra: str, modules: tuple[str, ...]) -> CheckResult:
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     if not absent:
         return CheckResult("ok", subject, ", ".join(modules))
-    option = f"'.[{extra}]'" if extra else "."
-    remedy = f"{FROM_DISTRIBUTION.get(extra, '')}pip install -e {option} in a checkout"
-    return CheckResult("missing", subject, f"{', '.join(absent)}: {remedy}")
+    return CheckResult("missing", subject, f"{', '.join(absent)}: {how_to_install(extra)}")
 
 
 def shared_memory(directory: Path) -> CheckResult:

@@ -261,33 +261,34 @@ def test_only_what_happens_in_an_episode_is_written(bench):
     assert len(poses) < 10
 
 
-def test_beside_ros2_bag_record_it_only_marks_episodes(make_graph):
+@pytest.fixture
+def marking(make_graph):
+    """A recorder beside `ros2 bag record`, in an episode, and the markers that it has published."""
     graph = make_graph()
     graph.start(bringup.recorder("", write=False, task="push"))
     heard = graph.listen(String, "episode", LATCHED_QOS)
-    robot, recorder = Robot(graph.node), RemoteNode(graph.node, "recorder")
-    robot.language.publish(String(data="push it"))
-    Bench(graph, robot, recorder, Path()).settle()
-    recorder.trigger("success")
-    graph.wait(lambda: len(heard) == 2, "two markers")
-    robot.close()
+    bench = Bench(graph, Robot(graph.node), RemoteNode(graph.node, "recorder"), Path())
+    bench.robot.language.publish(String(data="push it"))
+    bench.settle()
+    yield bench, heard
+    bench.robot.close()
+
+
+def test_beside_ros2_bag_record_it_only_marks_episodes(marking):
+    bench, heard = marking
+    bench.recorder.trigger("success")
+    bench.graph.wait(lambda: len(heard) == 2, "two markers")
     assert [parse_marker(message.data).event for message in heard] == ["start", "success"]
     assert parse_marker(heard[0].data).command == "push it"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ended_in_an_episode_it_marks_it_as_discarded_for_ros2_bag_record(number, make_graph):
-    graph = make_graph()
-    graph.start(bringup.recorder("", write=False, task="push"))
-    heard = graph.listen(String, "episode", LATCHED_QOS)
-    robot, recorder = Robot(graph.node), RemoteNode(graph.node, "recorder")
-    robot.language.publish(String(data="push it"))
-    Bench(graph, robot, recorder, Path()).settle()
-    _, process = graph.group._running.pop("recorder")
+def test_ended_in_an_episode_it_marks_it_as_discarded_for_ros2_bag_record(number, marking):
+    bench, heard = marking
+    _, process = bench.graph.group._running.pop("recorder")
     process.send_signal(number)
     assert process.wait(10.0) == 0
-    robot.close()
-    graph.wait(lambda: len(heard) == 2, "the end of the episode")
+    bench.graph.wait(lambda: len(heard) == 2, "the end of the episode")
     assert [parse_marker(message.data).event for message in heard] == ["start", "discard"]
 
 
