@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vla_ros import transport
+from vla_ros import resources, transport
 
 
 def test_a_process_started_with_the_environment_misses_nothing():
@@ -29,6 +29,33 @@ def test_what_the_user_has_set_is_kept(tmp_path):
     own = {transport.profile_variable(): str(profile)}
     assert transport.environment(own)[transport.profile_variable()] == str(profile)
     assert len(transport.missing(own)) == 2
+
+
+def test_the_guard_takes_its_own_profile_in_place_of_none_and_of_ours_but_not_of_the_users(tmp_path):
+    variable = transport.profile_variable()
+    guards = {variable: str(resources.path("config/fastdds_guard.xml"))}
+    assert transport.guard_environment({}) == guards
+    assert transport.guard_environment(transport.environment({})) == guards
+    assert transport.guard_environment({variable: str(tmp_path / "moved.xml")}) == guards
+    profile = tmp_path / "mine.xml"
+    profile.write_text("<dds/>")
+    assert transport.guard_environment({variable: str(profile)}) == {}
+    profile.write_bytes(resources.path("config/fastdds.xml").read_bytes())  # of another installation
+    assert transport.guard_environment({variable: str(profile)}) == guards
+
+
+@pytest.mark.parametrize("asked", [{"ROS_LOCALHOST_ONLY": "1"}, {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}])
+def test_a_guard_that_is_to_stay_on_this_machine_does_so_by_its_profile(asked):
+    variable = transport.profile_variable()
+    got = transport.guard_environment(transport.environment({}) | asked)
+    assert got.pop(variable).endswith("config/fastdds_guard_localhost.xml")
+    assert got.pop("ROS_AUTOMATIC_DISCOVERY_RANGE") == "SYSTEM_DEFAULT"
+    assert got == ({"ROS_LOCALHOST_ONLY": "0"} if "ROS_LOCALHOST_ONLY" in asked else {})
+
+
+def test_static_peers_are_heard_by_a_guard_whose_range_is_this_machine():
+    asked = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_STATIC_PEERS": "10.0.0.2"}
+    assert "ROS_AUTOMATIC_DISCOVERY_RANGE" not in transport.guard_environment(asked)
 
 
 def test_a_file_of_profiles_that_does_not_exist_is_missing(tmp_path):

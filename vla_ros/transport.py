@@ -20,6 +20,7 @@ from vla_ros import resources
 # which is all that Fast DDS 2 knows. ROS_DISTRO does not tell them apart: the wheels from PyPI do not set it.
 RCLPY_WITH_FAST_DDS_3 = 9
 SHARED_MEMORY_BYTES = 256 * 2**20  # a segment of config/fastdds.xml for each of eight processes
+DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
 
 
@@ -35,6 +36,25 @@ def profile_variable() -> str:
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables for processes that send or receive images; those already set keep their values."""
     return {name: environ.get(name) or value for name, value in _settings().items()}
+
+
+def guard_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables for a process that must not wait for another one; a profile of the user's own stays.
+
+    In shared memory, a writer of Fast DDS waits up to a second for a reader whose process was killed. Where ROS is to
+    stay on this machine it would add shared memory itself: a profile does both, unless there are static peers.
+    """
+    variable = profile_variable()
+    given = Path(environ.get(variable, ""))
+    if given.is_file() and given.read_bytes() != resources.path("config/fastdds.xml").read_bytes():
+        return {}
+    only_here = environ.get("ROS_LOCALHOST_ONLY") == "1" or environ.get(DISCOVERY_RANGE) == "LOCALHOST"
+    if not only_here or environ.get("ROS_STATIC_PEERS"):
+        return {variable: str(resources.path("config/fastdds_guard.xml"))}
+    left_to_the_profile = {DISCOVERY_RANGE: "SYSTEM_DEFAULT"}
+    if "ROS_LOCALHOST_ONLY" in environ:
+        left_to_the_profile["ROS_LOCALHOST_ONLY"] = "0"
+    return {variable: str(resources.path("config/fastdds_guard_localhost.xml")), **left_to_the_profile}
 
 
 def missing(environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -178,13 +178,16 @@ class FakeRobot:
 
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
         with self._changed:
-            assert self._changed.wait_for(condition, timeout_s), f"{what}: not within {timeout_s} s; {self.states[-3:]}"
+            assert self._changed.wait_for(condition, timeout_s), self._missed(what, timeout_s)
+
+    def _missed(self, what: str, timeout_s: float) -> str:
+        return f"{what}: not within {timeout_s} s; guard: {self.states[-3:]}, policy: {self.policy_states[-3:]}"
 
     def wait_value(self, condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
         """Wait for what no message of the node announces."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s; {self.states[-3:]}"
+            assert time.monotonic() < deadline, self._missed(what, timeout_s)
             time.sleep(0.005)
 
     def wait_state(self, state: str, reason: str | None = None) -> None:
@@ -399,10 +402,15 @@ def _process(command: list[str], parameters: dict, namespace: str, environment: 
     # Into a file: a pipe that nobody reads is full after 64 KiB, and the node stands still then.
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [*command, "--ros-args", *remap, *assignments], stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
+            [*command, "--ros-args", *remap, *assignments],
+            stdout=log, stderr=subprocess.STDOUT, env=environment | {"PYTHONFAULTHANDLER": "1"},
+        )  # fmt: skip
         try:
             yield process
+        except BaseException:
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGABRT)  # its threads' stacks go into the log
+            raise
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)

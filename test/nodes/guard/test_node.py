@@ -14,6 +14,8 @@ pytest.importorskip("trajectory_msgs")
 
 from guard_bench import guard_bench, planner
 
+from vla_ros.commands.ros.process_group import shared_segments
+
 pytestmark = pytest.mark.ros
 
 
@@ -132,3 +134,9 @@ def test_a_pose_that_is_silent_stops_the_arm(moving) -> None:
     arm.wait_standing()
     arm.wait_state("disarmed")
     assert "no_ee_position" in arm.states[-1]["detail"]
+
+
+def test_the_guard_uses_no_shared_memory_in_which_it_would_wait_for_a_killed_reader(moving) -> None:
+    _, guard, plans = moving
+    assert shared_segments(plans.pid)
+    assert not shared_segments(guard.pid)

@@ -16,14 +16,17 @@ resume_within_s disarms: somebody has to call ~/arm again.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
+from vla_ros import transport
 from vla_ros.nodes.common.command_line import run_lifecycle_node
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until a signal. Exit status: 0 on request, 1 after an error."""
+    os.environ.update(transport.guard_environment())  # before Fast DDS is loaded
     node, parameters = "vla_ros.nodes.guard.lifecycle:GuardNode", "vla_ros.nodes.guard.parameters:PARAMETERS"
     return run_lifecycle_node("guard_node", node, __doc__, parameters, args)
 
