@@ -35,7 +35,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def _play(context: LaunchContext) -> list:
     values = launching.values(context, "bag")
-    nodes = launching.nodes(context, launch_arguments.dry_run(values), all_needed=True)
+    nodes = launching.nodes(context, launch_arguments.dry_run(values))
     names = bringup.Names(NODES, launching.namespace(context), launching.remaps(context))
     wait = [sys.executable, "-m", "vla_ros.nodes.clients.wait_active"]
     waiting = ExecuteProcess(cmd=[*wait, *(names.full(name) for name in NODES)])

@@ -19,7 +19,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def _demo(context: LaunchContext) -> list:
     values = launching.values(context, "demo")
-    actions = launching.nodes(context, launch_arguments.demo(values), all_needed=True)
+    actions = launching.nodes(context, launch_arguments.demo(values))
     rules = [part for source, target in launching.remaps(context) for part in ("-r", f"{source}:={target}")]
     if command := launch_arguments.demo_command(values, launching.namespace(context), rules):
         actions.append(ExecuteProcess(cmd=command, output="screen", on_exit=launching.needed("vla demo")))

@@ -31,7 +31,7 @@ def _record(context: LaunchContext) -> list:
     values, rosbag2_help = launching.values(context, "record"), _rosbag2_help()
     output, robot_file, writer = (values[name] for name in ("output", "robot", "writer"))
     rosbag2 = writer == "rosbag2" or (writer == "auto" and "mcap" in rosbag2_help)
-    actions = launching.nodes(context, launch_arguments.recorder(values, write=not rosbag2), all_needed=True)
+    actions = launching.nodes(context, launch_arguments.recorder(values, write=not rosbag2))
     if rosbag2:
         actions.append(_bag_record(context, robot_file, output, topics_option="--topics" in rosbag2_help))
     return actions

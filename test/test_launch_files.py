@@ -162,13 +162,16 @@ def test_truth_is_taken_as_ros_users_type_it(text, truth, install):
     assert [node._ExecuteLocal__respawn for node in made] == [truth]
 
 
-@pytest.mark.parametrize(("name", "dies"), [("demo", "guard"), ("demo", "simulator"), ("record", "recorder")])
+@pytest.mark.parametrize(
+    ("name", "dies"),
+    [("policy", "policy"), ("policy", "guard"), ("guard", "guard"), ("demo", "simulator"), ("record", "recorder")],
+)
 def test_a_node_that_dies_ends_the_launch_with_the_reason(name, dies, install, tmp_path):
     for node in NODES:
         executable(install / node, "import signal; signal.pause()")
     executable(install / f"{dies}_node", "sys.exit(3)")
-    arguments = ["rollouts:=0"] if name == "demo" else [f"output:={tmp_path / 'bag'}", "writer:=vla_ros"]
-    process = launched(name, *arguments)
+    arguments = {"demo": ["rollouts:=0"], "record": [f"output:={tmp_path / 'bag'}", "writer:=vla_ros"]}
+    process = launched(name, *arguments.get(name, ()))
     output = finished(process)
     assert f"{dies} ended with exit status 3; its message is above" in output
     assert process.returncode == 1

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, Shutdown
-from launch.events import matches_action
-from launch.events.process import ProcessExited, ShutdownProcess
+from launch.actions import DeclareLaunchArgument, LogInfo, Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -81,18 +80,10 @@ def needed(name: str, *, respawn: bool = False) -> Callable[[ProcessExited, Laun
     return on_exit
 
 
-def _respawn_crashed(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
-    """Keep launch from restarting a node that somebody ended: it would restart it whatever its exit status."""
-    if event.returncode or context.is_shutdown:
-        return None
-    return [EmitEvent(event=ShutdownProcess(process_matcher=matches_action(event.action)))]
-
-
-def nodes(context: LaunchContext, processes: Sequence[Process], *, all_needed: bool = False) -> list[Node]:
+def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
     """Return launch actions for `processes`, with the shared arguments applied.
 
-    Args:
-        all_needed: the launch ends with the first of them that ends, but for a crash after which it is restarted.
+    The launch ends with the first of them that ends, but for a crash after which it is restarted.
     """
     use_sim_time = {"use_sim_time": True} if truth(context, "use_sim_time") else {}
     respawn = truth(context, "use_respawn")
@@ -115,7 +106,7 @@ def nodes(context: LaunchContext, processes: Sequence[Process], *, all_needed: b
             ],
             respawn=respawn,
             respawn_delay=2.0,
-            on_exit=needed(process.name, respawn=respawn) if all_needed else _respawn_crashed if respawn else None,
+            on_exit=needed(process.name, respawn=respawn),
             output="screen",
         )
         for process in processes
