@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -101,6 +103,28 @@ def test_interrupt_is_status_130(command: ModuleType) -> None:
 
     command.run = run
     assert cli.main(["polish"]) == 130
+
+
+@pytest.mark.parametrize("buffered", [{}, {"PYTHONUNBUFFERED": "1"}])
+def test_output_that_nobody_reads_to_the_end_leaves_no_traceback(buffered: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | buffered
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "vla_ros.cli", "launch", "policy", "--show-args"]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_a_bug(command: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: argparse.Namespace) -> None:
+        raise BrokenPipeError
+
+    command.run = run
+    with open(os.devnull, "w") as anywhere:
+        monkeypatch.setattr(sys, "stdout", anywhere)
+        with pytest.raises(BrokenPipeError):
+            cli.main(["polish"])
 
 
 def test_help_of_a_command_is_its_docstring(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -81,7 +83,8 @@ OPENGL_HELP = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``vla`` with ``argv`` (default: the process's arguments) and return the exit status.
 
-    Status: 0 success, 1 a negative result (see the subcommand's help), 2 a usage error, 130 interrupted.
+    Status: 0 success, 1 a negative result (see the subcommand's help), 2 a usage error, 130 interrupted, 141 whoever
+    read the output has ended.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -90,11 +93,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if module is None:
             parser.print_help()
             return 0
-        return int(module.run(parsed) or 0)
+        status = int(module.run(parsed) or 0)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         return _fail(_missing(error))
+    except BrokenPipeError:
+        if not _output_is_gone():
+            raise
+        return 141
     except (ImportError, AttributeError, OSError) as error:  # raised by PyOpenGL if a library is missing
         if not _is_from_opengl(error):
             raise
@@ -131,6 +140,16 @@ def _missing(error: ModuleNotFoundError) -> str:
     if name not in EXTRAS:
         raise error
     return f"the Python package {name!r} is not installed for {sys.executable}; {how_to_install(EXTRAS[name])}"
+
+
+def _output_is_gone() -> bool:
+    """Return whether nobody reads stdout any more (`vla check | head`); Python would complain of it at its end."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _is_from_opengl(error: BaseException) -> bool:
