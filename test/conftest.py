@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from vla_ros.commands.ros.process_group import remove_segments, shared_segments
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before anything of ROS or torch is imported, so that child processes inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, processes of a test would ignore it
     config.stash[_LOG_DIRECTORY] = Path(tempfile.mkdtemp(prefix="vla_ros_test_"))
     config.stash[_SEGMENTS] = set()
     domain_id, config.stash[_DOMAIN_LOCK] = claim_domain_id()

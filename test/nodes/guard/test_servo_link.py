@@ -14,7 +14,9 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
 from rcl_interfaces.msg import ParameterValue
+from std_msgs.msg import Int8
 
+from vla_ros.errors import RobotError
 from vla_ros.nodes.guard import servo_link
 from vla_ros.nodes.guard.servo_link import ServoLink
 from vla_ros.robot import Servo
@@ -89,6 +91,18 @@ def node(monkeypatch) -> Node:
 
 
 @pytest.fixture
+def humble_node(monkeypatch) -> Node:
+    """Beside the moveit_msgs of Humble, which has no command types and no message for the status."""
+
+    def lacks(name: str):
+        raise RobotError(f"message type {name!r} is not installed")
+
+    monkeypatch.setattr(servo_link, "message_class", lacks)
+    monkeypatch.setattr(servo_link.importlib.util, "find_spec", lambda name: object())
+    return Node()
+
+
+@pytest.fixture
 def now(monkeypatch) -> SimpleNamespace:
     clock = SimpleNamespace(s=100.0)
     monkeypatch.setattr(servo_link.time, "monotonic", lambda: clock.s)
@@ -140,7 +154,7 @@ def test_units_and_timeout_are_checked_before_the_type_is_switched_and_the_pause
     [
         (parameters(units="unitless"), "command_in_type must be speed_units.*got 'unitless'"),
         (parameters(timeout_s=0.1), r"incoming_command_timeout must be at least 0\.2 s.*got 0\.1"),
-        (SimpleNamespace(values=[]), "has no parameter .*is it MoveIt Servo, Jazzy or newer"),
+        (SimpleNamespace(values=[]), "has no parameter .*is it MoveIt Servo"),
     ],
 )
 def test_settings_that_would_change_the_motion_are_refused(node, now, response, detail):
@@ -296,3 +310,49 @@ def test_a_servo_status_other_than_ok_is_a_warning_while_it_lasts(node, now):
     assert node.warnings == ["servo_node reports 4: close to the table", "servo_node reports 2: singularity"]
     hear(node)
     assert link.warning is None
+
+
+def test_humble_s_servo_is_started_when_the_guard_is_and_not_before(humble_node, now):
+    link = make(humble_node)
+    assert answer(humble_node, parameters()) == ["get_parameters"]
+    now.s += 5.0
+    humble_node.turn()
+    assert humble_node.called == [] and humble_node.warnings == [] and link.reason == "servo_not_ready"
+    link.start()
+    assert answer(humble_node, parameters(), YES) == ["get_parameters", "start_servo"]
+    humble_node.hear(Int8(data=0))
+    assert link.reason is None
+
+
+def test_humble_s_servo_that_was_restarted_is_started_again(humble_node, now):
+    link = make(humble_node)
+    link.start()
+    answer(humble_node, parameters(), YES)
+    humble_node.hear(Int8(data=0))
+    humble_node.gids = [b"second"]
+    humble_node.turn()
+    assert link.reason == "servo_not_ready" and "restarted" in link.detail
+    assert answer(humble_node, parameters(), YES) == ["get_parameters", "start_servo"]
+
+
+def test_humble_s_servo_that_never_begins_to_compute_is_silent(humble_node, now):
+    link = make(humble_node)
+    link.start()
+    answer(humble_node, parameters(), YES)  # it says yes even if it has no joint states
+    now.s += 1.1
+    humble_node.turn()
+    assert link.reason == "servo_silent"
+
+
+def test_humble_s_status_codes_are_told_in_words(humble_node, now):
+    link = make(humble_node)
+    link.start()
+    answer(humble_node, parameters(), YES)
+    humble_node.hear(Int8(data=2))
+    assert link.warning == "servo reports 2: close to a singularity: halted"
+
+
+def test_without_moveit_msgs_the_package_to_install_is_named(monkeypatch, humble_node):
+    monkeypatch.setattr(servo_link.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RobotError, match="moveit_msgs/srv/ServoCommandType"):
+        make(humble_node)

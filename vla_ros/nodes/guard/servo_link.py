@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handshake with MoveIt Servo (Jazzy and newer), and its status, without ever waiting.
+"""Handshake with MoveIt Servo, and its status, without ever waiting.
 
 Servo accepts twists only after `~/switch_command_type`, by default as fractions of a scale instead of m/s; it drops
 commands older than `incoming_command_timeout`, and reports on `~/status`. Sources: moveit_ros/moveit_servo,
 src/servo_node.cpp and config/servo_parameters.yaml; moveit2 issues 772 and 3040.
+
+Humble's has no command types: `~/start_servo` makes it compute, and ends a pause, too; before, it sends no status.
+While paused, it reports that all is well. Sources: moveit_servo of Humble, src/servo_node.cpp and src/servo_calcs.cpp.
 
 It computes a command's age as its own clock minus our stamp, and reports nothing if that makes no sense: with a clock
 ahead of ours it drops every command, with one behind it obeys a last one for too long. The status has no stamp, but the
@@ -12,15 +15,20 @@ middleware says when it was sent, by the system clock of Servo's machine.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
-from std_srvs.srv import SetBool
+from std_msgs.msg import Int8
+from std_srvs.srv import SetBool, Trigger
 
+from vla_ros.errors import RobotError
 from vla_ros.nodes.common.clock import steady_clock
 from vla_ros.nodes.common.qos import message_class
 from vla_ros.robot import Servo
@@ -37,6 +45,58 @@ USE_SIM_TIME = "use_sim_time"
 COMPARED = 20
 # A service that is still missing then is not about to be discovered.
 DISCOVERY_S = 5.0
+
+# moveit_servo/status_codes.h of Humble, whose status is the code alone.
+HUMBLE_STATUS = {
+    -1: "invalid command",
+    1: "close to a singularity: slows down",
+    2: "close to a singularity: halted",
+    3: "close to a collision: slows down",
+    4: "close to a collision: halted",
+    5: "joint limit: halted",
+    6: "leaving a singularity: slows down",
+}
+
+
+@dataclass(frozen=True)
+class _Interface:
+    """Servo's of one distribution. `steps`: the handshake after its parameters; `resume`: the step that ends a pause.
+
+    `starts`: it does nothing until it is resumed for the first time.
+    """
+
+    status: Any
+    services: Mapping[str, Any]
+    requests: Mapping[str, Any]
+    steps: tuple[str, ...]
+    resume: str
+    starts: bool
+
+
+def _installed_interface() -> _Interface:
+    """Return the interface that the installed moveit_msgs has.
+
+    Raises:
+        RobotError: moveit_msgs is not installed.
+    """
+    try:
+        switch = message_class("moveit_msgs/srv/ServoCommandType")
+    except RobotError:
+        if importlib.util.find_spec("moveit_msgs") is None:
+            raise
+        requests = {"start_servo": Trigger.Request()}
+        return _Interface(Int8, {"start_servo": Trigger}, requests, (), "start_servo", starts=True)
+    return _Interface(
+        message_class("moveit_msgs/msg/ServoStatus"),
+        {"switch_command_type": switch, "pause_servo": SetBool},
+        {
+            "switch_command_type": switch.Request(command_type=switch.Request.TWIST),
+            "pause_servo": SetBool.Request(data=False),
+        },
+        ("switch_command_type",),
+        "pause_servo",
+        starts=False,
+    )
 
 
 class ServoLink:
@@ -62,24 +122,29 @@ class ServoLink:
         self._timeout_s = 0.0
         # Our clock when a status arrives, minus Servo's when it was sent.
         self._delays_ns: deque[int] = deque(maxlen=COMPARED)
-        self._command_type = message_class("moveit_msgs/srv/ServoCommandType")
-        status = message_class("moveit_msgs/msg/ServoStatus")
-        self._clients: dict[str, Any] = {
-            "get_parameters": node.create_client(GetParameters, f"{servo.node}/get_parameters"),
-            "switch_command_type": node.create_client(self._command_type, f"{servo.node}/switch_command_type"),
-            "pause_servo": node.create_client(SetBool, f"{servo.node}/pause_servo"),
+        self._interface = kind = _installed_interface()
+        self._requests = {
+            "get_parameters": GetParameters.Request(names=[UNITS, TIMEOUT, USE_SIM_TIME]),
+            **kind.requests,
         }
-        self._subscription = node.create_subscription(status, f"{servo.node}/status", self._on_status, 1)
+        self._clients: dict[str, Any] = {
+            name: node.create_client(service, f"{servo.node}/{name}")
+            for name, service in {"get_parameters": GetParameters, **kind.services}.items()
+        }
+        on_status = self._on_humble_status if kind.status is Int8 else self._on_status
+        self._subscription = node.create_subscription(kind.status, f"{servo.node}/status", on_status, 1)
         self._timer = node.create_timer(STEP_S, self._on_timer, clock=steady_clock())
         self._heard_s = 0.0
         self._switched: frozenset[bytes] = frozenset()
         self._asked_until_s = 0.0
         self._call: Any = None
         self._steps: list[str] = []
+        self._started = False
         self._begin(unpause=False)
 
     def start(self) -> None:
         """Repeat the handshake and end a pause: whoever activates the policy intends to move the arm."""
+        self._started = True
         self._begin(unpause=True)
 
     def close(self) -> None:
@@ -92,7 +157,7 @@ class ServoLink:
         """Start the handshake; until its last step, Servo does not accept our twists."""
         self.reason, self.detail = "servo_not_ready", f"no answer from {self._servo.node} yet"
         # A pause that began while we were running was requested by somebody, so it stays.
-        self._steps = ["get_parameters", "switch_command_type", *(["pause_servo"] if unpause else [])]
+        self._steps = ["get_parameters", *self._interface.steps, *([self._interface.resume] if unpause else [])]
         self._call = None
         self._begun_s = time.monotonic()
         self._delays_ns.clear()
@@ -100,8 +165,10 @@ class ServoLink:
     def _on_timer(self) -> None:
         now_s = time.monotonic()
         if not self._steps:
+            if self._interface.starts and not self._started:
+                return
             if self._publishers() != self._switched:
-                self._begin(unpause=False)
+                self._begin(unpause=self._interface.starts)
                 self._refuse("servo_not_ready", f"{self._servo.node} was restarted")
             elif now_s - self._heard_s > SILENT_S:
                 self._refuse("servo_silent", f"no status from {self._servo.node} for {SILENT_S} s; is it paused?")
@@ -113,7 +180,7 @@ class ServoLink:
         if not client.service_is_ready():
             self._refuse("servo_not_ready", self._missing(client.srv_name, now_s))
             return
-        call = self._call = client.call_async(self._request(step))
+        call = self._call = client.call_async(self._requests[step])
         self._asked_until_s = now_s + ANSWER_S
         call.add_done_callback(lambda future: self._on_answer(step, future))
 
@@ -128,20 +195,13 @@ class ServoLink:
         publishers = self._node.get_publishers_info_by_topic(self._subscription.topic_name)
         return frozenset(bytes(publisher.endpoint_gid) for publisher in publishers)
 
-    def _request(self, step: str) -> Any:
-        if step == "get_parameters":
-            return GetParameters.Request(names=[UNITS, TIMEOUT, USE_SIM_TIME])
-        if step == "switch_command_type":
-            return self._command_type.Request(command_type=self._command_type.Request.TWIST)
-        return SetBool.Request(data=False)
-
     def _on_answer(self, step: str, future: Any) -> None:
         if future is not self._call:
             return  # an answer to an earlier handshake
         self._call = None
         reason, detail = self._objection(step, future.result())
         if detail:
-            self._begin(unpause="pause_servo" in self._steps)
+            self._begin(unpause=self._interface.resume in self._steps)
             self._refuse(reason, detail)
             self._asked_until_s, self._call = time.monotonic() + ANSWER_S, future  # retry later
             return
@@ -161,7 +221,7 @@ class ServoLink:
 
     def _wrong_parameters(self, answer: Any) -> str:
         if len(answer.values) != 3 or answer.values[0].type != ParameterType.PARAMETER_STRING:
-            return f"it has no parameter {UNITS}; is it MoveIt Servo, Jazzy or newer?"
+            return f"it has no parameter {UNITS}; is it MoveIt Servo?"
         units, timeout_s = answer.values[0].string_value, answer.values[1].double_value
         if units != "speed_units":
             return f"{UNITS} must be speed_units, since twists are in m/s and rad/s; got {units!r}"
@@ -190,14 +250,20 @@ class ServoLink:
         )
 
     def _on_status(self, message: Any, info: Any) -> None:
+        self._report(message.code, message.message, info.get("source_timestamp"))
+
+    def _on_humble_status(self, message: Int8) -> None:  # whose rclpy does not tell when a message was sent
+        self._report(message.data, HUMBLE_STATUS.get(message.data, ""), None)
+
+    def _report(self, code: int, text: str, sent_ns: int | None) -> None:
         self._heard_s, now_ns = time.monotonic(), time.time_ns()
-        self._delays_ns.append(now_ns - (info.get("source_timestamp") or now_ns))
+        self._delays_ns.append(now_ns - (sent_ns or now_ns))
         if not self._steps:
             self._accept_unless(self._clock_difference())
-        self.status = f"{message.code}: {message.message}" if message.message else str(message.code)
-        if message.code not in (self._code, NO_WARNING):
+        self.status = f"{code}: {text}" if text else str(code)
+        if code not in (self._code, NO_WARNING):
             self._node.get_logger().warning(f"{self._servo.node} reports {self.status}")
-        self._code = message.code
+        self._code = code
 
     def _accept_unless(self, wrong: str) -> None:
         if wrong and self.reason != "servo_clock":
