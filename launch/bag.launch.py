@@ -68,7 +68,7 @@ def _bag_play(values: launch_arguments.Values, names: bringup.Names) -> list:
     return [
         *([LogInfo(msg=f"not in the bag: {', '.join(absent)}")] if absent else []),
         ExecuteProcess(
-            cmd=command,
+            cmd=launching.with_the_launch(command),
             output="screen",
             additional_env=transport.environment(),
             on_exit=launching.needed("ros2 bag play"),

@@ -58,4 +58,6 @@ def _bag_record(context: LaunchContext, robot_file: str, output: str, *, topics_
         robot, output, names, qos.name, use_sim_time=use_sim_time, topics_option=topics_option
     )
     # Without it, the recorder would go on to mark episodes that are not recorded.
-    return ExecuteProcess(cmd=command, output="screen", on_exit=launching.needed("ros2 bag record"))
+    return ExecuteProcess(
+        cmd=launching.with_the_launch(command), output="screen", on_exit=launching.needed("ros2 bag record")
+    )

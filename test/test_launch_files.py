@@ -7,10 +7,12 @@ import contextlib
 import functools
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +125,8 @@ def test_what_rosbag2_reads_lies_among_the_logs_and_not_in_tmp(rosbag2, tmp_path
 
 
 def test_simulated_time_that_is_set_for_all_nodes_reaches_ros2_bag_record(rosbag2, tmp_path):
-    for time, expected in ((True, True), (False, False)):
-        made = actions_of("record", {"output": str(tmp_path / "bag")}, global_params=[("use_sim_time", time)])
+    for simulated, expected in ((True, True), (False, False)):
+        made = actions_of("record", {"output": str(tmp_path / "bag")}, global_params=[("use_sim_time", simulated)])
         assert ("--use-sim-time" in command_of(made[-1])) == expected
 
 
@@ -187,6 +189,43 @@ def test_a_crashed_node_is_restarted_and_one_that_ended_cleanly_is_not(install, 
     executable(install / "guard_node", counting)
     output = finished(launched("guard", "use_respawn:=true"))
     assert starts.read_text() == "xx", output
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+def test_ros2_bag_record_completes_its_bag_when_the_launch_is_killed(install, tmp_path, monkeypatch):
+    for node in NODES:
+        executable(install / node, "import signal; signal.pause()")
+    began, completed = tmp_path / "began", tmp_path / "completed"
+    records = f"""
+        import pathlib, signal
+        if "--help" in sys.argv:
+            sys.exit(print("--topics --storage mcap"))
+        try:
+            pathlib.Path({str(began)!r}).touch()
+            signal.pause()
+        except KeyboardInterrupt:
+            pathlib.Path({str(completed)!r}).touch()
+    """
+    executable(tmp_path / "bin/ros2", records)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    process = launched("record", f"output:={tmp_path / 'bag'}", "writer:=rosbag2")
+    started: list[psutil.Process] = []
+    try:
+        wait_for(began)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        wait_for(completed)
+    finally:
+        for each in (process, *started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def wait_for(file: Path) -> None:
+    deadline_s = time.monotonic() + ENDS_S
+    while not file.exists():
+        assert time.monotonic() < deadline_s, file.name
+        time.sleep(0.02)
 
 
 @pytest.mark.ros

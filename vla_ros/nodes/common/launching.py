@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,11 @@ def needed(name: str, *, respawn: bool = False) -> Callable[[ProcessExited, Laun
         return [LogInfo(msg=f"{reason}: stopping the others"), Shutdown(reason=reason)]
 
     return on_exit
+
+
+def with_the_launch(command: Sequence[str]) -> list[str]:
+    """Return a command that gets Ctrl-C's signal if the launch is killed; our own nodes watch it themselves (Linux)."""
+    return [*(["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []), *command]
 
 
 def nodes(context: LaunchContext, processes: Sequence[Process]) -> list[Node]:
