@@ -17,7 +17,8 @@ import rclpy
 from rclpy.node import Node
 
 from vla_ros.errors import UserError
-from vla_ros.nodes.common import command_line, startup
+from vla_ros.nodes.common import command_line, lifecycle_node, startup
+from vla_ros.nodes.guard.lifecycle import GuardNode
 
 
 def refuse(args: list[str]) -> None:
@@ -88,14 +89,31 @@ def test_a_signal_ends_a_node_in_order_and_another_one_does_not_interrupt_that(n
         nodes.append(Interrupted("later", number))
         return nodes[0]
 
-    assert startup.run(make, ["node"]) == 0
+    assert startup.run(make, ["node"], os.getppid()) == 0
     assert nodes[0].closed == 1 and not rclpy.ok()
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_signal_while_a_node_is_made_ends_it_without_a_traceback(capfd):
-    assert startup.run(lambda: Interrupted("made", signal.SIGINT), ["node"]) == 0
+    assert startup.run(lambda: Interrupted("made", signal.SIGINT), ["node"], os.getppid()) == 0
     assert not rclpy.ok() and "Traceback" not in capfd.readouterr().err
+
+
+class Quiet(Node):
+    exit_status = 0
+
+    def __init__(self) -> None:
+        super().__init__("quiet")
+
+    def close(self) -> None: ...
+
+
+def test_a_parent_that_ended_before_the_node_was_made_is_noticed(capfd):
+    watching = ["--ros-args", "-p", "stop_with_parent:=true"]
+    nobody = 2**22 + 1  # above the largest process id of Linux
+    assert startup.run(Quiet, ["node", *watching], nobody) == 0
+    assert lifecycle_node.run("guard_node", watching, GuardNode, nobody) == 0
+    assert "the process that started this node has ended: stopping" in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -116,6 +134,6 @@ def test_a_signal_while_libraries_are_loaded_or_python_ends_leaves_no_trace(monk
 
 
 def test_a_wrong_ros_argument_is_an_error_in_one_line(capfd):
-    assert startup.run(lambda: None, ["node", "--ros-args", "-r", "nonsense"]) == 2
+    assert startup.run(lambda: None, ["node", "--ros-args", "-r", "nonsense"], os.getppid()) == 2
     error = capfd.readouterr().err
     assert "\nerror: ROS did not start: " in error and "Traceback" not in error

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import pkgutil
 import signal
 import sys
@@ -40,11 +41,12 @@ def run_node(executable: str, node: str, description: str | None, args: Sequence
         node: Its class, as "module:Class".
         args: None: those of the command line.
     """
+    parent = os.getppid()  # before the imports, which take a while
     with _ctrl_c_at_the_edges():
         given = answer_help(executable, description, args)
         from vla_ros.nodes.common.startup import run
 
-        return run(pkgutil.resolve_name(node), [executable, *given])
+        return run(pkgutil.resolve_name(node), [executable, *given], parent)
     return 0
 
 
@@ -58,12 +60,13 @@ def run_lifecycle_node(
         specs: Its parameters, as "module:NAME".
         args: None: those of the command line.
     """
+    parent = os.getppid()  # before the imports, which take a while
     with _ctrl_c_at_the_edges():
         help_of_parameters = help_text(pkgutil.resolve_name(specs), "config/policy.yaml")
         given = answer_help(executable, description, args, help_of_parameters)
         from vla_ros.nodes.common.lifecycle_node import run
 
-        return run(executable, given, pkgutil.resolve_name(node))
+        return run(executable, given, pkgutil.resolve_name(node), parent)
     return 0
 
 

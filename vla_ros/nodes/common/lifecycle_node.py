@@ -221,10 +221,16 @@ def in_this_process(
             rclpy.try_shutdown()
 
 
-def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT]) -> int:
-    """Spin the node until a signal, the end of its parent if it watches it, or an error; return the exit status."""
+def run(executable: str, args: Sequence[str], make_node: Callable[[], NodeT], parent: int) -> int:
+    """Spin the node until a signal, the end of its parent if it watches it, or an error; return the exit status.
+
+    Args:
+        executable: its name.
+        args: ROS arguments.
+        make_node: returns the node.
+        parent: the process that started this one, by its id.
+    """
     stopping = False
-    parent = os.getppid()
     nodes: list[NodeT] = []
 
     def stop() -> None:

@@ -155,14 +155,19 @@ class Stop:
             raise KeyboardInterrupt
 
 
-def run(make_node: Callable[[], Any], args: Sequence[str] | None) -> int:
+def run(make_node: Callable[[], Any], args: Sequence[str] | None, parent: int) -> int:
     """Start ROS, make the node, spin it until Ctrl-C, SIGTERM or the end of its parent, and `close()` it.
+
+    Args:
+        make_node: returns the node.
+        args: None: those of the command line.
+        parent: the process that started this one, by its id.
 
     Returns:
         The exit status: the node's `exit_status`, 2 after a UserError (printed as one line), 1 after another error; 0
         if a signal interrupted the start.
     """
-    parent, stop = os.getppid(), Stop()
+    stop = Stop()
     with signals_to(stop):
         try:
             return _run(make_node, args, stop, parent)
