@@ -5,7 +5,7 @@ Two raw 640x480 cameras at 30 Hz, pose and joint states come from one process, t
 another, with a policy that costs nothing and with a real checkpoint, and the guard sends twists at 100 Hz from a third.
 Interleaved with it: two bare relays (image in, plan out; plan in, twist out), alone and next to a process that runs
 the checkpoint's inference, and a bare timer at 100 Hz in place of the guard, next to the same cameras and the same
-policy node with the checkpoint.
+policy node with the checkpoint. What stands in for the guard uses its transport.
 
 Policy and guard work on grids. So that they can be compared with the relays, waiting for a tick and the model's
 computation are left out: what counts is how long images, plans and twists take to be received and sent, and how late

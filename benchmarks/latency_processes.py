@@ -7,6 +7,7 @@ import argparse
 import array
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros import topics
+from vla_ros import topics, transport
 from vla_ros.contract import PolicyContract
 from vla_ros.observations.observation import Observation
 
@@ -258,6 +259,8 @@ def take_role(arguments: argparse.Namespace, ros: Sequence[str]) -> int:
         "second_relay": second_relay,
         "timer": timer,
     }
+    if arguments.role in ("second_relay", "timer"):  # in place of the guard
+        os.environ.update(transport.guard_environment())
     rclpy.init()
     with contextlib.suppress(ExternalShutdownException, KeyboardInterrupt):
         nodes[arguments.role]()
