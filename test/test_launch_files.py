@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,15 @@ sys.exit(service.run())
 """
 
 
-def actions_of(name: str, given: dict[str, str], **configurations: Any) -> list:
-    """What a launch file makes of arguments, in what the files that include it have configured."""
+def actions_of(name: str, given: dict[str, str], argv: Sequence[str] = (), **configurations: Any) -> list:
+    """What a launch file makes of arguments, in what the files that include it have configured.
+
+    `argv`: what was typed, for the outermost of them.
+    """
     from launch import LaunchContext
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
-    context = LaunchContext()
+    context = LaunchContext(argv=argv)
     context.launch_configurations.update(given, **configurations)
     description = get_launch_description_from_python_launch_file(str(FOLDER / f"{name}.launch.py"))
     return [made for entity in description.entities for made in entity.execute(context) or []]
@@ -154,6 +158,25 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(name, argu
     given = {argument: text, **({"output": str(tmp_path / "bag"), "writer": "vla_ros"} if name == "record" else {})}
     with pytest.raises(UserError, match=message):
         actions_of(name, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "message"),
+    [
+        ("guard", "dryrun:=true", r"guard.launch.py has no argument 'dryrun'; did you mean 'dry_run'\?"),
+        ("guard", "dry-run:=true", "did you mean 'dry_run'"),
+        ("policy", "require_enable:=true", "'require_enable': it is a parameter, set it in a params_file"),
+        ("policy", "robots:=my_arm.yaml", "did you mean 'robot'"),
+        ("record", "outputs:=bags/one", "did you mean 'output'"),
+    ],
+)
+def test_a_misspelt_argument_is_not_dropped_in_silence(name, typed, message):
+    with pytest.raises(UserError, match=message):
+        actions_of(name, {}, argv=[typed])
+
+
+def test_arguments_of_a_launch_file_that_includes_ours_pass():
+    assert actions_of("guard", {}, argv=["use_lidar:=true", "world:=lab", "dry_run:=true"])
 
 
 @pytest.mark.parametrize(("text", "truth"), [("True", True), ("1", True), ("TRUE", True), ("False", False)])

@@ -7,8 +7,9 @@ An argument is a text, as typed in `NAME:=VALUE`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,27 @@ def parse(name: str, assignments: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{key} must be one of {', '.join(filter(None, choices))}; got {value!r}")
         values[key] = value
     return values
+
+
+def refuse_misspelt(name: str, given: Iterable[str], parameters: Collection[str]) -> None:
+    """Refuse what somebody must have meant for us; launch accepts any NAME:=VALUE and drops what it does not know.
+
+    Other names may belong to a launch file that includes ours.
+
+    Args:
+        name: of the launch file.
+        given: names of the arguments on its command line.
+        parameters: of its nodes.
+
+    Raises:
+        UserError: a name is similar to one of our arguments, or is a parameter.
+    """
+    arguments = [argument.name for argument in ARGUMENTS[name]]
+    for key in (key for key in given if key not in arguments):
+        if key in parameters:
+            raise UserError(f"{name}.launch.py has no argument {key!r}: it is a parameter, set it in a params_file")
+        if difflib.get_close_matches(key, arguments, n=1, cutoff=0.75):
+            raise UserError(f"{name}.launch.py has no argument {key!r}; {schema.suggestion(key, arguments)}")
 
 
 def truth(values: Values, name: str) -> bool:

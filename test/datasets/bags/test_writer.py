@@ -65,6 +65,12 @@ def test_metadata_records_the_offered_qos(tmp_path: Path) -> None:
     assert (offered["/image"]["reliability"], offered["/image"]["durability"]) == ("best_effort", "volatile")
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BagError, match=r"cannot write .*file/bag: Not a directory .*choose another folder"):
+        BagWriter(tmp_path / "file" / "bag")
+
+
 @pytest.mark.parametrize("existing", ["bag", "bag.partial"])
 def test_an_existing_bag_is_never_overwritten(tmp_path: Path, existing: str) -> None:
     (tmp_path / existing).mkdir()

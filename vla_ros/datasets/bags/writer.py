@@ -50,7 +50,7 @@ class BagWriter:
     `definitions`, ROS 2's common interfaces by default.
 
     Raises:
-        BagError: `folder` or its `.partial` already exists.
+        BagError: `folder` or its `.partial` already exists, or cannot be made.
     """
 
     def __init__(self, folder: str | Path, definitions: Typestore | None = None) -> None:
@@ -62,7 +62,12 @@ class BagWriter:
                 raise BagError(f"{path} already exists and is not overwritten; choose another name or move it")
         # Jazzy and Kilted write version 9 of the metadata.
         self._writer = Writer(self.partial / self.folder.name, version=9, storage_plugin=StoragePlugin.MCAP)
-        self._writer.open()
+        try:
+            self._writer.open()
+        except OSError as error:
+            raise BagError(
+                f"cannot write {folder}: {error.strerror} ({error.filename}); choose another folder"
+            ) from error
         self._connections: dict[str, Connection] = {}
         self.messages = 0  # written so far
         self._saved_ns = 0

@@ -18,6 +18,11 @@ from launch_ros.parameter_descriptions import ParameterValue
 from vla_ros import launch_arguments
 from vla_ros.bringup import PACKAGE, Process
 from vla_ros.errors import UserError
+from vla_ros.nodes.guard import parameters as guard
+from vla_ros.nodes.policy import parameters as policy
+
+_GUARD, _POLICY = ({each.name for each in specs} for specs in (guard.PARAMETERS, policy.PARAMETERS))
+_PARAMETERS = {"guard": _GUARD, "policy": _GUARD | _POLICY, "bag": _GUARD | _POLICY}
 
 
 def declared(name: str) -> list[DeclareLaunchArgument]:
@@ -29,7 +34,9 @@ def declared(name: str) -> list[DeclareLaunchArgument]:
 
 
 def values(context: LaunchContext, name: str) -> dict[str, str]:
-    """Return the values of a launch file's arguments."""
+    """Return the values of a launch file's arguments; UserError if one is misspelt."""
+    given = [argument.partition(":=")[0] for argument in context.argv]
+    launch_arguments.refuse_misspelt(name, given, _PARAMETERS.get(name, ()))
     texts = {each.name: value(context, each.name) for each in launch_arguments.ARGUMENTS[name]}
     return texts | {"use_sim_time": str(simulated_time(context)).lower()}
 
