@@ -66,6 +66,7 @@ EXTRAS = {
     "tensorboard": "train",
     "pyarrow": "lerobot",
     "av": "lerobot",
+    "array_record": "arrayrecord",
     "peft": "vlm",
     "libero": "libero",
     "robosuite": "libero",

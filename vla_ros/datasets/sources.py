@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.store import Progress, load_shards
 from vla_ros.files import absolute
 from vla_ros.robot import Robot
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +52,14 @@ class Demonstrations:
     name: str = ""
     shards: Sequence[SourceShard] = ()
     contents: Sequence[str] = ()  # the digest of each shard's files
+    held_out: Sequence[Episode] = ()  # for validation, if the source keeps some apart itself
 
     def summary(self) -> str:
         """Return how much was loaded and what was left out, as one line."""
         frames = sum(map(len, self.episodes))
-        return f"{len(self.episodes)} episodes, {frames} frames; left out: {dropped_text(self.report.dropped)}"
+        held_out = f"; held out by the data set: {len(self.held_out)} episodes" if self.held_out else ""
+        left_out = dropped_text(self.report.dropped)
+        return f"{len(self.episodes)} episodes, {frames} frames; left out: {left_out}{held_out}"
 
 
 Reader = Callable[[Source, ObservationSpec, Timing], list[SourceShard]]
@@ -87,7 +93,7 @@ def load_source(
     weight: float | None = None,
     progress: Progress | None = None,
 ) -> Demonstrations:
-    """Load a source from the store, and decode first what the store does not hold yet.
+    """Load a source from the store, and decode first what the store does not hold yet; log what it does not read.
 
     Args:
         store: its folder; None for `.vla_store` beside the demonstrations.
@@ -99,11 +105,19 @@ def load_source(
         UserError: the source can't be read, or the store can't be written.
     """
     shards = FORMATS[source.format](source, spec, timing)
-    loaded = load_shards(shards, store, workers, progress)
+    for note in dict.fromkeys(note for shard in shards for note in shard.notes):
+        logger.warning("%s", note)
+    shards = sorted(shards, key=lambda shard: shard.held_out)
+    training = [shard for shard in shards if not shard.held_out]
+    loaded = load_shards(training, store, workers, progress)
     if not loaded.episodes:
-        names = ", ".join(shard.name for shard in shards[:5]) + (", ..." if len(shards) > 5 else "")
+        names = ", ".join(shard.name for shard in training[:5]) + (", ..." if len(training) > 5 else "")
         raise SourceError(f"no usable episode in {source.name} ({names}); {explain_empty(loaded.report)}")
-    return Demonstrations(loaded.episodes, weight, loaded.report, source.name, shards, loaded.contents)
+    if len(training) == len(shards):
+        return Demonstrations(loaded.episodes, weight, loaded.report, source.name, shards, loaded.contents)
+    held_out = load_shards(shards[len(training) :], store, workers, progress)
+    contents = (*loaded.contents, *held_out.contents)
+    return Demonstrations(loaded.episodes, weight, loaded.report, source.name, shards, contents, held_out.episodes)
 
 
 def dropped_text(dropped: Mapping[str, int]) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from tiny_datasets import picture, png, write_rlds
+from tiny_datasets import encoded, picture, png, write_rlds
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.rlds.catalogue import DATASETS, openings_from_changes
 from vla_ros.datasets.rlds.reader import rlds_shards
+from vla_ros.datasets.sources import Source, load_source
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 
@@ -204,13 +205,36 @@ def test_what_does_not_fit_the_contract_is_refused(tmp_path: Path, dataset, spec
         rlds_shards(folder, spec, Timing(control_hz, 4, 8))
 
 
-def test_missing_shards_and_other_folders_are_refused(tmp_path: Path) -> None:
-    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[], []])
-    (folder / "jaco_play-train.tfrecord-00001-of-00002").unlink()
-    with pytest.raises(SourceError, match=r"1 of 2 shards of jaco_play"):
-        rlds_shards(folder, STATIC, Timing(5.0, 4, 8))
+def test_droid_is_read_under_its_published_names_and_in_part(tmp_path: Path, caplog) -> None:
+    for name in ("r2d2_faceblur", "droid_101"):
+        folder = write_rlds(tmp_path / name, name, [[steps("droid")], [steps("droid", text="Stack cups")]])
+        (folder / f"{name}-train.tfrecord-00000-of-00002").unlink()
+        loaded = load_source(Source("DROID", "rlds", [folder]), BOTH, timing_of("droid"), workers=1)
+        assert [episode.command for episode in loaded.episodes] == ["Stack cups"]
+        assert f"1 of 2 shards of {name} are there" in caplog.text
+
+
+def test_a_data_set_in_array_record_gives_the_same_episodes(tmp_path: Path) -> None:
+    module = pytest.importorskip("array_record.python.array_record_module")
+    (expected,), _ = read(
+        write_rlds(tmp_path / "1.0.0", "jaco_play", [[steps("jaco_play")]]), BOTH, timing_of("jaco_play")
+    )
+    (tmp_path / "2.0.0").mkdir()
+    writer = module.ArrayRecordWriter(
+        str(tmp_path / "2.0.0" / "jaco_play-train.array_record-00000-of-00001"), "group_size:1"
+    )
+    writer.write(encoded(steps("jaco_play")))
+    writer.close()
+    (episode,), _ = read(tmp_path / "2.0.0", BOTH, timing_of("jaco_play"))
+    np.testing.assert_array_equal(episode.actions, expected.actions)
+    np.testing.assert_array_equal(episode.images["wrist"], expected.images["wrist"])
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"holds no NAME-train\.tfrecord"):
         rlds_shards(tmp_path, STATIC, Timing(5.0, 4, 8))
+    with pytest.raises(SourceError, match="is not a folder"):
+        rlds_shards(tmp_path / "absent", STATIC, Timing(5.0, 4, 8))
 
 
 @pytest.mark.parametrize(
