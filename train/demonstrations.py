@@ -21,7 +21,7 @@ from vla_ros.imaging import images
 from vla_ros.policy.module import Batch
 from vla_ros.policy.policy import Policy
 from vla_ros.robot import load_robot
-from vla_ros.train.config import ConfigError, DataConfig, TrainConfig
+from vla_ros.train.config import ConfigError, DataConfig, SourceConfig, TrainConfig
 
 ENCODE_BATCH = 32
 
@@ -38,7 +38,7 @@ def read_demonstrations(config: TrainConfig, spec: ObservationSpec, timing: Timi
         sources = [_load(data, "data.bags", "bags", data.bags, spec, timing)]
     elif data.sources:
         sources = [
-            _load(data, f"data.sources[{index}]", source.format, [source.path], spec, timing, source.weight)
+            _load(data, f"data.sources[{index}]", source.format, [source.path], spec, timing, source)
             for index, source in enumerate(data.sources)
         ]
     else:
@@ -74,10 +74,12 @@ def _load(
     paths: Sequence[str],
     spec: ObservationSpec,
     timing: Timing,
-    weight: float | None = None,
+    options: SourceConfig | None = None,
 ) -> Demonstrations:
     robot = load_robot(data.robot) if format == "bags" else None
-    source = Source(name, format, paths, robot, data.include_failures, data.policy_frames)
+    chosen = (options.annotations, options.motion_only) if options else ()
+    source = Source(name, format, paths, robot, data.include_failures, data.policy_frames, *chosen)
+    weight = options.weight if options else None
     with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task(f"decoding {name}", start=False)
 
@@ -96,7 +98,7 @@ def _load(
 def split_demonstrations(
     sources: Sequence[Demonstrations], validation_fraction: float, seed: int
 ) -> tuple[list[Episode], list[Episode], list[tuple[int, float]]]:
-    """Split each source on its own, so that both parts have all of them.
+    """Split each source on its own, so that both parts have all of them; one that holds episodes out itself, by these.
 
     Returns:
         The training episodes, the validation episodes, and (training episodes, weight) of each source, empty if
@@ -106,7 +108,9 @@ def split_demonstrations(
     validation: list[Episode] = []
     shares: list[tuple[int, float]] = []
     for source in sources:
-        kept, held_out = split_episodes(source.episodes, validation_fraction, seed)
+        kept, held_out = list(source.episodes), list(source.held_out)
+        if not held_out:
+            kept, held_out = split_episodes(source.episodes, validation_fraction, seed)
         training += kept
         validation += held_out
         if source.weight is not None:

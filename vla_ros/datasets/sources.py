@@ -37,6 +37,8 @@ class Source:
     robot: Robot | None = None
     include_failures: bool = False
     policy_frames: Literal["drop", "imitate"] = "drop"
+    annotations: str | None = None  # of CALVIN; see `calvin_shards`
+    motion_only: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", tuple(map(absolute, self.paths)))
@@ -70,6 +72,11 @@ def _bags(source: Source, spec: ObservationSpec, timing: Timing) -> list[SourceS
     return bag_shards(source.paths, source.robot, spec, timing, source.include_failures, source.policy_frames)
 
 
+def _calvin(source: Source, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
+    options = (source.annotations, source.motion_only)
+    return [shard for path in source.paths for shard in calvin_shards(Path(path), spec, timing, *options)]
+
+
 def _folders(read: Callable[[Path, ObservationSpec, Timing], list[SourceShard]]) -> Reader:
     """Return the reader of a format that needs no more than a folder."""
     return lambda source, spec, timing: [shard for path in source.paths for shard in read(Path(path), spec, timing)]
@@ -77,7 +84,7 @@ def _folders(read: Callable[[Path, ObservationSpec, Timing], list[SourceShard]])
 
 FORMATS: dict[str, Reader] = {
     "bags": _bags,
-    "calvin": _folders(calvin_shards),
+    "calvin": _calvin,
     "lerobot": _folders(lerobot_shards),
     "rlds": _folders(rlds_shards),
 }
