@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vla_ros.errors import UserError
@@ -13,7 +14,11 @@ class BagError(UserError):
 
 
 class SourceError(UserError):
-    """Demonstrations of another format can't be read."""
+    """Demonstrations of another format can't be read; `settings` of the recipe (KEY=VALUE) resolve that, if any do."""
+
+    def __init__(self, message: str, settings: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.settings = tuple(settings)
 
 
 class StoreError(UserError):

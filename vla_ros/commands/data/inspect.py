@@ -61,6 +61,6 @@ def run(args: Arguments) -> int:
     if args.json:
         write_text(args.json, json.dumps(report, indent=2) + "\n")
     if args.html:
-        write_text(args.html, page(report, inspection.thumbnails))
+        write_text(args.html, page(report, inspection.episodes.thumbnails))
     show(report, Console())
     return 1 if report["problems"] else 0

@@ -32,11 +32,12 @@ from vla_ros.datasets.calvin.segments import (
     read_recordings,
     read_segments,
 )
+from vla_ros.datasets.contents import Contents, require_recorded, states_of
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.entry import sampling_settings
-from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, require_recorded, to_episode
+from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, to_episode
 
 RATE_HZ = Fraction(30)
 STEP_M, STEP_RAD = 0.02, 0.05
@@ -63,14 +64,18 @@ def calvin_shards(
         SourceError: the folder is not a split, its segments can't be read, or the contract requires another camera
             or a higher control rate.
     """
-    require_recorded(str(folder), RATE_HZ, CAMERAS, spec, timing)
-    return [
-        shard
-        for split, held_out in find_splits(folder)
-        for shard in _split_shards(
-            split, read_recordings(split) if motion_only else read_segments(split, annotations), held_out, spec, timing
-        )
-    ]
+    require_recorded(calvin_contents(folder), spec, timing)
+    shards = []
+    for split, held_out in find_splits(folder):
+        content = read_recordings(split) if motion_only else read_segments(split, annotations)
+        shards += _split_shards(split, content, held_out, spec, timing)
+    return shards
+
+
+def calvin_contents(folder: Path) -> Contents:
+    """Return what the split or splits in `folder` have; raise SourceError if there are none."""
+    splits = ", ".join(f"{split.name}{' (held out)' if held_out else ''}" for split, held_out in find_splits(folder))
+    return Contents(str(folder), f"CALVIN: {splits}", RATE_HZ, tuple(CAMERAS), states_of(pose=True, opening=True))
 
 
 def _split_shards(

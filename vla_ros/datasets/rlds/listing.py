@@ -30,6 +30,7 @@ class Listing:
     """The files of a training split that are there."""
 
     folder: Path  # of the version
+    name: str  # in the files' names
     dataset: str  # a key of `DATASETS`
     file_format: str  # `TFRECORD` or `ARRAY_RECORD`
     files: tuple[Path, ...]
@@ -66,7 +67,7 @@ def list_shards(folder: Path) -> Listing:
     if others:
         splits = ", ".join(f"{split} ({number} shards)" for split, number in sorted(others.items()))
         notes.append(f"{folder}: not read is {splits}; held-out episodes are taken from train")
-    return Listing(folder, dataset, file_format, tuple(train), tuple(notes))
+    return Listing(folder, name, dataset, file_format, tuple(train), tuple(notes))
 
 
 def has_shards(folder: Path) -> bool:

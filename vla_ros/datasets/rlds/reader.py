@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.datasets.contents import Contents, require_recorded, states_of
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.rlds import array_record, tfrecord
 from vla_ros.datasets.rlds.catalogue import DATASETS, FIRST_BRIDGE, DatasetSpec, Floats
-from vla_ros.datasets.rlds.listing import ARRAY_RECORD, list_shards
+from vla_ros.datasets.rlds.listing import ARRAY_RECORD, Listing, list_shards
 from vla_ros.datasets.rlds.tfrecord import Example
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.entry import sampling_settings
-from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_recorded, to_episode
+from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, to_episode
 from vla_ros.imaging import images
 
 FAILED = "episode failure"
@@ -38,10 +39,9 @@ def rlds_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Sou
             requires.
     """
     listing = list_shards(folder)
-    dataset = DATASETS[listing.dataset]
     if listing.file_format == ARRAY_RECORD:
         array_record.require(listing.folder)
-    require_recorded(listing.dataset, dataset.rate_hz, dataset.cameras, spec, timing)
+    require_recorded(_contents(listing), spec, timing)
     settings = {"format": "rlds", "dataset": listing.dataset, **sampling_settings(spec, timing)}
     return [
         SourceShard(
@@ -54,6 +54,22 @@ def rlds_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Sou
         )
         for file in listing.files
     ]
+
+
+def rlds_contents(folder: Path) -> Contents:
+    """Return what the data set in `folder` has; raise SourceError as `rlds_shards` does."""
+    return _contents(list_shards(folder))
+
+
+def _contents(listing: Listing) -> Contents:
+    dataset = DATASETS[listing.dataset]
+    return Contents(
+        name=listing.dataset,
+        read_as=f"{listing.dataset} of the catalogue ({listing.file_format} files called {listing.name}-train)",
+        rate_hz=dataset.rate_hz,
+        cameras=tuple(dataset.cameras),
+        states=states_of(pose=True, opening=dataset.openings is not None),
+    )
 
 
 def _decode(
