@@ -33,13 +33,11 @@ def states_of(pose: bool, opening: bool) -> tuple[str, ...]:
     return tuple(name for name in PROPRIOCEPTION_UNITS if (pose if name.startswith("ee_") else opening))
 
 
-def usable_rate_hz(rate_hz: Fraction, at_most: float = float("inf")) -> float:
+def usable_rate_hz(rate_hz: Fraction) -> float:
     """Return the highest rate that divides `rate_hz` and that a contract may have."""
     for divisor in range(1, 1000):
         try:
-            candidate = float(rate_hz / divisor)
-            if candidate <= at_most:
-                return Timing(candidate, 1, 1, settle_s=0.0).control_hz
+            return Timing(float(rate_hz / divisor), 1, 1, settle_s=0.0).control_hz
         except ContractError:
             continue
     raise SourceError(f"no control rate divides {float(rate_hz):g} Hz")
@@ -54,11 +52,13 @@ def mismatches(contents: Contents, spec: ObservationSpec, timing: Timing) -> lis
             f"{float(contents.rate_hz):g} Hz; it can't be higher"
         )
         found.append((text, f"contract.control_hz={usable_rate_hz(contents.rate_hz):g}"))
-    present = [dataclasses.asdict(camera) for camera in spec.cameras if camera.name in contents.cameras]
+    present = [camera for camera in spec.cameras if camera.name in contents.cameras]
     missing = [camera.name for camera in spec.cameras if camera.name not in contents.cameras]
     if missing:
         text = f"{contents.name} has no camera {missing[0]!r}; it has {', '.join(contents.cameras) or 'none'}"
-        found.append((text, f"contract.cameras={_compact(present)}" if present else None))
+        others = [dataclasses.replace(spec.cameras[0], name=name) for name in contents.cameras]
+        cameras = [dataclasses.asdict(camera) for camera in present or others]
+        found.append((text, f"contract.cameras={_compact(cameras)}" if cameras else None))
     lacking = [name for name in spec.proprioception if name not in contents.states]
     if lacking:
         kept = [name for name in spec.proprioception if name in contents.states]
@@ -71,9 +71,8 @@ def mismatches(contents: Contents, spec: ObservationSpec, timing: Timing) -> lis
 
 def require_recorded(contents: Contents, spec: ObservationSpec, timing: Timing) -> None:
     """Raise SourceError if the contract requires a camera, a state or a rate that a data set lacks."""
-    found = mismatches(contents, spec, timing)
-    if found:
-        raise SourceError(found[0][0], [setting for _, setting in found if setting])
+    for text, _ in mismatches(contents, spec, timing):
+        raise SourceError(text)
 
 
 def _compact(values: Collection[object]) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from vla_ros.errors import UserError
@@ -14,11 +13,7 @@ class BagError(UserError):
 
 
 class SourceError(UserError):
-    """Demonstrations of another format can't be read; `settings` of the recipe (KEY=VALUE) resolve that, if any do."""
-
-    def __init__(self, message: str, settings: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.settings = tuple(settings)
+    """Demonstrations of another format can't be read."""
 
 
 class StoreError(UserError):

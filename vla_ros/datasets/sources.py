@@ -14,11 +14,15 @@ from typing import Literal
 
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.reader import bag_shards
-from vla_ros.datasets.calvin.reader import calvin_shards
+from vla_ros.datasets.calvin.reader import calvin_contents, calvin_shards
+from vla_ros.datasets.calvin.segments import TRAINING, is_split
+from vla_ros.datasets.contents import Contents
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.lerobot.reader import lerobot_shards
-from vla_ros.datasets.rlds.reader import rlds_shards
+from vla_ros.datasets.lerobot.metadata import INFO
+from vla_ros.datasets.lerobot.reader import lerobot_contents, lerobot_shards
+from vla_ros.datasets.rlds.listing import has_shards, versions_below
+from vla_ros.datasets.rlds.reader import rlds_contents, rlds_shards
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.store import Progress, load_shards
 from vla_ros.files import absolute
@@ -82,12 +86,30 @@ def _folders(read: Callable[[Path, ObservationSpec, Timing], list[SourceShard]])
     return lambda source, spec, timing: [shard for path in source.paths for shard in read(Path(path), spec, timing)]
 
 
+# What a data set of each format has; bags have what the robot file says.
+CONTENTS: dict[str, Callable[[Path], Contents]] = {
+    "calvin": calvin_contents,
+    "lerobot": lerobot_contents,
+    "rlds": rlds_contents,
+}
+
 FORMATS: dict[str, Reader] = {
     "bags": _bags,
     "calvin": _calvin,
     "lerobot": _folders(lerobot_shards),
     "rlds": _folders(rlds_shards),
 }
+
+
+def format_of(path: Path) -> str:
+    """Return the format of the demonstrations at `path` by the files there; "bags" if they are of no data set."""
+    if not path.is_dir():
+        return "bags"
+    if (path / INFO).is_file():
+        return "lerobot"
+    if any(is_split(folder) for folder in (path, path / TRAINING, *path.glob(f"*/{TRAINING}"))):
+        return "calvin"
+    return "rlds" if has_shards(path) or versions_below(path) else "bags"
 
 
 def load_source(

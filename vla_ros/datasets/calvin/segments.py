@@ -29,6 +29,10 @@ MOTION_STEPS = 300  # recordings without language last hours; cut into pieces of
 _FRAME = re.compile(r"episode_(\d{7})\.npz")
 
 
+class WithoutLanguage(SourceError):
+    """A split has no language annotations."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """Frames [start, stop) of a split; `recording` is the first frame of the recording that they are cut from."""
@@ -157,7 +161,7 @@ def _annotations(split: Path, chosen: str | None) -> tuple[Path, list[tuple[int,
         way_out = 'set "motion_only": true in this source, to learn the motion alone (docs/data.md)'
         if split.name == VALIDATION:
             way_out = f"give {split.parent / TRAINING} as the path, of which a part is then held out"
-        raise SourceError(
+        raise WithoutLanguage(
             f"{split} has no language annotations, such as {DEFAULT}/{ANNOTATIONS}: it is motion without commands. "
             f"Copy its annotations there, or {way_out}"
         )

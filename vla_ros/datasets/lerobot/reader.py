@@ -98,7 +98,11 @@ def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[
 
 def lerobot_contents(folder: Path) -> Contents:
     """Return what the data set in `folder` has by its feature mapping; raise SourceError as `lerobot_shards` does."""
-    return _contents(folder, read_metadata(folder), load_mapping(folder))
+    metadata = read_metadata(folder)
+    if not (folder / MAPPING).is_file():
+        features = ", ".join(f"{name} ({kind} {list(shape)})" for name, (kind, shape) in metadata.features.items())
+        raise SourceError(f"{folder / MAPPING} is missing; docs/data.md has one to copy. The features are {features}")
+    return _contents(folder, metadata, load_mapping(folder))
 
 
 def _contents(folder: Path, metadata: Metadata, mapping: FeatureMapping) -> Contents:
