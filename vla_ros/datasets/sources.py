@@ -21,7 +21,7 @@ from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.lerobot.metadata import INFO
 from vla_ros.datasets.lerobot.reader import lerobot_contents, lerobot_shards
-from vla_ros.datasets.rlds.listing import has_shards, versions_below
+from vla_ros.datasets.rlds.listing import has_shards, is_shard, versions_below
 from vla_ros.datasets.rlds.reader import rlds_contents, rlds_shards
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.store import Progress, load_shards
@@ -104,7 +104,7 @@ FORMATS: dict[str, Reader] = {
 def format_of(path: Path) -> str:
     """Return the format of the demonstrations at `path` by the files there; "bags" if they are of no data set."""
     if not path.is_dir():
-        return "bags"
+        return "rlds" if is_shard(path) else "bags"
     if (path / INFO).is_file():
         return "lerobot"
     if any(is_split(folder) for folder in (path, path / TRAINING, *path.glob(f"*/{TRAINING}"))):

@@ -118,6 +118,12 @@ def test_a_data_set_that_cannot_be_read_is_a_problem_said_once(tmp_path: Path, c
     assert printed.count(f"{folder}: the data set") == 1 and f"{folder}: {folder}" not in printed
 
 
+def test_what_is_neither_a_bag_nor_a_data_set_is_said_to_be_neither(tmp_path: Path, capsys) -> None:
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "is not a bag and contains none" in (printed := capsys.readouterr().err)
+    assert "no data set (RLDS, CALVIN, LeRobot) and no recipe (.json) either" in printed
+
+
 def test_a_recipe_is_checked_source_by_source_and_the_fix_is_a_command_that_works(split: Path, tmp_path: Path) -> None:
     folder = write_rlds(tmp_path / "jaco", "jaco_play", [[steps("jaco_play")]])
     sources = [{"format": "calvin", "path": str(split)}, {"format": "rlds", "path": str(folder)}]

@@ -92,6 +92,21 @@ def test_unfinished_copies_and_other_splits_are_not_read_and_named(tmp_path: Pat
         list_shards(folder)
 
 
+def test_links_to_files_that_were_not_downloaded_are_missing(tmp_path: Path) -> None:
+    folder = shards(tmp_path, "jaco_play", [0], 2)
+    (folder / "jaco_play-train.tfrecord-00001-of-00002").symlink_to(tmp_path / "blobs" / "absent")
+    listing = list_shards(folder)
+    assert len(listing.files) == 1 and "Missing: 00001" in listing.notes[0] and "1 unfinished" in listing.notes[1]
+
+
+def test_other_splits_alone_and_single_files_are_refused_by_name(tmp_path: Path) -> None:
+    folder = shards(tmp_path, "bridge_dataset", [0], 1, split="val")
+    with pytest.raises(SourceError, match=r"must be the folder .*; it has only the split val"):
+        list_shards(folder)
+    with pytest.raises(SourceError, match=r"00000-of-00001 is one file; must be the folder"):
+        list_shards(next(folder.iterdir()))
+
+
 def test_versions_mixed_in_one_folder_are_refused(tmp_path: Path) -> None:
     shards(tmp_path, "r2d2_faceblur", [0], 31)
     shards(tmp_path, "r2d2_faceblur", [0], 2048)
@@ -102,6 +117,8 @@ def test_versions_mixed_in_one_folder_are_refused(tmp_path: Path) -> None:
 def test_the_only_version_below_a_folder_is_found_and_of_several_each_is_named(tmp_path: Path) -> None:
     version = shards(tmp_path / "droid_100" / "1.0.0", "r2d2_faceblur", [0], 1)
     assert list_shards(tmp_path / "droid_100").folder == list_shards(tmp_path).folder == version
+    shards(version / ".vla_store", "r2d2_faceblur", [0], 1)  # entries of the store are named after the files
+    assert list_shards(tmp_path).folder == version
     shards(tmp_path / "droid" / "1.0.1", "droid_101", [0], 1)
     with pytest.raises(SourceError, match=r"it has droid/1\.0\.1, droid_100/1\.0\.0: list each as a source"):
         list_shards(tmp_path)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,15 @@ def test_droid_is_read_under_its_published_names_and_in_part(tmp_path: Path, cap
         loaded = load_source(Source("DROID", "rlds", [folder]), BOTH, timing_of("droid"), workers=1)
         assert [episode.command for episode in loaded.episodes] == ["Stack cups"]
         assert f"1 of 2 shards of {name} are there" in caplog.text
+
+
+def test_a_file_cut_off_between_two_records_is_noticed_by_the_count_of_the_data_set(tmp_path: Path, caplog) -> None:
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[steps("jaco_play")]])
+    train = {"name": "train", "shardLengths": ["3"]}
+    (folder / "dataset_info.json").write_text(json.dumps({"name": "jaco_play", "splits": [train]}))
+    loaded = load_shards(rlds_shards(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert len(loaded.episodes) == 1
+    assert "has 1 of the 3 records that dataset_info.json counts" in loaded.report.damage[0]
 
 
 def test_a_data_set_in_array_record_gives_the_same_episodes(tmp_path: Path) -> None:

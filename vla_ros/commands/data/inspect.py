@@ -27,6 +27,7 @@ from vla_ros import resources
 from vla_ros.datasets.bags.open_bag import find_bags
 from vla_ros.datasets.bags.recovery import recover
 from vla_ros.datasets.contents import Contents, mismatches
+from vla_ros.datasets.errors import BagError
 from vla_ros.datasets.inspection.inspection import Inspection
 from vla_ros.datasets.inspection.report import Report, Thumbnails, page, show
 from vla_ros.datasets.inspection.source_inspection import Inspected, inspect_source
@@ -110,7 +111,13 @@ def _inspected(args: Arguments) -> Iterator[tuple[Report, Thumbnails]]:
 
 def _bags(paths: Sequence[str | Path], robot: str, control_hz: float) -> tuple[dict[str, Any], Thumbnails]:
     inspection = Inspection(load_robot(robot), control_hz)
-    for bag in find_bags(paths):
+    try:
+        found = find_bags(paths)
+    except BagError as error:
+        if not all(path.is_dir() for path in map(Path, paths)):
+            raise
+        raise BagError(f"{error}; it is no data set (RLDS, CALVIN, LeRobot) and no recipe (.json) either") from None
+    for bag in found:
         inspection.add(bag)
     about = {
         "format": "bags",

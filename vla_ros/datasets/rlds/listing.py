@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Listing:
     dataset: str  # a key of `DATASETS`
     file_format: str  # `TFRECORD` or `ARRAY_RECORD`
     files: tuple[Path, ...]
+    records: Mapping[Path, int]  # how many each of them has, if dataset_info.json says so
     notes: tuple[str, ...]  # what is not read
 
 
@@ -45,29 +47,36 @@ def list_shards(folder: Path) -> Listing:
     """
     folder = _version_folder(folder)
     matches = {file: match for file in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(file.name))}
-    whole = {file: match for file, match in matches.items() if match["split"] == "train" and not match["ending"]}
+    unfinished = [file for file, match in matches.items() if match["ending"] or not file.is_file()]  # or a broken link
+    whole = {file: match for file, match in matches.items() if match["split"] == "train" and file not in unfinished}
     formats = {match["format"] for match in whole.values()}
     file_format = TFRECORD if TFRECORD in formats else ARRAY_RECORD  # TFDS may keep a copy in the other format
     train = {file: match for file, match in whole.items() if match["format"] == file_format}
     kinds = sorted({(match["name"], int(match["count"])) for match in train.values()})
-    unfinished = [file.name for file, match in matches.items() if match["ending"]]
     if not kinds:
-        raise SourceError(f"{folder} holds only unfinished copies, such as {unfinished[0]}; copy them again")
+        raise SourceError(f"{folder} holds only unfinished copies, such as {unfinished[0].name}; copy them again")
     if len(kinds) > 1:
         found = " and ".join(f"{name}-train of {count} shards" for name, count in kinds)
         raise SourceError(f"{folder} mixes {found}; keep each data set's version in a folder of its own")
     [(name, count)] = kinds
     info = _read_info(folder)
     dataset = _dataset(folder, name, str(info.get("name", name)))
-    here = sorted(int(match["index"]) for match in train.values())
+    here = {file: int(match["index"]) for file, match in train.items()}
+    lengths = _lengths(info, count)
     others = Counter(match["split"] for match in matches.values() if not match["ending"] and match["split"] != "train")
-    notes = [_missing(folder, name, here, count, info)] if len(here) < count else []
+    notes = [_missing(folder, name, sorted(here.values()), count, lengths)] if len(here) < count else []
     if unfinished:
-        notes.append(f"{folder}: not read are {len(unfinished)} unfinished copies, such as {unfinished[0]}")
+        notes.append(f"{folder}: not read are {len(unfinished)} unfinished copies, such as {unfinished[0].name}")
     if others:
         splits = ", ".join(f"{split} ({number} shards)" for split, number in sorted(others.items()))
         notes.append(f"{folder}: not read is {splits}; held-out episodes are taken from train")
-    return Listing(folder, name, dataset, file_format, tuple(train), tuple(notes))
+    records = {file: lengths[index] for file, index in here.items()} if lengths else {}
+    return Listing(folder, name, dataset, file_format, tuple(train), records, tuple(notes))
+
+
+def is_shard(file: Path) -> bool:
+    """Return whether a file is named as one of an RLDS data set."""
+    return _SHARD.fullmatch(file.name) is not None
 
 
 def has_shards(folder: Path) -> bool:
@@ -77,21 +86,26 @@ def has_shards(folder: Path) -> bool:
 
 def versions_below(folder: Path) -> list[Path]:
     """Return the folders with training files that are at most two levels below `folder`."""
-    found = {file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/*-train.*-of-*")}
+    depths = ("[!.]*", "[!.]*/[!.]*")  # without the store, whose entries are named after the files
+    found = {file.parent for depth in depths for file in folder.glob(f"{depth}/*-train.*-of-*")}
     return sorted(path for path in found if has_shards(path))
 
 
 def _version_folder(folder: Path) -> Path:
     wanted = "the folder of a data set's version, such as fractal20220817_data/0.1.0"
     if not folder.is_dir():
-        raise SourceError(f"{folder} is not a folder; must be {wanted}")
+        raise SourceError(f"{folder} is {'one file' if folder.is_file() else 'not a folder'}; must be {wanted}")
     if has_shards(folder):
         return folder
     below = versions_below(folder)
     if len(below) == 1:
         return below[0]
-    found = f"; it has {', '.join(str(path.relative_to(folder)) for path in below)}: list each as a source"
-    raise SourceError(f"{folder} holds no NAME-train.tfrecord-00000-of-00001; must be {wanted}{found if below else ''}")
+    found = ""
+    if below:
+        found = f"; it has {', '.join(str(path.relative_to(folder)) for path in below)}: list each as a source"
+    elif splits := sorted({match["split"] for file in folder.iterdir() if (match := _SHARD.fullmatch(file.name))}):
+        found = f"; it has only the split {' and '.join(splits)}"
+    raise SourceError(f"{folder} holds no NAME-train.tfrecord-00000-of-00001; must be {wanted}{found}")
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
@@ -115,15 +129,20 @@ def _dataset(folder: Path, name: str, by_info: str) -> str:
     return known.pop()
 
 
-def _missing(folder: Path, name: str, here: list[int], count: int, info: dict[str, Any]) -> str:
-    """Return which shards are missing, and how many episodes those that are there hold, if the data set says so."""
-    missing = sorted(set(range(count)) - set(here))
+def _lengths(info: dict[str, Any], count: int) -> list[int]:
+    """Return how many records each of the `count` training files has; empty if dataset_info.json does not say."""
     try:
         [train] = [split for split in info["splits"] if split["name"] == "train"]
         lengths = [int(length) for length in train["shardLengths"]]
-        episodes = f", with {sum(lengths[index] for index in here)} of {sum(lengths)} episodes"
-    except (KeyError, IndexError, TypeError, ValueError):
-        episodes = ""
+    except (KeyError, TypeError, ValueError):
+        return []
+    return lengths if len(lengths) == count else []
+
+
+def _missing(folder: Path, name: str, here: list[int], count: int, lengths: list[int]) -> str:
+    """Return which shards are missing, and how many episodes those that are there hold, if that is known."""
+    missing = sorted(set(range(count)) - set(here))
+    episodes = f", with {sum(lengths[index] for index in here)} of {sum(lengths)} episodes" if lengths else ""
     return (
         f"{folder}: {len(here)} of {count} shards of {name} are there{episodes}; only these are read. Missing: "
         f"{_ranges(missing)}"

@@ -21,7 +21,7 @@ from vla_ros.datasets.contents import Contents, require_recorded, states_of
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.rlds import array_record, tfrecord
 from vla_ros.datasets.rlds.catalogue import DATASETS, FIRST_BRIDGE, DatasetSpec, Floats
-from vla_ros.datasets.rlds.listing import ARRAY_RECORD, Listing, list_shards
+from vla_ros.datasets.rlds.listing import ARRAY_RECORD, INFO, Listing, list_shards
 from vla_ros.datasets.rlds.tfrecord import Example
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.entry import sampling_settings
@@ -48,8 +48,10 @@ def rlds_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[Sou
             name=file.name,
             root=listing.folder,
             files=(file,),
-            settings={**settings, "name": file.name},
-            decode=functools.partial(_decode, file, listing.dataset, listing.file_format, spec, timing),
+            settings={**settings, "name": file.name, "records": listing.records.get(file)},
+            decode=functools.partial(
+                _decode, file, listing.dataset, listing.file_format, listing.records.get(file), spec, timing
+            ),
             notes=listing.notes,
         )
         for file in listing.files
@@ -73,9 +75,18 @@ def _contents(listing: Listing) -> Contents:
 
 
 def _decode(
-    shard: Path, name: str, file_format: str, spec: ObservationSpec, timing: Timing, add: Callable[[Episode], None]
+    shard: Path,
+    name: str,
+    file_format: str,
+    expected: int | None,
+    spec: ObservationSpec,
+    timing: Timing,
+    add: Callable[[Episode], None],
 ) -> DecodeReport:
-    """Decode a shard, skipping and reporting records that are not as the data set says."""
+    """Decode a shard, skipping and reporting records that are not as the data set says.
+
+    A file that was cut off between two records is intact by itself: `expected` is how many it should have, if known.
+    """
     dropped: Counter[str] = Counter()
     errors: list[str] = []
     count = 0
@@ -99,7 +110,10 @@ def _decode(
             add(episode)
         else:
             dropped[why or TOO_SHORT] += len(trajectory)
-    return DecodeReport(dropped, damage=skipped_records(shard, "records", errors, count))
+    damage = skipped_records(shard, "records", errors, count)
+    if expected is not None and count != expected:
+        damage += (f"{shard} has {count} of the {expected} records that {INFO} counts; copy it again",)
+    return DecodeReport(dropped, damage=damage)
 
 
 def _trajectory(example: Example, dataset: DatasetSpec, spec: ObservationSpec, source: str) -> Trajectory:
