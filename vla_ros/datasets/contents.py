@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection
 from fractions import Fraction
 
-from vla_ros.contract import PROPRIOCEPTION_UNITS, ContractError, ObservationSpec, Timing
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ContractError, ObservationSpec, Timing
 from vla_ros.datasets.errors import SourceError
 
 
@@ -57,7 +57,7 @@ def mismatches(contents: Contents, spec: ObservationSpec, timing: Timing) -> lis
     if missing:
         text = f"{contents.name} has no camera {missing[0]!r}; it has {', '.join(contents.cameras) or 'none'}"
         others = [dataclasses.replace(spec.cameras[0], name=name) for name in contents.cameras]
-        cameras = [dataclasses.asdict(camera) for camera in present or others]
+        cameras = [_as_in_a_recipe(camera) for camera in present or others]
         found.append((text, f"contract.cameras={_compact(cameras)}" if cameras else None))
     lacking = [name for name in spec.proprioception if name not in contents.states]
     if lacking:
@@ -73,6 +73,12 @@ def require_recorded(contents: Contents, spec: ObservationSpec, timing: Timing) 
     """Raise SourceError if the contract requires a camera, a state or a rate that a data set lacks."""
     for text, _ in mismatches(contents, spec, timing):
         raise SourceError(text)
+
+
+def _as_in_a_recipe(camera: Camera) -> dict[str, object]:
+    """Return the fields of a camera that are not at their defaults."""
+    values = {field.name: (getattr(camera, field.name), field.default) for field in dataclasses.fields(camera)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def _compact(values: Collection[object]) -> str:

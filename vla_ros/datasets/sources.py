@@ -15,7 +15,7 @@ from typing import Literal
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.reader import bag_shards
 from vla_ros.datasets.calvin.reader import calvin_contents, calvin_shards
-from vla_ros.datasets.calvin.segments import TRAINING, is_split
+from vla_ros.datasets.calvin.segments import is_split, splits_inside
 from vla_ros.datasets.contents import Contents
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
@@ -107,7 +107,7 @@ def format_of(path: Path) -> str:
         return "rlds" if is_shard(path) else "bags"
     if (path / INFO).is_file():
         return "lerobot"
-    if any(is_split(folder) for folder in (path, path / TRAINING, *path.glob(f"*/{TRAINING}"))):
+    if is_split(path) or splits_inside(path):
         return "calvin"
     return "rlds" if has_shards(path) or versions_below(path) else "bags"
 

@@ -29,7 +29,9 @@ def test_annotations_are_found_in_a_folder_of_any_name(split: Path) -> None:
     assert read_segments(split).notes == ()
     (split / "lang_annotations").rename(split / "lang_paraphrase-MiniLM-L3-v2")
     assert commands(split) == ["open the drawer", "push the block"]
-    assert "are those in lang_paraphrase-MiniLM-L3-v2" in read_segments(split).notes[0]
+    assert "are those of lang_paraphrase-MiniLM-L3-v2/auto_lang_ann.npy" in read_segments(split).notes[0]
+    (split / "lang_paraphrase-MiniLM-L3-v2" / "auto_lang_ann.npy").rename(split / "auto_lang_ann.npy")
+    assert commands(split) == ["open the drawer", "push the block"]
 
 
 def test_of_several_annotations_the_usual_folder_or_the_chosen_one_is_read(split: Path) -> None:
@@ -81,3 +83,12 @@ def test_a_split_is_found_below_its_environment_s_folder(split: Path) -> None:
     assert find_splits(split.parent) == [(split, False), (split.parent / "validation", True)]
     with pytest.raises(SourceError, match=r"not a split of CALVIN.*; it has task_D_D$"):
         find_splits(split.parents[1])
+    shutil.rmtree(split)
+    with pytest.raises(SourceError, match=r"not a split of CALVIN.*; it has validation$"):
+        find_splits(split.parent)
+
+
+def test_annotations_without_segments_are_an_error(tmp_path: Path) -> None:
+    split = write_calvin(tmp_path, [], np.zeros((3, 7)), np.zeros((3, 3)))
+    with pytest.raises(SourceError, match=r"auto_lang_ann\.npy lists no segment"):
+        read_segments(split)

@@ -140,6 +140,12 @@ def test_a_file_cut_off_between_two_records_is_noticed_by_the_count_of_the_data_
     assert "has 1 of the 3 records that dataset_info.json counts" in loaded.report.damage[0]
 
 
+def test_an_empty_file_is_damage_even_if_nobody_counted_its_records(tmp_path: Path) -> None:
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[steps("jaco_play")], []])
+    loaded = load_shards(rlds_shards(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert len(loaded.episodes) == 1 and "00001-of-00002 has no record" in loaded.report.damage[0]
+
+
 def test_a_data_set_in_array_record_gives_the_same_episodes(tmp_path: Path) -> None:
     module = pytest.importorskip("array_record.python.array_record_module")
     (expected,), _ = read(

@@ -102,7 +102,7 @@ def _inspected(args: Arguments) -> Iterator[tuple[Report, Thumbnails]]:
     for path, format in formats.items():
         if format != "bags":
             inspected = inspect_source(Source(str(path), format, [path]), args.control_hz, args.all)
-            if inspected.contents is not None:
+            if inspected.contents is not None and not inspected.report["problems"]:
                 inspected.report["source"]["train"] = _training(inspected)
             yield inspected.report, inspected.thumbnails
     for recipe in recipes:

@@ -64,12 +64,17 @@ def find_splits(folder: Path) -> list[tuple[Path, bool]]:
     if is_split(folder / TRAINING):
         held_out = [(folder / VALIDATION, True)] if is_split(folder / VALIDATION) else []
         return [(folder / TRAINING, False), *held_out]
-    inside = sorted(path.name for path in folder.glob("*") if is_split(path / TRAINING)) if folder.is_dir() else []
+    inside = [path.name for path in splits_inside(folder)] if folder.is_dir() else []
     raise SourceError(
         f"{folder} is not a split of CALVIN, because it has no episode_0000000.npz; must be a folder such as "
         f"task_D_D/training, or task_D_D, whose validation is then held out{'; it has ' if inside else ''}"
         f"{', '.join(inside)}"
     )
+
+
+def splits_inside(folder: Path) -> list[Path]:
+    """Return what in `folder` is a split or has a training split."""
+    return sorted(path for path in folder.iterdir() if is_split(path) or is_split(path / TRAINING))
 
 
 def is_split(folder: Path) -> bool:
@@ -93,7 +98,7 @@ def read_segments(split: Path, annotations: str | None = None) -> SplitContent:
     frames = _frames(split)
     recordings, notes = _recordings(split, frames)
     if path.parent.name != DEFAULT:
-        notes.append(f"{split}: the annotations are those in {path.parent.name}")
+        notes.append(f"{split}: the annotations are those of {path.relative_to(split)}")
     segments = []
     for start, stop, command, task in rows:
         found = np.flatnonzero((recordings[:, 0] <= start) & (start <= recordings[:, 1]))
@@ -132,6 +137,8 @@ def _with_frames(
     split: Path, segments: list[Segment], frames: Numbers, listed_in: Path, notes: list[str]
 ) -> SplitContent:
     """Leave out segments that lack frames, as they do in part of a data set."""
+    if not segments:
+        raise SourceError(f"{listed_in} lists no segment")
     ordered = sorted(segments, key=lambda segment: (segment.start, segment.stop, segment.command))
     begin, end = (np.searchsorted(frames, [getattr(one, name) for one in ordered]) for name in ("start", "stop"))
     whole = [one for one, count in zip(ordered, end - begin) if count == one.stop - one.start]
@@ -140,7 +147,9 @@ def _with_frames(
         missing = int(np.setdiff1d(np.arange(lacking.start, lacking.stop), frames)[0])
         example = f"{frame_file(split, missing).name} is missing"
         if not whole:
-            raise SourceError(f"{split}: none of its {len(ordered)} segments has all its frames; {example}")
+            raise SourceError(
+                f"{split}: none of its {len(ordered)} segments has all its frames; {example}. Copy the frames again"
+            )
         left_out = len(ordered) - len(whole)
         notes = [*notes, f"{split}: {left_out} of {len(ordered)} segments lack frames and are left out; {example}"]
     return SplitContent(tuple(whole), listed_in, tuple(notes))
@@ -154,7 +163,8 @@ def _frames(split: Path) -> Numbers:
 
 def _annotations(split: Path, chosen: str | None) -> tuple[Path, list[tuple[int, int, str, str]]]:
     """Return the file of annotations, and its segments as (start, stop, command, task)."""
-    found = {path.parent.name: path for path in sorted(split.glob(f"*/{ANNOTATIONS}"))}
+    paths = sorted([*split.glob(ANNOTATIONS), *split.glob(f"*/{ANNOTATIONS}")])
+    found = {path.parent.relative_to(split).as_posix(): path for path in paths}
     if chosen is not None and chosen not in found:
         raise SourceError(f"{split} has no {chosen}/{ANNOTATIONS}; annotations must be {_one_of(found)}")
     if not found:

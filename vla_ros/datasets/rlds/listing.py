@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.rlds.catalogue import DATASETS, NAMES
+from vla_ros.datasets.rlds.catalogue import DATASETS, FIRST_BRIDGE, NAMES
 from vla_ros.schema import suggestion
 
 INFO = "dataset_info.json"
@@ -118,12 +118,13 @@ def _read_info(folder: Path) -> dict[str, Any]:
 
 
 def _dataset(folder: Path, name: str, by_info: str) -> str:
+    known_names = {*DATASETS, *NAMES} - {FIRST_BRIDGE}
     known = {NAMES.get(each, each) for each in (name, by_info)} & DATASETS.keys()
     if len(known) > 1:
         raise SourceError(f"{folder}: the files are called {name}, but {INFO} says {by_info}; which one is it?")
     if not known:
         raise SourceError(
-            f"{folder}: the data set {name!r} is unknown; {suggestion(name, [*DATASETS, *NAMES])}. docs/data.md "
+            f"{folder}: the data set {name!r} is unknown; {suggestion(name, sorted(known_names))}. docs/data.md "
             "explains how to add one"
         )
     return known.pop()

@@ -113,6 +113,8 @@ def _decode(
     damage = skipped_records(shard, "records", errors, count)
     if expected is not None and count != expected:
         damage += (f"{shard} has {count} of the {expected} records that {INFO} counts; copy it again",)
+    elif not count:
+        damage += (f"{shard} has no record; copy it again",)
     return DecodeReport(dropped, damage=damage)
 
 
