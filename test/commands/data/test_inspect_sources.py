@@ -6,15 +6,19 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import yaml
 from rlds_records import steps
 from tiny_datasets import write_calvin, write_rlds
 
+from vla_ros import resources
 from vla_ros.cli import main
 from vla_ros.contract import PROPRIOCEPTION_UNITS
 from vla_ros.datasets.episode import Episode
@@ -145,7 +149,29 @@ def test_the_bags_of_a_recipe_are_read_with_its_robot(demonstration: BagBuilder,
     report = inspected(recipe)
     assert report["frames"] == 10  # at the recipe's 5 Hz
     assert report["source"]["read_as"].endswith("config/robots/tabletop.yaml")
+    assert report["source"]["train"] == f"vla fit {recipe}"
     assert "bags, with the robot file" in capsys.readouterr().out
+
+
+def test_the_command_that_trains_on_bags_works_with_their_robot_s_cameras(
+    demonstration: BagBuilder, tmp_path: Path
+) -> None:
+    robot = yaml.safe_load((resources.path("config/robots") / "tabletop.yaml").read_text())
+    del robot["cameras"]["wrist"]
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(robot))
+    bag = demonstration.write(tmp_path / "bag")
+    report = inspected(bag, 0, "--robot", str(tmp_path / "robot.yaml"))
+    assert report["source"]["read_as"] == f"bags, with the robot file {tmp_path / 'robot.yaml'}"
+    (episode,) = trained_on(report["source"]["train"])
+    assert set(episode.images) == {"static"}
+    report = inspected(demonstration.without("language_command").write(tmp_path / "mute"), 1)
+    assert "train" not in report["source"]
+
+
+def test_inspecting_a_bag_does_not_wait_for_torch(demonstration: BagBuilder, tmp_path: Path) -> None:
+    code = "import sys; from vla_ros.cli import main; status = main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    bag = demonstration.write(tmp_path / "bag")
+    subprocess.run([sys.executable, "-c", code, "inspect", str(bag)], check=True, capture_output=True)
 
 
 def test_bags_and_data_sets_can_be_inspected_together(demonstration: BagBuilder, split: Path, tmp_path: Path) -> None:

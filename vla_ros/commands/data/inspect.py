@@ -17,26 +17,25 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from vla_ros import resources
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
 from vla_ros.datasets.bags.open_bag import find_bags
 from vla_ros.datasets.bags.recovery import recover
 from vla_ros.datasets.contents import Contents, mismatches
 from vla_ros.datasets.errors import BagError
-from vla_ros.datasets.inspection.inspection import Inspection
+from vla_ros.datasets.inspection.inspection import Inspection, everything
 from vla_ros.datasets.inspection.report import Report, Thumbnails, page, show
-from vla_ros.datasets.inspection.source_inspection import Inspected, inspect_source
+from vla_ros.datasets.inspection.source_inspection import inspect_source
 from vla_ros.datasets.sources import Source, format_of
 from vla_ros.files import absolute, write_text
 from vla_ros.robot import load_robot, robot_file
-
-if TYPE_CHECKING:
-    from vla_ros.train.config import TrainConfig  # imported on use, as it imports torch
 
 RECIPE = "config/train/tabletop.json"  # in the command that trains on a data set
 BAGS_HZ = 10.0
@@ -103,14 +102,18 @@ def _inspected(args: Arguments) -> Iterator[tuple[Report, Thumbnails]]:
         if format != "bags":
             inspected = inspect_source(Source(str(path), format, [path]), args.control_hz, args.all)
             if inspected.contents is not None and not inspected.report["problems"]:
-                inspected.report["source"]["train"] = _training(inspected)
+                entry: dict[str, Any] = {"format": inspected.source.format, "path": str(path)}
+                entry |= {"motion_only": True} if inspected.source.motion_only else {}
+                data = ["data.bags=[]", f"data.sources={_compact([entry])}"]
+                inspected.report["source"]["train"] = _training(inspected.contents, data)
             yield inspected.report, inspected.thumbnails
     for recipe in recipes:
         yield from _recipe(recipe, args)
 
 
-def _bags(paths: Sequence[str | Path], robot: str, control_hz: float) -> tuple[dict[str, Any], Thumbnails]:
-    inspection = Inspection(load_robot(robot), control_hz)
+def _bags(paths: Sequence[str | Path], name: str, control_hz: float) -> tuple[dict[str, Any], Thumbnails]:
+    robot = load_robot(name)
+    inspection = Inspection(robot, control_hz)
     try:
         found = find_bags(paths)
     except BagError as error:
@@ -122,11 +125,18 @@ def _bags(paths: Sequence[str | Path], robot: str, control_hz: float) -> tuple[d
     about = {
         "format": "bags",
         "paths": list(map(str, paths)),
-        "read_as": f"bags, with the robot file {robot_file(robot)}",
+        "read_as": f"bags, with the robot file {robot_file(name)}",
         "control_hz": control_hz,
         "notes": [],
     }
-    return {"source": about, **inspection.report()}, inspection.episodes.thumbnails
+    report = inspection.report()
+    if report["frames"] and not report["problems"]:
+        spec, _ = everything(robot, control_hz, 1, 1)
+        # Bags are sampled at any rate.
+        contents = Contents(name, "", Fraction(1000), tuple(robot.cameras), spec.proprioception)
+        data = [f"data.bags={_compact(list(map(str, paths)))}", f"data.robot={absolute(robot_file(name))}"]
+        about["train"] = _training(contents, data)
+    return {"source": about, **report}, inspection.episodes.thumbnails
 
 
 def _recipe(path: Path, args: Arguments) -> Iterator[tuple[Report, Thumbnails]]:
@@ -136,47 +146,50 @@ def _recipe(path: Path, args: Arguments) -> Iterator[tuple[Report, Thumbnails]]:
     from vla_ros.train.recipes import load_config
 
     config = load_config(path)
-    _, timing = observation_spec(config)
+    spec, timing = observation_spec(config)
     for source, _ in recipe_sources(config):
+        control_hz, contents = args.control_hz or timing.control_hz, None
         if source.format == "bags":
-            yield _bags(source.paths, config.data.robot, args.control_hz or timing.control_hz)
-            continue
-        report, thumbnails, _, contents = inspect_source(source, args.control_hz or timing.control_hz, args.all)
+            report, thumbnails = _bags(source.paths, config.data.robot, control_hz)
+        else:
+            report, thumbnails, _, contents = inspect_source(source, control_hz, args.all)
         if contents is not None:
-            lacking, settings = _lacking(config, contents)
+            lacking, settings = _lacking(contents, spec, timing, vars(config.augment))
             # A checkpoint's contract can't be changed.
             fix = _fit(path, settings) if settings and config.init_from is None else ""
             report["problems"] += [{"bag": source.name, "problem": text, "fix": fix} for text in lacking]
+        report["source"]["train"] = "" if report["problems"] else _fit(path, [])
         yield report, thumbnails
 
 
-def _training(inspected: Inspected) -> str:
-    """Return the command that trains a policy on a data set, starting from the shipped recipe."""
-    from vla_ros.train.recipes import load_config
-
-    recipe = resources.path(RECIPE)
-    assert inspected.contents is not None
-    _, settings = _lacking(load_config(recipe), inspected.contents)
-    entry: dict[str, Any] = {"format": inspected.source.format, "path": str(inspected.source.paths[0])}
-    if inspected.source.motion_only:
-        entry["motion_only"] = True
-    data = ["data.bags=[]", f"data.sources={json.dumps([entry], separators=(',', ':'))}"]
-    return _fit(recipe, [*data, *settings])
+def _training(contents: Contents, data: Sequence[str]) -> str:
+    """Return the command that trains a policy on `data`, settings of a recipe, starting from the shipped recipe."""
+    path = resources.path(RECIPE)
+    recipe = json.loads(path.read_text())  # as it is: the reader of recipes imports torch, which takes seconds
+    contract = recipe["contract"]
+    cameras = tuple(Camera(**camera) for camera in contract["cameras"])
+    spec = ObservationSpec(cameras, tuple(contract.get("proprioception", PROPRIOCEPTION_UNITS)))
+    timing = Timing(*(contract[key] for key in ("control_hz", "history", "chunk", "settle_s")))
+    _, settings = _lacking(contents, spec, timing, recipe["augment"])
+    return _fit(path, [*data, *settings])
 
 
-def _lacking(config: TrainConfig, contents: Contents) -> tuple[list[str], list[str]]:
+def _lacking(
+    contents: Contents, spec: ObservationSpec, timing: Timing, augment: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
     """Return what a recipe requires that a data set lacks, and the settings that resolve all of it."""
-    from vla_ros.train.initial_policy import observation_spec
-
-    found = mismatches(contents, *observation_spec(config))
+    found = mismatches(contents, spec, timing)
     settings = [setting for _, setting in found if setting]
     for key in ("shift_px", "camera_dropout") if settings else ():  # no camera may be augmented that is not there
-        values = getattr(config.augment, key)
-        kept = {camera: value for camera, value in values.items() if camera in contents.cameras}
-        if kept != values:
-            settings.append(f"augment.{key}={json.dumps(kept, separators=(',', ':'))}")
+        kept = {camera: value for camera, value in augment[key].items() if camera in contents.cameras}
+        if kept != augment[key]:
+            settings.append(f"augment.{key}={_compact(kept)}")
     return [text for text, _ in found], settings
 
 
 def _fit(recipe: Path, settings: Sequence[str]) -> str:
     return shlex.join(["vla", "fit", str(recipe), *(word for each in settings for word in ("--set", each))])
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
