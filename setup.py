@@ -96,6 +96,7 @@ setup(
         "wandb": ["wandb>=0.19"],
         "vlm": ["peft>=0.17"],
         "lerobot": LEROBOT,
+        "arrayrecord": ["array_record>=0.5"],  # RLDS data sets in that format, for Linux and macOS
         "rerun": ["rerun-sdk>=0.26"],
         "test": TEST,  # where colcon test looks for pytest
         "dev": [*TEST, "peft>=0.17", "ruff>=0.12", "mypy>=1.15", "pre-commit>=3"],

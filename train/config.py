@@ -32,17 +32,25 @@ class SourceConfig:
     Attributes:
         weight: share of the training windows, relative to the other sources, which then all need a weight; null in all
             sources draws all windows equally often.
+        annotations: for CALVIN, the folder of a split's annotations; null finds it.
+        motion_only: for CALVIN, learn from all motion of a split, under the empty command.
     """
 
     format: str
     path: str
     weight: float | None = None
+    annotations: str | None = None
+    motion_only: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ConfigError(f"format is {self.format!r} for {self.path}; must be one of {', '.join(FORMATS)}")
         if self.weight is not None and not self.weight > 0:
             raise ConfigError(f"weight is {self.weight} for {self.path}; it must be positive or null")
+        if self.format != "calvin" and (self.annotations is not None or self.motion_only):
+            raise ConfigError(f"annotations and motion_only are for the format calvin; {self.path} is {self.format}")
+        if self.motion_only and self.annotations is not None:
+            raise ConfigError(f"motion_only is true for {self.path}, so annotations are not read; remove one of them")
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class DataConfig:
         bags: bags, or folders of bags, relative to the working directory; short for a list of `sources`.
         sources: demonstrations in any mix of formats.
         robot: the robot's YAML file, or the name of a shipped one, for bags.
-        validation_fraction: share of the recorded episodes of each source that is held out.
+        validation_fraction: share of the recorded episodes that is held out, of each source but those that bring a
+            validation split (CALVIN's task_D_D).
         include_failures: also learn from episodes marked as failed.
         policy_frames: for bags recorded while a policy ran: "drop" its own actions and learn only a person's
             corrections, or "imitate" both.

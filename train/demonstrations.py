@@ -33,18 +33,28 @@ def read_demonstrations(config: TrainConfig, spec: ObservationSpec, timing: Timi
         ConfigError: it lists none.
         UserError: a source cannot be read, or a recording is in two.
     """
-    data = config.data
-    if data.bags:
-        sources = [_load(data, "data.bags", "bags", data.bags, spec, timing)]
-    elif data.sources:
-        sources = [
-            _load(data, f"data.sources[{index}]", source.format, [source.path], spec, timing, source.weight)
-            for index, source in enumerate(data.sources)
-        ]
-    else:
-        raise ConfigError("data.bags is empty; list bag folders there, pass --bags PATH, or list data.sources")
+    sources = [_load(config.data, source, spec, timing, weight) for source, weight in recipe_sources(config)]
     require_distinct(sources)
     return sources
+
+
+def recipe_sources(config: TrainConfig) -> list[tuple[Source, float | None]]:
+    """Return the sources that `config.data` lists, and their weights; raise ConfigError if it lists none."""
+    data = config.data
+    if data.bags:
+        return [(_bags(data, "data.bags", data.bags), None)]
+    if not data.sources:
+        raise ConfigError("data.bags is empty; list bag folders there, pass --bags PATH, or list data.sources")
+    found = []
+    for index, one in enumerate(data.sources):
+        name = f"data.sources[{index}]"
+        source = Source(name, one.format, [one.path], annotations=one.annotations, motion_only=one.motion_only)
+        found.append((_bags(data, name, [one.path]) if one.format == "bags" else source, one.weight))
+    return found
+
+
+def _bags(data: DataConfig, name: str, paths: Sequence[str]) -> Source:
+    return Source(name, "bags", paths, load_robot(data.robot), data.include_failures, data.policy_frames)
 
 
 def recorded_robots(config: TrainConfig) -> tuple[str, ...]:
@@ -62,22 +72,15 @@ def read_rehearsed(
     Raises:
         UserError: a bag cannot be read, or is also in `sources`.
     """
-    rehearsed = _load(config.data, "keep.bags", "bags", config.keep.bags, spec, timing)
+    rehearsed = _load(config.data, _bags(config.data, "keep.bags", config.keep.bags), spec, timing)
     require_distinct([*sources, rehearsed])
     return rehearsed.episodes
 
 
 def _load(
-    data: DataConfig,
-    name: str,
-    format: str,
-    paths: Sequence[str],
-    spec: ObservationSpec,
-    timing: Timing,
-    weight: float | None = None,
+    data: DataConfig, source: Source, spec: ObservationSpec, timing: Timing, weight: float | None = None
 ) -> Demonstrations:
-    robot = load_robot(data.robot) if format == "bags" else None
-    source = Source(name, format, paths, robot, data.include_failures, data.policy_frames)
+    name = source.name
     with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task(f"decoding {name}", start=False)
 
@@ -96,7 +99,7 @@ def _load(
 def split_demonstrations(
     sources: Sequence[Demonstrations], validation_fraction: float, seed: int
 ) -> tuple[list[Episode], list[Episode], list[tuple[int, float]]]:
-    """Split each source on its own, so that both parts have all of them.
+    """Split each source on its own, so that both parts have all of them; one that holds episodes out itself, by these.
 
     Returns:
         The training episodes, the validation episodes, and (training episodes, weight) of each source, empty if
@@ -106,7 +109,9 @@ def split_demonstrations(
     validation: list[Episode] = []
     shares: list[tuple[int, float]] = []
     for source in sources:
-        kept, held_out = split_episodes(source.episodes, validation_fraction, seed)
+        kept, held_out = list(source.episodes), list(source.held_out)
+        if not held_out:
+            kept, held_out = split_episodes(source.episodes, validation_fraction, seed)
         training += kept
         validation += held_out
         if source.weight is not None:

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record-libero": ("vla_ros.commands.data.record_libero", "record demonstrations of a LIBERO task"),
     "inspect": (
         "vla_ros.commands.data.inspect",
-        "check recorded bags: streams, episodes, quality, what training skips",
+        "check bags, data sets or a recipe: streams, episodes, quality, what training skips",
     ),
     "annotate": ("vla_ros.commands.data.annotate", "write the episodes of bags to a table for you to correct"),
     "convert": ("vla_ros.commands.data.convert", "export the episodes of bags as a LeRobot data set"),
@@ -68,6 +68,7 @@ EXTRAS = {
     "tensorboard": "train",
     "pyarrow": "lerobot",
     "av": "lerobot",
+    "array_record": "arrayrecord",
     "peft": "vlm",
     "libero": "libero",
     "robosuite": "libero",

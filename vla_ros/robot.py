@@ -291,17 +291,22 @@ class Robot:
         return found
 
 
+def robot_file(name_or_path: str | Path) -> Path:
+    """Return the file that `load_robot` reads."""
+    path, shipped = Path(name_or_path), resources.path("config/robots")
+    if path.suffix not in (".yaml", ".yml"):
+        return shipped / f"{name_or_path}.yaml"
+    only_a_name = path.name == str(name_or_path) and not path.exists() and (shipped / path).exists()
+    return shipped / path if only_a_name else path
+
+
 def load_robot(name_or_path: str | Path) -> Robot:
     """Read a robot file, given as a path or as the name of a file in config/robots (`tabletop`, `tabletop.yaml`).
 
     Raises:
         RobotError: no such file, not YAML, or an unknown, missing or malformed key.
     """
-    path, shipped = Path(name_or_path), resources.path("config/robots")
-    if path.suffix not in (".yaml", ".yml"):
-        path = shipped / f"{name_or_path}.yaml"
-    elif path.name == str(name_or_path) and not path.exists() and (shipped / path).exists():
-        path = shipped / path
+    path, shipped = robot_file(name_or_path), resources.path("config/robots")
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:

@@ -96,6 +96,30 @@ def test_formats_are_mixed_and_drawn_by_weight(recipe, bags, split) -> None:
     assert policy.contract.provenance.robots == ("fixture",)  # CALVIN has no robot file
 
 
+def test_a_source_with_a_validation_split_of_its_own_is_held_out_by_it(recipe, split) -> None:
+    write_calvin(
+        split.parent / "validation",
+        [(200, 229, "press a key", "press")],
+        np.zeros((30, 7)),
+        np.zeros((30, 3)),
+        first=200,
+    )
+    config = with_data(recipe, sources=[{"format": "calvin", "path": str(split.parent)}])
+    read = read_demonstrations(config, *observation_spec(config))
+    training, validation, _ = split_demonstrations(read, 0.5, seed=0)
+    assert [episode.task for episode in training] == ["turn"] * 4
+    assert [episode.task for episode in validation] == ["press"]
+
+
+def test_motion_without_language_trains_a_policy(recipe, split) -> None:
+    config = with_data(
+        recipe, sources=[{"format": "calvin", "path": str(split), "motion_only": True}], validation_fraction=0.3
+    )
+    policy = load_checkpoint(fit(config))
+    assert policy.contract.action.high[0] == pytest.approx(0.6, abs=0.011)
+    assert all(torch.isfinite(weights).all() for weights in policy.parameters())
+
+
 def test_each_source_is_split_by_its_own_recordings(episodes) -> None:
     sources = [Demonstrations(episodes[:4], 1.0), Demonstrations(episodes[4:], 2.0)]
     training, validation, shares = split_demonstrations(sources, 0.5, seed=0)
@@ -135,6 +159,9 @@ def test_with_a_store_elsewhere_nothing_is_written_next_to_the_demonstrations(re
         ({"sources": [{"format": "bags", "path": "b", "weight": 1}, {"format": "bags", "path": "c"}]},
          r"c has no weight, but others do; give all one, or none"),
         ({"sources": [{"format": "bags", "path": "b"}] * 2}, r"lists a path twice"),
+        ({"sources": [{"format": "rlds", "path": "b", "motion_only": True}]}, r"are for the format calvin; b is rlds"),
+        ({"sources": [{"format": "calvin", "path": "b", "motion_only": True, "annotations": "lang"}]},
+         r"motion_only is true for b, so annotations are not read"),
         ({"workers": -1}, r"data\.workers is -1"),
     ],
 )  # fmt: skip

@@ -38,6 +38,8 @@ class SourceShard:
     files: tuple[Path, ...]  # those that identify the shard by their content; not empty
     settings: Mapping[str, Any]  # everything else that its episodes depend on, as plain JSON types
     decode: Decode  # can be pickled, for other processes
+    notes: tuple[str, ...] = ()  # what of its source is not read, or was assumed, one sentence each; often shared
+    held_out: bool = False  # its source keeps these episodes for validation
 
 
 def skipped_records(where: Path, kind: str, errors: Sequence[str], count: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ The rule is that of bags: a frame is the newest one at its tick, an action the m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -46,20 +46,6 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.twists)
-
-
-def require_recorded(
-    name: str, rate_hz: Fraction, cameras: Collection[str], spec: ObservationSpec, timing: Timing
-) -> None:
-    """Raise SourceError if the contract requires a camera that a data set lacks, or a higher rate than it has."""
-    if timing.control_hz > rate_hz:
-        raise SourceError(
-            f"contract.control_hz is {timing.control_hz:g}, but {name} was recorded at {float(rate_hz):g} Hz; it can't "
-            "be higher"
-        )
-    for camera in spec.cameras:
-        if camera.name not in cameras:
-            raise SourceError(f"{name} has no camera {camera.name!r}; it has {', '.join(cameras) or 'none'}")
 
 
 def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) -> Episode | None:

@@ -12,9 +12,10 @@ from tiny_datasets import picture, write_calvin
 
 from vla_ros import actions
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.datasets.calvin.reader import calvin_shards, read_segments, twists_from_relative
+from vla_ros.datasets.calvin.reader import calvin_shards, twists_from_relative
+from vla_ros.datasets.calvin.segments import read_segments
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.sources import FORMATS, Source
+from vla_ros.datasets.sources import FORMATS, Source, load_source
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 
@@ -94,8 +95,9 @@ def test_a_higher_rate_an_unknown_camera_and_other_folders_are_refused(tmp_path:
         calvin_shards(split, SPEC, Timing(40.0, 4, 8))
     with pytest.raises(SourceError, match=r"no camera 'top'; it has static, wrist"):
         calvin_shards(split, ObservationSpec((Camera("top", 8, 8),)), TIMING)
-    with pytest.raises(SourceError, match=r"not a split of CALVIN.*task_D_D/training"):
-        calvin_shards(tmp_path, SPEC, TIMING)
+    for other in (split / "lang_annotations", tmp_path / "absent"):
+        with pytest.raises(SourceError, match=r"not a split of CALVIN.*task_D_D/training"):
+            calvin_shards(other, SPEC, TIMING)
 
 
 def test_a_missing_or_broken_frame_is_named(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_a_missing_or_broken_frame_is_named(tmp_path: Path) -> None:
     frame.unlink()
     with pytest.raises(SourceError, match=r"episode_0000004\.npz is missing"):
         read(split)
-    assert not list((split / ".vla_store").iterdir())
+    assert not list((split / ".vla_store").glob("*/manifest.json"))
     frame.write_bytes(whole)
     assert len(read(split)[0]) == 1
 
@@ -124,3 +126,43 @@ def test_a_split_has_the_name_of_its_folder_even_from_within(tmp_path: Path, mon
     monkeypatch.chdir(split)
     (shard,) = FORMATS["calvin"](Source("CALVIN", "calvin", [Path()]), SPEC, TIMING)
     assert (shard.name, shard.root) == ("training.00000", split)
+
+
+def test_values_rounded_to_16_bits_are_within_bounds(tmp_path: Path) -> None:
+    relative, euler = motion(10, x=1.0000305)
+    assert len(read(write_calvin(tmp_path / "training", [(0, 9, "a", "a")], relative, euler))[0]) == 1
+    relative, euler = motion(10, x=1.1)
+    with pytest.raises(SourceError, match="within -1 and 1"):
+        read(write_calvin(tmp_path / "more" / "training", [(0, 9, "a", "a")], relative, euler))
+
+
+def test_a_folder_with_both_splits_trains_on_one_and_holds_the_other_out(tmp_path: Path) -> None:
+    write_calvin(tmp_path / "training", [(0, 9, "train", "a")], *motion(10, x=1.0))
+    validation = write_calvin(tmp_path / "validation", [(50, 59, "validate", "a")], *motion(10, x=1.0), first=50)
+    source = Source("CALVIN", "calvin", [tmp_path])
+    loaded = load_source(source, SPEC, TIMING, workers=1)
+    assert [episode.command for episode in loaded.episodes] == ["train"]
+    assert [(episode.command, episode.source) for episode in loaded.held_out] == [("validate", "validation#50")]
+    assert len(loaded.shards) == len(loaded.contents) == 2
+    assert "held out by the data set: 1 episodes" in loaded.summary()
+    (validation / "lang_annotations" / "auto_lang_ann.npy").unlink()
+    with pytest.raises(SourceError, match=r"validation has no language annotations.*or give .*/training as the path"):
+        load_source(source, SPEC, TIMING)
+
+
+def test_motion_without_language_is_read_whole_and_in_pieces_of_its_recording(tmp_path: Path) -> None:
+    relative, euler = motion(400, x=1.0, g=-1.0)
+    split = write_calvin(tmp_path / "training", [], relative, euler, recordings=[(0, 349), (350, 399)])
+    shards = calvin_shards(split, SPEC, TIMING, motion_only=True)
+    episodes = load_shards(shards, workers=1).episodes
+    found = [(episode.source, len(episode), episode.command, episode.outcome) for episode in episodes]
+    assert found == [
+        ("training#0", 100, "", "unknown"),
+        ("training#0", 16, "", "unknown"),
+        ("training#350", 16, "", "unknown"),
+    ]
+    np.testing.assert_allclose(episodes[1].actions[:, 0], 0.6)
+    assert any("all commands are empty" in note for note in shards[0].notes)
+    (split / "ep_start_end_ids.npy").unlink()
+    with pytest.raises(SourceError, match=r"ep_start_end_ids\.npy is missing; without it motion_only"):
+        calvin_shards(split, SPEC, TIMING, motion_only=True)

@@ -48,6 +48,14 @@ def test_arrays_and_scalars_are_read_as_numpy_wrote_them(protocol: int, kind: st
     assert isinstance(objects, PickledArray) and objects.tolist() == [{"a": 1}, None]
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_tensors_are_dropped_and_what_is_around_them_is_read(protocol: int, monkeypatch) -> None:
+    torch = pytest.importorskip("torch")
+    data = pickle.dumps({"ann": ["open the drawer"], "emb": torch.ones(2, 3)}, protocol)
+    monkeypatch.setattr(torch.storage, "_load_from_bytes", None)  # would run torch.load
+    assert read_pickle(data, "file") == {"ann": ["open the drawer"], "emb": None}
+
+
 class Harm:
     def __reduce__(self) -> tuple:
         return (os.mkdir, ("harm",))

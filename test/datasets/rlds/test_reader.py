@@ -3,107 +3,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
-from tiny_datasets import picture, png, write_rlds
+from rlds_records import CHANGES, OPENING, STEPS, positions, steps
+from tiny_datasets import encoded, picture, write_rlds
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.rlds.catalogue import DATASETS, openings_from_changes
 from vla_ros.datasets.rlds.reader import rlds_shards
+from vla_ros.datasets.sources import Source, load_source
 from vla_ros.datasets.store.store import load_shards
 from vla_ros.imaging import images
 
-STEPS = 13
 STATIC = ObservationSpec((Camera("static", 8, 8),), ("ee_x", "ee_r0"))
 BOTH = ObservationSpec((Camera("static", 8, 8), Camera("wrist", 8, 8)), ("ee_x", "ee_r0"))
 NAMES = [name for name in DATASETS if " " not in name]
-
-
-def quaternions(rate_hz: float) -> np.ndarray:
-    """A tool that points down and turns about the base's z at 0.5 rad/s."""
-    turns = Rotation.from_rotvec(np.outer(0.5 * np.arange(STEPS) / rate_hz, [0, 0, 1]))
-    return (turns * Rotation.from_rotvec([np.pi, 0, 0])).as_quat()
-
-
-def positions(rate_hz: float) -> np.ndarray:
-    """0.1 m/s along x, 0.2 m/s down."""
-    return np.array([0.4, 0, 0.5]) + np.outer(np.arange(STEPS) / rate_hz, [0.1, 0, -0.2])
-
-
-def euler(rate_hz: float) -> np.ndarray:
-    return Rotation.from_quat(quaternions(rate_hz)).as_euler("xyz")
-
-
-# The gripper closes at step 4 and opens at step 9, whatever it is called.
-OPENING = np.array([1.0] * 4 + [0.0] * 5 + [1.0] * 4)
-CHANGES = np.array([0.0] * 4 + [1.0] + [0.0] * 4 + [-1.0] + [0.0] * 3)
-
-
-def steps(name: str, text: str = " Pick the cup ") -> dict[str, list]:
-    """The features of a record of the data set, as far as they matter, by hand."""
-    rate = float(DATASETS[name].rate_hz)
-    xyz, angles, quaternion = positions(rate), euler(rate), quaternions(rate)
-    zeros = np.zeros((STEPS, 8))
-    static = [png(picture(step)) for step in range(STEPS)]
-    wrist = [png(picture(step + 100)) for step in range(STEPS)]
-    words = [text.encode()] * STEPS
-    old_words = {"steps/observation/natural_language_instruction": words}
-    pose = np.hstack([xyz, quaternion])
-    if name == "bridge_dataset" or name == "bridge":
-        moving = OPENING.copy()
-        moving[3] = 0.5  # closing already: belongs to what is decided next
-        features = {
-            "observation/state": np.hstack([xyz, angles, OPENING[:, None]]),
-            "action": np.hstack([zeros[:, :6], moving[:, None]]),
-        }
-        return flat(features) | {"steps/observation/image_0": static, "steps/language_instruction": words}
-    if name == "bridge (first release)":
-        features = {"observation/state": np.hstack([xyz, angles, OPENING[:, None]])}
-        opened = {"steps/action/open_gripper": [int(value) for value in OPENING]}
-        return flat(features) | opened | {"steps/observation/image": static} | old_words
-    if name == "fractal20220817_data":
-        features = {
-            "observation/base_pose_tool_reached": pose,
-            "observation/gripper_closed": 1 - OPENING,
-            "action/gripper_closedness_action": CHANGES,
-        }
-        return flat(features) | {"steps/observation/image": static} | old_words
-    if name == "droid":
-        features = {
-            "observation/cartesian_position": np.hstack([xyz, angles]),
-            "observation/gripper_position": 1 - OPENING,
-            "action_dict/gripper_position": 1 - OPENING,
-        }
-        texts = {"steps/language_instruction": [b""] * STEPS, "steps/language_instruction_2": words}
-        pictures = {"exterior_image_1_left": static, "wrist_image_left": wrist}
-        return flat(features) | texts | {f"steps/observation/{key}": value for key, value in pictures.items()}
-    if name == "taco_play":
-        state = np.hstack([xyz, angles, 0.08 * OPENING[:, None], zeros])
-        features = {
-            "observation/robot_obs": state,
-            "action/rel_actions_world": np.hstack([zeros[:, :6], 2 * OPENING[:, None] - 1]),
-        }
-        return (
-            flat(features)
-            | {"steps/observation/rgb_static": static, "steps/observation/rgb_gripper": wrist}
-            | old_words
-        )
-    if name == "berkeley_autolab_ur5":
-        state = np.hstack([zeros[:, :6], pose, 1 - OPENING[:, None], zeros[:, :1]])
-        features = {"observation/robot_state": state, "action/gripper_closedness_action": CHANGES}
-        swapped = [png(picture(step + 100)[:, :, ::-1]) for step in range(STEPS)]  # blue where red belongs
-        return flat(features) | {"steps/observation/image": static, "steps/observation/hand_image": swapped} | old_words
-    assert name == "jaco_play"
-    features = {"observation/end_effector_cartesian_pos": pose, "action/gripper_closedness_action": CHANGES}
-    return flat(features) | {"steps/observation/image": static, "steps/observation/image_wrist": wrist} | old_words
-
-
-def flat(features: dict[str, np.ndarray]) -> dict[str, list]:
-    return {f"steps/{name}": values.ravel().tolist() for name, values in features.items()}
 
 
 def read(folder: Path, spec: ObservationSpec, timing: Timing, workers: int = 1) -> tuple:
@@ -146,7 +64,7 @@ def test_measured_openings_are_read_if_the_data_set_has_them(tmp_path: Path) -> 
     for name in NAMES:
         folder = write_rlds(tmp_path / name, name, [[steps(name)]])
         if DATASETS[name].openings is None:
-            with pytest.raises(SourceError, match=r"jaco_play-train.*has no gripper state"):
+            with pytest.raises(SourceError, match=r"jaco_play has no gripper state; train with contract\.proprio"):
                 read(folder, spec, timing_of(name))
             continue
         (episode,), _ = read(folder, spec, timing_of(name))
@@ -204,13 +122,51 @@ def test_what_does_not_fit_the_contract_is_refused(tmp_path: Path, dataset, spec
         rlds_shards(folder, spec, Timing(control_hz, 4, 8))
 
 
-def test_missing_shards_and_other_folders_are_refused(tmp_path: Path) -> None:
-    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[], []])
-    (folder / "jaco_play-train.tfrecord-00001-of-00002").unlink()
-    with pytest.raises(SourceError, match=r"1 of 2 shards of jaco_play"):
-        rlds_shards(folder, STATIC, Timing(5.0, 4, 8))
+def test_droid_is_read_under_its_published_names_and_in_part(tmp_path: Path, caplog) -> None:
+    for name in ("r2d2_faceblur", "droid_101"):
+        folder = write_rlds(tmp_path / name, name, [[steps("droid")], [steps("droid", text="Stack cups")]])
+        (folder / f"{name}-train.tfrecord-00000-of-00002").unlink()
+        loaded = load_source(Source("DROID", "rlds", [folder]), BOTH, timing_of("droid"), workers=1)
+        assert [episode.command for episode in loaded.episodes] == ["Stack cups"]
+        assert f"1 of 2 shards of {name} are there" in caplog.text
+
+
+def test_a_file_cut_off_between_two_records_is_noticed_by_the_count_of_the_data_set(tmp_path: Path, caplog) -> None:
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[steps("jaco_play")]])
+    train = {"name": "train", "shardLengths": ["3"]}
+    (folder / "dataset_info.json").write_text(json.dumps({"name": "jaco_play", "splits": [train]}))
+    loaded = load_shards(rlds_shards(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert len(loaded.episodes) == 1
+    assert "has 1 of the 3 records that dataset_info.json counts" in loaded.report.damage[0]
+
+
+def test_an_empty_file_is_damage_even_if_nobody_counted_its_records(tmp_path: Path) -> None:
+    folder = write_rlds(tmp_path / "1.0.0", "jaco_play", [[steps("jaco_play")], []])
+    loaded = load_shards(rlds_shards(folder, STATIC, Timing(5.0, 4, 8)), workers=1)
+    assert len(loaded.episodes) == 1 and "00001-of-00002 has no record" in loaded.report.damage[0]
+
+
+def test_a_data_set_in_array_record_gives_the_same_episodes(tmp_path: Path) -> None:
+    module = pytest.importorskip("array_record.python.array_record_module")
+    (expected,), _ = read(
+        write_rlds(tmp_path / "1.0.0", "jaco_play", [[steps("jaco_play")]]), BOTH, timing_of("jaco_play")
+    )
+    (tmp_path / "2.0.0").mkdir()
+    writer = module.ArrayRecordWriter(
+        str(tmp_path / "2.0.0" / "jaco_play-train.array_record-00000-of-00001"), "group_size:1"
+    )
+    writer.write(encoded(steps("jaco_play")))
+    writer.close()
+    (episode,), _ = read(tmp_path / "2.0.0", BOTH, timing_of("jaco_play"))
+    np.testing.assert_array_equal(episode.actions, expected.actions)
+    np.testing.assert_array_equal(episode.images["wrist"], expected.images["wrist"])
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"holds no NAME-train\.tfrecord"):
         rlds_shards(tmp_path, STATIC, Timing(5.0, 4, 8))
+    with pytest.raises(SourceError, match="is not a folder"):
+        rlds_shards(tmp_path / "absent", STATIC, Timing(5.0, 4, 8))
 
 
 @pytest.mark.parametrize(

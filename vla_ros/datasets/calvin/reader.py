@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read CALVIN (Mees et al. 2022, arXiv:2112.03227): the language-annotated segments of a split.
+"""Read CALVIN (Mees et al. 2022, arXiv:2112.03227): the language-annotated segments of a split, or all its motion.
 
-A split is a folder such as task_ABC_D/training, with one episode_0000000.npz for each step at 30 Hz, and the segments
-in lang_annotations/auto_lang_ann.npy. A file holds the state and the images before its action. `rel_actions` are
+A split is a folder such as task_ABC_D/training, with one episode_0000000.npz for each step at 30 Hz; `segments` says
+which steps are read. A file holds the state and the images before its action. `rel_actions` are
 increments of the tool's pose as CALVIN's environment takes them: +-1 is 0.02 m, or 0.05 rad of a fixed-axis xyz Euler
 angle, in the base frame; the gripper is +1 open, -1 closed. Segments of any length are used.
 """
@@ -23,54 +23,72 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.calvin.safe_pickle import PickledArray, read_npy, read_npz
+from vla_ros.datasets.calvin.safe_pickle import read_npz
+from vla_ros.datasets.calvin.segments import (
+    Segment,
+    SplitContent,
+    find_splits,
+    frame_file,
+    read_recordings,
+    read_segments,
+)
+from vla_ros.datasets.contents import Contents, require_recorded, states_of
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.shards import DecodeReport, SourceShard
 from vla_ros.datasets.store.entry import sampling_settings
-from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, require_recorded, to_episode
+from vla_ros.datasets.trajectory import TOO_SHORT, Trajectory, to_episode
 
 RATE_HZ = Fraction(30)
 STEP_M, STEP_RAD = 0.02, 0.05
 OPEN_WIDTH_M = 0.08  # of the Panda's two fingers
+ROUNDING = 1e-3  # of rel_actions that were stored with 16 bits
 CAMERAS = {"static": "rgb_static", "wrist": "rgb_gripper"}
 
-ANNOTATIONS = Path("lang_annotations/auto_lang_ann.npy")
-RECORDINGS = "ep_start_end_ids.npy"
 SEGMENTS_PER_SHARD = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """Frames [start, stop) of a split; `recording` is the first frame of the recording that they are cut from."""
+def calvin_shards(
+    folder: Path, spec: ObservationSpec, timing: Timing, annotations: str | None = None, motion_only: bool = False
+) -> list[SourceShard]:
+    """Return the shards of a split, or of the training and validation splits in a folder, which is then held out.
 
-    start: int
-    stop: int
-    command: str
-    task: str
-    recording: int
+    They are the segments in the order of their frames, `SEGMENTS_PER_SHARD` at a time. A shard is identified by the
+    file that lists the segments and the first frame of each: reading every frame takes too long.
 
-
-def calvin_shards(split: Path, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
-    """Return the shards of a split: its segments in the order of their frames, `SEGMENTS_PER_SHARD` at a time.
-
-    A shard is identified by the annotations and the first frame of each segment: reading every frame takes too long.
+    Args:
+        annotations: folder of the annotations, if several differ.
+        motion_only: read the whole recordings, with empty commands.
 
     Raises:
-        SourceError: the folder is not a split, the annotations can't be read, or the contract requires another camera
+        SourceError: the folder is not a split, its segments can't be read, or the contract requires another camera
             or a higher control rate.
     """
-    require_recorded(str(split), RATE_HZ, CAMERAS, spec, timing)
-    segments = read_segments(split)
+    require_recorded(calvin_contents(folder), spec, timing)
     shards = []
-    for index in range(0, len(segments), SEGMENTS_PER_SHARD):
-        chosen = tuple(segments[index : index + SEGMENTS_PER_SHARD])
-        frames = [frame_file(split, segment.start) for segment in chosen]
+    for split, held_out in find_splits(folder):
+        content = read_recordings(split) if motion_only else read_segments(split, annotations)
+        shards += _split_shards(split, content, held_out, spec, timing)
+    return shards
+
+
+def calvin_contents(folder: Path) -> Contents:
+    """Return what the split or splits in `folder` have; raise SourceError if there are none."""
+    splits = ", ".join(f"{split.name}{' (held out)' if held_out else ''}" for split, held_out in find_splits(folder))
+    return Contents(str(folder), f"CALVIN: {splits}", RATE_HZ, tuple(CAMERAS), states_of(pose=True, opening=True))
+
+
+def _split_shards(
+    split: Path, content: SplitContent, held_out: bool, spec: ObservationSpec, timing: Timing
+) -> list[SourceShard]:
+    shards = []
+    for index in range(0, len(content.segments), SEGMENTS_PER_SHARD):
+        chosen = content.segments[index : index + SEGMENTS_PER_SHARD]
         shards.append(
             SourceShard(
                 name=f"{split.name}.{index // SEGMENTS_PER_SHARD:05d}",
                 root=split,
-                files=(split / ANNOTATIONS, *dict.fromkeys(file for file in frames if file.exists())),
+                files=(content.listed_in, *dict.fromkeys(frame_file(split, segment.start) for segment in chosen)),
                 settings={
                     "format": "calvin",
                     "name": split.name,
@@ -78,43 +96,11 @@ def calvin_shards(split: Path, spec: ObservationSpec, timing: Timing) -> list[So
                     **sampling_settings(spec, timing),
                 },
                 decode=functools.partial(_decode, split, chosen, spec, timing),
+                notes=content.notes,
+                held_out=held_out,
             )
         )
     return shards
-
-
-def read_segments(split: Path) -> list[Segment]:
-    """Return the annotated segments of a split, in the order of their frames.
-
-    Raises:
-        SourceError: the annotations are missing, damaged, or not as CALVIN writes them.
-    """
-    path = split / ANNOTATIONS
-    if not path.is_file():
-        raise SourceError(
-            f"{split} is not a split of CALVIN, because it has no {ANNOTATIONS}; must be a folder such as "
-            "task_D_D/training"
-        )
-    data = read_npy(path)
-    commands, tasks = _list(path, data, "language", "ann"), _list(path, data, "language", "task")
-    bounds = _list(path, data, "info", "indx")
-    recordings = _recordings(split)
-    if not len(commands) == len(tasks) == len(bounds):
-        raise SourceError(f"{path} has {len(commands)} texts, {len(tasks)} tasks and {len(bounds)} segments")
-    segments = []
-    for command, task, bound in zip(commands, tasks, bounds):
-        start, stop = _bounds(path, bound)
-        if not (isinstance(command, str) and isinstance(task, str) and command.strip()):
-            raise SourceError(f"{path}: the segment {start} to {stop} has the text {command!r} and the task {task!r}")
-        found = np.flatnonzero((recordings[:, 0] <= start) & (start <= recordings[:, 1]))
-        if not len(found):
-            raise SourceError(f"{path}: the segment {start} to {stop} is in no recording of {RECORDINGS}")
-        segments.append(Segment(start, stop, command.strip(), task, int(recordings[found[0], 0])))
-    return sorted(segments, key=lambda segment: (segment.start, segment.stop, segment.command))
-
-
-def frame_file(split: Path, frame: int) -> Path:
-    return split / f"episode_{frame:07d}.npz"
 
 
 def twists_from_relative(relative: NDArray[np.float64], euler: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -170,7 +156,7 @@ def _trajectory(split: Path, segment: Segment, spec: ObservationSpec) -> Traject
         openings=actions.opening_from_value(state[:, 6], 0.0, OPEN_WIDTH_M),
         command=segment.command,
         task=segment.task,
-        outcome="success",
+        outcome="success" if segment.command else "unknown",
         source=f"{split.name}#{segment.recording}",
         start_ns=segment.start * 10**9 // int(RATE_HZ),
     )
@@ -181,38 +167,9 @@ def _check(path: Path, frame: dict[str, NDArray[Any]], images: list[str]) -> Non
         array = frame[name]
         if array.shape != (size,) or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise SourceError(f"{path}: {name} is {array!r}; expected {size} finite numbers")
-    if np.abs(frame["rel_actions"]).max() > 1 + 1e-6:
+    if np.abs(frame["rel_actions"]).max() > 1 + ROUNDING:
         raise SourceError(f"{path}: rel_actions is {frame['rel_actions']}; CALVIN's are within -1 and 1")
     for name in images:
         array = frame[name]
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or array.size == 0:
             raise SourceError(f"{path}: {name} has shape {array.shape} and type {array.dtype}; expected an RGB image")
-
-
-def _recordings(split: Path) -> NDArray[np.int64]:
-    """Return the first and last frame of each recording (R, 2). Its segments overlap, so training splits by these."""
-    bounds = read_npy(split / RECORDINGS)
-    if not isinstance(bounds, np.ndarray) or bounds.ndim != 2 or bounds.shape[1] != 2 or bounds.dtype.kind not in "iu":
-        raise SourceError(f"{split / RECORDINGS} must hold the first and last frame of each recording")
-    return bounds.astype(np.int64)
-
-
-def _list(path: Path, data: Any, section: str, name: str) -> list[Any]:
-    try:
-        values = data[section][name]
-        values = values.tolist() if isinstance(values, PickledArray) else values
-    except (TypeError, KeyError, ValueError) as error:
-        raise SourceError(f"{path} has no {section}.{name} ({error!r}): it is not CALVIN's annotation file") from None
-    if not isinstance(values, list):
-        raise SourceError(f"{path}: {section}.{name} is {type(values).__name__}; expected a list")
-    return values
-
-
-def _bounds(path: Path, bound: Any) -> tuple[int, int]:
-    values = bound.tolist() if isinstance(bound, PickledArray) else bound
-    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(type(value) is int for value in values):
-        raise SourceError(f"{path}: info.indx has {bound!r}; expected pairs of frame numbers")
-    start, stop = values
-    if not 0 <= start < stop <= start + 100_000:
-        raise SourceError(f"{path}: info.indx has a segment from {start} to {stop}")
-    return start, stop

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read npy and npz files from untrusted sources: no code is run, and no memory is taken beyond the data in the file.
 
-CALVIN keeps its annotations in a pickle, a program that may call anything. Here it may call six functions, those by
-which Python and numpy save bytes and arrays, and gets harmless stand-ins even for these: numpy's own accept any dtype
-and flags, with which a pickle could make numpy read memory that is not its own.
+CALVIN keeps its annotations in a pickle, a program that may call anything. Here it may call nine functions, those by
+which Python and numpy save bytes and arrays, and torch the embeddings that some annotations have, which are not read.
+It gets harmless stand-ins even for these: numpy's own accept any dtype and flags, with which a pickle could make numpy
+read memory that is not its own.
 """
 
 from __future__ import annotations
@@ -192,6 +193,10 @@ _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): lambda code, *_: _Type(_checked(code, str)),
     ("_codecs", "encode"): lambda text, *_: _checked(text, str).encode("latin-1"),  # how protocol 2 writes bytes
     ("__builtin__", "bytes"): lambda: b"",  # and empty ones
+    # A tensor: its content, its hooks, which are always empty, and itself. All are dropped.
+    ("torch.storage", "_load_from_bytes"): lambda *_: None,
+    ("collections", "OrderedDict"): lambda: {},
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *_: None,
 }
 
 

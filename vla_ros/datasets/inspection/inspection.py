@@ -18,19 +18,13 @@ from vla_ros.datasets.bags.open_bag import open_bag
 from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import BagError
-from vla_ros.datasets.inspection.metrics import (
-    StreamMetrics,
-    action_metrics,
-    image_metrics,
-    motion_metrics,
-    topic_metrics,
-)
+from vla_ros.datasets.inspection.episode_metrics import EpisodeMetrics
+from vla_ros.datasets.inspection.metrics import StreamMetrics, topic_metrics
 from vla_ros.robot import Robot
 
 # The shipped recipe's (config/train/tabletop.json); less if the control period is shorter.
 SETTLE_S = 0.04
 THUMBNAIL_PIXELS = 96
-THUMBNAIL_EPISODES = 12
 
 
 def everything(robot: Robot, control_hz: float, height: int, width: int) -> tuple[ObservationSpec, Timing]:
@@ -43,22 +37,15 @@ def everything(robot: Robot, control_hz: float, height: int, width: int) -> tupl
 
 
 class Inspection:
-    """Collects metrics bag by bag.
-
-    Attributes:
-        thumbnails: (name and command, camera -> first, middle and last image) of the first episodes.
-    """
+    """Collects metrics bag by bag."""
 
     def __init__(self, robot: Robot, control_hz: float) -> None:
         self._robot = robot
         self._spec, self._timing = everything(robot, control_hz, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
-        self.thumbnails: list[tuple[str, dict[str, list[NDArray[np.uint8]]]]] = []
+        self.episodes = EpisodeMetrics(tuple(robot.cameras))
         self._received: dict[str, tuple[str, list[NDArray[np.int64]]]] = {}
         self._streams: list[StreamMetrics] = []
         self._rows: list[dict[str, Any]] = []
-        self._actions: list[NDArray[np.float64]] = []
-        self._commands: Counter[str] = Counter()
-        self._images: dict[str, Counter[str]] = {name: Counter() for name in robot.cameras}
         self._dropped: Counter[str] = Counter()
         self._damage: list[str] = []
         self._faults: list[str] = []
@@ -85,37 +72,22 @@ class Inspection:
         self._rows += _episode_rows(recording, cutter, found, self._timing.period_ns)
         self._dropped += cutter.dropped
         for episode in found:
-            self._add_episode(episode)
+            self.episodes.add(episode)
         if not found:
             self._problems.append({"bag": str(recording.path), "problem": "it has no usable episode"})
 
-    def _add_episode(self, episode: Episode) -> None:
-        self._actions.append(episode.actions)
-        self._commands[episode.command] += len(episode)
-        for camera, images in episode.images.items():
-            self._images[camera].update(image_metrics(images))
-        if len(self.thumbnails) < THUMBNAIL_EPISODES:
-            shown = dict.fromkeys((0, len(episode) // 2, len(episode) - 1))
-            thumbnails = {name: [images[index] for index in shown] for name, images in episode.images.items()}
-            self.thumbnails.append((f"{episode.source}: {episode.command}", thumbnails))
-
     def report(self) -> dict[str, Any]:
         """Return the report on all bags as plain data."""
-        actions = np.concatenate([np.zeros((0, 7)), *self._actions])
         streams = dict.fromkeys(name for metrics in self._streams for name in metrics.out_of_order)
         return {
             "topics": {name: topic_metrics(kind, times) for name, (kind, times) in sorted(self._received.items())},
             "streams": {name: self._stream(name) for name in streams},
             "skew_s": _quantiles(np.concatenate([np.zeros(0), *(metrics.skews_s for metrics in self._streams)])),
             "episodes": self._rows,
-            "frames": len(actions),
             "dropped": [{"why": why, "count": count} for why, count in self._dropped.most_common() if count],
             "damage": self._damage,
             "transforms": self._faults,
-            "actions": action_metrics(actions),
-            "motion": motion_metrics(self._actions, self._robot, self._timing.period_ns / 1e9),
-            "cameras": {name: dict(counts) for name, counts in self._images.items()},
-            "language": dict(self._commands.most_common()),
+            **self.episodes.report(self._robot, self._timing.period_ns / 1e9),
             "problems": self._problems,
         }
 

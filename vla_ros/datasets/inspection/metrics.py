@@ -16,7 +16,7 @@ from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import BagStream
 from vla_ros.datasets.inspection.lag_estimation import Lag, estimate_lag, image_motion, tool_motion
 from vla_ros.observations import messages
-from vla_ros.robot import Robot
+from vla_ros.robot import Labels, Robot
 from vla_ros.robot_streams import TRANSFORMS, GripperCommand, GripperState, Stream
 
 # An interval this many times the median is a gap.
@@ -118,32 +118,33 @@ def action_metrics(actions: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
     return metrics
 
 
-def motion_metrics(episodes: Sequence[NDArray[np.float64]], robot: Robot, period_s: float) -> dict[str, float]:
+def motion_metrics(episodes: Sequence[NDArray[np.float64]], robot: Robot | None, period_s: float) -> dict[str, float]:
     """Return the fractions of frames that are idle, too fast, spiky or half open, and gripper switches per episode.
 
     Args:
         episodes: actions (T, 7) of each, at consecutive ticks. An action is spiky if the change to the next one exceeds
             the robot's acceleration limits.
+        robot: None if it is not known: then nothing is too fast or spiky.
     """
     if not episodes:
         return {}
-    limits, labels = robot.limits, robot.labels
+    limits, labels = (robot.limits, robot.labels) if robot else (None, Labels())
     frames = sum(map(len, episodes))
     idle = fast = spiky = switches = between = 0
     for actions in episodes:
         linear, angular = np.linalg.norm(actions[:, :3], axis=1), np.linalg.norm(actions[:, 3:6], axis=1)
         changed = np.diff(actions[:, 6], prepend=actions[:1, 6]) != 0
         idle += int(((linear < IDLE_LINEAR_MPS) & (angular < IDLE_ANGULAR_RADPS) & ~changed).sum())
-        fast += int(((linear > limits.linear_mps + 1e-9) | (angular > limits.angular_radps + 1e-9)).sum())
-        jumps = np.diff(actions[:, :6], axis=0) / period_s
-        linear, angular = np.linalg.norm(jumps[:, :3], axis=1), np.linalg.norm(jumps[:, 3:], axis=1)
-        spiky += int(((linear > limits.linear_mps2) | (angular > limits.angular_radps2)).sum())
+        if limits:
+            fast += int(((linear > limits.linear_mps + 1e-9) | (angular > limits.angular_radps + 1e-9)).sum())
+            jumps = np.diff(actions[:, :6], axis=0) / period_s
+            linear, angular = np.linalg.norm(jumps[:, :3], axis=1), np.linalg.norm(jumps[:, 3:], axis=1)
+            spiky += int(((linear > limits.linear_mps2) | (angular > limits.angular_radps2)).sum())
         switches += int((np.diff(actions[:, 6] > 0.5) != 0).sum())
         between += int(((actions[:, 6] > labels.closed_below) & (actions[:, 6] < labels.open_above)).sum())
     return {
         "idle_fraction": idle / frames,
-        "beyond_limits_fraction": fast / frames,
-        "spiky_fraction": spiky / frames,
+        **({"beyond_limits_fraction": fast / frames, "spiky_fraction": spiky / frames} if limits else {}),
         "gripper_between_fraction": between / frames,
         "gripper_switches_per_episode": switches / len(episodes),
     }

@@ -28,6 +28,7 @@ _MOTION = {
     "gripper_between_fraction": "gripper neither open nor closed",
     "gripper_switches_per_episode": "gripper switches per episode",
 }
+LISTED = 100  # rows of a table in the terminal
 _CAMERA_FAULTS = {"dark": "is dark", "flat": "shows a single colour", "repeated": "repeats the previous image"}
 
 
@@ -78,22 +79,44 @@ def tables(report: Report) -> Iterator[tuple[str, Sequence[str], Rows]]:
 
 def show(report: Report, console: Console) -> None:
     """Print a report."""
+    console.print(escape(heading(report)), soft_wrap=True)
     for title, header, rows in tables(report):
         _print(console, title, header, rows)
     usable = Counter(row["outcome"] for row in report["episodes"] if row["frames"])
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in usable.most_common()) or "none"
     console.print(f"{report['frames']} frames in {sum(usable.values())} episodes ({outcomes})")
-    for text in advice(report):
+    for text in [*report["source"]["notes"], *advice(report)]:
         console.print(f"[bold]note[/] {escape(text)}", soft_wrap=True)
     for text in report["damage"]:
         console.print(f"[bold red]damage[/] {escape(text)}", soft_wrap=True)
     for row in report["problems"]:
-        console.print(f"[bold red]problem[/] {escape(row['bag'])}: {escape(row['problem'])}", soft_wrap=True)
+        console.print(f"[bold red]problem[/] {escape(_problem(row))}", soft_wrap=True)
+        if row.get("fix"):
+            console.print(f"  to fix it: {escape(row['fix'])}", soft_wrap=True)
+    if report["source"].get("train"):
+        console.print(f"to train on it: {escape(report['source']['train'])}", soft_wrap=True)
 
 
-def page(report: Report, thumbnails: Thumbnails) -> str:
-    """Return the report as an HTML page with histograms and thumbnails."""
-    blocks = [html.paragraph(f"{row['bag']}: {row['problem']}", "bad") for row in report["problems"]]
+def heading(report: Report) -> str:
+    """Return what was inspected, and by which robot file or layout it was read."""
+    source = report["source"]
+    rates = [f"{source[key]:g} Hz" for key in ("rate_hz", "control_hz") if key in source]
+    recorded = f" at {rates[0]}" if len(rates) > 1 else ""
+    sampled = f", sampled at {rates[-1]}" if rates else ""
+    inspected, count = source.get("shards", (0, 0))
+    part = f"; {inspected} of {count} shards, --all for every one" if inspected < count else ""
+    return f"{', '.join(source['paths'])}: {source['read_as']}{recorded}{sampled}{part}"
+
+
+def page(inspected: Sequence[tuple[Report, Thumbnails]]) -> str:
+    """Return the reports as an HTML page with histograms and thumbnails."""
+    return html.page("Recorded demonstrations", [block for each in inspected for block in _blocks(*each)])
+
+
+def _blocks(report: Report, thumbnails: Thumbnails) -> list[html.Block]:
+    blocks = [html.paragraph(heading(report))]
+    blocks += [html.paragraph(text) for text in report["source"]["notes"]]
+    blocks += [html.paragraph(_problem(row), "bad") for row in report["problems"]]
     blocks += [html.paragraph(text, "bad") for text in report["damage"]]
     for title, header, rows in tables(report):
         blocks += [html.heading(title), html.table(header, rows)]
@@ -107,7 +130,7 @@ def page(report: Report, thumbnails: Thumbnails) -> str:
         blocks.append(html.heading(title, level=3))
         for camera, shown in cameras.items():
             blocks.append(html.images([images.encode_jpeg(rgb, quality=80) for rgb in shown], "jpeg", camera))
-    return html.page("Recorded demonstrations", blocks)
+    return blocks
 
 
 def advice(report: Report) -> list[str]:
@@ -131,6 +154,12 @@ def advice(report: Report) -> list[str]:
     if fast > 0.01:
         texts.append(f"{fast:.1%} of the actions exceed the limits in the robot file")
     return texts
+
+
+def _problem(row: Mapping[str, str]) -> str:
+    """Return what is wrong and where, which is said once."""
+    where, text = row["bag"], row["problem"]
+    return text if text.startswith(where) else f"{where}: {text}"
 
 
 def _topics(report: Report) -> Rows:
@@ -191,6 +220,8 @@ def _print(console: Console, title: str, header: Sequence[str], rows: Rows) -> N
     for name, value in zip(header, rows[0], strict=True):
         numeric = isinstance(value, int) or name.endswith("]") or name in ("min", "low", "mean", "high", "max")
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
+    for row in rows[:LISTED]:
         table.add_row(*(escape(str(value)) for value in row))
     console.print(table)
+    if len(rows) > LISTED:
+        console.print(f"and {len(rows) - LISTED} more, which --json and --html list")

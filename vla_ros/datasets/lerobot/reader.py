@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.datasets.contents import Contents, require_recorded, states_of
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.lerobot.metadata import (
@@ -37,7 +38,7 @@ from vla_ros.datasets.lerobot.metadata import (
 )
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.entry import sampling_settings
-from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_recorded, to_episode
+from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, to_episode
 from vla_ros.imaging import images
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[
             the contract requires another camera or a higher control rate.
     """
     metadata, mapping = read_metadata(folder), load_mapping(folder)
-    require_recorded(str(folder / MAPPING), metadata.rate_hz, mapping.cameras, spec, timing)
+    require_recorded(_contents(folder, metadata, mapping), spec, timing)
     _check(folder, mapping, metadata, spec)
     dataset = _DataSet(folder, metadata.rate_hz, mapping, metadata.tasks)
     settings = {
@@ -93,6 +94,21 @@ def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[
             )
         )
     return shards
+
+
+def lerobot_contents(folder: Path) -> Contents:
+    """Return what the data set in `folder` has by its feature mapping; raise SourceError as `lerobot_shards` does."""
+    metadata = read_metadata(folder)
+    if not (folder / MAPPING).is_file():
+        features = ", ".join(f"{name} ({kind} {list(shape)})" for name, (kind, shape) in metadata.features.items())
+        raise SourceError(f"{folder / MAPPING} is missing; docs/data.md has one to copy. The features are {features}")
+    return _contents(folder, metadata, load_mapping(folder))
+
+
+def _contents(folder: Path, metadata: Metadata, mapping: FeatureMapping) -> Contents:
+    states = states_of(mapping.pose is not None, mapping.opening is not None)
+    where = str(folder / MAPPING)
+    return Contents(where, f"LeRobot, with {where}", metadata.rate_hz, tuple(mapping.cameras), states)
 
 
 def _check(folder: Path, mapping: FeatureMapping, metadata: Metadata, spec: ObservationSpec) -> None:

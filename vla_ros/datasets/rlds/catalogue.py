@@ -150,3 +150,13 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
 }
 FIRST_BRIDGE = "bridge (first release)"
+
+# What the files are called where that is not the data set's name.
+NAMES = {
+    "r2d2_faceblur": "droid",  # droid/1.0.0 and droid_100/1.0.0
+    "droid_101": "droid",  # droid/1.0.1
+    "droid_100": "droid",
+    "bridge_data_v2": "bridge_dataset",
+    "bridge_orig": "bridge_dataset",  # OpenVLA's names for the authors' release and for the first one
+    "bridge_oxe": "bridge",
+}

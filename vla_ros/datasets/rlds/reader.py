@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read RLDS data sets (arXiv:2111.02767), as TensorFlow Datasets writes them, without TensorFlow.
 
-The folder is that of a version, such as fractal20220817_data/0.1.0. It holds features.json and the files of the
-training split, NAME-train.tfrecord-00000-of-01024, each of which is a shard. `catalogue.DATASETS` has the known NAMEs.
+The folder is that of a version, such as fractal20220817_data/0.1.0, with the files of the training split, each of which
+is a shard. `catalogue.DATASETS` has the known data sets.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,68 +17,81 @@ from numpy.typing import NDArray
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.datasets.contents import Contents, require_recorded, states_of
 from vla_ros.datasets.episode import Episode
-from vla_ros.datasets.errors import SourceError
+from vla_ros.datasets.rlds import array_record, tfrecord
 from vla_ros.datasets.rlds.catalogue import DATASETS, FIRST_BRIDGE, DatasetSpec, Floats
-from vla_ros.datasets.rlds.tfrecord import Example, records
+from vla_ros.datasets.rlds.listing import ARRAY_RECORD, INFO, Listing, list_shards
+from vla_ros.datasets.rlds.tfrecord import Example
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.entry import sampling_settings
-from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, require_recorded, to_episode
+from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, to_episode
 from vla_ros.imaging import images
-from vla_ros.schema import suggestion
 
-_SHARD = re.compile(r"(?P<name>.+)-train\.tfrecord-\d+-of-(?P<shards>\d+)")
 FAILED = "episode failure"
 
 
 def rlds_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
-    """Return the shards of the training split in `folder`, in order.
+    """Return the shards of the training split in `folder` that are there, in order; their notes say which are not.
 
     Raises:
-        SourceError: there are no shards or some are missing, the data set is unknown, or it lacks what the contract
+        SourceError: there are none, the data set is unknown or can't be read here, or it lacks what the contract
             requires.
     """
-    if not folder.is_dir():
-        raise SourceError(
-            f"{folder} is not a folder; must be that of a data set's version, such as fractal20220817_data/0.1.0"
-        )
-    files = {file: match for file in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(file.name))}
-    names = sorted({match["name"] for match in files.values()})
-    if len(names) != 1:
-        found = f"shards of {', '.join(names)}" if names else "no NAME-train.tfrecord-00000-of-00001"
-        raise SourceError(f"{folder} holds {found}; must be the folder of one data set's version, with features.json")
-    [name] = names
-    expected = int(next(iter(files.values()))["shards"])
-    if len(files) != expected:
-        raise SourceError(f"{folder} holds {len(files)} of {expected} shards of {name}; copy the missing ones")
-    if name not in DATASETS:
-        raise SourceError(
-            f"{folder}: the data set {name!r} is unknown; {suggestion(name, DATASETS)}. docs/data.md explains how to "
-            "add one"
-        )
-    dataset = DATASETS[name]
-    require_recorded(name, dataset.rate_hz, dataset.cameras, spec, timing)
-    settings = {"format": "rlds", "dataset": name, **sampling_settings(spec, timing)}
+    listing = list_shards(folder)
+    if listing.file_format == ARRAY_RECORD:
+        array_record.require(listing.folder)
+    require_recorded(_contents(listing), spec, timing)
+    settings = {"format": "rlds", "dataset": listing.dataset, **sampling_settings(spec, timing)}
     return [
         SourceShard(
             name=file.name,
-            root=folder,
+            root=listing.folder,
             files=(file,),
-            settings={**settings, "name": file.name},
-            decode=functools.partial(_decode, file, name, spec, timing),
+            settings={**settings, "name": file.name, "records": listing.records.get(file)},
+            decode=functools.partial(
+                _decode, file, listing.dataset, listing.file_format, listing.records.get(file), spec, timing
+            ),
+            notes=listing.notes,
         )
-        for file in files
+        for file in listing.files
     ]
 
 
+def rlds_contents(folder: Path) -> Contents:
+    """Return what the data set in `folder` has; raise SourceError as `rlds_shards` does."""
+    return _contents(list_shards(folder))
+
+
+def _contents(listing: Listing) -> Contents:
+    dataset = DATASETS[listing.dataset]
+    return Contents(
+        name=listing.dataset,
+        read_as=f"{listing.dataset} of the catalogue ({listing.file_format} files called {listing.name}-train)",
+        rate_hz=dataset.rate_hz,
+        cameras=tuple(dataset.cameras),
+        states=states_of(pose=True, opening=dataset.openings is not None),
+    )
+
+
 def _decode(
-    shard: Path, name: str, spec: ObservationSpec, timing: Timing, add: Callable[[Episode], None]
+    shard: Path,
+    name: str,
+    file_format: str,
+    expected: int | None,
+    spec: ObservationSpec,
+    timing: Timing,
+    add: Callable[[Episode], None],
 ) -> DecodeReport:
-    """Decode a shard, skipping and reporting records that are not as the data set says."""
+    """Decode a shard, skipping and reporting records that are not as the data set says.
+
+    A file that was cut off between two records is intact by itself: `expected` is how many it should have, if known.
+    """
     dropped: Counter[str] = Counter()
     errors: list[str] = []
     count = 0
-    for index, record in enumerate(records(shard)):
+    read = array_record.records if file_format == ARRAY_RECORD else tfrecord.records
+    for index, record in enumerate(read(shard)):
         count += 1
         source = f"{shard.name}#{index}"
         try:
@@ -98,7 +110,12 @@ def _decode(
             add(episode)
         else:
             dropped[why or TOO_SHORT] += len(trajectory)
-    return DecodeReport(dropped, damage=skipped_records(shard, "records", errors, count))
+    damage = skipped_records(shard, "records", errors, count)
+    if expected is not None and count != expected:
+        damage += (f"{shard} has {count} of the {expected} records that {INFO} counts; copy it again",)
+    elif not count:
+        damage += (f"{shard} has no record; copy it again",)
+    return DecodeReport(dropped, damage=damage)
 
 
 def _trajectory(example: Example, dataset: DatasetSpec, spec: ObservationSpec, source: str) -> Trajectory:
