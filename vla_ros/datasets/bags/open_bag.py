@@ -21,6 +21,7 @@ from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.bags.storage.container import Damage, StorageFile, inflate_file
 from vla_ros.datasets.bags.storage.mcap import McapFile
 from vla_ros.datasets.bags.storage.sqlite import SqliteFile
+from vla_ros.datasets.bags.storage_order import check_order
 from vla_ros.datasets.errors import BagError, unreadable
 from vla_ros.files import PARTIAL
 
@@ -36,8 +37,8 @@ _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def find_bags(paths: Sequence[str | Path]) -> list[Path]:
     """Return the paths of the bags at `paths`: each is a bag, a storage file, or a folder of either.
 
-    A bag's folder has a metadata.yaml, or only the storage files of one recording whose recorder was killed. Loose
-    .mcap and .db3 files of several recordings in a folder are a bag each.
+    A bag's folder has a metadata.yaml, or only the storage files of one recording whose recorder was killed: rosbag2
+    names them after the folder, FOLDER_0.mcap. Other loose .mcap and .db3 files are a bag each.
 
     Raises:
         BagError: A path does not exist, or contains no bag.
@@ -74,7 +75,7 @@ def _bags_at(path: Path) -> list[Path]:
         return [path]
     files = _storage_files(path)
     recordings = {match["bag"] for file in files if (match := _STORAGE.fullmatch(file.name))}
-    return [path] if len(recordings) == 1 else files
+    return [path] if len(files) == 1 or recordings == {path.name} else files
 
 
 @contextlib.contextmanager
@@ -82,7 +83,8 @@ def open_bag(path: str | Path) -> Iterator[Recording]:
     """Open a bag; what is cut off or damaged is read as far as possible, and `Recording.damage` says what is lost.
 
     Raises:
-        BagError: It does not exist, is empty or entirely unreadable; or the disk or its permissions prevent reading.
+        BagError: It does not exist, is empty or entirely unreadable, or has two runs over each other; or the disk or
+            its permissions prevent reading.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
@@ -95,6 +97,7 @@ def open_bag(path: str | Path) -> Iterator[Recording]:
         if count == 0:
             lost = f" ({'; '.join(damage)})" if damage else "; were the publishers running?"
             raise BagError(f"bag {path} is empty: no message was recorded, or none reached the disk{lost}")
+        check_order(path, files)
         if metadata is not None and (metadata.messages or 0) > count:
             damage.append(f"{METADATA} counts {metadata.messages} messages, but only {count} exist")
         yield Recording(path, files, metadata.custom_data if metadata else {}, damage)
