@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_vlm import save_model
 
+from vla_ros.datasets.calvin.safe_pickle import read_npz
 from vla_ros.policy.backbones.pretrained import PretrainedError, load_pretrained
 from vla_ros.policy.backbones.vlm import build_model
 from vla_ros.policy.config import VlmConfig
-from vla_ros.policy.robovlms import _read_vlm
+from vla_ros.policy.robovlms import _read_vlm, read_weights
 from vla_ros.policy.robovlms_config import RobovlmsError
 
 
@@ -148,3 +153,27 @@ def test_a_checkpoints_model_loads_nothing_from_elsewhere(named: dict, mark: Pat
         except ValueError as error:  # what `load_checkpoint` reports
             assert str(error)
     assert not mark.exists()
+
+
+def test_the_metadata_of_safetensors_are_ignored(folder: Path, mark: Path) -> None:
+    plant(folder, mark)
+    tensors = load_file(folder / "model.safetensors")
+    named = {"format": "pt", "auto_map": "evil.Evil", "__class__": "evil.Evil", "path": "../outside.safetensors"}
+    save_file(tensors, folder / "model.safetensors", metadata=named)
+    load(folder)
+    assert not mark.exists()
+
+
+def test_files_named_outside_of_an_archive_are_not_unpacked(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+    torch.save({"state_dict": {"a": torch.zeros(2)}}, "cont.pt")
+    np.savez("frame.npz", rel_actions=np.zeros(7))
+    for name in ("cont.pt", "frame.npz"):
+        with zipfile.ZipFile(name, "a") as archive:
+            for evil in ("../../evil", str(tmp_path / "evil"), "cont/../../../evil"):
+                archive.writestr(evil, b"evil")
+    with contextlib.suppress(RobovlmsError):  # torch refuses such archives
+        read_weights(Path("cont.pt"))
+    assert set(read_npz(Path("frame.npz"), ("rel_actions",))) == {"rel_actions"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["cont.pt", "deep", "er", "frame.npz"]
