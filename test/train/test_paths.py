@@ -65,7 +65,7 @@ def interrupted(config: TrainConfig, episodes) -> tuple[TrainConfig, Path]:
         file.unlink()
     (config.run_folder / "checkpoint").rmdir()
     last = config.run_folder / "last.ckpt"
-    trainer = dataclasses.replace(config.trainer, max_steps=config.trainer.max_steps + 1)
+    trainer = dataclasses.replace(config.trainer, max_steps=2 * config.trainer.max_steps)
     return dataclasses.replace(config, trainer=trainer), last
 
 
@@ -79,7 +79,11 @@ def test_resuming_deletes_nothing_that_the_checkpoint_names(config, episodes, ou
     named = str(last.parent.resolve() / ".." / ".." / "precious") if outside else str(precious.resolve())
     for state in saved["callbacks"].values():
         if "best_k_models" in state:
-            state |= {"best_k_models": {named: torch.tensor(9e9)}, "kth_best_model_path": named}
+            state |= {
+                "best_k_models": {named: torch.tensor(9e9)},
+                "kth_best_model_path": named,
+                "best_model_path": named,
+            }
     torch.save(saved, last)
     with pytest.raises(ConfigError, match=r"would have Lightning read or delete .*precious"):
         fit(longer, episodes, resume=last)
