@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerFast
 from vla_ros.observations.observation import Observation
 from vla_ros.policy.config import VlmConfig
 from vla_ros.policy.policy import Policy
-from vla_ros.policy.robovlms import PROMPT, Motion, import_policy, read_config, read_weights
+from vla_ros.policy.robovlms import PROMPT, Motion, import_policy, read_weights
+from vla_ros.policy.robovlms_config import read_config
 
 COMMAND, CHUNK, PX = "pick up the red block", 10, 96
 WIDTH, LAYERS, LATENTS, HIDDEN, EXTRA_FRAMES = 192, 4, 16, 256, 4

@@ -168,3 +168,9 @@ def test_recordings_of_an_unknown_robot_are_accepted_and_that_is_said():
 def test_the_shipped_checkpoint_is_of_the_simulated_arm():
     contract = PolicyContract.load(resources.path("config/checkpoints/tabletop") / "contract.json")
     assert contract.provenance.robots == (load_robot("tabletop").name,)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../static", "a/b", "a\\b", "/static", "static\n", "a\0"])
+def test_a_camera_is_named_like_a_file(name):
+    with pytest.raises(ContractError, match=r"camera: name must be the name of a file"):
+        Camera(name, 8, 8)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from vla_ros import schema
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, Language, Timing
 from vla_ros.datasets.sources import FORMATS
 from vla_ros.errors import UserError
+from vla_ros.files import is_plain_name
 from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.backbones import BACKBONES
 from vla_ros.policy.config import LossConfig, PolicyConfig, without_removed_keys
@@ -216,7 +218,7 @@ class TrainerConfig:
 class TrainConfig:
     """A recipe: `contract` trains from scratch, `init_from` fine-tunes the policy of a checkpoint folder.
 
-    With `init_from`, contract and policy are the checkpoint's.
+    With `init_from`, contract and policy are the checkpoint's. A run is written to `output`/`name`.
     """
 
     name: str
@@ -233,6 +235,11 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
+        if not is_plain_name(self.name) or len(os.fsencode(self.name)) > 200:
+            raise ConfigError(
+                f"name is {self.name!r}; it must be the name of a folder, without / and \\, as the run is written to "
+                "OUTPUT/NAME. Set the folder around it with --output"
+            )
         if self.init_from is None and (self.keep.bags or self.keep.retain.weight):
             raise ConfigError(
                 "keep is set but init_from is not, so there is nothing to retain; set init_from to a checkpoint"

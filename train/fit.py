@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from vla_ros.train.demonstrations import read_demonstrations, read_rehearsed, sp
 from vla_ros.train.distributed import Processes, in_turn, only_first_prints, started_processes
 from vla_ros.train.initial_policy import new_policy, observation_spec, tuned_policy
 from vla_ros.train.recipes import load_config
+from vla_ros.train.resuming import check_resumable
 from vla_ros.train.run_record import draw_curves, keep_metrics, write_code_state, write_data_summary
 from vla_ros.train.statistics import check_commands, check_statistics
 from vla_ros.train.trainer import (
@@ -205,16 +207,22 @@ def _check_folder(config: TrainConfig, resume: Path | None) -> None:
     folder = config.run_folder
     if resume is not None and not resume.is_file():
         raise ConfigError(f"--resume is {resume}, which is not a file; use the last.ckpt in a run folder")
-    if resume is not None and config.trainer.strategy == "fsdp":
-        torch.load(resume, map_location="meta", weights_only=True, mmap=True)  # Lightning's reader runs pickles
     others = "use another --name or --output, or remove it"
     if (folder / "checkpoint").exists():
         raise ConfigError(f"{folder} contains a finished run; {others}")
+    links = [path for path in (folder, *(folder.iterdir() if folder.is_dir() else ())) if path.is_symlink()]
+    if links:
+        raise ConfigError(
+            f"{links[0]} is a link, through which the run would be written to {os.path.realpath(links[0])}; remove the "
+            "link, or give the real folder with --output and --name"
+        )
     resumes = resume is not None and resume.resolve().parent == folder.resolve()
     if folder.exists() and not resumes and (not folder.is_dir() or any(folder.iterdir())):
         last = folder / "last.ckpt"
         resuming = f"continue that run with --resume {last}, " if last.is_file() else ""
         raise ConfigError(f"{folder} already exists; {resuming}{others}")
+    if resume is not None:
+        check_resumable(resume)
 
 
 def _interrupted(folder: Path, step: int) -> KeyboardInterrupt:

@@ -23,13 +23,32 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     (`policy.vlm.model`, `augment.shift_px`). The starting point is one choice: a recipe with `init_from` does not
     inherit `contract` and `policy`, and one with either of these does not inherit `init_from`.
 
+    What a recipe has written to, `output` and `data.store`, is below the working directory; anything else must be said
+    on the command line, by whoever runs the recipe.
+
     Raises:
         ConfigError: a file is missing or not JSON, parents form a cycle, or a key or value is invalid.
     """
     values = _read(path, ())
+    given = {override.partition("=")[0] for override in overrides}
+    for key, option in (("output", "--output FOLDER"), ("data.store", "--set data.store=FOLDER")):
+        if key not in given:
+            _require_below(path, values, key, option)
     for override in overrides:
         _apply(values, override)
     return TrainConfig.from_dict(values, str(path))
+
+
+def _require_below(path: Path, values: dict[str, Any], key: str, option: str) -> None:
+    """Raise ConfigError if the folder at `key` of a recipe may be outside of the working directory."""
+    section, _, name = key.rpartition(".")
+    held = values.get(section) if section else values
+    folder = held.get(name) if isinstance(held, dict) else None
+    if isinstance(folder, str) and (Path(folder).is_absolute() or ".." in Path(folder).parts):
+        raise ConfigError(
+            f"{path}: {key} is {folder!r}; a recipe may only write below the working directory. Give the folder on the "
+            f"command line: {option}"
+        )
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vla_ros import schema
 from vla_ros.errors import UserError
-from vla_ros.files import write_text
+from vla_ros.files import is_plain_name, write_text
 
 CONTRACT_VERSION = 2
 RESIZE_MODES = ("stretch", "pad", "crop")
@@ -50,7 +50,7 @@ class Camera:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "camera: name", self.name, "non-empty")
+        _require(is_plain_name(self.name), "camera: name", self.name, "the name of a file, without / and \\")
         size = self.height, self.width
         _require(min(size) > 0, f"camera {self.name}: height and width", size, "positive")
         _require(self.resize in RESIZE_MODES, f"camera {self.name}: resize", self.resize, RESIZE_MODES)

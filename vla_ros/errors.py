@@ -21,6 +21,11 @@ class RobotError(UserError):
     """A robot file is malformed, or topics do not match it."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of the error's message, or its type if it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def how_to_install(extra: str) -> str:
     """Return the remedy for a package of this extra of setup.py; "" is what every install has."""
     what = f"'.[{extra}]'" if extra else "."

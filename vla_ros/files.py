@@ -19,6 +19,11 @@ def absolute(path: str | Path) -> Path:
     return Path(path).resolve() if ".." in Path(path).parts else Path(path).absolute()
 
 
+def is_plain_name(name: str) -> bool:
+    """Return whether `name` is that of one file or folder: not empty, no separator, not `.` or `..`, printable."""
+    return name.isprintable() and not {"/", "\\"} & set(name) and name not in ("", ".", "..")
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield `NAME.partial` beside `path` for the caller to write, a file or a folder; rename it to `path` at the end.

@@ -131,9 +131,23 @@ def test_an_imported_policy_reproduces_upstream(arguments: list[str], tmp_path: 
     assert expected.std(dim=0).min() > 1e-3  # else being equal would mean little
 
 
+def test_vla_params_counts_an_imported_policy(arguments: list[str], tmp_path: Path) -> None:
+    assert cli.main(arguments) == 0
+    file = tmp_path / "params.json"
+    assert cli.main(["params", str(tmp_path / "made"), "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())
+    assert figures["parts"]["head.rnn"] == 4 * 24 * (32 + 24 + 2) + 3 * 4 * 24 * (24 + 24 + 2)
+    assert figures["step_mflops"] > 2 * figures["parts"]["head.rnn"] / 1e6
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("image_size", 48, r"image_size is 48 in the config, but --vlm .* takes images of 32x32"),
+        ("fwd_pred_next_n", 10**5, r"fwd_pred_next_n is 100000 in the config, but 2 in the weights"),
+        ("act_head", {**CONFIG["act_head"], "hidden_size": 10**5}, r"hidden_size is 100000 in the config, but 24"),
+        ("act_head", {**CONFIG["act_head"], "num_layers": 10**5}, r"num_layers is 100000, but the weights have 4"),
+        ("window_size", "4", r"window_size is '4'; it must be a whole number"),
         ("model", "paligemma", r"model is 'paligemma'; only 'kosmos'"),
         ("use_state", True, r"use_state is True; only False"),
         ("act_head", {**CONFIG["act_head"], "history_type": "pre"}, r"act_head\.history_type is 'pre'; only 'post'"),
@@ -179,6 +193,26 @@ def test_other_weights_and_pickled_objects_are_refused(arguments, capsys, tmp_pa
     torch.save({"state_dict": {}, "hyper_parameters": Path("x")}, tmp_path / "cont.pt")
     assert cli.main(arguments) == 2
     assert "contains pickled objects, which could run code" in capsys.readouterr().err
-    torch.save({"weights": {}}, tmp_path / "cont.pt")
-    assert cli.main(arguments) == 2
-    assert "neither state_dict nor model_state_dict" in capsys.readouterr().err
+    for other in ({"weights": {}}, torch.zeros(2), [1], {"state_dict": [1]}):
+        torch.save(other, tmp_path / "cont.pt")
+        assert cli.main(arguments) == 2
+        assert "neither state_dict nor model_state_dict" in capsys.readouterr().err
+    for other in ({"act_head.rnn.weight_hh_l0": 1.0}, {3: torch.zeros(2)}):
+        torch.save({"state_dict": other}, tmp_path / "cont.pt")
+        assert cli.main(arguments) == 2
+        assert "use a checkpoint of RoboVLMs" in capsys.readouterr().err
+
+
+VLM_VALUES = (None, True, 0, -1, 5, 10**30, 2.5, "x", "../x", [], {}, [1, 2])
+
+
+@pytest.mark.parametrize("section", [None, "text_config", "vision_config"])
+def test_a_malformed_vlm_is_refused(section: str | None, arguments, vlm, tmp_path: Path) -> None:
+    weights = torch.load(tmp_path / "cont.pt", weights_only=True)
+    torch.save({"state_dict": {"other": next(iter(weights["state_dict"].values()))}}, tmp_path / "cont.pt")
+    for key in [*(DESCRIBED[section] if section else DESCRIBED), "dtype", "_attn_implementation", "auto_map"]:
+        for value in VLM_VALUES:
+            changed = json.loads(json.dumps(DESCRIBED))
+            (changed[section] if section else changed)[key] = value
+            (vlm / "config.json").write_text(json.dumps(changed))
+            assert cli.main(arguments) == 2, (key, value)  # at the latest because of the weights

@@ -52,7 +52,8 @@ def step_flops(policy: Policy) -> int:
     Counts matrix products, convolutions and attention, as `torch.utils.flop_counter` does, and the LSTMs it misses.
     """
     training = policy.training
-    policy.eval()
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    policy.eval().requires_grad_(False)  # FlopCounterMode cannot follow views of trained parameters
     contract = policy.contract
     text = policy.encode_text(*(tensor.to(policy.device) for tensor in policy.tokenize(["x"])))
     images = {c.name: torch.zeros(1, 3, c.height, c.width, device=policy.device) for c in contract.cameras}
@@ -64,6 +65,8 @@ def step_flops(policy: Policy) -> int:
     with FlopCounterMode(display=False) as counter:
         policy.step(images, proprioception, text, state)
     policy.train(training)
+    for parameter in trained:
+        parameter.requires_grad_(True)
     recurrent = sum(
         weight.numel()
         for module in policy.head.modules()

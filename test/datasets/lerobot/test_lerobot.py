@@ -346,3 +346,22 @@ def test_bags_are_converted_and_read_back_as_they_are(demonstration, robot, tmp_
     assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(output)]) == 2
     assert cli.main(["convert", str(bag), "--to", "lerobot", "--output", str(tmp_path / "o"), "--size", "big"]) == 2
     assert "must be HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+def test_videos_outside_of_the_data_set_are_not_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    info = json.loads((folder / "meta/info.json").read_text())
+    for name in ("../../other/videos/x", "/other", "a/b", ".."):
+        features = {**info["features"], name: info["features"]["observation.images.static"]}
+        (folder / "meta/info.json").write_text(json.dumps({**info, "features": features}))
+        with pytest.raises(SourceError, match=r"which would be read outside of its folder"):
+            read(folder)
+
+
+@pytest.mark.parametrize("key", ["data_path", "video_path"])
+def test_a_data_set_cannot_say_where_its_files_are(key: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    info = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text(json.dumps({**info, key: "../../other/{file_index}.parquet"}))
+    with pytest.raises(SourceError, match=rf"has {key} .*must be"):
+        read(folder)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import fake_calvin
 import numpy as np
@@ -102,3 +103,44 @@ def test_without_calvin_the_error_says_where_to_get_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "calvin_agent", None)
     with pytest.raises(EvaluationError, match=r"'calvin_agent' is not installed; .*github.com/mees/calvin"):
         calvin.installed()
+
+
+SCENE = """
+hydra: {sweeper: {_target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper}}
+env: {_target_: calvin_env.envs.play_table_env.PlayTableSimEnv, robot_cfg: "${robot}"}
+robot: {_target_: calvin_env.robot.robot.Robot}
+cameras: [{_target_: calvin_env.camera.static_camera.StaticCamera}]
+"""
+
+
+def describe(folder: Path, text: str) -> Path:
+    (folder / "validation" / ".hydra").mkdir(parents=True, exist_ok=True)
+    (folder / "validation" / ".hydra" / "merged_config.yaml").write_text(text)
+    return folder
+
+
+def test_a_data_set_may_name_calvins_own_classes(tmp_path: Path) -> None:
+    calvin.check_data_set(describe(tmp_path, SCENE))
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "x: {_target_: os.system, command: id}",
+        "x: [[{y: {_target_: subprocess.Popen}}]]",
+        "x: {_target_: calvin_env.robot.robot.subprocess.Popen}",
+        "x: {_target_: calvin_env.robot.robot.eval}",
+        "x: {_target_: '${name}'}",
+        "x: {_target_: [os.system]}",
+        "x: '${oc.decode:${text}}'",
+    ],
+)
+def test_a_data_set_that_names_other_code_is_refused(planted: str, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"no class of CALVIN's environment and could run anything"):
+        calvin.check_data_set(describe(tmp_path, SCENE + planted))
+
+
+@pytest.mark.parametrize("text", ["x: [", "x: !!python/object/apply:os.system [id]", "\x00"])
+def test_a_description_that_is_not_plain_yaml_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"can't be read"):
+        calvin.check_data_set(describe(tmp_path, text))

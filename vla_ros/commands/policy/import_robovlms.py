@@ -29,12 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.policy.checkpoint import save_checkpoint
-    from vla_ros.policy.robovlms import Motion, import_policy, read_config, read_weights
+    from vla_ros.policy.robovlms import Motion, import_policy, read_weights
+    from vla_ros.policy.robovlms_config import read_config
 
-    config = read_config(args.config)
-    frame = args.frame or ("tool" if config.get("tcp_rel") else "base")
+    training = read_config(args.config)
+    frame = args.frame or ("tool" if training.in_tool_frame else "base")
     motion = Motion(args.control_hz, args.linear_mps, args.angular_radps, frame)
-    policy = import_policy(read_weights(args.weights), config, args.vlm, motion)
+    policy = import_policy(read_weights(args.weights), training, args.vlm, motion)
     save_checkpoint(args.output, policy)
     timing, cameras = policy.contract.timing, ", ".join(policy.contract.camera_names)
     print(f"checkpoint: {args.output} (cameras {cameras}; {timing.history} frames, chunks of {timing.chunk} actions)")

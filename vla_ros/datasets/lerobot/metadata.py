@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import actions, schema
 from vla_ros.datasets.errors import SourceError
+from vla_ros.files import is_plain_name
 
 if TYPE_CHECKING:
     import pyarrow  # imported on use: it is an extra
@@ -191,6 +192,9 @@ def read_metadata(folder: Path) -> Metadata:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(f"{folder / INFO} is damaged: {error!r}") from None
     videos = [name for name, (kind, _) in features.items() if kind == "video"]
+    for name in videos:
+        if not is_plain_name(name):
+            raise SourceError(f"{folder / INFO} has the video {name!r}, which would be read outside of its folder")
     try:
         # pandas gives an index without a name the name __index_level_0__.
         rows = read_table(folder / TASKS).to_pylist()

@@ -20,6 +20,7 @@ import json
 import mmap
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,7 +33,7 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import StoreError
 from vla_ros.datasets.shards import DecodeReport
-from vla_ros.files import PARTIAL
+from vla_ros.files import PARTIAL, is_plain_name
 
 # The module that knows all formats. What it imports, other than the store, is the code that decodes.
 SOURCES = "vla_ros.datasets.sources"
@@ -244,16 +245,24 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a whole entry; None if it is missing, damaged, cut off or of another version."""
+    """Return the manifest of a whole entry; None if it is missing, damaged, cut off or of another version.
+
+    A store may come with a copied data set: an array is only what lies in the folder, and only numbers.
+    """
     try:
+        if folder.is_symlink():
+            return None
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["version"] != ENTRY_VERSION:
             return None
         for name, array in manifest["arrays"].items():
             row_bytes = int(np.prod(array["shape"], dtype=np.int64)) * np.dtype(array["type"]).itemsize
-            if (folder / name).stat().st_size != manifest["frames"] * row_bytes:
+            file = folder / name
+            if not is_plain_name(name) or not stat.S_ISREG(file.lstat().st_mode) or min(array["shape"], default=0) < 0:
                 return None
-    except (OSError, ValueError, KeyError, TypeError):
+            if np.dtype(array["type"]).kind not in "uif" or file.stat().st_size != manifest["frames"] * row_bytes:
+                return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return dict(manifest)
 

@@ -122,8 +122,16 @@ def ensure(shard: SourceShard, store: Path | None, wait: bool = True, reader: st
 
 
 def store_of(shard: SourceShard, store: Path | None) -> Path:
-    """Return the folder of the store that keeps `shard`."""
-    return shard.root / STORE_NAME if store is None else store
+    """Return the folder of the store that keeps `shard`; StoreError if what lies beside it is a link elsewhere."""
+    if store is not None:
+        return store
+    folder = shard.root / STORE_NAME
+    if folder.is_symlink():
+        raise StoreError(
+            f"{folder} is a link to {os.path.realpath(folder)}; name that folder as the store: data.store=FOLDER of "
+            "`vla fit`, --store FOLDER of `vla replay`"
+        )
+    return folder
 
 
 @contextlib.contextmanager

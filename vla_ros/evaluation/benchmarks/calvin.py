@@ -12,15 +12,18 @@ or 2 at 25 Hz), each converted to CALVIN's relative action at the tool's current
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from vla_ros.datasets.calvin.reader import CAMERAS, OPEN_WIDTH_M, RATE_HZ, relative_from_twist
+from vla_ros.errors import first_line
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import Attempt, Chain
 from vla_ros.runtime.planning.planner import ChunkPolicy
@@ -30,6 +33,11 @@ HIGHEST_HZ = float(RATE_HZ)
 CHAINS = 1000
 _ORACLE = Path("callbacks/rollout/tasks/new_playtable_tasks.yaml")
 _TEXTS = Path("annotations/new_playtable_validation.yaml")
+
+
+# package.module.Class; one more level could be what a module has imported, such as subprocess.
+_OWN_CLASS = re.compile(r"calvin_env\.(envs|camera|robot|scene|io_utils)\.[a-z_]+\.[A-Z]\w*")
+_RESOLVERS = re.compile(r"\$\{oc\.(?:decode|create)\b")  # would make a configuration of a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +81,37 @@ def installed() -> Installed:
 
 
 def check_data_set(folder: Path) -> None:
-    """Raise EvaluationError unless `folder` is a CALVIN data set; its validation split describes the scene."""
-    if not (folder / "validation" / ".hydra" / "merged_config.yaml").is_file():
+    """Raise EvaluationError unless `folder` is a CALVIN data set, whose validation split describes the scene.
+
+    CALVIN makes the scene of whatever classes that description names, so it may name CALVIN's own only.
+    """
+    file = folder / "validation" / ".hydra" / "merged_config.yaml"
+    if not file.is_file():
         raise EvaluationError(
             f"--dataset must be a CALVIN data set such as task_D_D or the debug data set; {folder} has no "
             "validation/.hydra/merged_config.yaml"
         )
+    try:
+        text = file.read_text(encoding="utf-8")
+        targets = list(_targets(yaml.safe_load(text)))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise EvaluationError(f"{file} can't be read ({first_line(error)}); copy the data set again") from None
+    foreign = [target for target in targets if not (isinstance(target, str) and _OWN_CLASS.fullmatch(target))]
+    foreign += _RESOLVERS.findall(text)
+    if foreign:
+        raise EvaluationError(
+            f"{file} names {foreign[0]!r}, which is no class of CALVIN's environment and could run anything; copy the "
+            "data set again, from its authors"
+        )
+
+
+def _targets(values: Any) -> Iterator[Any]:
+    """Yield what hydra would call for a configuration, except for its own section."""
+    if isinstance(values, dict):
+        yield from (value for key, value in values.items() if key == "_target_")
+        values = [value for key, value in values.items() if key != "hydra"]
+    for value in values if isinstance(values, list) else ():
+        yield from _targets(value)
 
 
 def draw_chains(calvin: Installed, count: int) -> list[tuple[Chain, dict[str, Any]]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from vla_ros.errors import UserError
+from vla_ros.errors import UserError, first_line
 from vla_ros.policy.backbones.families import FAMILIES
 from vla_ros.policy.config import VlmConfig
 from vla_ros.policy.tokenizer import CommandTokenizer
@@ -58,18 +59,26 @@ def load_pretrained(config: VlmConfig) -> Pretrained:
 
     name = config.pretrained
     assert name is not None
+    _check_files(Path(name))
     try:
-        described = AutoConfig.from_pretrained(name)
+        described = AutoConfig.from_pretrained(name, trust_remote_code=False)
         kind = described.model_type
         if kind not in FAMILIES:
             raise PretrainedError(
                 f"policy.vlm.pretrained is {name!r}, a {kind!r} model; it must be one of {', '.join(sorted(FAMILIES))}"
             )
         model, report = AutoModel.from_pretrained(
-            name, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+            name,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
-        backend = AutoTokenizer.from_pretrained(name, use_fast=True).backend_tokenizer
-    except (OSError, ValueError, ImportError) as error:  # what transformers raises for anything missing
+        backend = AutoTokenizer.from_pretrained(name, trust_remote_code=False).backend_tokenizer
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises anything for what is missing or malformed
         raise PretrainedError(_how_to_get(name, error)) from None
     missing = sorted(report["missing_keys"])
     if missing:
@@ -90,6 +99,31 @@ def load_pretrained(config: VlmConfig) -> Pretrained:
     return Pretrained(chosen, model, tokenizer, f"{name}@{commit}" if commit else name, mean, std)
 
 
+def wants_code(error: Exception) -> bool:
+    """Return whether transformers raised `error` because it was not allowed to run the model's own code."""
+    return "trust_remote_code" in str(error)
+
+
+def _check_files(folder: Path) -> None:
+    """Raise PretrainedError if a local model would have files read that are outside `folder` or may be pickles."""
+    if (folder / "adapter_config.json").is_file():
+        raise PretrainedError(
+            f"policy.vlm.pretrained is {str(folder)!r}, which has adapters (adapter_config.json); merge them into the "
+            "weights with peft's merge_and_unload, and save the model again"
+        )
+    for index in sorted(folder.glob("*.index.json")) if folder.is_dir() else ():
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise PretrainedError(f"{index} is damaged ({error!r}); download the model again") from None
+        wrong = [one for one in shards if Path(str(one)).name != one or not one.endswith(".safetensors")]
+        if index.name.endswith(".safetensors.index.json") and wrong:
+            raise PretrainedError(
+                f"{index} lists the shard {wrong[0]!r}; each must be a .safetensors file in {folder}. Download the "
+                "model again, from someone you trust"
+            )
+
+
 def plain_config(described: Any) -> dict[str, Any]:
     """Return a transformers configuration as plain types, for `VlmConfig.model`."""
     return _plain(json.loads(described.to_json_string(use_diff=False)))
@@ -106,7 +140,7 @@ def _normalisation(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ..
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        values, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        values, _ = ImageProcessingMixin.get_image_processor_dict(name)  # reads JSON, whatever class it names
     except OSError:
         return None, None
     mean, std = values.get("image_mean"), values.get("image_std")
@@ -114,8 +148,13 @@ def _normalisation(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ..
 
 
 def _how_to_get(name: str, error: Exception) -> str:
+    if wants_code(error):
+        return (
+            f"policy.vlm.pretrained is {name!r}, which brings code of its own, and that is never run; use a model that "
+            f"transformers implements: {', '.join(sorted(FAMILIES))}"
+        )
     return (
         f"policy.vlm.pretrained is {name!r}, neither a usable model folder nor available from the hub "
-        f"({str(error).splitlines()[0]}); run `hf download {name} --local-dir FOLDER` on a machine with network "
+        f"({first_line(error)}); run `hf download {name} --local-dir FOLDER` on a machine with network "
         "access, copy FOLDER here, and set policy.vlm.pretrained=FOLDER"
     )

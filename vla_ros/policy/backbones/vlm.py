@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vla_ros.errors import first_line
 from vla_ros.policy.backbones.backbone import PROPRIOCEPTION_LIMIT, Backbone
 from vla_ros.policy.backbones.families import FAMILIES, Family
 from vla_ros.policy.backbones.sequence import EmbeddedText, TokenSpan, image_positions, join, plain_span
@@ -214,7 +215,7 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
     """Build the model that `config` describes, with random weights and offline.
 
     Raises:
-        ValueError: its `model_type` is not supported.
+        ValueError: its `model_type` is not supported, or transformers cannot build it.
     """
     from transformers import CONFIG_MAPPING, AutoModel
 
@@ -225,7 +226,13 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
             "vlm.pretrained, or give the configuration of such a model"
         )
     factory: Any = AutoModel  # untyped
-    model: nn.Module = factory.from_config(
-        CONFIG_MAPPING[kind].from_dict(dict(config)), attn_implementation="sdpa", dtype=torch.float32
-    )
+    try:
+        model: nn.Module = factory.from_config(
+            CONFIG_MAPPING[kind].from_dict(dict(config)),
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+        )
+    except Exception as error:  # transformers raises anything for a malformed configuration
+        raise ValueError(f"vlm.model describes no {kind} model: {first_line(error)}") from None
     return model
