@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,28 @@ def twist(message: Any) -> NDArray[np.float64]:
     value = getattr(message, "twist", message)
     linear, angular = value.linear, value.angular
     return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+
+
+def twist_frame(message: Any, robot: Robot, key: str, said: str | None) -> Literal["base", "tool"]:
+    """Return whether a twist is in the robot's base frame or in the tool's.
+
+    Args:
+        key: Of the topic in the robot file, for messages.
+        said: The frame that counts instead of the message's frame_id; a Twist, which names none, is in the base frame.
+
+    Raises:
+        ValueError: Nothing says which of the two it is.
+    """
+    name = said or (message.header.frame_id.lstrip("/") if hasattr(message, "header") else "base")
+    frame = robot.twist_frame(name) if name else None
+    if frame is not None:
+        return frame
+    what = (
+        f"is in the frame {name!r}, neither base_frame {robot.base_frame!r} nor the tool's frame"
+        if name
+        else ("has a twist without a frame_id")
+    )
+    raise ValueError(f"{what}; say which it is in the robot file, with frame: base or frame: tool in {key}")
 
 
 def number(message: Any) -> float:
