@@ -191,7 +191,7 @@ def faults(rate_hz: float) -> dict[str, tuple[str, Callable[[Episode], Episode]]
         "labels of 0.4 s before": (motion.DELAY, _delayed(-0.4, rate)),
         "labels of 0.7 s after": (motion.DELAY, _delayed(0.7, rate)),
         "no twists": (motion.NOT_COMMANDED, _scaled(*(0.0,) * 6)),
-        "twists of another hour": (motion.UNRELATED, _of_twists(lambda twists, _: twists[::-1] * [1, -1, 1, -1, 1, 1])),
+        "twists of another hour": (motion.UNRELATED, _of_twists(lambda twists, _: np.roll(twists, len(twists) // 2, axis=0))),
         "gripper labelled open throughout": (gripper.NEVER_LABELLED, _of_gripper(np.ones_like)),
         "gripper labels inverted": (corrections.GRIPPER, _of_gripper(lambda labels: 1 - labels)),
         "gripper state of another gripper": (gripper.NEVER_MOVES, _states("gripper", np.zeros_like)),

@@ -115,8 +115,14 @@ def measured_opening(message: Any, gripper: GripperState) -> float | None:
 
     None for a JointState without the gripper's joints: several publishers may share that topic.
     """
+    value = measured_value(message, gripper)
+    return None if value is None else actions.opening_from_value(value, gripper.closed, gripper.open)
+
+
+def measured_value(message: Any, gripper: GripperState) -> float | None:
+    """Return the gripper's width, or the sum of its joints, in the actuator's unit; see `measured_opening`."""
     if gripper.type != JOINT_TYPE:
-        return actions.opening_from_value(number(message), gripper.closed, gripper.open)
+        return number(message)
     names = message.name
     try:
         indices = [names.index(joint) for joint in gripper.joints]
@@ -127,8 +133,7 @@ def measured_opening(message: Any, gripper: GripperState) -> float | None:
             f"{gripper.topic} has {len(message.position)} positions for {len(names)} joints; publish one per joint or "
             "correct the topic in the robot file"
         )
-    total = float(sum(message.position[index] for index in indices))
-    return actions.opening_from_value(total, gripper.closed, gripper.open)
+    return float(sum(message.position[index] for index in indices))
 
 
 def commanded_opening(message: Any, gripper: GripperCommand) -> float:

@@ -65,6 +65,8 @@ def twists_measured(track: Track, period_s: float) -> Array:
 
 def spread_evenly(tracks: Sequence[Track]) -> Sequence[Track]:
     """Return at most `_MOST_TRACKS` of the tracks."""
+    if len(tracks) <= _MOST_TRACKS:
+        return tracks
     return [tracks[i] for i in np.unique(np.linspace(0, len(tracks) - 1, _MOST_TRACKS).round().astype(int))]
 
 

@@ -24,7 +24,7 @@ DELAY, NOT_COMMANDED, UNRELATED = "delay", "not commanded", "unrelated"
 _FAR = {"linear": 0.02, "angular": 0.1}
 _STEP = {"linear": 0.002, "angular": 0.01}
 _MIN_ENERGY = 0.02  # of the axis that moved most
-_MIN_S, _MIN_BLOCKS = 2.0, 4
+_MIN_S, _MIN_BLOCKS = 2.0, 8
 # Delays that arms have. Beyond the second pair, labels are certainly those of other observations.
 _USUAL_DELAY_S, _ODD_DELAY_S, _WRONG_DELAY_S = (-0.1, 0.35), (-0.1, 0.4), (-0.15, 0.5)
 # Of the mean correlation: what makes another explanation better, and of several as good, the first counts.
@@ -32,7 +32,7 @@ _BETTER, _CERTAINLY_BETTER, _AS_GOOD = 0.3, 0.15, 0.03
 _AXIS_FITS, _AXIS_BETTER = 0.6, 0.5  # correlation along each axis that an explanation changes
 _FITS = 0.6  # mean correlation of an explanation, and of motion whose delay and scale can be told
 _RESIDUAL, _RESIDUAL_SHARE = 0.1, 0.3  # unexplained energy as it is, and with another frame relative to that
-_ANY = 0.3  # less mean correlation, for certain, is another motion
+_ANY = 0.45  # less mean correlation, for certain, is another motion
 # Gains: an arm that yields or is pushed back moves less; beyond the second pair, it is another unit.
 _ODD_GAIN, _WRONG_GAIN = (0.4, 2.5), (0.2, 5.0)
 _IMPOSSIBLE_MPS = 3.0
@@ -224,7 +224,7 @@ def _never_commanded(part: str, tracks: Sequence[Track], columns: slice, period_
 def _unrelated(part: str, sums: Sums, as_is: _Explanation, moved: NDArray[np.bool_]) -> list[Contradiction]:
     """Return the contradiction of a tool that does something other than what was commanded, if that is certain."""
     drawn = as_is.along(sums.correlations(sums.resamples()))[..., moved].mean(axis=-1).max(axis=-1)
-    if np.quantile(drawn, 0.99) > _ANY or len(sums.products) < _MIN_BLOCKS:
+    if np.quantile(drawn, 0.99) > _ANY or len(sums.products) < _MIN_BLOCKS or moved.sum() < 2:
         return []
     highest = float(np.quantile(drawn, 0.99))
     detail = f"{part} velocities: they say nothing of the measured motion (correlation below {highest:.2f})"
