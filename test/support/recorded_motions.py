@@ -124,6 +124,10 @@ def _rotated(inverse: bool) -> Callable[[Episode], Episode]:
     return _of_twists(change)
 
 
+def _of_later(twists: np.ndarray, _: Rotation) -> np.ndarray:
+    return np.roll(twists, len(twists) // 2, axis=0)
+
+
 def _euler_rates(twists: np.ndarray, rotations: Rotation) -> np.ndarray:
     twists[:, 3:] = np.linalg.solve(euler_jacobian(rotations), twists[:, 3:, None])[..., 0]
     return twists
@@ -191,7 +195,7 @@ def faults(rate_hz: float) -> dict[str, tuple[str, Callable[[Episode], Episode]]
         "labels of 0.4 s before": (motion.DELAY, _delayed(-0.4, rate)),
         "labels of 0.7 s after": (motion.DELAY, _delayed(0.7, rate)),
         "no twists": (motion.NOT_COMMANDED, _scaled(*(0.0,) * 6)),
-        "twists of another hour": (motion.UNRELATED, _of_twists(lambda twists, _: np.roll(twists, len(twists) // 2, axis=0))),
+        "twists of another hour": (motion.UNRELATED, _of_twists(_of_later)),
         "gripper labelled open throughout": (gripper.NEVER_LABELLED, _of_gripper(np.ones_like)),
         "gripper labels inverted": (corrections.GRIPPER, _of_gripper(lambda labels: 1 - labels)),
         "gripper state of another gripper": (gripper.NEVER_MOVES, _states("gripper", np.zeros_like)),

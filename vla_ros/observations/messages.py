@@ -89,11 +89,9 @@ def twist_frame(message: Any, robot: Robot, key: str, said: str | None) -> Liter
     frame = robot.twist_frame(name) if name else None
     if frame is not None:
         return frame
-    what = (
-        f"is in the frame {name!r}, neither base_frame {robot.base_frame!r} nor the tool's frame"
-        if name
-        else ("has a twist without a frame_id")
-    )
+    what = "has a twist without a frame_id"
+    if name:
+        what = f"has a twist in the frame {name!r}, neither base_frame {robot.base_frame!r} nor the tool's frame"
     raise ValueError(f"{what}; say which it is in the robot file, with frame: base or frame: tool in {key}")
 
 
