@@ -69,12 +69,12 @@ def euler_correction() -> Correction:
     return Correction(ROTATION, where, "rotation", _from_euler_rates)
 
 
-def signed_permutations() -> list[tuple[tuple[int, int, int], tuple[int, int, int], str]]:
+def signed_permutations() -> list[tuple[tuple[int, ...], tuple[int, ...], str]]:
     """List all ways to exchange and invert axes, the fewest inversions first: order, signs, and a description.
 
     Axis i is driven by signs[i] times axis order[i]; the description of the first, which changes nothing, is empty.
     """
-    found = []
+    found: list[tuple[tuple[int, ...], tuple[int, ...], str]] = []
     for signs in sorted(itertools.product((1, -1), repeat=3), key=lambda signs: -sum(signs)):
         inverted = [axis for axis, sign in zip("xyz", signs) if sign < 0]
         for order in itertools.permutations(range(3)):

@@ -87,7 +87,7 @@ def sum_products(tracks: Sequence[Track], period_s: float, versions: Sequence[Co
         for start in range(0, len(measured), block):
             parts.append(_block(measured, commanded, slice(start, start + block), shifts))
     products, m, c = (np.stack(one) for one in zip(*parts)) if parts else (np.zeros((0,)),) * 3
-    return Sums(shifts * period_s, products, m, c, frames)
+    return Sums(np.asarray(shifts * period_s, np.float64), products, m, c, frames)
 
 
 def smooth(values: Array, width: int) -> Array:

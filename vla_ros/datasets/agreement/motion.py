@@ -94,8 +94,8 @@ class _Explanation:
     name: str
     detail: str
     version: int
-    order: tuple[int, int, int] = (0, 1, 2)
-    signs: tuple[int, int, int] = (1, 1, 1)
+    order: tuple[int, ...] = (0, 1, 2)
+    signs: tuple[int, ...] = (1, 1, 1)
 
     def along(self, matrices: Array) -> Array:
         """Return the entry for each measured axis (..., L, 3) of matrices (..., F, L, 3, 3)."""
