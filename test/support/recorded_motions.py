@@ -185,6 +185,9 @@ def faults(rate_hz: float) -> dict[str, tuple[str, Callable[[Episode], Episode]]
         "x inverted": (corrections.SWAPPED_AXES, _scaled(-1, 1, 1, *one)),
         "rotation about y inverted": (corrections.SWAPPED_AXES, _scaled(*one, 1, -1, 1)),
         "base turned by 180 degrees": (corrections.SWAPPED_AXES, _scaled(-1, -1, 1, -1, -1, 1)),
+        "base turned by 90 degrees": (
+            corrections.SWAPPED_AXES, _of_twists(lambda twists, _: twists[:, [1, 0, 2, 4, 3, 5]] * [1, -1, 1, 1, -1, 1])
+        ),
         "tool frame for base frame": (corrections.FRAME, _rotated(inverse=True)),
         "rotated into the base frame twice": (corrections.FRAME, _rotated(inverse=False)),
         "twists in mm/s": (corrections.UNITS, _scaled(1000, 1000, 1000, *one)),

@@ -263,3 +263,15 @@ def test_a_gripper_that_moves_while_its_label_never_does_is_named_with_raw_value
     told_apart = robot_file(tmp_path, labels={"gripper": "state", "closed_below": 0.65})
     report = inspected(path, "--robot", told_apart)
     assert not report["problems"] and report["grippers"]["labels"]["min"] == 0.0
+
+
+def test_raw_gripper_values_in_another_unit_are_said(
+    bag: type[BagBuilder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = moving_as_commanded(bag())
+    for _, topic, _, message in built.messages:
+        if topic == "/joint_states":
+            message.position *= 1000
+    inspected(built.write(tmp_path / "bag"))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "gripper_state is between 24 and 80, but closed is 0 and open 0.08; correct closed and open" in printed

@@ -29,7 +29,7 @@ _MIN_S, _MIN_BLOCKS = 2.0, 8
 _USUAL_DELAY_S, _ODD_DELAY_S, _WRONG_DELAY_S = (-0.1, 0.35), (-0.1, 0.4), (-0.15, 0.5)
 # Of the mean correlation: what makes another explanation better, and of several as good, the first counts.
 _BETTER, _CERTAINLY_BETTER, _AS_GOOD = 0.3, 0.15, 0.03
-_AXIS_FITS, _AXIS_BETTER = 0.6, 0.5  # correlation along each axis that an explanation changes
+_AXIS_FITS, _AXIS_BETTER = 0.6, 0.3  # correlation along each axis that an explanation changes
 _FITS = 0.6  # mean correlation of an explanation, and of motion whose delay and scale can be told
 _RESIDUAL, _RESIDUAL_SHARE = 0.1, 0.3  # unexplained energy as it is, and with another frame relative to that
 _ANY = 0.45  # less mean correlation, for certain, is another motion

@@ -28,6 +28,7 @@ _MOTION = {
     "gripper_between_fraction": "gripper neither open nor closed",
     "gripper_switches_per_episode": "gripper switches per episode",
 }
+_BEYOND = 0.2  # of a gripper's range: values further outside are in another unit
 _RAW = ("min", "max", "closed", "open")
 _CAMERA_FAULTS = {"dark": "is dark", "flat": "shows a single colour", "repeated": "repeats the previous image"}
 
@@ -135,6 +136,14 @@ def advice(report: Report) -> list[str]:
         for key, text in _CAMERA_FAULTS.items():
             if row.get("frames") and row[key] > 0.5 * row["frames"]:
                 texts.append(f"camera {name} {text} in {row[key]} of {row['frames']} frames: is it working?")
+    for name, row in report["grippers"].items():
+        ends = sorted((row["closed"], row["open"]))
+        beyond = _BEYOND * (ends[1] - ends[0])
+        if row["min"] < ends[0] - beyond or row["max"] > ends[1] + beyond:
+            texts.append(
+                f"{name} is between {row['min']:.4g} and {row['max']:.4g}, but closed is {row['closed']:.4g} and open "
+                f"{row['open']:.4g}; correct closed and open of {name} in the robot file (m, mm or rad?)"
+            )
     texts += report["doubts"]
     texts += [f"transforms, {fault}" for fault in report["transforms"]]
     idle, fast = (report["motion"].get(key, 0.0) for key in ("idle_fraction", "beyond_limits_fraction"))
@@ -158,7 +167,7 @@ def _streams(report: Report) -> Rows:
             name,
             *(_milliseconds(row[key]) for key in ("delay_s", "delay_95_s")),
             *(row[key] for key in ("out_of_order", "repeated_stamps")),
-            _estimate(row["lag_behind_ee_pose_s"], row["lag_error_s"]),
+            _estimate(row["lag_behind_ee_pose_s"], row["lag_error_s"]) if name in report["cameras"] else "-",
             f"{row['latency_s']:.3f}",
         )
         for name, row in report["streams"].items()
