@@ -124,3 +124,10 @@ def test_a_correction_that_explains_as_well_is_said_too() -> None:
     wave = np.stack([np.sin(TIMES_S), np.sin(1.3 * TIMES_S), np.sin(0.7 * TIMES_S)], axis=1) / 20
     (found,) = compare([straight(wave * [1, -1, -1], wave, down=True)], 0.1).contradictions
     assert found.name == "frame" and "or axes (y, z inverted)" in found.detail
+
+
+def test_the_read_only_arrays_of_a_store_can_be_compared() -> None:
+    episode = record(Arm(10.0), 0)
+    for array in (episode.actions, episode.proprioception):
+        array.flags.writeable = False
+    assert compared([episode], 10.0).motion["linear"].moved

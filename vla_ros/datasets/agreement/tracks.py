@@ -36,7 +36,9 @@ class Track:
             positions, rotations = tool_path(names, episode.proprioception)
         if OPENING in names:
             openings = episode.proprioception[:, list(names).index(OPENING)].astype(np.float64)
-        return cls(episode.actions, positions, rotations, openings)
+        return cls(
+            episode.actions.copy(), positions, rotations, openings
+        )  # a store's are read-only, which SciPy refuses
 
     def __len__(self) -> int:
         return len(self.actions)
