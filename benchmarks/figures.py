@@ -32,7 +32,7 @@ SECTIONS = {
     "CALVIN and LIBERO": ("calvin", "calvin_chains", "libero_training", "libero_tasks"),
     "Policies": ("ablations", "forward_prediction", "pretrained_encoders", "policy_step", "policy_matrix"),
     "Demonstrations and training": ("store", "formats", "fuzz_bags", "train_step"),
-    "Diagnosis": ("replay_faults",),
+    "Diagnosis": ("replay_faults", "recording_faults"),
     "Running on the robot": (
         "guard_stops", "faults", "latency", "smoothness", "image_transport", "soak", "lifecycle_cycles",
     ),

@@ -204,6 +204,14 @@ def gripper_action(**changes):
             ),
             "must be geometry_msgs/msg/TwistStamped for Servo",
         ),
+        (
+            lambda data: data["demonstrated_twist"].update(frame="tool0"),
+            "frame must be one of base, tool, base_link; got",
+        ),
+        (
+            lambda data: data.update(base_frame=""),
+            "base_frame must name a frame; for twists without a frame_id, set frame",
+        ),
         (lambda data: data["gripper_command"].update(type="std_msgs/msg/Bool"), "gripper_command: type must be one of"),
         (gripper_action(joints=["finger"]), r"joints must be empty for .*GripperCommand; got \['finger'\]"),
         (gripper_action(type="control_msgs/action/ParallelGripperCommand"), "must name the joints to move"),

@@ -15,7 +15,10 @@ from torch.utils.data import Dataset
 
 from vla_ros import actions
 from vla_ros.contract import ObservationSpec, Timing
+from vla_ros.datasets.agreement.agreement import compare_recordings
+from vla_ros.datasets.agreement.remedies import refuses, remedy
 from vla_ros.datasets.episode import Episode, Frames, Indices, chunk_frames, window_frames, windows
+from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.sources import Demonstrations, Source, load_source, require_distinct
 from vla_ros.imaging import images
 from vla_ros.policy.module import Batch
@@ -24,6 +27,7 @@ from vla_ros.robot import load_robot
 from vla_ros.train.config import ConfigError, DataConfig, TrainConfig
 
 ENCODE_BATCH = 32
+_MOST_SHOWN = 5
 
 
 def read_demonstrations(config: TrainConfig, spec: ObservationSpec, timing: Timing) -> list[Demonstrations]:
@@ -93,7 +97,32 @@ def _load(
         store = Path(data.store) if data.store else None
         loaded = load_source(source, spec, timing, store=store, workers=data.workers, weight=weight, progress=show)
     print(f"{name}: {loaded.summary()}")
+    require_agreement(source, loaded, spec, timing)
     return loaded
+
+
+def require_agreement(source: Source, loaded: Demonstrations, spec: ObservationSpec, timing: Timing) -> None:
+    """Print where actions and measured motion may contradict each other.
+
+    Raises:
+        SourceError: They clearly do.
+    """
+    if not any(name.startswith("ee_") for name in spec.proprioception):
+        print(f"{source.name}: actions are not compared with the tool's motion: no pose in contract.proprioception")
+    refused = []
+    found = compare_recordings(loaded.episodes, spec.proprioception, timing.period_ns / 1e9)
+    for recording, agreement in found.items():
+        for one in agreement.contradictions:
+            way_out = remedy(one, agreement, source.format, source.robot)
+            text = f"{recording or 'all recordings together'}: {one.name}: {one.detail}; {way_out}"
+            if refuses(one, source.format):
+                refused.append(text)
+            else:
+                print(f"{source.name}: warning: {text}")
+    if refused:
+        more = [f"and {len(refused) - _MOST_SHOWN} more"] if len(refused) > _MOST_SHOWN else []
+        lines = "\n  ".join([*refused[:_MOST_SHOWN], *more])
+        raise SourceError(f"{source.name}: actions contradict what the robot measured:\n  {lines}")
 
 
 def split_demonstrations(

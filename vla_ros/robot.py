@@ -32,6 +32,8 @@ from vla_ros.robot_streams import (
     GripperState,
     PoseStream,
     Stream,
+    TakeoverTwist,
+    TwistStream,
     require,
 )
 
@@ -179,22 +181,23 @@ class ObservationLimits:
 class Robot:
     """A robot file as data. Topics are relative names, in the namespace of the node or the bag.
 
-    `tool_frame` is the frame_id of twists in the tool's frame, which are converted to the base frame. `command_hz` is
-    the rate of the twists that the guard sends.
+    Twists in the tool's frame, whose frame_id is `tool_frame` or `ee_pose.ee_frame`, are converted to the base frame.
+    `command_hz` is the rate of the twists that the guard sends.
     """
 
     name: str
     base_frame: str
     cameras: dict[str, Stream]
     language: Stream
-    twist_command: Stream
-    demonstrated_twist: Stream
+    twist_command: TwistStream
+    demonstrated_twist: TwistStream
     gripper_command: GripperCommand
     limits: Limits
     observation: ObservationLimits
     ee_pose: PoseStream | None = None
     gripper_state: GripperState | None = None
     tool_frame: str | None = None
+    takeover_twist: TakeoverTwist = dataclasses.field(default_factory=TakeoverTwist)
     command_hz: float = 100.0
     labels: Labels = dataclasses.field(default_factory=Labels)
     filters: Filters = dataclasses.field(default_factory=Filters)
@@ -205,6 +208,7 @@ class Robot:
     def __post_init__(self) -> None:
         self._check_streams()
         self._check_pose()
+        self._check_frames()
         self._check_plausible()
         rule = f"command_hz must be in [{MIN_COMMAND_HZ:g}, {MAX_COMMAND_HZ:g}]"
         require(MIN_COMMAND_HZ <= self.command_hz <= MAX_COMMAND_HZ, rule, self.command_hz)
@@ -279,6 +283,34 @@ class Robot:
         require(names_tool, f"ee_pose: ee_frame {rule}", given)
         rule = "must be header for transforms, which are combined by their stamps"
         require(pose.stamp == "header", f"ee_pose: stamp {rule}", repr(pose.stamp))
+
+    def _check_frames(self) -> None:
+        """Raise RobotError for a frame without a name, or twists in a frame that is neither the base nor the tool."""
+        for name in ("base_frame", "tool_frame"):
+            given = getattr(self, name)
+            unnamed = given is not None and not given.lstrip("/")
+            rule = f"{name} must name a frame; for twists without a frame_id, set frame: base or tool at their topic"
+            require(not unnamed, rule, repr(given))
+        for name in ("twist_command", "demonstrated_twist", "takeover_twist"):
+            frame = getattr(self, name).frame
+            if frame is not None and self.twist_frame(frame) is None:
+                names = ", ".join(("base", "tool", self.base_frame, *self.tool_frames))
+                raise RobotError(f"{name}: frame must be one of {names}; got {frame!r}")
+
+    @property
+    def tool_frames(self) -> tuple[str, ...]:
+        """The names of the tool's frame."""
+        names = (self.tool_frame, None if self.ee_pose is None else self.ee_pose.ee_frame)
+        return tuple(dict.fromkeys(name.lstrip("/") for name in names if name))
+
+    def twist_frame(self, name: str) -> Literal["base", "tool"] | None:
+        """Return which frame twists in the frame called `name` are in; None if it is neither the base nor the tool."""
+        name = name.lstrip("/")
+        if name == self.base_frame.lstrip("/"):
+            return "base"
+        if name in self.tool_frames:
+            return "tool"
+        return "base" if name == "base" else "tool" if name == "tool" else None
 
     def stream(self, name: str) -> Stream | GripperState:
         """Return the stream called `name`: a camera, ee_pose, gripper_state or language; raises RobotError."""

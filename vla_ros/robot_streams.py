@@ -38,6 +38,23 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True)
+class TwistStream(Stream):
+    """Twists of the tool in the robot's base frame, or in the tool's.
+
+    `frame` says in which, whatever frame_id the messages have: "base", "tool", or the name of one of the two.
+    """
+
+    frame: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TakeoverTwist:
+    """What a person drives the arm with; `frame` as in `TwistStream`, by default that of each message."""
+
+    frame: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class PoseStream(Stream):
     """The tool's pose in the robot's base frame.
 

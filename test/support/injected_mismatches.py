@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.contract import PolicyContract
+from vla_ros.datasets.agreement import corrections
+from vla_ros.datasets.agreement.corrections import euler_jacobian, tool_rotations
 from vla_ros.datasets.episode import Episode
 from vla_ros.evaluation.replay import mismatches
-from vla_ros.evaluation.replay.mismatches import euler_jacobian, tool_rotations
 from vla_ros.imaging import images
 
 Array = NDArray[Any]
@@ -125,14 +126,14 @@ INJECTED: Mapping[str, Injection] = {
     "BGR": Injection(mismatches.COLOUR_ORDER, _images(change=lambda x: x[..., ::-1])),
     "images upside down": Injection(mismatches.FLIPPED, _images(change=lambda x: x[:, ::-1])),
     "static camera mirrored": Injection(mismatches.FLIPPED, _images("static", change=lambda x: x[:, :, ::-1])),
-    "gripper command inverted": Injection(mismatches.GRIPPER, _actions(_inverted)),
-    "measured opening inverted": Injection(mismatches.GRIPPER, _state("gripper_opening", change=lambda x: 1 - x)),
-    "Euler rates for a rotation vector": Injection(mismatches.ROTATION, _actions(_euler)),
-    "tool for base frame": Injection(mismatches.FRAME, _actions(_in_tool_frame)),
+    "gripper command inverted": Injection(corrections.GRIPPER, _actions(_inverted)),
+    "measured opening inverted": Injection(corrections.GRIPPER, _state("gripper_opening", change=lambda x: 1 - x)),
+    "Euler rates for a rotation vector": Injection(corrections.ROTATION, _actions(_euler)),
+    "tool for base frame": Injection(corrections.FRAME, _actions(_in_tool_frame)),
     "half control rate": Injection(mismatches.RATE, _every_other_tick),
     "action statistics of other data": Injection(mismatches.STATISTICS, contract=_other_action_statistics),
     "state statistics of other data": Injection(mismatches.STATISTICS, contract=_other_state_statistics),
     "wrong camera order": Injection(mismatches.CAMERA_ORDER, _swapped),
-    "twists in mm/s": Injection(mismatches.UNITS, _actions(_thousandfold)),
-    "poses in mm": Injection(mismatches.UNITS, _state("ee_x", "ee_y", "ee_z", change=lambda x: 1000 * x)),
+    "twists in mm/s": Injection(corrections.UNITS, _actions(_thousandfold)),
+    "poses in mm": Injection(corrections.UNITS, _state("ee_x", "ee_y", "ee_z", change=lambda x: 1000 * x)),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,26 @@ def twist(message: Any) -> NDArray[np.float64]:
     return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
 
 
+def twist_frame(message: Any, robot: Robot, key: str, said: str | None) -> Literal["base", "tool"]:
+    """Return whether a twist is in the robot's base frame or in the tool's.
+
+    Args:
+        key: Of the topic in the robot file, for messages.
+        said: The frame that counts instead of the message's frame_id; a Twist, which names none, is in the base frame.
+
+    Raises:
+        ValueError: Nothing says which of the two it is.
+    """
+    name = said or (message.header.frame_id.lstrip("/") if hasattr(message, "header") else "base")
+    frame = robot.twist_frame(name) if name else None
+    if frame is not None:
+        return frame
+    what = "has a twist without a frame_id"
+    if name:
+        what = f"has a twist in the frame {name!r}, neither base_frame {robot.base_frame!r} nor the tool's frame"
+    raise ValueError(f"{what}; say which it is in the robot file, with frame: base or frame: tool in {key}")
+
+
 def number(message: Any) -> float:
     """Return the only number of a std_msgs/Float64, Float32, or MultiArray of either; ValueError if not exactly one."""
     values = np.atleast_1d(np.asarray(message.data, np.float64))
@@ -93,8 +113,14 @@ def measured_opening(message: Any, gripper: GripperState) -> float | None:
 
     None for a JointState without the gripper's joints: several publishers may share that topic.
     """
+    value = measured_value(message, gripper)
+    return None if value is None else actions.opening_from_value(value, gripper.closed, gripper.open)
+
+
+def measured_value(message: Any, gripper: GripperState) -> float | None:
+    """Return the gripper's width, or the sum of its joints, in the actuator's unit; see `measured_opening`."""
     if gripper.type != JOINT_TYPE:
-        return actions.opening_from_value(number(message), gripper.closed, gripper.open)
+        return number(message)
     names = message.name
     try:
         indices = [names.index(joint) for joint in gripper.joints]
@@ -105,8 +131,7 @@ def measured_opening(message: Any, gripper: GripperState) -> float | None:
             f"{gripper.topic} has {len(message.position)} positions for {len(names)} joints; publish one per joint or "
             "correct the topic in the robot file"
         )
-    total = float(sum(message.position[index] for index in indices))
-    return actions.opening_from_value(total, gripper.closed, gripper.open)
+    return float(sum(message.position[index] for index in indices))
 
 
 def commanded_opening(message: Any, gripper: GripperCommand) -> float:

@@ -198,7 +198,7 @@ def test_a_camera_s_latency_is_estimated_and_gone_once_it_is_in_the_robot_s_file
     path = filmed(bag(), late_ms=125).write(tmp_path / "bag")
     stream = inspected(path)["streams"]["static"]
     assert stream["suggested_latency_s"] == pytest.approx(0.125, abs=0.02) and stream["lag_correlation"] > 0.8
-    assert re.search(r"static shows motion 1[1-3]\d ms after ee_pose", capsys.readouterr().out)
+    assert re.search(r"static shows motion 1[1-3]\d \+- \d+ ms after ee_pose", capsys.readouterr().out)
     data = yaml.safe_load((resources.path("config/robots") / "tabletop.yaml").read_text())
     data["cameras"]["static"]["latency_s"] = 0.125
     data["observation"]["max_skew_s"] = 0.3
@@ -217,3 +217,61 @@ def test_the_html_report_is_one_file_with_images_that_loads_nothing(demonstratio
     assert not re.search(r"""(src|href)=['"](?!data:)""", text)
     for word in ("pick up the red block", "/camera/static/image_raw/compressed", "discarded"):
         assert word in text
+
+
+def moving_as_commanded(built: BagBuilder, frame: str = "base_link", sign: float = 1.0) -> BagBuilder:
+    """Four seconds along x, to and fro, of a tool that points down."""
+    times_s = np.arange(400) / 100
+    speeds = 0.1 * np.sign(np.sin(3 * times_s) + np.sin(5.1 * times_s + 1.0))  # which does not repeat
+    for index, x_m in enumerate(0.4 + np.cumsum(speeds) / 100):
+        built.pose(10 * index, x_m=float(x_m)).joints(10 * index, 0.08 if index < 100 or index > 300 else 0.024)
+    for index in range(0, 400, 5):
+        built.twist(10 * index, float(sign * speeds[index]), frame)
+    for stamp_ms in range(0, 4000, 50):
+        built.image("static", stamp_ms, stamp_ms // 50).image("wrist", stamp_ms, stamp_ms // 50)
+    built.gripper(-1, 0.08).gripper(1000, 0.0).gripper(3000, 0.08)
+    return built.mark(-1, "start").say(-1).mark(3900, "success")
+
+
+def test_a_healthy_bag_is_compared_and_nothing_is_said(
+    bag: type[BagBuilder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = inspected(moving_as_commanded(bag()).write(tmp_path / "bag"))
+    (row,) = [row for row in report["agreement"] if row["velocities"] == "linear"]
+    assert (row["axes"], report["problems"], report["doubts"]) == ("x", [], [])
+    assert row["correlation"] > 0.95 and row["gain"] == pytest.approx(1.0, abs=0.1)
+    assert "commanded against measured motion" in capsys.readouterr().out
+
+
+def test_twists_that_contradict_the_pose_are_a_problem_with_its_way_out(bag: type[BagBuilder], tmp_path: Path) -> None:
+    path = moving_as_commanded(bag(), sign=-1.0).write(tmp_path / "bag")
+    assert main(["inspect", str(path)]) == 1
+    (problem,) = inspected(path)["problems"]
+    assert "x inverted" in problem["problem"] and "set labels: {arm: motion} in the robot file" in problem["problem"]
+
+
+def test_a_gripper_that_moves_while_its_label_never_does_is_named_with_raw_values_and_the_key(
+    bag: type[BagBuilder], tmp_path: Path
+) -> None:
+    path = moving_as_commanded(bag()).write(tmp_path / "bag")
+    by_state = robot_file(tmp_path, labels={"gripper": "state"})
+    report = inspected(path, "--robot", by_state)
+    assert report["grippers"]["gripper_state"]["min"] == pytest.approx(0.024)
+    assert report["grippers"]["labels"]["min"] == 1.0
+    (problem,) = report["problems"]
+    assert re.search(r"from 1\.00 to 0\.30 .*set labels: \{closed_below: 0\.65\}.*raw 0\.024", problem["problem"])
+    told_apart = robot_file(tmp_path, labels={"gripper": "state", "closed_below": 0.65})
+    report = inspected(path, "--robot", told_apart)
+    assert not report["problems"] and report["grippers"]["labels"]["min"] == 0.0
+
+
+def test_raw_gripper_values_in_another_unit_are_said(
+    bag: type[BagBuilder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = moving_as_commanded(bag())
+    for _, topic, _, message in built.messages:
+        if topic == "/joint_states":
+            message.position *= 1000
+    inspected(built.write(tmp_path / "bag"))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "gripper_state is between 24 and 80, but closed is 0 and open 0.08; correct closed and open" in printed

@@ -47,6 +47,23 @@ def test_no_lag_is_estimated_without_motion_or_correlation_or_from_short_recordi
     assert estimate_lag(*moving, moving[0] + 10**12, moving[1]) is None
 
 
+@pytest.mark.parametrize("period_s", [0.3, 0.45])
+@pytest.mark.parametrize("lag_s", [0.003, 0.1])
+def test_a_swing_that_repeats_carries_no_lag(period_s: float, lag_s: float) -> None:
+    """Within half a second either way, several shifts fit equally well."""
+    times_s = np.arange(0, 20, 0.02)
+    swing = [np.abs(np.sin(np.pi * (times_s - late_s) / period_s)) for late_s in (0.0, lag_s)]
+    assert estimate_lag(stamps(times_s), swing[0], stamps(times_s), swing[1]) is None
+
+
+def test_the_error_of_a_lag_covers_its_deviation() -> None:
+    times_s = np.arange(0, 20, 0.02)
+    for seed in range(10):
+        noise = np.random.default_rng(seed).normal(0, 1.0, len(times_s))
+        found = estimate_lag(stamps(times_s), speed(times_s, seed), stamps(times_s), speed(times_s - 0.1, seed) + noise)
+        assert found is None or abs(found.lag_s - 0.1) < 4 * found.error_s
+
+
 def test_samples_may_come_in_any_order_and_twice() -> None:
     times_s = np.arange(0, 20, 0.02)
     order = np.concatenate([np.random.default_rng(0).permutation(len(times_s)), np.arange(50)])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from vla_ros.nodes.common.qos import unheard
 from vla_ros.nodes.guard.emergency_inputs import EmergencyInputs
 from vla_ros.nodes.guard.operator_inputs import OperatorInputs
 from vla_ros.robot import EmergencyStop, load_robot
+from vla_ros.robot_streams import TakeoverTwist
 from vla_ros.runtime.safety.operator_signals import Deadman, Takeover
 
 LOSSY = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -55,9 +57,12 @@ def wait_until(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def operator_inputs(node, *, require_enable: bool = False) -> tuple[OperatorInputs, Deadman, Takeover]:
+def operator_inputs(
+    node, *, require_enable: bool = False, frame: str | None = None, pose: np.ndarray | None = None
+) -> tuple[OperatorInputs, Deadman, Takeover]:
     deadman, takeover = Deadman(required=require_enable), Takeover()
-    return OperatorInputs(node, load_robot("tabletop"), deadman, takeover, threading.RLock()), deadman, takeover
+    robot = dataclasses.replace(load_robot("tabletop"), takeover_twist=TakeoverTwist(frame))
+    return OperatorInputs(node, robot, deadman, takeover, threading.RLock(), lambda: pose), deadman, takeover
 
 
 def emergency_inputs(node, on_stop=lambda: None, topics: tuple[str, ...] = ("emergency_stop",)) -> EmergencyInputs:
@@ -113,6 +118,28 @@ def test_a_twist_by_hand_in_another_frame_or_with_an_old_stamp_is_dropped(node):
 
     assert hear("base_link", 0.05) and hear("/base_link", None) and hear("", 0.0)
     assert not hear("tool0", 0.05) and not hear("base_link", 0.4) and not hear("base_link", -1.0)
+
+
+def test_a_twist_by_hand_in_the_tool_s_frame_is_rotated_into_the_base_frame(node):
+    quarter = np.array([0.4, 0.0, 0.3, 0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)])  # about z
+    message = TwistStamped()
+    message.header.frame_id, message.twist.linear.x, message.twist.angular.y = "joy", 0.1, 0.2
+    inputs, _, takeover = operator_inputs(node, frame="tool", pose=quarter)
+    inputs._on_takeover_twist(message)
+    np.testing.assert_allclose(takeover.twist(time.monotonic()), [0, 0.1, 0, -0.2, 0, 0], atol=1e-12)
+    inputs, _, takeover = operator_inputs(node, frame="base", pose=quarter)
+    inputs._on_takeover_twist(message)
+    np.testing.assert_allclose(takeover.twist(time.monotonic()), [0.1, 0, 0, 0, 0.2, 0])
+
+
+def test_a_twist_in_the_tool_s_frame_is_dropped_without_a_pose_and_zero_still_hands_back(node):
+    inputs, _, takeover = operator_inputs(node, frame="tool")
+    message = TwistStamped()
+    message.twist.linear.x = 0.1
+    inputs._on_takeover_twist(message)
+    assert takeover.twist(time.monotonic()) is None
+    inputs._on_takeover_twist(TwistStamped())
+    assert takeover.ended(time.monotonic() + 1.0) == "handed_back"
 
 
 @pytest.mark.parametrize("kind", [Bool, Empty])

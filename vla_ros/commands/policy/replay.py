@@ -30,6 +30,8 @@ from rich.table import Table
 
 from vla_ros import files, html
 from vla_ros.contract import PROPRIOCEPTION_UNITS, ObservationSpec, PolicyContract
+from vla_ros.datasets.agreement.agreement import compare_recordings
+from vla_ros.datasets.agreement.remedies import refuses
 from vla_ros.datasets.bags.open_bag import find_bags, open_bag
 from vla_ros.datasets.bags.recording import match_topic
 from vla_ros.datasets.episode import Episode
@@ -37,7 +39,7 @@ from vla_ros.datasets.sources import Source, load_source
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.replay import open_loop
 from vla_ros.evaluation.replay.diagnosis import diagnose
-from vla_ros.evaluation.replay.metadata_checks import check_metadata
+from vla_ros.evaluation.replay.metadata_checks import MetadataMismatch, check_metadata
 from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
 from vla_ros.evaluation.reports.overlay import overlay, write_bag, write_rerun
 from vla_ros.evaluation.reports.replay_page import replay_blocks
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     episodes = spread(loaded.episodes, args.episodes)
     print(loaded.summary())
     metadata = [one for bag in bags for one in check_metadata(bag, robot, contract)]
+    metadata += _contradictions(loaded.episodes, spec, contract)
     runner.warm_up()
     replayed = [open_loop.replay(runner, episode, spec.proprioception) for episode in episodes]
     diagnosis = diagnose(runner, episodes, spec.proprioception, _progress())
@@ -99,6 +102,20 @@ def run(args: argparse.Namespace) -> int:
     _export(args, replayed, spec.proprioception, contract.timing.period_ns, robot)
     matches = not metadata and not diagnosis.findings and not diagnosis.unexplained
     return 0 if matches and results.get("onto_sim", {}).get("fits", True) else 1
+
+
+def _contradictions(
+    episodes: Sequence[Episode], spec: ObservationSpec, contract: PolicyContract
+) -> list[MetadataMismatch]:
+    """Return what in the recordings contradicts itself, whatever the policy says."""
+    return [
+        MetadataMismatch(one.name, f"{recording or 'all recordings'}: {one.detail}")
+        for recording, agreement in compare_recordings(
+            episodes, spec.proprioception, contract.timing.period_ns / 1e9
+        ).items()
+        for one in agreement.contradictions
+        if refuses(one, "bags")
+    ]
 
 
 def _export(

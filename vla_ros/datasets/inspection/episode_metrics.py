@@ -41,9 +41,14 @@ class EpisodeMetrics:
             thumbnails = {name: [images[index] for index in shown] for name, images in episode.images.items()}
             self.thumbnails.append((f"{episode.source}: {episode.command}", thumbnails))
 
+    @property
+    def actions(self) -> NDArray[np.float64]:
+        """All actions (T, 7)."""
+        return np.concatenate([np.zeros((0, 7)), *self._actions])
+
     def report(self, robot: Robot | None, period_s: float) -> dict[str, Any]:
         """Return what was summed up, as plain data; without a robot, nothing is compared with limits."""
-        actions = np.concatenate([np.zeros((0, 7)), *self._actions])
+        actions = self.actions
         return {
             "frames": len(actions),
             "actions": action_metrics(actions),

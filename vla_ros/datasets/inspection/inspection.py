@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
+from vla_ros.datasets.agreement.agreement import Agreement, compare
+from vla_ros.datasets.agreement.remedies import refuses, remedy
+from vla_ros.datasets.agreement.tracks import Track
 from vla_ros.datasets.bags.episodes.cutting import EpisodeCutter
 from vla_ros.datasets.bags.episodes.segmentation import annotations_of
 from vla_ros.datasets.bags.open_bag import open_bag
@@ -19,7 +22,7 @@ from vla_ros.datasets.bags.recording import Recording
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import BagError
 from vla_ros.datasets.inspection.episode_metrics import EpisodeMetrics
-from vla_ros.datasets.inspection.metrics import StreamMetrics, topic_metrics
+from vla_ros.datasets.inspection.metrics import GRIPPERS, StreamMetrics, topic_metrics
 from vla_ros.robot import Robot
 
 # The shipped recipe's (config/train/tabletop.json); less if the control period is shorter.
@@ -50,6 +53,8 @@ class Inspection:
         self._damage: list[str] = []
         self._faults: list[str] = []
         self._problems: list[dict[str, str]] = []
+        self._doubts: list[str] = []
+        self._agreements: list[dict[str, Any]] = []
 
     def add(self, bag: Path) -> None:
         """Inspect one bag. If training could not use it, the report says so as a problem."""
@@ -73,8 +78,21 @@ class Inspection:
         self._dropped += cutter.dropped
         for episode in found:
             self.episodes.add(episode)
+        self._compare(recording.path, found)
         if not found:
             self._problems.append({"bag": str(recording.path), "problem": "it has no usable episode"})
+
+    def _compare(self, bag: Path, episodes: Sequence[Episode]) -> None:
+        """Compare actions with measured motion; what `vla fit` would refuse is a problem."""
+        tracks = [Track.of(episode, self._spec.proprioception) for episode in episodes]
+        agreement = compare(tracks, self._timing.period_ns / 1e9)
+        self._agreements += _agreement_rows(bag, agreement)
+        for one in agreement.contradictions:
+            text = f"{one.name}: {one.detail}; {remedy(one, agreement, 'bags', self._robot)}"
+            if refuses(one, "bags"):
+                self._problems.append({"bag": str(bag), "problem": text})
+            else:
+                self._doubts.append(f"{bag}: {text}")
 
     def report(self) -> dict[str, Any]:
         """Return the report on all bags as plain data."""
@@ -87,9 +105,26 @@ class Inspection:
             "dropped": [{"why": why, "count": count} for why, count in self._dropped.most_common() if count],
             "damage": self._damage,
             "transforms": self._faults,
+            "agreement": self._agreements,
+            "doubts": self._doubts,
+            "grippers": self._grippers(self.episodes.actions),
             **self.episodes.report(self._robot, self._timing.period_ns / 1e9),
             "problems": self._problems,
         }
+
+    def _grippers(self, actions: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+        """Return the range of the raw values beside what the robot file calls closed and open, and of the labels."""
+        rows = {}
+        for name in GRIPPERS:
+            ranges = [metrics.grippers[name] for metrics in self._streams if name in metrics.grippers]
+            stream = getattr(self._robot, name)
+            if ranges:
+                low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+                rows[name] = {"min": low, "max": high, "closed": stream.closed, "open": stream.open}
+        if len(actions):
+            low, high = float(actions[:, 6].min()), float(actions[:, 6].max())
+            rows["labels"] = {"min": low, "max": high, "closed": 0.0, "open": 1.0}
+        return rows
 
     def _stream(self, name: str) -> dict[str, Any]:
         """Return one stream's metrics over all bags: medians of delays and lags, sums of bad stamps."""
@@ -104,9 +139,27 @@ class Inspection:
             "repeated_stamps": sum(metrics.repeated.get(name, 0) for metrics in self._streams),
             "latency_s": latency_s,
             "lag_behind_ee_pose_s": lag_s,
+            "lag_error_s": float(np.median([lag.error_s for lag in lags])) if lags else None,
             "lag_correlation": float(np.median([lag.correlation for lag in lags])) if lags else None,
             "suggested_latency_s": latency_s + lag_s if lag_s is not None else None,
         }
+
+
+def _agreement_rows(bag: Path, agreement: Agreement) -> list[dict[str, Any]]:
+    """Return one row for the linear and one for the angular velocities, if the tool moved enough to compare them."""
+    return [
+        {
+            "bag": str(bag),
+            "velocities": name,
+            "axes": ", ".join(part.moved),
+            "correlation": part.correlation,
+            "gain": None if part.gain is None else float(np.sqrt(part.gain[0] * part.gain[1])),
+            "delay_s": None if part.delay is None else part.delay.delay_s,
+            "delay_error_s": None if part.delay is None else part.delay.error_s,
+        }
+        for name, part in agreement.motion.items()
+        if part.moved
+    ]
 
 
 def _episode_rows(

@@ -29,6 +29,8 @@ _MOTION_PIXELS = (32, 24)
 _MOTION_FRAMES = 2000
 _DARK_MEAN, _FLAT_STD = 5.0, 2.0
 
+GRIPPERS = ("gripper_state", "gripper_command")
+
 # Time of the event [ns], receipt minus stamp [s] if there is a stamp, and the value that moves, if any.
 Sample = tuple[int, float | None, Any]
 
@@ -58,6 +60,7 @@ class StreamMetrics:
         self.repeated: dict[str, int] = {}
         self.lags: dict[str, Lag | None] = {}  # of cameras behind the tool's pose
         self.faults: list[str] = []  # what was wrong with transforms
+        self.grippers: dict[str, tuple[float, float]] = {}  # lowest and highest raw value of gripper streams
         times_ns: dict[str, NDArray[np.int64]] = {}
         motions: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         for name, stream in _streams(robot).items():
@@ -71,6 +74,9 @@ class StreamMetrics:
             steps = np.diff(times_ns[name])
             self.out_of_order[name], self.repeated[name] = int((steps < 0).sum()), int((steps == 0).sum())
             moving = [(time_ns, value) for time_ns, _, value in samples if value is not None]
+            if moving and name in GRIPPERS:
+                raw = np.array([value for _, value in moving], np.float64)
+                self.grippers[name] = (float(np.nanmin(raw)), float(np.nanmax(raw)))
             if len(moving) > 2 and name in (*robot.cameras, "ee_pose"):
                 motion = tool_motion if name == "ee_pose" else image_motion
                 motions[name] = motion(np.array([t for t, _ in moving], np.int64), np.stack([v for _, v in moving]))
@@ -174,6 +180,10 @@ def _message_samples(
         value: Any = None
         if name == "ee_pose":
             value = messages.pose(message)
+        elif isinstance(stream, GripperState):
+            value = messages.measured_value(message, stream)
+        elif isinstance(stream, GripperCommand):
+            value = messages.number(message)
         elif name in robot.cameras and number < _MOTION_FRAMES:
             value = _small_grey(message, robot, name)
         yield messages.message_time_ns(message, stream, receive_ns), delay_s, value

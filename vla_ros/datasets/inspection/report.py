@@ -29,6 +29,8 @@ _MOTION = {
     "gripper_switches_per_episode": "gripper switches per episode",
 }
 LISTED = 100  # rows of a table in the terminal
+_BEYOND = 0.2  # of a gripper's range: values further outside are in another unit
+_RAW = ("min", "max", "closed", "open")
 _CAMERA_FAULTS = {"dark": "is dark", "flat": "shows a single colour", "repeated": "repeats the previous image"}
 
 
@@ -51,6 +53,16 @@ def tables(report: Report) -> Iterator[tuple[str, Sequence[str], Rows]]:
             "episodes",
             ("episode", "from", "task", "command", "outcome", "by hand", "frames", "duration [s]"),
             _episodes(report),
+        ),
+        (
+            "commanded against measured motion",
+            ("bag", "velocities", "axes that moved", "correlation", "measured / commanded", "delay [ms]"),
+            _agreement(report),
+        ),
+        (
+            "gripper, raw values",
+            ("stream", "lowest", "highest", "closed is", "open is"),
+            [(name, *(f"{row[key]:.4g}" for key in _RAW)) for name, row in report["grippers"].items()],
         ),
         ("commands", ("command", "frames"), list(report["language"].items())),
         ("actions", ("axis", "unit", "min", "low", "mean", "high", "max"), _actions(report)),
@@ -140,13 +152,22 @@ def advice(report: Report) -> list[str]:
         lag_s = row["lag_behind_ee_pose_s"]
         if lag_s is not None and abs(lag_s) > 0.03:
             texts.append(
-                f"{name} shows motion {1e3 * lag_s:.0f} ms after ee_pose; set latency_s: "
+                f"{name} shows motion {_estimate(lag_s, row['lag_error_s'])} ms after ee_pose; set latency_s: "
                 f"{row['suggested_latency_s']:.3f} in the robot file to account for it"
             )
     for name, row in report["cameras"].items():
         for key, text in _CAMERA_FAULTS.items():
             if row.get("frames") and row[key] > 0.5 * row["frames"]:
                 texts.append(f"camera {name} {text} in {row[key]} of {row['frames']} frames: is it working?")
+    for name, row in report["grippers"].items():
+        ends = sorted((row["closed"], row["open"]))
+        beyond = _BEYOND * (ends[1] - ends[0])
+        if row["min"] < ends[0] - beyond or row["max"] > ends[1] + beyond:
+            texts.append(
+                f"{name} is between {row['min']:.4g} and {row['max']:.4g}, but closed is {row['closed']:.4g} and open "
+                f"{row['open']:.4g}; correct closed and open of {name} in the robot file (m, mm or rad?)"
+            )
+    texts += report["doubts"]
     texts += [f"transforms, {fault}" for fault in report["transforms"]]
     idle, fast = (report["motion"].get(key, 0.0) for key in ("idle_fraction", "beyond_limits_fraction"))
     if idle > 0.2:
@@ -175,11 +196,26 @@ def _streams(report: Report) -> Rows:
             name,
             *(_milliseconds(row[key]) for key in ("delay_s", "delay_95_s")),
             *(row[key] for key in ("out_of_order", "repeated_stamps")),
-            _milliseconds(row["lag_behind_ee_pose_s"]),
+            _estimate(row["lag_behind_ee_pose_s"], row["lag_error_s"]) if name in report["cameras"] else "-",
             f"{row['latency_s']:.3f}",
         )
         for name, row in report["streams"].items()
     ]
+
+
+def _agreement(report: Report) -> Rows:
+    return [
+        (
+            *(row[key] for key in ("bag", "velocities", "axes")),
+            *(_number(row[key], 2) for key in ("correlation", "gain")),
+            _estimate(row["delay_s"], row["delay_error_s"]),
+        )
+        for row in report["agreement"]
+    ]
+
+
+def _estimate(seconds: float | None, error_s: float | None) -> str:
+    return "not identifiable" if seconds is None or error_s is None else f"{1e3 * seconds:.0f} +- {1e3 * error_s:.0f}"
 
 
 def _episodes(report: Report) -> Rows:

@@ -123,5 +123,6 @@ def _row(shard: SourceShard, episode: Episode, period_s: float) -> dict[str, Any
 def _report(about: dict[str, Any], metrics: EpisodeMetrics, period_s: float, **found: Any) -> dict[str, Any]:
     """Return a report with the keys of one on bags, those on messages being empty."""
     empty: dict[str, Any] = {"topics": {}, "streams": {}, "skew_s": None, "transforms": []}
+    empty |= {"agreement": [], "doubts": [], "grippers": {}}
     rows: dict[str, Any] = {"episodes": [], "dropped": [], "damage": [], "problems": []}
     return {"source": about, **empty, **rows, **found, **metrics.report(None, period_s)}

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from vla_ros.datasets.agreement.corrections import tool_rotations
 from vla_ros.datasets.episode import Episode
 from vla_ros.evaluation.replay.disagreement import ActionFit, Array, Disagreement, disagreement
-from vla_ros.evaluation.replay.mismatches import Mismatch, tool_rotations
+from vla_ros.evaluation.replay.mismatches import Mismatch
 from vla_ros.evaluation.replay.open_loop import ReplayedEpisode, replay
 from vla_ros.runtime.planning.planner import ChunkPolicy
 

@@ -13,21 +13,18 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from vla_ros.contract import PolicyContract, Proprioception
+from vla_ros.datasets.agreement.corrections import GRIPPER, SCALES, UNITS, Array, Relabel, corrections
 from vla_ros.imaging import images
-from vla_ros.observations.observation import Observation, rotation_from_6d
+from vla_ros.observations.observation import Observation
 
-Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 View = Callable[[Observation], Observation]
-Relabel = Callable[[Array, Rotation | None], Array]
 
 # Names in reports.
 COLOUR_ORDER, FLIPPED, CAMERA_ORDER = "colour order", "flipped image", "camera order"
-GRIPPER, ROTATION, FRAME = "gripper polarity", "Euler angles", "frame"
-RATE, UNITS, STATISTICS = "control rate", "units", "statistics"
+RATE, STATISTICS = "control rate", "statistics"
 
 _BGR = np.s_[:, :, ::-1]
 _FLIPS: dict[str, slice | tuple[slice, ...]] = {
@@ -35,8 +32,6 @@ _FLIPS: dict[str, slice | tuple[slice, ...]] = {
     "mirrored": np.s_[:, ::-1],
     "turned by 180 degrees": np.s_[::-1, ::-1],
 }
-_SCALES = {"1000 times too large (mm for m?)": 1e-3, "1000 times too small": 1e3}
-_DEGREES = {"degrees for radians": np.pi / 180, "radians for degrees": 180 / np.pi}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,23 +60,8 @@ class Mismatch:
 
 def of_actions(rotation_known: bool) -> list[Mismatch]:
     """List possible mismatches in the demonstrated actions."""
-    inverted = "the demonstrated openings are inverted (1 means closed)"
-    found = [Mismatch(GRIPPER, inverted, ("demonstrated gripper",), relabel=_inverted)]
-    found += [
-        Mismatch(UNITS, f"the demonstrated {part} are {text}", ("demonstrated units",), relabel=_scaled(axes, factor))
-        for part, axes, scales in (
-            ("velocities", np.s_[:6], _SCALES),
-            ("linear velocities", np.s_[:3], _SCALES),
-            ("angular velocities", np.s_[3:6], _DEGREES),
-        )
-        for text, factor in scales.items()
-    ]
-    if rotation_known:
-        in_tool = "the demonstrated twists are in the tool frame, not in the base frame"
-        twice = "the demonstrated twists were rotated into the base frame twice"
-        for where, relabel in ((in_tool, _to_base), (twice, _to_tool)):
-            found.append(Mismatch(FRAME, where, ("demonstrated frame",), relabel=relabel))
-    return found
+    found = corrections(rotation_known)
+    return [Mismatch(one.name, one.where, (f"demonstrated {one.subject}",), relabel=one.relabel) for one in found]
 
 
 def of_observations(contract: PolicyContract, seen: Array | None) -> list[Mismatch]:
@@ -113,7 +93,7 @@ def _of_state(known: Proprioception, seen: Array) -> list[Mismatch]:
     own_mean, own_std = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-9)
     found = []
     if position:
-        for text, factor in _SCALES.items():
+        for text, factor in SCALES.items():
             rescaled = _state(position, partial(operator.mul, factor))
             found.append(Mismatch(UNITS, f"the tool position is {text}", ("position",), view=rescaled))
     if opening:
@@ -122,49 +102,6 @@ def _of_state(known: Proprioception, seen: Array) -> list[Mismatch]:
     restandardised = _state(list(range(len(mean))), lambda x: (x - own_mean) / own_std * std + mean)
     where = "the contract's proprioception mean and std are those of other data"
     return [*found, Mismatch(STATISTICS, where, ("position", "opening", "state"), view=restandardised)]
-
-
-def tool_rotations(names: Sequence[str], proprioception: NDArray[np.floating]) -> Rotation | None:
-    """Return the tool orientations in the base frame from proprioception (T, P), or None if they are not in it."""
-    wanted = [f"ee_r{index}" for index in range(6)]
-    if not set(wanted) <= set(names):
-        return None
-    return rotation_from_6d(proprioception[:, [list(names).index(name) for name in wanted]])
-
-
-def euler_jacobian(orientation: Rotation) -> Array:
-    """Return the matrices (T, 3, 3) from rates of fixed-axis xyz Euler angles to angular velocities, base frame.
-
-    Columns are the axes of roll, pitch and yaw; R = Rz(yaw) Ry(pitch) Rx(roll).
-    """
-    _, pitch, yaw = orientation.as_euler("xyz").T
-    zero = np.zeros_like(yaw)
-    roll_axis = np.stack([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)], axis=-1)
-    pitch_axis = np.stack([-np.sin(yaw), np.cos(yaw), zero], axis=-1)
-    return np.stack([roll_axis, pitch_axis, np.stack([zero, zero, zero + 1], axis=-1)], axis=-1)
-
-
-def _inverted(actions: Array, _rotation: Rotation | None) -> Array:
-    return np.concatenate([actions[:, :6], 1 - actions[:, 6:]], axis=1)
-
-
-def _scaled(axes: slice, factor: float) -> Relabel:
-    def relabel(actions: Array, _rotation: Rotation | None) -> Array:
-        result = actions.copy()
-        result[:, axes] *= factor
-        return result
-
-    return relabel
-
-
-def _to_base(actions: Array, rotation: Rotation | None) -> Array:
-    assert rotation is not None
-    return np.concatenate([rotation.apply(actions[:, :3]), rotation.apply(actions[:, 3:6]), actions[:, 6:]], axis=1)
-
-
-def _to_tool(actions: Array, rotation: Rotation | None) -> Array:
-    assert rotation is not None
-    return _to_base(actions, rotation.inv())
 
 
 def _images(change: Callable[[Mapping[str, Image]], dict[str, Image]]) -> View:

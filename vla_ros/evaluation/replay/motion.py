@@ -4,19 +4,26 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
-from vla_ros.evaluation.replay.mismatches import FRAME, GRIPPER, RATE, UNITS, Array, tool_rotations
+from vla_ros.datasets.agreement.corrections import (
+    FRAME,
+    GRIPPER,
+    OPENING,
+    SWAPPED_AXES,
+    UNITS,
+    Array,
+    signed_permutations,
+    tool_path,
+)
+from vla_ros.evaluation.replay.mismatches import RATE
 
-POSITION = ("ee_x", "ee_y", "ee_z")
-OPENING = "gripper_opening"
 AXES = (("x", "m"), ("y", "m"), ("z", "m"), ("rx", "rad"), ("ry", "rad"), ("rz", "rad"))
-STANDS_STILL, SWAPPED_AXES, OTHER_MOTION = "does not move", "axes", "other motion"
+STANDS_STILL, OTHER_MOTION = "does not move", "other motion"
 
 # Root mean square displacement below which an axis is not judged.
 _MIN_M, _MIN_RAD = 0.01, 0.05
@@ -52,14 +59,6 @@ class Motion:
     rotation_error_rad: float
     largest_rad: float
     mismatches: tuple[tuple[str, str], ...]  # (name, detail); empty if the tool moved as recorded
-
-
-def tool_path(names: Sequence[str], states: NDArray[np.floating]) -> tuple[Array, Rotation]:
-    """Return the tool's positions (T, 3) [m] and orientations in states (T, P); ValueError without a pose."""
-    rotations = tool_rotations(names, states)
-    if rotations is None or not set(POSITION) <= set(names):
-        raise ValueError(f"the tool's pose is missing; the states have {', '.join(names) or 'no values'}")
-    return states[:, [list(names).index(name) for name in POSITION]].astype(np.float64), rotations
 
 
 def pose_distance(names: Sequence[str], one: Array, other: Array) -> tuple[float, float]:
@@ -163,13 +162,8 @@ def _suspects(part: str, path: Array, now: Array, rotations: Rotation) -> Iterat
     for rotation in (rotations, rotations.inv()):  # indistinguishable for a tool that points straight down
         detail = "twists in the base frame are taken for the tool frame's, or vice versa"
         yield FRAME, np.cumsum(rotation.apply(steps), axis=0), detail
-    for signs in sorted(itertools.product((1, -1), repeat=3), key=lambda signs: -sum(signs)):
-        inverted = [axis for axis, sign in zip("xyz", signs) if sign < 0]
-        for order in itertools.permutations(range(3)):
-            details = [] if order == (0, 1, 2) else [f"x, y, z are driven by {', '.join('xyz'[i] for i in order)}"]
-            details += [f"{', '.join(inverted)} inverted"] if inverted else []
-            if details:
-                yield SWAPPED_AXES, path[:, order] * np.array(signs), "; ".join(details)
+    for order, signs, detail in signed_permutations()[1:]:
+        yield SWAPPED_AXES, path[:, order] * np.array(signs), detail
 
 
 def _explain_gripper(opening: Array, now: Array) -> Iterator[tuple[str, str]]:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from vla_ros.datasets.agreement.corrections import Array, tool_path
 from vla_ros.datasets.episode import Episode
-from vla_ros.evaluation.replay.mismatches import Array
-from vla_ros.evaluation.replay.motion import tool_path
 from vla_ros.sim.physics import TOOL_DOWN, TabletopSim
 from vla_ros.sim.scene import BLOCK_REST_Z_M
 from vla_ros.sim.state import COLORS

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from vla_ros.datasets.agreement.corrections import ROTATION, euler_jacobian
 from vla_ros.evaluation.replay.disagreement import CONFIDENT, PARTS, Array, Mask, resamples
 from vla_ros.evaluation.replay.hypothesis import Hypothesis
-from vla_ros.evaluation.replay.mismatches import RATE, ROTATION, Finding, euler_jacobian
+from vla_ros.evaluation.replay.mismatches import RATE, Finding
 
 # Episodes are resampled to see how certain a finding is; with fewer than this, all resamples look alike.
 MIN_EPISODES = 5

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import TwistStamped
+from numpy.typing import NDArray
 from rclpy.node import Node
 from std_msgs.msg import Bool, Float64MultiArray
 
-from vla_ros import topics
+from vla_ros import actions, topics
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS, second_publisher, unheard
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
@@ -34,17 +37,27 @@ class OperatorInputs:
 
     Args:
         node: subscribes under its name.
-        robot: defines the base frame of takeover twists and the unit of gripper commands.
+        robot: defines the frame of takeover twists and the unit of gripper commands.
         deadman, takeover: told what arrives.
+        pose: returns the tool's pose (7,), None if unknown, with which twists in its frame are rotated.
         turn: held while they are told; their readers must hold it as well.
     """
 
-    def __init__(self, node: Node, robot: Robot, deadman: Deadman, takeover: Takeover, turn: threading.RLock) -> None:
+    def __init__(
+        self,
+        node: Node,
+        robot: Robot,
+        deadman: Deadman,
+        takeover: Takeover,
+        turn: threading.RLock,
+        pose: Callable[[], NDArray[np.float64] | None],
+    ) -> None:
         self._node = node
         self._robot = robot
         self._deadman = deadman
         self._takeover = takeover
         self._turn = turn
+        self._pose = pose
         self._marked = False
         subscribe = node.create_subscription
         self._subscriptions: list[Any] = [
@@ -86,19 +99,28 @@ class OperatorInputs:
             self._deadman.hear(message.data, time.monotonic())
 
     def _on_takeover_twist(self, message: TwistStamped) -> None:
-        frame, base_frame, stamp_ns = (
-            message.header.frame_id.lstrip("/"),
-            self._robot.base_frame,
-            messages.stamp_ns(message),
-        )
-        if frame not in ("", base_frame.lstrip("/")):
-            self._dropped(topics.TAKEOVER_TWIST, f"its frame is {frame!r}, expected {base_frame!r}")
+        try:
+            twist = self._in_base_frame(message)
+        except ValueError as error:
+            self._dropped(topics.TAKEOVER_TWIST, str(error))
             return
+        stamp_ns = messages.stamp_ns(message)
         age_s = (int(self._node.get_clock().now().nanoseconds) - stamp_ns) / 1e9 if stamp_ns else None
         with self._turn:
-            problem = self._takeover.hear(messages.twist(message), age_s, time.monotonic())
+            problem = self._takeover.hear(twist, age_s, time.monotonic())
         if problem is not None:
             self._dropped(topics.TAKEOVER_TWIST, problem)
+
+    def _in_base_frame(self, message: TwistStamped) -> NDArray[np.float64]:
+        """Return a twist (6,) in the base frame, which one without a frame is in; ValueError if it can't be told."""
+        twist = messages.twist(message)
+        said = self._robot.takeover_twist.frame or (None if message.header.frame_id else "base")
+        if messages.twist_frame(message, self._robot, "takeover_twist", said) == "base" or not twist.any():
+            return twist
+        pose = self._pose()
+        if pose is None:
+            raise ValueError("it is in the tool's frame, and ee_pose is not known now")
+        return actions.rotate_twist(twist, pose[3:])
 
     def _on_takeover_gripper(self, message: Float64MultiArray) -> None:
         try:

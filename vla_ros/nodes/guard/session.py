@@ -111,9 +111,9 @@ class GuardSession:
         with ExitStack() as undo:
             keep = undo.enter_context
             self.outputs = keep(closing(CommandOutputs(node, robot, self._period_s, dry_run=self.dry_run)))
-            inputs = OperatorInputs(node, robot, self.core.deadman, self.core.takeover, turn)
-            self.inputs = keep(closing(inputs))
             self.pose = keep(closing(PoseInput(node, robot, self._on_pose)))
+            deadman, takeover = self.core.deadman, self.core.takeover
+            self.inputs = keep(closing(OperatorInputs(node, robot, deadman, takeover, turn, self._pose_now)))
             for kind, topic, callback, qos in (
                 (MultiDOFJointTrajectory, topics.PLAN, self._on_plan, COMMAND_QOS),
                 (DiagnosticStatus, topics.PLANNER_STATUS, self._on_status, STATE_QOS),
@@ -203,6 +203,9 @@ class GuardSession:
     def _on_status(self, message: DiagnosticStatus) -> None:
         with self._turn:
             self.core.hear_status(read_status(message), time.monotonic())
+
+    def _pose_now(self) -> NDArray[np.float64] | None:
+        return self.pose.newest(int(self._node.get_clock().now().nanoseconds))
 
     def _on_pose(self, pose: NDArray[np.float64]) -> None:
         if not self.dry_run:  # nothing carries the twists out

@@ -21,7 +21,7 @@ from vla_ros.datasets.bags.episodes.labelling import HOLD_NS, ZeroOrderHold, as_
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry.rigid import interpolate_poses
 from vla_ros.robot import Filters, Idle, Labels, Outliers, Robot
-from vla_ros.robot_streams import GripperState, PoseStream, Stream
+from vla_ros.robot_streams import GripperState, PoseStream, TwistStream
 
 if TYPE_CHECKING:
     from recordings import BagBuilder
@@ -90,7 +90,35 @@ def test_tool_frame_twists_are_rotated_into_the_base_frame(demonstration: BagBui
     (episode,), _ = read(demonstration, tool_frame="tool0")
     expected = np.concatenate([rotation.apply([0.1, 0, 0]), rotation.apply([0, 0, -0.1])])
     np.testing.assert_allclose(episode.actions[:, :6], np.tile(expected, (20, 1)), atol=1e-9)
-    with pytest.raises(BagError, match=r"frame 'tool0'.*tool_frame is not set"):
+    with pytest.raises(BagError, match=r"frame 'tool0'.*frame: base or frame: tool in demonstrated_twist"):
+        read(demonstration)
+
+
+@pytest.mark.parametrize("named", ["", "teleop_twist_joy", "base_link"])
+@pytest.mark.parametrize(("frame", "vx"), [("base", 0.1), ("tool", -0.1), ("tool0", -0.1)])
+def test_the_robot_file_says_the_frame_of_twists_whatever_their_frame_id_is(
+    demonstration: BagBuilder, read: Callable, robot: Robot, named: str, frame: str, vx: float
+) -> None:
+    for _, topic, _, message in demonstration.messages:
+        if topic == "/ee_pose":  # half a turn about y
+            message.pose.orientation.x, message.pose.orientation.y = 0.0, 1.0
+        if topic == "/demonstrated_twist":
+            message.header.frame_id = named
+    twists = dataclasses.replace(robot.demonstrated_twist, frame=frame)
+    (episode,), _ = read(demonstration, tool_frame="tool0", demonstrated_twist=twists)
+    np.testing.assert_allclose(episode.actions[:, 0], vx, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"), [("", "has a twist without a frame_id"), ("joy", "in the frame 'joy', neither base_frame")]
+)
+def test_a_frame_that_nothing_explains_is_an_error_that_names_the_key(
+    demonstration: BagBuilder, read: Callable, named: str, words: str
+) -> None:
+    for _, topic, _, message in demonstration.messages:
+        if topic == "/demonstrated_twist":
+            message.header.frame_id = named
+    with pytest.raises(BagError, match=f"{words}.*with frame: base or frame: tool in demonstrated_twist"):
         read(demonstration)
 
 
@@ -113,7 +141,7 @@ def test_tool_frame_twists_without_a_pose_cost_their_frames(demonstration: BagBu
 def test_twists_without_a_header_count_from_receipt(demonstration: BagBuilder, read: Callable) -> None:
     for time_ms in range(0, 2000, 100):
         demonstration.twist_without_header(time_ms, -0.2)
-    plain = Stream("teleop", "geometry_msgs/msg/Twist", "receive")
+    plain = TwistStream("teleop", "geometry_msgs/msg/Twist", "receive")
     (episode,), _ = read(demonstration, demonstrated_twist=plain)
     np.testing.assert_allclose(episode.actions[:, 0], -0.2, atol=1e-12)
 

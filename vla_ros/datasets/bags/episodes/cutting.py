@@ -83,7 +83,9 @@ class EpisodeCutter:
             self.segmentation = find_segments(recording, robot, annotations)
             self.interventions = find_interventions(recording)
             imitated = self.interventions is not None and policy_frames == "imitate"
-            self.labels = ActionLabels(recording, robot, robot.twist_command if imitated else None)
+            commanded: Literal["demonstrated_twist", "twist_command"]
+            commanded = "twist_command" if imitated else "demonstrated_twist"
+            self.labels = ActionLabels(recording, robot, commanded, by_guard=self.interventions is not None)
         self._corrections = None if imitated else self.interventions
         self.dropped: collections.Counter[str] = collections.Counter()
 
@@ -201,11 +203,16 @@ def _label_topics(recording: Recording, robot: Robot, twists: Sequence[Stream]) 
     wanted = [topics.EPISODE, topics.INTERVENTION, robot.language.topic, robot.gripper_command.topic]
     wanted += [stream.topic for stream in twists if stream.type != TWIST_STAMPED]
     pose = robot.ee_pose
-    if pose is not None and pose.static_topic is not None and (robot.labels.arm == "motion" or robot.tool_frame):
+    if pose is not None and pose.static_topic is not None and (robot.labels.arm == "motion" or _in_tool_frame(robot)):
         wanted += [pose.topic, pose.static_topic]
     if robot.gripper_state is not None and robot.labels.gripper == "state":
         wanted.append(robot.gripper_state.topic)
     return [found for topic in wanted if (found := _find(topic, recording)) is not None]
+
+
+def _in_tool_frame(robot: Robot) -> bool:
+    """Return whether twists may have to be rotated from the tool's frame into the base frame."""
+    return bool(robot.tool_frames) or robot.demonstrated_twist.frame == "tool"
 
 
 def _table_columns(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from vla_ros.datasets.errors import BagError
 from vla_ros.geometry import rigid
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
-from vla_ros.robot_streams import GripperCommand, GripperState, Stream
+from vla_ros.robot_streams import GripperCommand, GripperState, Stream, TwistStream
 
 Times = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -45,26 +45,35 @@ class ActionLabels:
     """The actions of one recording, from the sources that the robot file names under `labels`.
 
     Args:
-        commanded: The stream of twists to use; by default what the demonstrator meant, `demonstrated_twist`.
+        commanded: The key of the twists to use in the robot file; by default what the demonstrator meant.
+        by_guard: The guard has published them, and names the frame of each itself.
 
     Raises:
         BagError: A topic is missing, a twist is in an unknown frame, or a value is not finite.
     """
 
-    def __init__(self, recording: Recording, robot: Robot, commanded: Stream | None = None) -> None:
-        self._recording, self._robot = recording, robot
+    def __init__(
+        self,
+        recording: Recording,
+        robot: Robot,
+        commanded: Literal["demonstrated_twist", "twist_command"] = "demonstrated_twist",
+        by_guard: bool = False,
+    ) -> None:
+        self._recording, self._robot, self._key = recording, robot, commanded
         self._delays_ns: list[int] = []
         self._measured: _Series | None = None
-        commanded, gripper = commanded or robot.demonstrated_twist, robot.gripper_command
+        stream: TwistStream = getattr(robot, commanded)
+        self._said_frame = None if by_guard else stream.frame
+        gripper = robot.gripper_command
         by_command, gripper_by_command = robot.labels.arm == "command", robot.labels.gripper == "command"
-        wanted: dict[str, Stream | GripperCommand] = {"demonstrated twist": commanded} if by_command else {}
+        wanted: dict[str, Stream | GripperCommand] = {"demonstrated twist": stream} if by_command else {}
         if not by_command and robot.ee_pose is not None:
             wanted["ee_pose, for the arm's motion"] = robot.ee_pose
         if gripper_by_command:
             wanted["gripper command"] = gripper
         _require_topics(recording, wanted)
         self._max_gap_ns = round(robot.observation.max_age_s * 1e9)
-        twists = self._read_twists(commanded) if by_command else _Series(np.zeros(0, np.int64), np.zeros((0, 6)))
+        twists = self._read_twists(stream) if by_command else _Series(np.zeros(0, np.int64), np.zeros((0, 6)))
         self._poses = None if by_command else self._read_poses()
         self._sorted_twists_ns = np.sort(twists.time_ns)
         self._meant = _hold_twists(twists)
@@ -136,8 +145,8 @@ class ActionLabels:
         if in_tool.any():
             if robot.ee_pose is None:
                 raise BagError(
-                    f"bag {self._recording.path}: {stream.topic} is in the tool frame {robot.tool_frame!r}; rotating "
-                    "it into the base frame takes ee_pose: add that to the robot file"
+                    f"bag {self._recording.path}: {stream.topic} is in the tool's frame; rotating it into the base "
+                    "frame takes ee_pose: add that to the robot file"
                 )
             _require_topics(self._recording, {"ee_pose, to rotate twists into the base frame": robot.ee_pose})
             poses = self._read_poses()
@@ -150,18 +159,7 @@ class ActionLabels:
         return twists
 
     def _is_in_tool_frame(self, message: Any) -> bool:
-        if not hasattr(message, "header"):
-            return False  # a Twist names no frame
-        frame, robot = message.header.frame_id.lstrip("/"), self._robot
-        if robot.tool_frame is not None and frame == robot.tool_frame.lstrip("/"):
-            return True
-        if frame != robot.base_frame.lstrip("/"):
-            tool = f"or the tool frame {robot.tool_frame!r}" if robot.tool_frame else "(tool_frame is not set)"
-            raise ValueError(
-                f"has a twist in the frame {frame!r}, which must be the base frame {robot.base_frame!r} {tool}; record "
-                "it in one of them, or correct base_frame and tool_frame in the robot file"
-            )
-        return False
+        return messages.twist_frame(message, self._robot, self._key, self._said_frame) == "tool"
 
     def _read_poses(self) -> _Series:
         stream = self._robot.stream("ee_pose")
