@@ -25,6 +25,7 @@ from vla_ros.datasets.inspection.metrics import (
     motion_metrics,
     topic_metrics,
 )
+from vla_ros.datasets.sources import dropped_text
 from vla_ros.robot import Robot
 
 # The shipped recipe's (config/train/tabletop.json); less if the control period is shorter.
@@ -87,7 +88,8 @@ class Inspection:
         for episode in found:
             self._add_episode(episode)
         if not found:
-            self._problems.append({"bag": str(recording.path), "problem": "it has no usable episode"})
+            problem = f"it has no usable episode; left out: {dropped_text(cutter.dropped)}"
+            self._problems.append({"bag": str(recording.path), "problem": problem})
 
     def _add_episode(self, episode: Episode) -> None:
         self._actions.append(episode.actions)
