@@ -133,6 +133,21 @@ def test_images_motion_grippers_and_commands_are_those_recorded(folder: Path, ve
         np.testing.assert_allclose(one.proprioception[:, 1], 0.5)
 
 
+def test_lists_of_other_tools_and_wall_clock_times_are_read(folder: Path) -> None:
+    """A byte order mark, Windows' ends of lines, a line separator in a text, and no tasks."""
+    tasks = [{"task_index": 0, "task": "open\u2028it"}, {"task_index": 1, "task": TASKS[1]}]
+    lines = "\r\n\r\n".join(json.dumps(task, ensure_ascii=False) for task in tasks)
+    (folder / "meta/tasks.jsonl").write_text(lines, encoding="utf-8-sig", newline="")
+    (folder / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 6, "tasks": null}')
+    path = folder / INFO["data_path"].format(episode_chunk=0, episode_index=0)
+    rows = parquet.read_table(path)
+    at, times_s = rows.schema.get_field_index("timestamp"), 1.7e9 + np.arange(6) / 10
+    parquet.write_table(rows.set_column(at, "timestamp", pyarrow.array(times_s)), path)
+    (found,) = read(folder)
+    assert found.command == "open\u2028it"
+    np.testing.assert_array_equal(found.images["static"], np.stack([picture(0, frame) for frame in range(5)]))
+
+
 def test_another_video_folder_and_the_usual_paths_if_info_json_has_none(folder: Path) -> None:
     expected = read(folder)
     change_info(folder, video_path=None, data_path=None)

@@ -139,7 +139,8 @@ def damaged(path: Path, error: Exception) -> SourceError:
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             return SourceError(f"{path} is only a pointer of Git LFS; run `git lfs pull` in the data set")
-    return SourceError(f"{path} is damaged or can't be read: {error}")
+    first_line = (str(error).splitlines() or [repr(error)])[0]  # pyarrow goes on with the schema
+    return SourceError(f"{path} is damaged or can't be read: {first_line}")
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def _is_depth(feature: Mapping[str, Any]) -> bool:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except FileNotFoundError:
         raise missing(path) from None
     except (OSError, ValueError) as error:
@@ -236,6 +237,6 @@ def _episode(files: _Files, row: Mapping[str, Any], videos: Sequence[str]) -> St
         length=_whole(row, "length"),
         data=files.find("data_path", row, "data"),
         videos={name: video(name) for name in videos},
-        tasks=tuple(str(task) for task in row["tasks"]),
+        tasks=tuple(str(task) for task in row.get("tasks") or ()),
         source=str(row.get(SOURCE) or index),
     )

@@ -39,6 +39,8 @@ EPISODES_PER_SHARD = 32
 TIMESTAMP = "timestamp"
 # How far a frame may be from where `fps` has it, in periods, before velocities and images are wrong.
 TOLERANCE = 0.1
+# Timestamps from here on are wall-clock times, not counted from the beginning of the episode's videos.
+WALL_CLOCK_S = 1e8
 
 Floats = NDArray[np.float64]
 ImageReader = Callable[[str, int], NDArray[np.uint8]]  # (camera, step) -> image
@@ -240,7 +242,7 @@ def _times_s(dataset: _DataSet, rows: pyarrow.Table) -> Floats:
             f"{times_s[frame] - times_s[0]:.4f} s, not {steady_s[frame]:.4f} s; the mean is {mean_hz:.4g} Hz). Correct "
             f"fps in {INFO}, or resample the episode to a steady rate"
         )
-    return times_s
+    return times_s if times_s[0] < WALL_CLOCK_S else times_s - times_s[0]
 
 
 def _image_reader(
