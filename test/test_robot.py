@@ -11,7 +11,7 @@ import yaml
 
 from vla_ros.datasets.bags.recording import match_topic
 from vla_ros.errors import RobotError
-from vla_ros.imaging import images
+from vla_ros.imaging import images, raw
 from vla_ros.observations import messages
 from vla_ros.robot import load_robot
 
@@ -228,8 +228,8 @@ def test_what_cannot_be_commanded_is_refused_with_what_is_allowed(tmp_path, edit
 def test_a_raw_image_with_fewer_bytes_than_its_size_says_is_undecodable(size):
     message = SimpleNamespace(width=16, height=16, encoding="bgr8", step=48, is_bigendian=0, data=bytes(size))
     with pytest.raises(ValueError, match="do not match"):
-        images.decode_raw(message)
-    assert len(messages.LazyImage(message, images.decode_raw).fingerprint()) == size
+        raw.decode_raw(message)
+    assert len(messages.LazyImage(message, raw.decode_raw).fingerprint()) == size
 
 
 def test_a_shipped_robot_is_found_with_the_ending_of_its_file_unless_there_is_a_file_of_that_name(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.imaging.images import decode_raw
+from vla_ros.imaging.raw import decode_raw
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -109,7 +109,49 @@ def test_planar_yuv_of_one_colour_is_that_colour(encoding: str, chroma: tuple[in
     np.testing.assert_allclose(decoded.reshape(-1, 3), np.tile([255, 0, 0], (48, 1)), atol=3)
 
 
-@pytest.mark.parametrize("encoding", ["jpeg2000", "32FC1", "16UC1", "8UC3", "", "rgb"])
+@pytest.mark.parametrize("encoding", ["RGB8", "Rgb8"])
+def test_encodings_in_wrong_case_are_read_as_meant(encoding: str) -> None:
+    np.testing.assert_array_equal(decode_raw(message(encoding, RGB)), RGB)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        ("16UC1", "'16UC1' is depth or labels, not a picture; name the colour topic in the robot file"),
+        ("32fc1", "'32fc1' is depth"),
+        ("32SC1", "'32SC1' is depth"),
+        ("32FC3", "'32FC3' is depth"),
+        ("8UC3", r"'8UC3' leaves the order of its channels open \(rgb or bgr\?\); the camera's driver must say"),
+        ("8UC4", "rgba or bgra"),
+        ("8UC2", "yuyv or uyvy"),
+    ],
+)
+def test_numbers_that_are_no_colours_are_refused_by_name(encoding: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        decode_raw(message(encoding, RGB))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "step", "size", "hint"),
+    [
+        ("rgb8", 16, 144, ": the driver must publish step = 24$"),  # the step of YUYV
+        ("rgb8", 0, 144, ": the driver must publish step = 24$"),
+        ("yuyv", 8, 96, ": the driver must publish step = 16$"),
+        ("rgb8", 16, 96, ": the data have the size of yuyv or uyvy; the driver must publish the right encoding$"),
+        ("yuyv", 12, 144, ": the data have the size of rgb8 or bgr8"),
+        ("nv12", 8, 48, ": the driver must publish height = 4, without the rows of the colours$"),
+        ("rgb8", 24, 0, ": the image is empty$"),
+        ("rgb8", 24, 143, "143 bytes in total do not match$"),
+    ],
+)
+def test_the_likely_mistake_of_the_driver_is_named(encoding: str, step: int, size: int, hint: str) -> None:
+    wrong = message(encoding, np.zeros((6, 24), np.uint8))
+    wrong.step, wrong.data = step, bytes(size)
+    with pytest.raises(ValueError, match=hint):
+        decode_raw(wrong)
+
+
+@pytest.mark.parametrize("encoding", ["jpeg2000", "", "rgb"])
 def test_unknown_encodings_are_rejected_with_the_list_of_known_ones(encoding: str) -> None:
     with pytest.raises(ValueError, match=rf"'{encoding}' is not a colour or grey image.*one of .*bayer_rggb8.*yuv422"):
         decode_raw(message(encoding, RGB))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import spoilt_messages as spoil
 from policy_bench import CONTROL_HZ, STOP_TICKS, TIMEOUT_S, FakeRobot, policy_node, write_checkpoint, write_robot
 
 pytestmark = pytest.mark.ros
@@ -309,6 +310,33 @@ def test_diagnostics_name_every_stream_with_its_rate_and_what_the_guard_does(rob
     assert outputs["publishers of the command"] == "2" and outputs["gripper goals failed"] == "0"
     assert outputs["subscribers with incompatible QoS"] == "0"
     assert found["/guard: operator inputs"]["emergency_stop"] == "released"
+
+
+@pytest.mark.parametrize(
+    ("camera", "fields", "reason"),
+    [
+        ("static", {"format": "h264"}, "format 'h264' is video"),
+        ("static", {"format": "16UC1; png compressed "}, "encoding '16UC1' is depth or labels"),
+        ("wrist", {"encoding": "8UC3"}, "leaves the order of its channels open (rgb or bgr?)"),
+        ("wrist", {"step": 1}, "the driver must publish step = "),
+    ],
+)
+def test_what_is_no_picture_stops_the_arm_and_diagnostics_say_why_and_how_often(robot, camera, fields, reason):
+    robot.say("move 0.05")
+    robot.wait_moving(0.05)
+    robot.spoil[camera] = spoil.changed(**fields)
+    robot.wait_state("waiting", "undecodable")
+    assert_stops(robot, 0.05)
+
+    def said() -> bool:
+        statuses = [status for message in robot.diagnostics[-6:] for status in message.status]
+        texts = [status.message for status in statuses if status.name == f"/policy: stream {camera}"]
+        return any(reason in text and "can't be decoded, at " in text for text in texts)
+
+    robot.wait(said, f"diagnostics with {reason!r}")
+    assert int(robot.diagnosed(f"stream {camera}", "undecodable at ticks") or 0) > 0
+    robot.spoil.clear()
+    robot.wait_moving(0.05)
 
 
 def test_simulated_time_that_stops_stops_the_arm_and_one_that_is_set_back_starts_anew(ros_environment, tmp_path):

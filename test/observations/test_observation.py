@@ -163,6 +163,18 @@ def test_an_undecodable_image_is_a_refusal_not_a_crash():
     assert isinstance(refusal, Refusal) and (refusal.reason, refusal.stream) == ("undecodable", "wrist")
 
 
+def test_ticks_with_undecodable_images_are_counted_with_the_reason_while_it_lasts():
+    buffer = filled()
+    assert isinstance(buffer.snapshot(1000 * MS), Observation) and not buffer.undecodable
+    buffer.push("wrist", 1010 * MS, Picture(-1))
+    for _ in range(3):
+        buffer.snapshot(1010 * MS)
+    assert buffer.undecodable == {"wrist": (3, "broken")}
+    buffer.push("wrist", 1020 * MS, Picture(4))
+    assert isinstance(buffer.snapshot(1020 * MS), Observation)
+    assert buffer.undecodable == {"wrist": (3, "")}
+
+
 def test_a_frame_is_decoded_once_however_often_it_is_used():
     buffer = filled()
     picture = Picture(5)

@@ -11,13 +11,13 @@ from vla_ros.nodes.policy.cv_bridge_probe import probe
 
 BRIDGE = """
 import os, signal, sys, time
-from vla_ros.imaging import images
+from vla_ros.imaging import raw
 {on_import}
 class CvBridge:
     def imgmsg_to_cv2(self, message, encoding):
         assert encoding == "rgb8"
         {on_decode}
-        return images.decode_raw(message)
+        return raw.decode_raw(message)
 """
 CRASH = "os.kill(os.getpid(), signal.SIGSEGV)"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cv2
@@ -65,13 +65,24 @@ def decode_image_file(data: bytes) -> Image:
         MemoryError: There is too little memory for it.
     """
     header = read_header(data)
-    if header.height * header.width > MAX_PIXELS:
-        raise ValueError(f"an image of {header.width} x {header.height} pixels exceeds the limit of {MAX_PIXELS}")
-    if header.fast and simplejpeg is not None:
+    if header.fast and simplejpeg is not None and header.height * header.width <= MAX_PIXELS:
         with contextlib.suppress(ValueError):  # damaged: OpenCV decides what can be decoded
             return _decode_jpeg(data, header)
+    return cast(Image, _by_opencv(data, header, _decode))
+
+
+def decode_unconverted(data: bytes) -> NDArray[Any]:
+    """Decode the bytes of a JPEG or PNG as they are, (H, W) or (H, W, BGR), 8 or 16 bits; errors as above."""
+    return _by_opencv(data, read_header(data), lambda file: cv2.imdecode(file, cv2.IMREAD_UNCHANGED))
+
+
+def _by_opencv(
+    data: bytes, header: ImageHeader, decode: Callable[[NDArray[np.uint8]], NDArray[Any] | None]
+) -> NDArray[Any]:
+    if header.height * header.width > MAX_PIXELS:
+        raise ValueError(f"an image of {header.width} x {header.height} pixels exceeds the limit of {MAX_PIXELS}")
     try:
-        decoded = _decode(np.frombuffer(data, np.uint8)) if len(data) else None
+        decoded = decode(np.frombuffer(data, np.uint8)) if len(data) else None
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(error.err) from None
@@ -130,92 +141,6 @@ def _decode(data: NDArray[np.uint8]) -> Image | None:
         return cast("Image | None", cv2.imdecode(data, _IMREAD_RGB))
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return None if decoded is None else cast(Image, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
-
-
-class _PixelFormat(NamedTuple):
-    """How `channels` values of type `dtype` make a pixel."""
-
-    dtype: str
-    channels: int
-    code: int | None  # OpenCV's conversion to RGB; None if the pixels are RGB
-    planes: float = 1.0  # rows of memory per image row: 3/2 if subsampled colours follow the brightness
-
-
-# As in sensor_msgs/image_encodings.hpp. OpenCV names a Bayer pattern after the middle of its second row, ROS after its
-# first pixels: ROS's rggb is OpenCV's BG.
-_COLOURS = {
-    "rgb": (3, None),
-    "bgr": (3, cv2.COLOR_BGR2RGB),
-    "rgba": (4, cv2.COLOR_RGBA2RGB),
-    "bgra": (4, cv2.COLOR_BGRA2RGB),
-    "mono": (1, cv2.COLOR_GRAY2RGB),
-    "bayer_rggb": (1, cv2.COLOR_BayerBG2RGB),
-    "bayer_bggr": (1, cv2.COLOR_BayerRG2RGB),
-    "bayer_gbrg": (1, cv2.COLOR_BayerGR2RGB),
-    "bayer_grbg": (1, cv2.COLOR_BayerGB2RGB),
-}
-_ENCODINGS = {
-    **{f"{name}8": _PixelFormat("u1", *colour) for name, colour in _COLOURS.items()},
-    **{f"{name}16": _PixelFormat("u2", *colour) for name, colour in _COLOURS.items()},
-    **dict.fromkeys(("uyvy", "yuv422"), _PixelFormat("u1", 2, cv2.COLOR_YUV2RGB_UYVY)),
-    **dict.fromkeys(("yuyv", "yuv422_yuy2"), _PixelFormat("u1", 2, cv2.COLOR_YUV2RGB_YUYV)),
-    "nv12": _PixelFormat("u1", 1, cv2.COLOR_YUV2RGB_NV12, 1.5),
-    "nv21": _PixelFormat("u1", 1, cv2.COLOR_YUV2RGB_NV21, 1.5),
-    "8UC1": _PixelFormat("u1", 1, cv2.COLOR_GRAY2RGB),
-}
-
-
-def decode_raw(message: Any) -> Image:
-    """Decode a sensor_msgs/Image, from rclpy or from a bag, into (H, W, 3) uint8 RGB.
-
-    16-bit images are scaled by 255 / 65535 and rounded.
-
-    Raises:
-        ValueError: The encoding is not of a colour or grey image (depth, labels), or the data has the wrong size.
-        MemoryError: There is too little memory for it.
-    """
-    pixel_format = _ENCODINGS.get(message.encoding)
-    if pixel_format is None:
-        raise ValueError(
-            f"encoding {message.encoding!r} is not a colour or grey image; it must be one of "
-            f"{', '.join(sorted(_ENCODINGS))}"
-        )
-    try:
-        pixels = _pixels(message, pixel_format)
-        rgb = pixels if pixel_format.code is None else cv2.cvtColor(pixels, pixel_format.code)
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError(error.err) from None
-        size = f"{message.width} x {message.height}"
-        raise ValueError(f"an image of encoding {message.encoding!r} can't be {size}: {error.err}") from None
-    if rgb.dtype == np.uint16:
-        rgb = np.rint(rgb * (255 / 65535))
-    return np.ascontiguousarray(rgb, dtype=np.uint8)
-
-
-def _pixels(message: Any, pixel_format: _PixelFormat) -> NDArray[np.integer[Any]]:
-    """View the data as (rows, width[, channels]) in native byte order, without padding."""
-    dtype = np.dtype(pixel_format.dtype).newbyteorder(">" if message.is_bigendian else "<")
-    rows = round(message.height * pixel_format.planes)
-    row_bytes = message.width * pixel_format.channels * dtype.itemsize
-    data = np.frombuffer(message.data, np.uint8)
-    step = message.step
-    minimum = step * (rows - 1) + row_bytes  # the last row may lack its padding
-    if not (rows > 0 and 0 < row_bytes <= step and minimum <= len(data) <= step * rows):
-        raise ValueError(
-            f"{message.width} x {message.height} pixels of {message.encoding!r} need {row_bytes} bytes per row, which "
-            f"step = {step} and {len(data)} bytes in total do not match"
-        )
-    by_rows = pixel_format.planes > 1
-    if (message.width % 2 and (by_rows or pixel_format.channels == 2)) or (message.height % 2 and by_rows):
-        raise ValueError(  # OpenCV 4.6 does not say so
-            f"an image of encoding {message.encoding!r} can't be {message.width} x {message.height}: its colours are "
-            "subsampled, so that the size must be even"
-        )
-    shape: tuple[int, ...] = (rows, message.width, pixel_format.channels)
-    view = np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (step, 1), writeable=False)
-    pixels = np.ascontiguousarray(view).view(dtype).reshape(shape if pixel_format.channels > 1 else shape[:2])
-    return cast("NDArray[np.integer[Any]]", pixels.astype(dtype.newbyteorder("="), copy=False))
 
 
 def encode_jpeg(rgb: Image, quality: int = 95) -> bytes:

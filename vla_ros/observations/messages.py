@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from vla_ros import actions
 from vla_ros.geometry.rigid import Pose
 from vla_ros.geometry.transforms import Transform, TransformTree
-from vla_ros.imaging import images
+from vla_ros.imaging import raw
+from vla_ros.imaging.compressed import decode_compressed
 from vla_ros.imaging.images import Image
 from vla_ros.robot import Robot
 from vla_ros.robot_streams import JOINT_TYPE, GripperCommand, GripperState, PoseStream, Stream
@@ -39,11 +40,6 @@ class LazyImage:
     def fingerprint(self) -> bytes:
         """Return bytes that two different images practically never share: the encoded data itself."""
         return memoryview(self._message.data).tobytes()
-
-
-def decode_compressed(message: Any) -> Image:
-    """Decode a sensor_msgs/CompressedImage (JPEG or PNG)."""
-    return images.decode_image_file(bytes(memoryview(message.data)))
 
 
 def stamp_ns(message: Any) -> int:
@@ -149,7 +145,7 @@ def message_time_ns(message: Any, stream: Stream | GripperState | GripperCommand
     return time_ns - round(stream.latency_s * 1e9) if stream.latency_s else time_ns
 
 
-def observation_value(message: Any, robot: Robot, stream: str, decode_image: Decoder = images.decode_raw) -> Any:
+def observation_value(message: Any, robot: Robot, stream: str, decode_image: Decoder = raw.decode_raw) -> Any:
     """Return a message's value as the observation buffer takes it.
 
     A LazyImage for a camera (`decode_image` decodes raw ones), (7,) for ee_pose, a float for gripper_state, text for
@@ -182,7 +178,7 @@ class StreamReader:
         RobotError: The robot file has no such stream.
     """
 
-    def __init__(self, robot: Robot, name: str, decode_image: Decoder = images.decode_raw) -> None:
+    def __init__(self, robot: Robot, name: str, decode_image: Decoder = raw.decode_raw) -> None:
         self.name, self.stream = name, robot.stream(name)
         self.static_topic: str | None = None  # a second topic, whose messages go to `read_static`
         self._robot, self._decode = robot, decode_image
@@ -205,7 +201,7 @@ class StreamReader:
     def image(self, like: Any, data: Any) -> LazyImage:
         """Return the image of a message that differs from the message `like` only in its stamp and `data`."""
         if _is_compressed(self._robot, self.name):
-            return LazyImage(SimpleNamespace(data=data), decode_compressed)
+            return LazyImage(SimpleNamespace(format=like.format, data=data), decode_compressed)
         fields = {name: getattr(like, name) for name in ("height", "width", "encoding", "is_bigendian", "step")}
         return LazyImage(SimpleNamespace(**fields, data=data), self._decode)
 

@@ -15,7 +15,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,6 +57,13 @@ class Refusal:
     detail: str
 
 
+class Undecodable(NamedTuple):
+    """How many ticks a camera's images could not be decoded at, and why the newest can't be; "" if it can."""
+
+    ticks: int
+    why: str
+
+
 class _Samples:
     """The latest samples of one stream by stamp; of two with the same stamp, the last or else the first one counts."""
 
@@ -94,12 +101,16 @@ class ObservationBuffer:
     """Keeps the newest samples per stream. Not thread-safe: its owner serializes `push` and `snapshot`.
 
     `allocate` returns the array for one of a camera's images; new memory by default.
+
+    Attributes:
+        undecodable: by camera, if one of its images ever was.
     """
 
     def __init__(
         self, spec: ObservationSpec, limits: ObservationLimits, allocate: Callable[[Camera], Image] | None = None
     ) -> None:
         self._spec, self._limits, self._allocate = spec, limits, allocate
+        self.undecodable: dict[str, Undecodable] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -159,7 +170,10 @@ class ObservationBuffer:
             try:
                 images[camera.name] = self._image(camera, stamp_ns, value)
             except ValueError as error:
+                self._note(camera.name, 1, str(error))
                 return Refusal("undecodable", camera.name, f"camera {camera.name!r}: {error}")
+            if camera.name in self.undecodable:
+                self._note(camera.name, 0, "")
             minimum = self._limits.min_contrast
             if minimum is not None and (seen := contrast(images[camera.name])) < minimum:
                 detail = f"camera {camera.name!r} shows a contrast of {seen:.1f}, below min_contrast = {minimum:g}"
@@ -169,6 +183,9 @@ class ObservationBuffer:
             return values
         stamps_ns = {stream: stamp_ns for stream, (stamp_ns, _) in newest.items()}
         return Observation(time_ns, images, stamps_ns, values, command)
+
+    def _note(self, camera: str, ticks: int, why: str) -> None:
+        self.undecodable[camera] = Undecodable(self.undecodable.get(camera, (0, ""))[0] + ticks, why)
 
     def _proprioception(self, newest: dict[str, tuple[int, Any]]) -> NDArray[np.float32] | Refusal | None:
         names = self._spec.proprioception
@@ -269,6 +286,11 @@ class ObservationQueue:
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[tuple[int, Any]]] = {}  # stamp, value
         self._cleared = False
+
+    @property
+    def undecodable(self) -> dict[str, Undecodable]:
+        """See `ObservationBuffer`; for any thread."""
+        return self._buffer.undecodable
 
     def push(self, stream: str, stamp_ns: int, value: Any) -> None:
         """See `ObservationBuffer.push`."""

@@ -169,7 +169,22 @@ def test_what_filters_leave_out_is_listed(demonstration: BagBuilder, tmp_path: P
     robot = robot_file(tmp_path, filters={"outliers": {"linear_mps": 0.05, "angular_radps": 5}})
     report = inspected(demonstration.write(tmp_path / "bag"), "--robot", robot)
     assert report["dropped"] == [{"why": "action faster than filters.outliers allows", "count": 20}]
-    assert report["problems"][0]["problem"] == "it has no usable episode"
+    (problem,) = report["problems"]
+    assert problem["problem"] == (
+        "it has no usable episode; left out: action faster than filters.outliers allows: 20 frames"
+    )
+
+
+def test_the_reason_that_images_can_not_be_decoded_is_listed_with_their_count(
+    demonstration: BagBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _, topic, _, message in demonstration.messages:
+        if topic.startswith("/camera/wrist"):
+            message.format = "h264"
+    report = inspected(demonstration.write(tmp_path / "bag"))
+    ((why, count),) = [(row["why"], row["count"]) for row in report["dropped"]]
+    assert why.startswith("camera 'wrist': format 'h264' is video") and count == 20
+    assert f"it has no usable episode; left out: {why}: 20 frames" in " ".join(capsys.readouterr().out.split())
 
 
 def filmed(built: BagBuilder, late_ms: int) -> BagBuilder:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 from recordings import read_bag
@@ -250,6 +251,29 @@ def test_an_invalid_pose_costs_its_frame_not_the_bag(
     assert [len(episode) for episode in episodes] == [10, 9]
     ((why, count),) = report.dropped.items()
     assert why.startswith("ee_pose: ") and count == 1
+
+
+def test_a_compressed_mosaic_is_the_same_colour_in_every_message_of_a_bag(
+    demonstration: BagBuilder, read: Read
+) -> None:
+    mosaic = cv2.imencode(".png", np.tile(np.array([[200, 60], [60, 30]], np.uint8), (8, 8)))[1].ravel()
+    for _, topic, _, message in demonstration.messages:
+        if topic.startswith("/camera/static"):
+            message.format, message.data = "bayer_rggb8; png compressed ", mosaic
+    (episode,), _ = read(demonstration)
+    assert (episode.images["static"] == (200, 60, 30)).all()
+
+
+def test_undecodable_images_are_counted_by_reason_whatever_numbers_it_contains(
+    demonstration: BagBuilder, read: Read
+) -> None:
+    for receive_ns, topic, _, message in demonstration.messages:
+        tick = (receive_ns - START_NS) // (100 * MS)
+        if topic.startswith("/camera/static") and tick >= 10:
+            message.data = message.data[: 100 + tick]
+    (one,), report = read(demonstration)
+    ((why, count),) = report.dropped.items()
+    assert why.startswith("camera 'static': 1") and (len(one), count) == (10, 10)
 
 
 def test_a_gap_in_the_gripper_s_measurements_splits_the_episode(

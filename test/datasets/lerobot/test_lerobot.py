@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeRobot data sets of version 3: what is written is what LeRobot reads, and what comes back is what was written."""
+"""LeRobot data sets of version 3: what is written is what LeRobot reads, and what comes back is what was written.
+
+Also what is common to all versions: timestamps, numbers, videos, and metadata that contradict the files.
+"""
 
 from __future__ import annotations
 
@@ -307,14 +310,181 @@ def test_a_higher_rate_than_that_of_the_data_set_is_refused(tmp_path: Path) -> N
         lerobot_shards(write(tmp_path / "set", EPISODES[:1]), SPEC, Timing(20.0, 4, 8))
 
 
-def test_the_error_on_an_older_version_says_how_to_convert(tmp_path: Path) -> None:
+def change_info(folder: Path, **changes) -> None:
+    path = folder / "meta/info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_column(path: Path, name: str, change) -> None:
+    """Replace a column of a parquet file by what `change` makes of its values."""
+    rows = pyarrow.read_table(path)
+    values = change(np.array(rows.column(name).to_pylist()))
+    pyarrow.write_table(rows.set_column(rows.schema.get_field_index(name), name, [values.tolist()]), path)
+
+
+ROWS, LISTED = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
+
+
+@pytest.mark.parametrize("version", ["v1.6", "v3.1", ["v3.0"], None])
+def test_the_error_on_another_version_says_which_are_read(tmp_path: Path, version) -> None:
     folder = write(tmp_path / "set", EPISODES[:1])
-    info = json.loads((folder / "meta/info.json").read_text())
-    (folder / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))
-    with pytest.raises(
-        SourceError, match=r"codebase_version .v2\.1., but only v3\.0 is supported.*convert_dataset_v21_to_v30"
-    ):
+    change_info(folder, codebase_version=version)
+    with pytest.raises(SourceError, match=r"only v2\.0, v2\.1 and v3\.0 are supported; convert"):
         lerobot_shards(folder, SPEC, TIMING)
+
+
+def test_timestamps_that_contradict_fps_are_refused_with_both(tmp_path: Path) -> None:
+    """Recorded at 10 Hz, called 15: every measured velocity would be half as much again."""
+    folder = write(tmp_path / "set")
+    change_mapping(folder, twist=None)
+    change_info(folder, fps=15)
+    with pytest.raises(
+        SourceError, match=r"not those of fps 15 \(frame 1 is at 0\.1000 s, not 0\.0667 s; the mean is 10"
+    ):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda times_s: np.where(np.arange(22) == 8, times_s + 0.02, times_s),  # one frame is late
+        lambda times_s: np.where((np.arange(22) >= 9) & (np.arange(22) < 11), times_s + 0.1, times_s),  # one is missing
+        lambda times_s: np.where((np.arange(22) >= 7) & (np.arange(22) < 11), 1.7e9, times_s),  # float32 of the epoch
+        lambda times_s: np.where(np.arange(22) == 8, np.nan, times_s),
+    ],
+)
+def test_an_episode_of_irregular_timestamps_is_left_out_and_reported(tmp_path: Path, change) -> None:
+    folder = write(tmp_path / "set")
+    change_column(folder / ROWS, "timestamp", change)
+    loaded = load_shards(lerobot_shards(folder, SPEC, TIMING), workers=1)
+    assert [one.source for one in loaded.episodes] == ["set#bag#0", "set#bag#1", "set#bag#1"]
+    assert "1 of 4 episodes are unreadable and skipped (episode 1: " in loaded.report.damage[0]
+    assert "timestamp" in loaded.report.damage[0]
+
+
+def test_timestamps_of_a_trimmed_episode_say_where_its_images_are(tmp_path: Path) -> None:
+    """Frames 2 to 6 of an episode, whose video was left as it is."""
+    folder = write(tmp_path / "set", EPISODES[:1])
+    rows = pyarrow.read_table(folder / ROWS)
+    pyarrow.write_table(rows.slice(2), folder / ROWS)
+    change_column(folder / LISTED, "length", lambda length: length - 2)
+    (found,) = read(folder)
+    np.testing.assert_array_equal(found.images["static"], EPISODES[0].images["static"][2:])
+    np.testing.assert_allclose(found.actions, EPISODES[0].actions[2:], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64", "uint8", "float64", "bool"])
+def test_columns_of_any_number_are_read(tmp_path: Path, kind: str) -> None:
+    folder = write(tmp_path / "set", EPISODES[:1])
+    rows = pyarrow.read_table(folder / ROWS)
+    values = (np.arange(7) < 2).astype(kind)
+    pyarrow.write_table(rows.append_column("gripper", [values]), folder / ROWS)
+    features = json.loads((folder / "meta/info.json").read_text())["features"]
+    change_info(folder, features={**features, "gripper": {"dtype": kind, "shape": [1], "names": None}})
+    change_mapping(folder, gripper={"feature": "gripper", "column": 0})
+    assert_same(read(folder)[0], EPISODES[0])
+
+
+def test_statistics_are_not_needed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    (folder / "meta/stats.json").unlink()
+    assert len(read(folder)) == 4
+
+
+def test_videos_are_where_info_json_says(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    (folder / "videos").rename(folder / "video")
+    with pytest.raises(SourceError, match=r"mp4 is missing; .*correct the paths in meta/info\.json"):
+        read(folder)
+    change_info(folder, video_path="video/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4")
+    assert_same(read(folder)[0], EPISODES[0])
+
+
+def test_videos_with_b_frames_are_read_in_the_order_of_presentation(tmp_path: Path) -> None:
+    import av
+
+    folder = write(tmp_path / "set")
+    video = next(folder.glob("videos/*static/*/*.mp4"))
+    pictures = [np.full((12, 16, 3), 10 * number, np.uint8) for number in range(22)]
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "60", "bf": "3", "qp": "1"})
+        stream.width, stream.height, stream.pix_fmt = 16, 12, "yuv444p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    shades = [round(float(image.mean()) / 10) for one in read(folder) for image in one.images["static"]]
+    assert shades == list(range(22))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda folder: change_column(
+                folder / LISTED, "videos/observation.images.static/chunk_index", lambda index: index * np.nan
+            ),
+            r"column 'videos/observation\.images\.static/chunk_index' of episode 0 is nan, not a number",
+        ),
+        (
+            lambda folder: change_column(folder / LISTED, "data/file_index", lambda index: index + 0.5),
+            r"column 'data/file_index' of episode 0 is 0\.5, not a whole number",
+        ),
+        (
+            lambda folder: change_column(
+                folder / LISTED, "videos/observation.images.wrist/from_timestamp", lambda index: index + np.inf
+            ),
+            r"from_timestamp' of episode 0 is inf",
+        ),
+        (
+            lambda folder: change_column(folder / LISTED, "episode_index", lambda index: np.minimum(index, 2)),
+            "list episode 2 twice",
+        ),
+        (
+            lambda folder: change_column(
+                folder / LISTED, "videos/observation.images.static/from_timestamp", lambda index: index + 0.3
+            ),
+            r"no image at 2\.200 s: it ends at 2\.100 s, 3 images too early, but episode 3 has a step there",
+        ),
+        (
+            lambda folder: change_info(folder, video_path="{video_key.__class__}"),
+            r"has video_path .*must be a path as 'videos/\{video_key\}",
+        ),
+        (lambda folder: change_info(folder, data_path="../{chunk_index}"), "has data_path"),
+        (
+            lambda folder: next(folder.glob("videos/*static/*/*.mp4")).write_bytes(POINTER),
+            r"file-000\.mp4 is only a pointer of Git LFS; run `git lfs pull`",
+        ),
+        (lambda folder: (folder / ROWS).write_bytes(POINTER), r"parquet is only a pointer of Git LFS"),
+        (
+            lambda folder: change_mapping(
+                folder, opening={"feature": "observation.state", "column": 9, "closed": 1.0, "open": 1.0}
+            ),
+            r"vla_ros\.json: closed and open of column 9 of 'observation\.state' are both 1",
+        ),
+        (
+            lambda folder: change_column(folder / ROWS, "action", lambda rows: np.where(rows > 0.4, np.nan, rows)),
+            r"a number of action is not finite \(column \d is nan at frame \d\)",
+        ),
+    ],
+)
+def test_contradictions_of_metadata_and_files_are_named(tmp_path: Path, harm, message: str) -> None:
+    folder = write(tmp_path / "set")
+    harm(folder)
+    with pytest.raises(SourceError, match=message):
+        read(folder)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize("where", ["info", "video_info"])
+def test_a_depth_map_is_no_camera(tmp_path: Path, where: str) -> None:
+    folder = write(tmp_path / "set")
+    features = json.loads((folder / "meta/info.json").read_text())["features"]
+    features["observation.images.static"][where] = {"video.is_depth_map": True}
+    change_info(folder, features=features)
+    with pytest.raises(SourceError, match=r"'observation\.images\.static' of camera 'static' is depth"):
+        read(folder)
 
 
 def test_a_writer_that_fails_leaves_nothing_and_overwrites_nothing(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_without_cv_bridge_no_process_is_started(install_cv_bridge, monkeypatch)
         ),
         ({"on_decode": "import cv_bridge.boost"}, r"failed \(ModuleNotFoundError: .*cv_bridge\.boost"),
         ({"on_decode": "raise SystemError('a\\nb')"}, r"failed \(SystemError: a b\)"),
-        ({"on_decode": "return images.decode_raw(message)[..., ::-1]"}, r"decodes 'rgb8' differently from training"),
+        ({"on_decode": "return raw.decode_raw(message)[..., ::-1]"}, r"decodes 'rgb8' differently from training"),
         ({"on_import": "os._exit(0)"}, "ended without an answer"),
     ],
 )

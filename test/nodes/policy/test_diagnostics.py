@@ -11,6 +11,7 @@ pytest.importorskip("diagnostic_msgs")
 from vla_ros import transport  # noqa: E402
 from vla_ros.nodes.policy import diagnostics  # noqa: E402
 from vla_ros.nodes.policy.cv_bridge_probe import Verdict  # noqa: E402
+from vla_ros.observations.observation import Undecodable  # noqa: E402
 from vla_ros.runtime.planning.engine import EngineStatus  # noqa: E402
 from vla_ros.runtime.stats import StreamRate, Summary  # noqa: E402
 
@@ -50,6 +51,15 @@ def test_an_idle_node_says_why_its_last_transition_failed():
     failed = diagnostics.idle_status("unconfigured", "no such folder")
     assert (failed.level, failed.message) == (ERROR, "unconfigured: no such folder")
     assert values(failed)["reason"] == "error" and values(failed)["detail"] == "no such folder"
+
+
+def test_a_camera_whose_images_can_not_be_decoded_is_an_error_that_says_why_and_how_often():
+    stream = StreamRate()
+    stream.add(10**9)
+    spoilt = diagnostics.stream_status("wrist", stream, 10**9, 0.2, 0, Undecodable(7, "format 'h264' is video"))
+    assert spoilt.level == ERROR and spoilt.message == "can't be decoded, at 7 ticks so far: format 'h264' is video"
+    well = diagnostics.stream_status("wrist", stream, 10**9, 0.2, 0, Undecodable(7, ""))
+    assert (well.level, well.message, values(well)["undecodable at ticks"]) == (OK, "receiving", "7")
 
 
 def test_a_stream_that_is_silent_or_was_never_heard_is_an_error():

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from vla_ros.imaging import images
+from vla_ros.imaging import raw
 from vla_ros.nodes.policy.cv_bridge_probe import ENCODINGS, Verdict, probe
 from vla_ros.nodes.policy.image_decoding import RawDecoder
 
@@ -25,7 +25,7 @@ def message(encoding: str = "bgr8", channels: int = 3):
 @pytest.fixture
 def cv_bridge(monkeypatch):
     """A cv_bridge whose pictures the test sets; `calls` counts what it decoded."""
-    bridge = SimpleNamespace(calls=0, decode=images.decode_raw)
+    bridge = SimpleNamespace(calls=0, decode=raw.decode_raw)
 
     class CvBridge:
         def imgmsg_to_cv2(self, image, encoding):
@@ -42,22 +42,22 @@ def cv_bridge(monkeypatch):
 def test_a_cv_bridge_that_does_not_work_is_not_even_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv_bridge", None)
     decode = RawDecoder(Verdict(False, True, "it crashed"), pytest.fail)
-    assert np.array_equal(decode(message()), images.decode_raw(message()))
+    assert np.array_equal(decode(message()), raw.decode_raw(message()))
 
 
 def test_cv_bridge_is_used_where_it_agrees_with_training(cv_bridge):
     decode = RawDecoder(WORKS, pytest.fail)
     for _ in range(3):
-        assert np.array_equal(decode(message()), images.decode_raw(message()))
+        assert np.array_equal(decode(message()), raw.decode_raw(message()))
     assert cv_bridge.calls == 3
 
 
 def test_if_cv_bridge_gives_different_pixels_it_is_not_used_and_a_warning_is_logged(cv_bridge):
-    cv_bridge.decode = lambda image: images.decode_raw(image)[..., ::-1]
+    cv_bridge.decode = lambda image: raw.decode_raw(image)[..., ::-1]
     warnings: list[str] = []
     decode = RawDecoder(WORKS, warnings.append)
     for _ in range(3):
-        assert np.array_equal(decode(message()), images.decode_raw(message()))
+        assert np.array_equal(decode(message()), raw.decode_raw(message()))
     assert cv_bridge.calls == 1
     assert len(warnings) == 1 and "'bgr8'" in warnings[0]
 
@@ -88,7 +88,7 @@ def test_another_layout_of_an_encoding_is_compared_anew(cv_bridge):
     padded.step = 25
     padded.data = array.array("B", np.random.default_rng(0).integers(0, 255, 6 * 25, np.uint8).tobytes())
     for image in (message(), padded, message(), padded):
-        assert np.array_equal(decode(image), images.decode_raw(image))
+        assert np.array_equal(decode(image), raw.decode_raw(image))
     assert len(warnings) == 1 and "'bgr8' of width 8 and step 25" in warnings[0]
 
 
@@ -114,4 +114,4 @@ def test_the_installed_cv_bridge_agrees_on_what_cameras_send():
         decode = RawDecoder(probe(), pytest.fail)
         for _ in range(2):
             image = message(encoding, channels)
-            assert np.array_equal(decode(image), images.decode_raw(image))
+            assert np.array_equal(decode(image), raw.decode_raw(image))

@@ -21,7 +21,8 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
 from vla_ros import bringup
-from vla_ros.imaging import images
+from vla_ros.imaging.compressed import decode_compressed
+from vla_ros.imaging.raw import decode_raw
 from vla_ros.nodes.clients.services import RemoteSimulator, ServiceError
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS
 from vla_ros.nodes.simulator.messages import parse_state, state_time_ns
@@ -158,9 +159,9 @@ def test_raw_and_compressed_images_agree(arm):
     image, jpeg = arm.graph.wait(pair, "a picture of both kinds")
     for subscription in subscriptions:
         arm.graph.node.destroy_subscription(subscription)
-    rgb = images.decode_raw(image)
+    rgb = decode_raw(image)
     assert rgb.shape == (128, 128, 3) and rgb.std() > 5
-    assert np.abs(messages.decode_compressed(jpeg).astype(int) - rgb).mean() < 4
+    assert np.abs(decode_compressed(jpeg).astype(int) - rgb).mean() < 4
 
 
 def test_the_clock_and_stamps_are_multiples_of_the_step(arm):

@@ -23,6 +23,7 @@ from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import BagError
 from vla_ros.datasets.inspection.episode_metrics import EpisodeMetrics
 from vla_ros.datasets.inspection.metrics import GRIPPERS, StreamMetrics, topic_metrics
+from vla_ros.datasets.sources import dropped_text
 from vla_ros.robot import Robot
 
 # The shipped recipe's (config/train/tabletop.json); less if the control period is shorter.
@@ -80,7 +81,8 @@ class Inspection:
             self.episodes.add(episode)
         self._compare(recording.path, found)
         if not found:
-            self._problems.append({"bag": str(recording.path), "problem": "it has no usable episode"})
+            problem = f"it has no usable episode; left out: {dropped_text(cutter.dropped)}"
+            self._problems.append({"bag": str(recording.path), "problem": problem})
 
     def _compare(self, bag: Path, episodes: Sequence[Episode]) -> None:
         """Compare actions with measured motion; what `vla fit` would refuse is a problem."""

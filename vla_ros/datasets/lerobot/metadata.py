@@ -1,144 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metadata of LeRobot data sets of version 3 (huggingface/lerobot, src/lerobot/datasets), without LeRobot.
+"""The metadata of LeRobot data sets of versions 2 and 3 (huggingface/lerobot, src/lerobot/datasets), without LeRobot.
 
-LeRobot does not say what the columns of a data set mean. meta/vla_ros.json does, beside its metadata: `vla convert`
-writes the file, and for other data sets a person does (docs/data.md).
+Version 2 has a parquet file and videos for each episode, and lists episodes and tasks as JSON lines; version 3 joins
+many episodes in a file, and lists them in parquet. Everything after the metadata is the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import string
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
-
-from vla_ros import actions, schema
 from vla_ros.datasets.errors import SourceError
+from vla_ros.datasets.lerobot.mapping import read_json
 from vla_ros.files import is_plain_name
 
 if TYPE_CHECKING:
     import pyarrow  # imported on use: it is an extra
 
 VERSION = "v3.0"
+SEPARATE = ("v2.0", "v2.1")  # a file for each episode; 2.1 only added statistics
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
 EPISODES = Path("meta/episodes")
-MAPPING = Path("meta/vla_ros.json")
+TASK_LINES, EPISODE_LINES = Path("meta/tasks.jsonl"), Path("meta/episodes.jsonl")
 FILES_PER_CHUNK = 1000
 PATHS = {
     "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
     "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
 }
+_SEPARATE_PATHS = {
+    "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+    "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+}
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 # Our own column of meta/episodes: the recorded episode, of which several in the data set may be pieces.
 SOURCE = "vla_ros/source"
 
-Floats = NDArray[np.float64]
-
-
-def _from_matrix_columns(values: Floats) -> Rotation:
-    first, second = values[:, :3], values[:, 3:]
-    return Rotation.from_matrix(np.stack([first, second, np.cross(first, second)], axis=2))
-
-
-# How many columns there are, and how to read them.
-_ROTATIONS: dict[str, tuple[int, Callable[[Floats], Rotation]]] = {
-    "quaternion_xyzw": (4, Rotation.from_quat),
-    "euler_xyz": (3, functools.partial(Rotation.from_euler, "xyz")),
-    "rotation_vector": (3, Rotation.from_rotvec),
-    "matrix_columns": (6, _from_matrix_columns),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class PoseColumns:
-    """The tool's pose in the robot's base frame.
-
-    Attributes:
-        position: columns of `feature`, in m.
-        rotation: columns of `feature`.
-        rotation_as: a quaternion x y z w, fixed-axis xyz Euler angles [rad], a rotation vector [rad], or the first two
-            columns of the rotation matrix, one after the other.
-    """
-
-    feature: str
-    position: tuple[int, int, int]
-    rotation: tuple[int, ...]
-    rotation_as: Literal["quaternion_xyzw", "euler_xyz", "rotation_vector", "matrix_columns"]
-
-    def __post_init__(self) -> None:
-        expected = _ROTATIONS[self.rotation_as][0]
-        if len(self.rotation) != expected:
-            raise SourceError(
-                f"pose.rotation has {len(self.rotation)} columns of {self.feature}; {self.rotation_as} needs {expected}"
-            )
-
-    def poses(self, values: Floats) -> Floats:
-        """Return poses (S, 7), position in m and quaternion x y z w, from the feature (S, D).
-
-        Raises:
-            ValueError: a rotation is invalid or not finite.
-        """
-        rotation = values[:, self.rotation]
-        if not np.isfinite(rotation).all():
-            raise ValueError("a rotation is not a finite number")
-        rotations = _ROTATIONS[self.rotation_as][1](rotation)
-        return np.concatenate([values[:, self.position], rotations.as_quat()], axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class TwistColumns:
-    """The commanded twist in the base frame during the step: six columns of `feature`, in m/s and rad/s."""
-
-    feature: str
-    columns: tuple[int, int, int, int, int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class OpeningColumn:
-    """The gripper's opening: a column of `feature`, and its values when closed and when open."""
-
-    feature: str
-    column: int
-    closed: float = 0.0
-    open: float = 1.0
-
-    def openings(self, values: Floats) -> Floats:
-        """Return openings (S,) in [0, 1] from the feature (S, D)."""
-        return actions.opening_from_value(values[:, self.column], self.closed, self.open)
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureMapping:
-    """What the features of a data set mean.
-
-    Without the commanded twist, labels are the measured motion of `pose` from one step to the next.
-    """
-
-    cameras: dict[str, str]  # our name -> the feature
-    gripper: OpeningColumn  # commanded
-    twist: TwistColumns | None = None
-    pose: PoseColumns | None = None
-    opening: OpeningColumn | None = None  # measured
-
-    def __post_init__(self) -> None:
-        if self.twist is None and self.pose is None:
-            raise SourceError("twist and pose are both missing; labels are made from one of them")
-
-    def columns(self) -> dict[str, int]:
-        """Return the numeric features that are needed, and how many columns each must have at least."""
-        uses = [(one.feature, one.column) for one in (self.gripper, self.opening) if one is not None]
-        if self.twist is not None:
-            uses.append((self.twist.feature, max(self.twist.columns)))
-        if self.pose is not None:
-            uses.append((self.pose.feature, max(*self.pose.position, *self.pose.rotation)))
-        return {name: 1 + max(last for other, last in uses if other == name) for name, _ in uses}
+_POINTER = b"version https://git-lfs.github.com/spec"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,37 +60,28 @@ class StoredEpisode:
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a data set says of itself: `features` are name -> (dtype, shape), `tasks` number -> text."""
+    """What a data set says of itself: `features` are name -> (dtype, shape), `tasks` number -> text.
+
+    `depth` are the video and image features that are depth maps; `files` are those of the metadata that name tasks.
+    """
 
     rate_hz: Fraction
     features: Mapping[str, tuple[str, tuple[int, ...]]]
     tasks: Mapping[int, str]
     episodes: Sequence[StoredEpisode]
-
-
-def load_mapping(folder: Path) -> FeatureMapping:
-    """Read the feature mapping of the data set in `folder`; SourceError if it is missing or malformed."""
-    path = folder / MAPPING
-    data = _read_json(
-        path,
-        f"{path} is missing: LeRobot does not say what the columns of a data set mean; docs/data.md says what to "
-        "write there",
-    )
-    try:
-        return schema.parse(FeatureMapping, data, str(path), SourceError)
-    except SourceError as error:
-        text = str(error)
-        raise SourceError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+    depth: frozenset[str]
+    files: tuple[Path, ...]
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """Read the metadata of the data set in `folder`; SourceError if it is damaged, or not of version 3."""
+    """Read the metadata of the data set in `folder`; SourceError if it is damaged, or of another version."""
     info = _read_info(folder)
     try:
         features = {
             name: (str(feature["dtype"]), tuple(int(size) for size in feature["shape"]))
             for name, feature in info["features"].items()
         }
+        depth = frozenset(name for name, feature in info["features"].items() if _is_depth(feature))
         rate_hz = Fraction(info["fps"]).limit_denominator(1000)
         if rate_hz <= 0:
             raise ValueError(f"fps is {info['fps']}")
@@ -195,19 +91,31 @@ def read_metadata(folder: Path) -> Metadata:
     for name in videos:
         if not is_plain_name(name):
             raise SourceError(f"{folder / INFO} has the video {name!r}, which would be read outside of its folder")
+    separate = info["codebase_version"] in SEPARATE
+    tasks_file = TASK_LINES if separate else TASKS
     try:
+        if separate:
+            task_rows, rows = (_read_lines(folder / file) for file in (TASK_LINES, EPISODE_LINES))
+        else:
+            task_rows = read_table(folder / TASKS).to_pylist()
+            rows = [row for file in sorted((folder / EPISODES).glob("*/*.parquet")) for row in _episode_rows(file)]
         # pandas gives an index without a name the name __index_level_0__.
-        rows = read_table(folder / TASKS).to_pylist()
         tasks = {
-            int(row["task_index"]): str(row["task"] if "task" in row else row["__index_level_0__"]) for row in rows
+            int(row["task_index"]): str(row["task"] if "task" in row else row["__index_level_0__"]) for row in task_rows
         }
-        rows = [row for file in sorted((folder / EPISODES).glob("*/*.parquet")) for row in _episode_rows(file)]
-        episodes = [_episode(folder, row, videos) for row in sorted(rows, key=lambda row: row["episode_index"])]
-    except (KeyError, TypeError, ValueError) as error:
-        raise SourceError(f"the metadata of {folder} are damaged: {error!r}") from None
+        files = _Files(folder, info, separate)
+        episodes = [_episode(files, row, videos) for row in sorted(rows, key=lambda row: row["episode_index"])]
+    except KeyError as error:
+        raise SourceError(f"the metadata of {folder} are damaged: they have no {error}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SourceError(f"the metadata of {folder} are damaged: {error}") from None
+    repeated = [one.index for one, other in itertools.pairwise(episodes) if one.index == other.index]
+    if repeated:
+        raise SourceError(f"the metadata of {folder} list episode {repeated[0]} twice; delete one of the entries")
     if not episodes:
-        raise SourceError(f"{folder} has no episode in {EPISODES}; was its recording finished (`finalize`)?")
-    return Metadata(rate_hz, features, tasks, episodes)
+        where = EPISODE_LINES if separate else EPISODES
+        raise SourceError(f"{folder} has no episode in {where}; was its recording finished (`finalize`)?")
+    return Metadata(rate_hz, features, tasks, episodes, depth, (folder / INFO, folder / tasks_file))
 
 
 def read_table(
@@ -220,33 +128,49 @@ def read_table(
     try:
         return pyarrow.parquet.read_table(path, columns=columns, filters=filters, use_threads=False, partitioning=None)
     except FileNotFoundError:
-        raise SourceError(f"{path} is missing") from None
+        raise missing(path) from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise SourceError(f"{path} is damaged or can't be read: {error}") from None
+        raise damaged(path, error) from None
+
+
+def missing(path: Path) -> SourceError:
+    """Return the error for a file that the metadata name."""
+    return SourceError(f"{path} is missing; copy the data set again, or correct the paths in {INFO}")
+
+
+def damaged(path: Path, error: Exception) -> SourceError:
+    """Return the error for a file that can't be read; git leaves a pointer where it has not fetched a large file."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            return SourceError(f"{path} is only a pointer of Git LFS; run `git lfs pull` in the data set")
+    first_line = (str(error).splitlines() or [repr(error)])[0]  # pyarrow goes on with the schema
+    return SourceError(f"{path} is damaged or can't be read: {first_line}")
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
     path = folder / INFO
-    info = _read_json(path, f"{folder} is not a LeRobot data set: it has no {INFO}")
+    info = read_json(path, f"{folder} is not a LeRobot data set: it has no {INFO}")
     version = info.get("codebase_version") if isinstance(info, dict) else None
-    if version != VERSION:
+    if version not in (*SEPARATE, VERSION):
         raise SourceError(
-            f"{path} has codebase_version {version!r}, but only {VERSION} is supported. LeRobot converts older data "
-            "sets: python -m lerobot.scripts.convert_dataset_v21_to_v30"
+            f"{path} has codebase_version {version!r}, but only {', '.join(SEPARATE)} and {VERSION} are supported; "
+            "convert it with LeRobot's scripts convert_dataset_..."
         )
-    for name, expected in PATHS.items():
-        if info.get(name, expected) not in (expected, None):
-            raise SourceError(f"{path} has {name} {info[name]!r}; must be {expected!r}")
     return dict(info)
 
 
-def _read_json(path: Path, if_missing: str) -> Any:
+def _is_depth(feature: Mapping[str, Any]) -> bool:
+    stated: list[Mapping[str, Any]] = [feature, *(feature.get(key) or {} for key in ("info", "video_info"))]
+    return any(one.get(key) for one in stated for key in ("video.is_depth_map", "is_depth_map"))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except FileNotFoundError:
-        raise SourceError(if_missing) from None
+        raise missing(path) from None
     except (OSError, ValueError) as error:
-        raise SourceError(f"{path} can't be read as JSON: {error}") from None
+        raise damaged(path, error) from None
 
 
 def _episode_rows(file: Path) -> list[dict[str, Any]]:
@@ -255,24 +179,68 @@ def _episode_rows(file: Path) -> list[dict[str, Any]]:
     try:
         names = pyarrow.parquet.read_schema(file).names
     except (pyarrow.ArrowException, OSError) as error:
-        raise SourceError(f"{file} is damaged or can't be read: {error}") from None
+        raise damaged(file, error) from None
     return list(read_table(file, [name for name in names if not name.startswith("stats/")]).to_pylist())
 
 
-def _episode(folder: Path, row: Mapping[str, Any], videos: Sequence[str]) -> StoredEpisode:
-    def file(name: str, prefix: str, **more: str) -> Path:
-        numbers = {key: int(row[f"{prefix}/{key}"]) for key in ("chunk_index", "file_index")}
-        return folder / PATHS[name].format(**numbers, **more)
+class _Files:
+    """Where a data set has its files: info.json's paths, or else those that its version has.
 
-    index = int(row["episode_index"])
+    Raises:
+        SourceError: a path has another placeholder than its version has.
+    """
+
+    def __init__(self, folder: Path, info: Mapping[str, Any], separate: bool) -> None:
+        self.separate = separate
+        self._folder = folder
+        self._chunk = int(info.get("chunks_size") or FILES_PER_CHUNK)
+        usual = _SEPARATE_PATHS if separate else PATHS
+        self._paths = {kind: str(info.get(kind) or path) for kind, path in usual.items()}
+        for kind, path in self._paths.items():
+            names = [name for _, name, _, _ in string.Formatter().parse(path) if name is not None]
+            known = {name for _, name, _, _ in string.Formatter().parse(usual[kind])}
+            if not set(names) <= known or Path(path).is_absolute() or ".." in Path(path).parts:
+                raise SourceError(f"{folder / INFO} has {kind} {path!r}; must be a path as {usual[kind]!r}")
+
+    def find(self, kind: str, row: Mapping[str, Any], prefix: str, video_key: str = "") -> Path:
+        """Return the file of an episode, whose place in version 3 is in columns that begin with `prefix`."""
+        if self.separate:
+            index = _whole(row, "episode_index")
+            numbers = {"episode_index": index, "episode_chunk": index // self._chunk}
+        else:
+            numbers = {key: _whole(row, f"{prefix}/{key}") for key in ("chunk_index", "file_index")}
+        return self._folder / self._paths[kind].format(**numbers, video_key=video_key)
+
+
+def _finite(row: Mapping[str, Any], column: str) -> float:
+    value = row[column]
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(
+            f"column {column!r} of episode {row['episode_index']} is {value}, not a number; tools that edit data sets "
+            "leave such gaps: merge or export it again"
+        )
+    return float(value)
+
+
+def _whole(row: Mapping[str, Any], column: str) -> int:
+    value = _finite(row, column)
+    if value != int(value):
+        raise ValueError(f"column {column!r} of episode {row['episode_index']} is {value}, not a whole number")
+    return int(value)
+
+
+def _episode(files: _Files, row: Mapping[str, Any], videos: Sequence[str]) -> StoredEpisode:
+    index = _whole(row, "episode_index")
+
+    def video(name: str) -> tuple[Path, float]:
+        from_s = 0.0 if files.separate else _finite(row, f"videos/{name}/from_timestamp")
+        return files.find("video_path", row, f"videos/{name}", name), from_s
+
     return StoredEpisode(
         index=index,
-        length=int(row["length"]),
-        data=file("data_path", "data"),
-        videos={
-            name: (file("video_path", f"videos/{name}", video_key=name), float(row[f"videos/{name}/from_timestamp"]))
-            for name in videos
-        },
-        tasks=tuple(str(task) for task in row["tasks"]),
+        length=_whole(row, "length"),
+        data=files.find("data_path", row, "data"),
+        videos={name: video(name) for name in videos},
+        tasks=tuple(str(task) for task in row.get("tasks") or ()),
         source=str(row.get(SOURCE) or index),
     )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read LeRobot data sets of version 3, parquet files and mp4 videos, without LeRobot.
+"""Read LeRobot data sets of versions 2 and 3, parquet files and mp4 videos, without LeRobot.
 
-meta/vla_ros.json says what the columns mean (`metadata.FeatureMapping`). Frames are at the data set's steady rate.
+meta/vla_ros.json says what the columns mean (`metadata.FeatureMapping`). Frames are at the data set's steady rate,
+as the column `timestamp` must confirm: velocities are divided by its period, and LeRobot finds images by that column.
 Labels are the commanded twists, or the measured motion from one frame to the next, which an episode's last frame lacks.
 """
 
@@ -25,17 +26,8 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.contents import Contents, require_recorded, states_of
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.lerobot.metadata import (
-    INFO,
-    MAPPING,
-    TASKS,
-    FeatureMapping,
-    Metadata,
-    StoredEpisode,
-    load_mapping,
-    read_metadata,
-    read_table,
-)
+from vla_ros.datasets.lerobot.mapping import MAPPING, FeatureMapping, load_mapping
+from vla_ros.datasets.lerobot.metadata import INFO, Metadata, StoredEpisode, missing, read_metadata, read_table
 from vla_ros.datasets.shards import DecodeReport, SourceShard, skipped_records
 from vla_ros.datasets.store.entry import sampling_settings
 from vla_ros.datasets.trajectory import TOO_SHORT, WITHOUT_TEXT, Trajectory, to_episode
@@ -45,6 +37,11 @@ if TYPE_CHECKING:
     import pyarrow  # imported on use, as PyAV is: both are an extra
 
 EPISODES_PER_SHARD = 32
+TIMESTAMP = "timestamp"
+# How far a frame may be from where `fps` has it, in periods, before velocities and images are wrong.
+TOLERANCE = 0.1
+# Timestamps from here on are wall-clock times, not counted from the beginning of the episode's videos.
+WALL_CLOCK_S = 1e8
 
 Floats = NDArray[np.float64]
 ImageReader = Callable[[str, int], NDArray[np.uint8]]  # (camera, step) -> image
@@ -58,19 +55,20 @@ class _DataSet:
     rate_hz: Fraction
     mapping: FeatureMapping
     tasks: Mapping[int, str]
+    timestamped: bool  # has the column `timestamp`
 
 
 def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[SourceShard]:
     """Return the shards of a data set: its episodes in order, `EPISODES_PER_SHARD` at a time.
 
     Raises:
-        SourceError: the folder is not a data set of version 3, its feature mapping is missing or does not fit it, or
-            the contract requires another camera or a higher control rate.
+        SourceError: the folder is not a data set of version 2 or 3, its feature mapping is missing or does not fit
+            it, or the contract requires another camera or a higher control rate.
     """
     metadata, mapping = read_metadata(folder), load_mapping(folder)
     require_recorded(_contents(folder, metadata, mapping), spec, timing)
     _check(folder, mapping, metadata, spec)
-    dataset = _DataSet(folder, metadata.rate_hz, mapping, metadata.tasks)
+    dataset = _DataSet(folder, metadata.rate_hz, mapping, metadata.tasks, TIMESTAMP in metadata.features)
     settings = {
         "format": "lerobot",
         "name": folder.name,
@@ -84,11 +82,14 @@ def lerobot_shards(folder: Path, spec: ObservationSpec, timing: Timing) -> list[
     for first in range(0, len(metadata.episodes), EPISODES_PER_SHARD):
         chosen = tuple(metadata.episodes[first : first + EPISODES_PER_SHARD])
         used = [(one.data, *(one.videos[name][0] for name in videos if name in one.videos)) for one in chosen]
+        for path in itertools.chain(*used):
+            if not path.exists():
+                raise missing(path)
         shards.append(
             SourceShard(
                 name=f"{folder.name}.{first // EPISODES_PER_SHARD:05d}",
                 root=folder,
-                files=(folder / INFO, folder / TASKS, *dict.fromkeys(itertools.chain(*used))),
+                files=(*metadata.files, *dict.fromkeys(itertools.chain(*used))),
                 settings={**settings, "episodes": [_plain(folder, one) for one in chosen]},
                 decode=functools.partial(_decode, dataset, chosen, spec, timing),
             )
@@ -120,12 +121,16 @@ def _check(folder: Path, mapping: FeatureMapping, metadata: Metadata, spec: Obse
         if kind not in ("video", "image"):
             known = ", ".join(key for key, (other, _) in metadata.features.items() if other in ("video", "image"))
             raise SourceError(f"{where}: feature {name!r} of camera {camera.name!r} is {kind}; must be one of {known}")
+        if name in metadata.depth:
+            raise SourceError(
+                f"{where}: feature {name!r} of camera {camera.name!r} is depth, as {INFO} says; name colours"
+            )
     for name, count in mapping.columns().items():
         kind, shape = metadata.features.get(name, ("missing", ()))
-        if not kind.startswith("float") or len(shape) != 1 or shape[0] < count:
+        if not kind.startswith(("float", "int", "uint", "bool")) or len(shape) != 1 or shape[0] < count:
             raise SourceError(
                 f"{where} names column {count - 1} of {name!r}, which is {kind} of shape {list(shape)}; must be a "
-                f"float feature with at least {count} columns"
+                f"feature of numbers with at least {count} columns"
             )
 
 
@@ -164,7 +169,11 @@ def _tables(
     for path, group in itertools.groupby(episodes, key=lambda episode: episode.data):
         members = list(group)
         columns = [*dataset.mapping.columns(), *(name for name in cameras if name not in members[0].videos)]
-        rows = read_table(path, ["episode_index", "task_index", *columns], [episode.index for episode in members])
+        if dataset.timestamped:
+            columns.append(TIMESTAMP)
+        rows = read_table(
+            path, ["episode_index", "task_index", *dict.fromkeys(columns)], [episode.index for episode in members]
+        )
         numbers = rows.column("episode_index").to_numpy()
         for episode in members:
             at = np.flatnonzero(numbers == episode.index)
@@ -182,8 +191,10 @@ def _trajectories(
     """Return an episode, cut where its task changes.
 
     Raises:
-        ValueError: a number is not finite, a rotation is invalid, or an image or a task is missing.
+        ValueError: a number is not finite, a rotation is invalid, an image or a task is missing, or the timestamps are
+            not at the data set's rate.
     """
+    times_s = _times_s(dataset, rows)
     values = {name: _numbers(name, rows) for name in dataset.mapping.columns()}
     tasks = rows.column("task_index").to_numpy()
     cuts = [0, *(np.flatnonzero(np.diff(tasks)) + 1).tolist(), len(tasks)]
@@ -197,7 +208,7 @@ def _trajectories(
         phrasings = tuple(dict.fromkeys(text.strip() for text in stored.tasks)) if len(cuts) == 2 else ()
         piece = {name: array[start:stop] for name, array in values.items()}
         trajectory = dataclasses.replace(
-            _trajectory(dataset, piece, _image_reader(dataset, stored, rows, spec, start, stop), command),
+            _trajectory(dataset, piece, _image_reader(dataset, stored, rows, times_s, spec, start, stop), command),
             source=f"{dataset.folder.name}#{stored.source}",
             phrasings=phrasings if len(phrasings) > 1 and command in phrasings else (),
         )
@@ -229,8 +240,35 @@ def _trajectory(dataset: _DataSet, values: Mapping[str, Floats], image: ImageRea
     )
 
 
+def _times_s(dataset: _DataSet, rows: pyarrow.Table) -> Floats:
+    """Return when each frame (S,) of an episode is, from the beginning of its videos.
+
+    Raises:
+        ValueError: the column `timestamp` says otherwise than `fps`, so that velocities and images would be wrong.
+    """
+    steady_s = np.arange(len(rows)) / float(dataset.rate_hz)
+    if not dataset.timestamped or not len(rows):
+        return steady_s
+    times_s = _numbers(TIMESTAMP, rows)[:, 0]
+    late = np.abs(times_s - times_s[0] - steady_s) * float(dataset.rate_hz)
+    if len(rows) > 1 and (late > TOLERANCE).any():
+        frame, mean_hz = int(np.argmax(late > TOLERANCE)), (len(rows) - 1) / max(times_s[-1] - times_s[0], 1e-9)
+        raise ValueError(
+            f"its timestamps are not those of fps {float(dataset.rate_hz):g} (frame {frame} is at "
+            f"{times_s[frame] - times_s[0]:.4f} s, not {steady_s[frame]:.4f} s; the mean is {mean_hz:.4g} Hz). Correct "
+            f"fps in {INFO}, or resample the episode to a steady rate"
+        )
+    return times_s if times_s[0] < WALL_CLOCK_S else times_s - times_s[0]
+
+
 def _image_reader(
-    dataset: _DataSet, stored: StoredEpisode, rows: pyarrow.Table, spec: ObservationSpec, start: int, stop: int
+    dataset: _DataSet,
+    stored: StoredEpisode,
+    rows: pyarrow.Table,
+    times_s: Floats,
+    spec: ObservationSpec,
+    start: int,
+    stop: int,
 ) -> ImageReader:
     """Return what reads the images of steps start .. stop - 1, counted from 0; videos are decoded right away."""
     from vla_ros.datasets.lerobot.video import read_video
@@ -241,7 +279,8 @@ def _image_reader(
         if name in stored.videos:
             path, from_s = stored.videos[name]
             resize = functools.partial(images.resize, camera=camera)
-            decoded[camera.name] = read_video(path, from_s, range(start, stop), dataset.rate_hz, resize)
+            wanted_s = (from_s + times_s[start:stop]).tolist()
+            decoded[camera.name] = read_video(path, wanted_s, dataset.rate_hz, resize, f"episode {stored.index}")
 
     def image(camera: str, step: int) -> NDArray[np.uint8]:
         if camera in decoded:
@@ -266,5 +305,8 @@ def _numbers(name: str, rows: pyarrow.Table) -> Floats:
         raise ValueError(f"the rows of {name} differ in length, or a number is missing")
     values: Floats = flat.to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(f"a number of {name} is not finite")
+        frame, column = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise ValueError(
+            f"a number of {name} is not finite (column {column} is {values[frame, column]} at frame {frame})"
+        )
     return values

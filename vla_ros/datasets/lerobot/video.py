@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.datasets.errors import SourceError
+from vla_ros.datasets.lerobot.metadata import damaged, missing
 
 # Lossless H.264 in RGB: a frame comes back bit for bit. As in LeRobot, every second one is a key frame, so that any is
 # found after decoding two.
@@ -56,38 +57,48 @@ class VideoFile:
 
 
 def read_video(
-    path: Path, from_s: float, steps: Sequence[int], rate_hz: Fraction, transform: Callable[[Image], Image]
+    path: Path, wanted_s: Sequence[float], rate_hz: Fraction, transform: Callable[[Image], Image], what: str
 ) -> list[Image]:
-    """Return the transformed images of an episode's `steps`, ascending; step 0 is at `from_s` in the file.
+    """Return the transformed images at the times `wanted_s` in the file, ascending.
+
+    Args:
+        what: what needs them, for messages.
 
     Raises:
-        SourceError: the file is missing or damaged, or has no image within half a step of a step's time.
+        SourceError: the file is missing or damaged, or has no image within half a period of a time.
     """
     found: list[Image] = []
-    half_s = float(1 / rate_hz) / 2
+    half_s, last_s = float(1 / rate_hz) / 2, 0.0
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             if stream.time_base is None:
                 raise SourceError(f"{path} is damaged: its stream has no time base")
             stream.thread_type = "NONE"
-            container.seek(max(0, int((from_s - half_s) / stream.time_base)), stream=stream)
+            container.seek(max(0, int((wanted_s[0] - half_s) / stream.time_base)), stream=stream)
             for frame in container.decode(stream):
-                if len(found) == len(steps):
+                if len(found) == len(wanted_s):
                     break
-                wanted_s = from_s + float(steps[len(found)] / rate_hz)
-                if frame.time is None or frame.time < wanted_s - half_s:
+                if frame.time is None:
                     continue
-                if frame.time > wanted_s + half_s:
+                last_s = frame.time
+                if frame.time < wanted_s[len(found)] - half_s:
+                    continue
+                if frame.time > wanted_s[len(found)] + half_s:
                     break
                 found.append(transform(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
     except FileNotFoundError:
-        raise SourceError(f"{path} is missing") from None
+        raise missing(path) from None
     except (av.FFmpegError, IndexError, ValueError) as error:
-        raise SourceError(f"{path} is damaged or can't be decoded: {error}") from None
-    if len(found) < len(steps):
-        missing_s = from_s + float(steps[len(found)] / rate_hz)
-        raise SourceError(f"{path} has no image at {missing_s:.3f} s, but an episode has a step there")
+        raise damaged(path, error) from None
+    if len(found) < len(wanted_s):
+        lacks = f"no image at {wanted_s[len(found)]:.3f} s"
+        if last_s < wanted_s[len(found)]:
+            lacks += f": it ends at {last_s:.3f} s, {len(wanted_s) - len(found)} images too early"
+        raise SourceError(
+            f"{path} has {lacks}, but {what} has a step there. The video does not belong to the metadata; copy or "
+            "merge the data set again"
+        )
     return found
 
 

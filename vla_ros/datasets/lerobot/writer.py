@@ -19,21 +19,8 @@ from numpy.typing import NDArray
 from vla_ros.contract import ARM_AXES
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
-from vla_ros.datasets.lerobot.metadata import (
-    EPISODES_PATH,
-    FILES_PER_CHUNK,
-    INFO,
-    MAPPING,
-    PATHS,
-    SOURCE,
-    STATS,
-    TASKS,
-    VERSION,
-    FeatureMapping,
-    OpeningColumn,
-    PoseColumns,
-    TwistColumns,
-)
+from vla_ros.datasets.lerobot.mapping import MAPPING, FeatureMapping, OpeningColumn, PoseColumns, TwistColumns
+from vla_ros.datasets.lerobot.metadata import EPISODES_PATH, FILES_PER_CHUNK, INFO, PATHS, SOURCE, STATS, TASKS, VERSION
 from vla_ros.datasets.lerobot.video import ImageStats, Stats, VideoFile, vector_stats
 from vla_ros.files import atomic_write
 

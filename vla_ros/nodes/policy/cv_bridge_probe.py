@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from vla_ros.imaging import images
+from vla_ros.imaging import raw
 
 # Encodings of cameras, and their bytes per pixel. Others are compared when their first image arrives.
 ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
@@ -95,7 +95,7 @@ def main() -> int:
         bridge = CvBridge()
         for encoding, channels in ENCODINGS.items():
             message = example(encoding, channels)
-            if not np.array_equal(bridge.imgmsg_to_cv2(message, "rgb8"), images.decode_raw(message)):
+            if not np.array_equal(bridge.imgmsg_to_cv2(message, "rgb8"), raw.decode_raw(message)):
                 print(f"decodes {encoding!r} differently from training", flush=True)
                 return 1
     except Exception as error:

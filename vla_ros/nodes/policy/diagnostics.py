@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from vla_ros.nodes.common.diagnostics import ERROR, OK, WARN, memory_mb, percentiles, status
 from vla_ros.nodes.policy.cv_bridge_probe import Verdict
 from vla_ros.nodes.policy.image_decoding import Layout
+from vla_ros.observations.observation import Undecodable
 from vla_ros.runtime.planning.engine import EngineStatus
 from vla_ros.runtime.safety.governor import FAULTS
 from vla_ros.runtime.stats import StreamRate, Summary
@@ -63,15 +64,27 @@ def idle_status(state: str, error: str) -> DiagnosticStatus:
 
 
 def stream_status(
-    name: str, rate: StreamRate, now_ns: int, max_age_s: float, incompatible_qos: int = 0
+    name: str,
+    rate: StreamRate,
+    now_ns: int,
+    max_age_s: float,
+    incompatible_qos: int = 0,
+    undecodable: Undecodable | None = None,
 ) -> DiagnosticStatus:
-    """Report rate, age and losses of a stream by its stamps; `incompatible_qos`: publishers that cannot reach us."""
+    """Report rate, age and losses of a stream by its stamps, and images that can't be decoded.
+
+    Args:
+        incompatible_qos: publishers that cannot reach us.
+        undecodable: of a camera, if an image ever was.
+    """
     age_s = None if rate.newest_ns is None else (now_ns - rate.newest_ns) / 1e9
     level, message = OK, "receiving"
     if age_s is None:
         level, message = ERROR, "nothing received"
     elif age_s > max_age_s:
         level, message = ERROR, f"silent for {age_s:.2f} s"
+    elif undecodable is not None and undecodable.why:
+        level, message = ERROR, f"can't be decoded, at {undecodable.ticks} ticks so far: {undecodable.why}"
     elif rate.lost > MAX_LOST_SHARE * (rate.received + rate.lost):
         level, message = WARN, f"{rate.lost / (rate.received + rate.lost):.0%} of the messages are lost"
     if incompatible_qos and level != OK:
@@ -82,6 +95,7 @@ def stream_status(
         "received": rate.received,
         "lost by stamps": rate.lost,
         "incompatible QoS": incompatible_qos,
+        "undecodable at ticks": 0 if undecodable is None else undecodable.ticks,
     }
     return status(f"stream {name}", level, message, values)
 

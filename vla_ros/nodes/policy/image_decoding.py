@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.imaging import images
+from vla_ros.imaging import raw
 from vla_ros.nodes.policy.cv_bridge_probe import Verdict
 
 Layout = tuple[str, int, int, bool]
@@ -18,7 +18,7 @@ Layout = tuple[str, int, int, bool]
 class RawDecoder:
     """Decodes sensor_msgs/Image into (H, W, 3) uint8 RGB.
 
-    Training reads bags without ROS, with `images.decode_raw`. So the first image of each layout is decoded both ways;
+    Training reads bags without ROS, with `raw.decode_raw`. So the first image of each layout is decoded both ways;
     if cv_bridge's pixels differ (it scales 16 bits down differently, and misreads rows that are padded by less than a
     pixel), or it fails where training's decoder does not, it is no longer used for that layout, and `warn` is told.
 
@@ -44,7 +44,7 @@ class RawDecoder:
         """Decode a message; ValueError if it is no image."""
         layout = (message.encoding, message.width, message.step, bool(message.is_bigendian))
         if not self.verdict.use or layout in self.rejected:
-            return images.decode_raw(message)
+            return raw.decode_raw(message)
         theirs, why = None, "differently from training"
         try:
             theirs = np.ascontiguousarray(self._bridge.imgmsg_to_cv2(message, "rgb8"))
@@ -52,7 +52,7 @@ class RawDecoder:
             why = f"not at all ({type(error).__name__}: {error})"
         if theirs is not None and layout in self._agreed:
             return theirs
-        ours = images.decode_raw(message)
+        ours = raw.decode_raw(message)
         if theirs is not None and np.array_equal(theirs, ours):
             self._agreed.add(layout)
         else:

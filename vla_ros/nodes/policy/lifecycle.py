@@ -73,8 +73,8 @@ class PolicyNode(SessionNode[PolicySession]):
             if (decoder := streams.raw_decoder) is not None:
                 statuses.append(diagnostics.decoder_status(decoder.verdict, dict(decoder.rejected)))
             for name, rate in streams.rates.items():
-                qos = streams.incompatible_qos[name]
-                statuses.append(diagnostics.stream_status(name, rate, now_ns, limits.max_age_s, qos))
+                faults = streams.incompatible_qos[name], streams.undecodable.get(name)
+                statuses.append(diagnostics.stream_status(name, rate, now_ns, limits.max_age_s, *faults))
         return statuses
 
     def _on_diagnostics(self) -> None:

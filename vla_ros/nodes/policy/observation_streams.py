@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rclpy.node import Node
 
 from vla_ros.contract import ObservationSpec
-from vla_ros.imaging import images
+from vla_ros.imaging import raw
 from vla_ros.nodes.common.qos import (
     SENSOR_QOS,
     STATIC_TRANSFORMS_QOS,
@@ -28,7 +28,7 @@ from vla_ros.nodes.policy.cv_bridge_probe import probe
 from vla_ros.nodes.policy.image_decoding import RawDecoder
 from vla_ros.observations import messages
 from vla_ros.observations.messages import Samples, StreamReader
-from vla_ros.observations.observation import ObservationQueue
+from vla_ros.observations.observation import ObservationQueue, Undecodable
 from vla_ros.robot import Robot
 from vla_ros.robot_streams import TRANSFORMS
 from vla_ros.runtime.stats import StreamRate
@@ -86,7 +86,7 @@ class ObservationStreams:
         self._faults: list[str] = []  # of transforms
         self._without_pose_ns: int | None = None  # since when transforms arrive but yield no pose
         self.raw_decoder = _raw_decoder(node, robot, self._cameras)
-        decode = self.raw_decoder or images.decode_raw
+        decode = self.raw_decoder or raw.decode_raw
         # The governor needs the tool's position even if the policy does not.
         names = dict.fromkeys((*spec.streams, "ee_pose"))
         self._readers = [StreamReader(robot, name, decode) for name in names]
@@ -112,6 +112,11 @@ class ObservationStreams:
         for name, qos, on_message in wanted:
             subscription = node.create_subscription(kind, name, on_message, qos, event_callbacks=events)
             self._subscriptions.append(subscription)
+
+    @property
+    def undecodable(self) -> Mapping[str, Undecodable]:
+        """See `ObservationBuffer`."""
+        return self._observations.undecodable
 
     def start(self) -> None:
         """Forget all stamps (the clock may have been set back), and feed the queue from now on."""

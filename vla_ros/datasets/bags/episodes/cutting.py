@@ -10,6 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -43,7 +44,6 @@ _REFUSALS = {
     "stale": "{stream}: too old",
     "skewed": "{stream}: too far behind the other camera",
     "frozen": "{stream}: image frozen",
-    "undecodable": "{stream}: undecodable",
     "invalid": "{stream}: not finite, or not a rotation",
     "no_command": "no language command",
 }
@@ -88,6 +88,7 @@ class EpisodeCutter:
             self.labels = ActionLabels(recording, robot, commanded, by_guard=self.interventions is not None)
         self._corrections = None if imitated else self.interventions
         self.dropped: collections.Counter[str] = collections.Counter()
+        self._undecodable: dict[str, str] = {}
 
     def episodes(self, include_failures: bool) -> Iterator[Episode]:
         """Yield the episodes in order of time; one that is interrupted becomes several with the same `source`."""
@@ -129,11 +130,17 @@ class EpisodeCutter:
                 if why := whys[tick]:
                     self.dropped[why] += 1
                 elif isinstance(observed, Refusal):
-                    self.dropped[_REFUSALS[observed.reason].format(stream=observed.stream)] += 1
+                    self.dropped[self._refusal(observed)] += 1
                 elif observed is not None:
                     frames.append((tick, observed))
             self.dropped["nothing recorded"] += missing
             yield segment, frames
+
+    def _refusal(self, refusal: Refusal) -> str:
+        """Return why a frame is refused; images that can't be decoded for one reason, but for its numbers, are one."""
+        if refusal.reason != "undecodable":
+            return _REFUSALS[refusal.reason].format(stream=refusal.stream)
+        return self._undecodable.setdefault(re.sub(r"\d+", "", refusal.detail), refusal.detail)
 
     def _unused(self, segment: Segment, covered: Sequence[range]) -> dict[int, str]:
         """Return for each of a segment's `covered` ticks why it is not used, whatever was seen at it; "" if it is."""
