@@ -23,10 +23,11 @@ from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.module import VLAModule
 from vla_ros.policy.policy import Policy
-from vla_ros.train.callbacks import MovingAverage, ProgressLines, RandomState, Throughput
+from vla_ros.train.callbacks import MovingAverage, ProgressLines, Throughput
 from vla_ros.train.config import ConfigError, TrainConfig, TrainerConfig
 from vla_ros.train.distributed import ALONE, Processes
-from vla_ros.train.sharding import ShardedCheckpoint, ShardedPrecision, WholeWeights, sharded_strategy
+from vla_ros.train.resuming import LAST, AtomicCheckpoints, LastCheckpoint, SeededBatches
+from vla_ros.train.sharding import ShardedPrecision, WholeWeights, sharded_strategy
 
 LOG_EVERY_STEPS = 20
 # Lightning's names. Parameters may go unused: a head without the command, a frozen camera.
@@ -95,7 +96,8 @@ def make_trainer(
     hardware = _hardware(chosen, processes)
     if chosen.strategy == "fsdp":
         assert module is not None
-        hardware |= {"strategy": sharded_strategy(module), "plugins": [ShardedPrecision(hardware.pop("precision"))]}
+        hardware["strategy"] = sharded_strategy(module)
+        hardware["plugins"] = [*hardware["plugins"], ShardedPrecision(hardware.pop("precision"))]
     every = min(chosen.validate_every_steps, chosen.max_steps) * chosen.accumulate_batches  # in batches
     return pl.Trainer(
         **hardware,
@@ -126,6 +128,7 @@ def _hardware(trainer: TrainerConfig, processes: Processes) -> dict[str, Any]:
         "precision": trainer.precision,
         "devices": processes.on_machine,
         "num_nodes": processes.count // processes.on_machine,
+        "plugins": [] if trainer.strategy == "deepspeed" else [AtomicCheckpoints()],  # deepspeed writes folders
     }
 
 
@@ -134,17 +137,10 @@ def _callbacks(config: TrainConfig, folder: Path, validates: bool, processes: Pr
     every = min(chosen.validate_every_steps, chosen.max_steps)
     progress = RichProgressBar() if sys.stdout.isatty() else ProgressLines()
     callbacks: list[Callback] = [MovingAverage(chosen.ema_decay)] if chosen.ema_decay else []
-    checkpoint: type[ModelCheckpoint] = ModelCheckpoint
     if chosen.strategy == "fsdp":
-        checkpoint = ShardedCheckpoint
         callbacks.append(WholeWeights())
-    if processes.count == 1:  # several processes have a random state each
-        callbacks.append(RandomState())
-    callbacks.append(
-        checkpoint(
-            folder, filename="last", every_n_train_steps=every, save_on_exception=True, enable_version_counter=False
-        )
-    )
+    callbacks.append(SeededBatches(config.seed, processes.rank))
+    callbacks.append(LastCheckpoint(folder, every, validates=validates))
     if validates:
         callbacks.append(ModelCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False))
     if validates and chosen.patience_validations:
@@ -181,7 +177,7 @@ def load_best(module: VLAModule, trainer: pl.Trainer) -> None:
     """Load the averaged weights of the validation with the smallest loss into `module`, and print its step."""
     (best,) = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
     if not Path(best.best_model_path).is_file():
-        last = Path(trainer.default_root_dir) / "last.ckpt"
+        last = Path(trainer.default_root_dir) / LAST
         raise ConfigError(
             f"trainer.export is 'best_validation', but this run has no file {best.best_model_path or 'best.ckpt'}; "
             f"--resume {last} with --set trainer.export=last exports the last weights"

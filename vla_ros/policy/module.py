@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from vla_ros.contract import ContractError
+from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.imaging import images
 from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.backbones.vlm import VlmBackbone
@@ -218,16 +218,7 @@ class VLAModule(pl.LightningModule):
         checkpoint["contract"] = self.policy.contract.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise ContractError if the weights belong to another contract."""
-        written = checkpoint.get("contract", "{}")
-        if written != self.policy.contract.to_json():
-            old, new = json.loads(written), json.loads(self.policy.contract.to_json())
-            other = [key for key, value in new.items() if old.get(key) != value]
-            raise ContractError(
-                f"the run to resume has another contract (different: {', '.join(other)}), so it was started with other "
-                "demonstrations or another recipe; use the same ones, or start a new run with another --name and "
-                "without --resume"
-            )
+        check_same_contract(checkpoint, self.policy.contract)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and its schedule, stepped once per optimizer step."""
@@ -238,6 +229,19 @@ class VLAModule(pl.LightningModule):
             optimizer, lambda step: config.learning_rate_scale(step, self.max_steps)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def check_same_contract(checkpoint: dict[str, Any], contract: PolicyContract) -> None:
+    """Raise ContractError if the weights of a Lightning `checkpoint` belong to another contract."""
+    written = checkpoint.get("contract", "{}")
+    if written != contract.to_json():
+        old, new = json.loads(written), json.loads(contract.to_json())
+        other = [key for key, value in new.items() if old.get(key) != value]
+        raise ContractError(
+            f"the run to resume has another contract (different: {', '.join(other)}), so it was started with other "
+            "demonstrations or another recipe; use the same ones, or start a new run with another --name and "
+            "without --resume"
+        )
 
 
 def _check_cameras(augment: AugmentConfig, cameras: Sequence[str]) -> None:
