@@ -186,7 +186,9 @@ class ProgressLines(Callback):
         self._last_step = step
         if not stepped or (step % self._every_steps and step != trainer.max_steps):
             return
-        frames, loss = float(sum(self._frames)), float(sum(self._losses)) / len(self._losses)
+        sums = torch.stack([torch.stack(self._frames).sum().float(), torch.stack(self._losses).mean()])
+        frames, loss = trainer.strategy.reduce(sums, reduce_op="mean").tolist()
+        frames *= trainer.world_size
         now_s = time.monotonic()
         speed = frames / (now_s - self._last_s)
         left_s = (now_s - self._start_s) / (step - self._first_step) * (trainer.max_steps - step)
