@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Demonstrations
@@ -183,7 +184,7 @@ def _train(
 ) -> tuple[VLAModule, pl.Trainer]:
     """Return the trained module and its Trainer."""
     with quiet_lightning():
-        module = make_module(config, policy)
+        module = make_module(config, policy, data.steps_per_epoch)
         _print_network(policy)
         validates = data.val_windows is not None
         trainer = make_trainer(config, config.run_folder, validates=validates, processes=processes, module=module)
@@ -194,6 +195,8 @@ def _train(
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:  # Lightning's reaction to Ctrl-C and SIGTERM
             raise _interrupted(config.run_folder, trainer.global_step) from None
+        except MisconfigurationException as error:
+            raise ConfigError(f"Lightning refuses the recipe: {error}") from None
         except Exception as error:
             if not isinstance(error, UserError):
                 _print_how_to_continue(config.run_folder, f"stopped by an error after {trainer.global_step} steps")

@@ -85,13 +85,18 @@ class RetainConfig:
 
 
 class VLAModule(pl.LightningModule):
-    """Trains `policy`; `teacher` is the frozen starting policy that `retain` distils from."""
+    """Trains `policy`; `teacher` is the frozen starting policy that `retain` distils from.
+
+    Args:
+        steps_per_epoch: optimizer steps in which every training window comes up once.
+    """
 
     def __init__(
         self,
         policy: Policy,
         *,
         max_steps: int,
+        steps_per_epoch: int = 1,
         optimizer: OptimizerConfig,
         loss: LossConfig,
         augment: AugmentConfig,
@@ -112,7 +117,7 @@ class VLAModule(pl.LightningModule):
         self.loss_config = loss
         self.augment_config = augment
         self.retain_config = retain or RetainConfig()
-        self.max_steps = max_steps
+        self.max_steps, self.steps_per_epoch = max_steps, steps_per_epoch
         self.forward_prediction: ForwardPrediction | None = None  # outside the policy: not deployed
         if loss.forward_prediction is not None:
             self.forward_prediction = ForwardPrediction(
@@ -172,6 +177,8 @@ class VLAModule(pl.LightningModule):
                 self.log("val/action_loss", value - self._forward_weight * terms["forward_loss"], **options)
 
     def on_validation_epoch_end(self) -> None:
+        epoch = float(self.global_step // self.steps_per_epoch)  # Lightning knows one only, of `max_steps`
+        self.log("epoch", epoch, logger=False, sync_dist=True)
         if self.forward_prediction is not None:
             means = self.trainer.callback_metrics
             loss = means["val/action_loss"] + self._forward_weight * means["val/forward_loss"]
@@ -253,12 +260,12 @@ class VLAModule(pl.LightningModule):
         check_same_contract(checkpoint, self.policy.contract)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW and its schedule, stepped once per optimizer step."""
+        """Return AdamW and its schedule, which Lightning steps once per optimizer step."""
         config = self.optimizer_config
         groups = parameter_groups(self, config.weight_decay, config.backbone_learning_rate)
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: config.learning_rate_scale(step, self.max_steps)
+            optimizer, lambda step: config.learning_rate_scale(step, self.max_steps, self.steps_per_epoch)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
