@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Callbacks of the training loop: averaged weights, reproducible resuming, throughput and progress."""
+"""Callbacks of the training loop: averaged weights, throughput and progress."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MovingAverage(Callback):
         self._decay = decay
         self._averages: dict[str, Tensor] = {}
         self._updates = 0
-        self._last_step = 0
+        self.last_step = 0  # of the optimizer, that the averages include
         self._swapped = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -40,9 +40,9 @@ class MovingAverage(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step > self._last_step:
+        if trainer.global_step > self.last_step:
             self.update(list(_trained(pl_module).values()))
-            self._last_step = trainer.global_step
+            self.last_step = trainer.global_step
 
     def update(self, weights: list[Tensor]) -> None:
         """Add `weights`, the trained parameters in order, to the average."""
@@ -66,10 +66,10 @@ class MovingAverage(Callback):
             weights.copy_(self._averages[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"latest_update_step": self._last_step}
+        return {"latest_update_step": self.last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._last_step = state_dict["latest_update_step"]
+        self.last_step = state_dict["latest_update_step"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -103,26 +103,6 @@ class MovingAverage(Callback):
 def _trained(module: nn.Module) -> dict[str, Tensor]:
     """Return the trained parameters, detached."""
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-class RandomState(Callback):
-    """Restores the random state on resuming, so that augmentation, dropout and delays continue as they would have."""
-
-    def __init__(self) -> None:
-        self._resumed: dict[str, Any] | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._resumed is None:
-            return
-        torch.set_rng_state(self._resumed["cpu"])
-        if len(self._resumed["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(self._resumed["cuda"])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resumed = state_dict
 
 
 class Throughput(Callback):
@@ -206,7 +186,9 @@ class ProgressLines(Callback):
         self._last_step = step
         if not stepped or (step % self._every_steps and step != trainer.max_steps):
             return
-        frames, loss = float(sum(self._frames)), float(sum(self._losses)) / len(self._losses)
+        sums = torch.stack([torch.stack(self._frames).sum().float(), torch.stack(self._losses).mean()])
+        frames, loss = trainer.strategy.reduce(sums, reduce_op="mean").tolist()
+        frames *= trainer.world_size
         now_s = time.monotonic()
         speed = frames / (now_s - self._last_s)
         left_s = (now_s - self._start_s) / (step - self._first_step) * (trainer.max_steps - step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,20 +166,27 @@ class TrainerConfig:
         batch_windows: history windows per step and process (train/run.sh), of at most `history` frames each.
         accumulate_batches: batches whose gradients make one step, for more windows than fit into memory; losses are
             means over each batch.
-        gradient_clip_norm: largest norm of a step's gradient; 0 disables clipping.
+        gradient_clip_norm: largest norm of a step's gradient; 0 disables clipping by norm.
+        gradient_clip_value: largest absolute value in a step's gradient, instead; 0 disables it.
         ema_decay: of the moving average of the weights, which is validated and exported; 0 uses the weights themselves.
         validate_every_steps: interval of validation on the held-out episodes.
-        patience_validations: stop after this many validations without a better loss; 0 trains all steps.
-        export: which averaged weights to export: "last", or "best_validation", those with the smallest validation loss
-            (which says little about success on the robot: compare rollouts before you rely on it).
+        monitor: metric that tells the best validations, the largest if it is an accuracy, else the smallest.
+        save_top_k: number of best validations whose Lightning checkpoints are kept; -1 keeps all.
+        checkpoint_name: file name of these, with Lightning's placeholders for epoch, step and metrics, such as
+            "checkpoint-{epoch:02d}-{val_loss:.2f}".
+        patience_validations: stop after this many validations without a better `monitor`; 0 trains all steps.
+        export: which averaged weights to export: "last", or "best_validation", those with the best `monitor`
+            (whose loss says little about success on the robot: compare rollouts before you rely on it).
         encode_once: encode every frame once, before training, and train only what follows the backbone; requires a
             frozen backbone (`optimizer.freeze`: `backbone.*`) and no `augment`.
         gradient_checkpointing: recompute the vision-language model's activations instead of keeping them.
         threads: CPU threads of torch; 0: torch's default.
         accelerator: Lightning's name; mps and tpu are untested.
         strategy: of several processes (train/run.sh). "auto" is "ddp": each has the whole network. "fsdp" shards the
-            network, for those that do not fit on one GPU; "deepspeed" (ZeRO 2) is handed to Lightning, untested.
-        precision: Lightning's name.
+            network, for those that do not fit on one GPU; "deepspeed" (ZeRO 2) and any other name of Lightning's are
+            handed to it, untested.
+        precision: any name of Lightning's; mps always takes "32-true".
+        plugins: names of Lightning's plugins (`pytorch_lightning.plugins`), such as "TorchSyncBatchNorm".
         wandb_project: also log to this project of Weights & Biases: offline, into the run folder, unless the
             environment variable WANDB_MODE is "online".
     """
@@ -187,16 +195,21 @@ class TrainerConfig:
     batch_windows: int = 32
     accumulate_batches: int = 1
     gradient_clip_norm: float = 1.0
+    gradient_clip_value: float = 0.0
     ema_decay: float = 0.998
     validate_every_steps: int = 1000
+    monitor: str = "val_loss"
+    save_top_k: int = 1
+    checkpoint_name: str = "best"
     patience_validations: int = 0
     export: Literal["last", "best_validation"] = "last"
     encode_once: bool = False
     gradient_checkpointing: bool = False
     threads: int = 0
     accelerator: Literal["auto", "cpu", "gpu", "mps", "tpu"] = "auto"
-    strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    strategy: str = "auto"
+    precision: str = "32-true"
+    plugins: tuple[str, ...] = ()
     wandb_project: str | None = None
 
     def __post_init__(self) -> None:
@@ -204,6 +217,8 @@ class TrainerConfig:
             raise ConfigError(f"trainer.ema_decay is {self.ema_decay}; it must be in [0, 1)")
         for name, least in (
             ("gradient_clip_norm", 0),
+            ("gradient_clip_value", 0),
+            ("save_top_k", -1),
             ("patience_validations", 0),
             ("max_steps", 1),
             ("batch_windows", 1),
@@ -212,6 +227,20 @@ class TrainerConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"trainer.{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.gradient_clip_norm and self.gradient_clip_value:
+            raise ConfigError(
+                "trainer.gradient_clip_norm and trainer.gradient_clip_value are both set; set one of them to 0"
+            )
+        name = self.checkpoint_name
+        if not name or "/" in re.sub(r"{.*?}", "", name) or name in ("last", "checkpoint", ".", ".."):
+            raise ConfigError(f"trainer.checkpoint_name is {name!r}; it must be a file name other than 'last'")
+        if self.save_top_k not in (0, 1) and "{" not in name:
+            raise ConfigError(
+                f"trainer.save_top_k is {self.save_top_k}, but trainer.checkpoint_name is {name!r} for all of them; "
+                'add a placeholder, as in "checkpoint-{step}-{val_loss:.2f}"'
+            )
+        if self.export == "best_validation" and not self.save_top_k:
+            raise ConfigError("trainer.export is 'best_validation', but trainer.save_top_k is 0; it must be 1 or more")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -70,6 +71,12 @@ class DemonstrationData(pl.LightningDataModule):
         self._lengths = [len(episode) for episode in episodes]
         self._draws = max_steps * accumulate_batches * batch_windows * processes.count
         self._several_phrasings = any(len(episode.commands) > 1 for episode in episodes)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of training steps in which as many windows are drawn as there are."""
+        per_step = self.batch_windows * self.accumulate_batches * self._processes.count
+        return math.ceil(len(self.train_windows) / per_step)
 
     def encode(self, policy: Policy) -> None:
         """Encode every frame once and train on the features; see `WindowDataset.encode`."""

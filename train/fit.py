@@ -17,17 +17,19 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.sources import Demonstrations
+from vla_ros.errors import UserError
 from vla_ros.files import write_json
 from vla_ros.policy import parameter_summary
 from vla_ros.policy.checkpoint import save_checkpoint
-from vla_ros.policy.module import VLAModule
+from vla_ros.policy.module import VLAModule, check_same_contract
 from vla_ros.policy.policy import Policy
 from vla_ros.train.config import ConfigError, TrainConfig
 from vla_ros.train.data import DemonstrationData
@@ -35,7 +37,7 @@ from vla_ros.train.demonstrations import read_demonstrations, read_rehearsed, sp
 from vla_ros.train.distributed import Processes, in_turn, only_first_prints, started_processes
 from vla_ros.train.initial_policy import new_policy, observation_spec, tuned_policy
 from vla_ros.train.recipes import load_config
-from vla_ros.train.resuming import check_resumable
+from vla_ros.train.resuming import LAST, read_resumable
 from vla_ros.train.run_record import draw_curves, keep_metrics, write_code_state, write_data_summary
 from vla_ros.train.statistics import check_commands, check_statistics
 from vla_ros.train.trainer import (
@@ -116,12 +118,13 @@ def fit(
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         check_machine(config, processes)
-        if processes.rank == 0:
-            _check_folder(config, resume)
+        saved = _check_folder(config, resume) if processes.rank == 0 else None
         sets = _read_episodes(config, episodes, rehearsed, processes)
         policy = new_policy(config, sets.training) if config.init_from is None else tuned_policy(config, sets.training)
         _print_episodes(sets)
         data = _make_data(config, policy, sets, processes)
+        if saved is not None:
+            check_same_contract(saved, policy.contract)
         if processes.rank == 0:
             _prepare_folder(config, sets)
         module, trainer = _train(config, policy, data, resume, processes)
@@ -181,10 +184,8 @@ def _train(
     config: TrainConfig, policy: Policy, data: DemonstrationData, resume: Path | None, processes: Processes
 ) -> tuple[VLAModule, pl.Trainer]:
     """Return the trained module and its Trainer."""
-    if processes.count > 1:
-        torch.manual_seed(config.seed + processes.rank)  # same network, but other augmentation and dropout
     with quiet_lightning():
-        module = make_module(config, policy)
+        module = make_module(config, policy, data.steps_per_epoch)
         _print_network(policy)
         validates = data.val_windows is not None
         trainer = make_trainer(config, config.run_folder, validates=validates, processes=processes, module=module)
@@ -195,6 +196,12 @@ def _train(
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:  # Lightning's reaction to Ctrl-C and SIGTERM
             raise _interrupted(config.run_folder, trainer.global_step) from None
+        except MisconfigurationException as error:
+            raise ConfigError(f"Lightning refuses the recipe: {error}") from None
+        except Exception as error:
+            if not isinstance(error, UserError):
+                _print_how_to_continue(config.run_folder, f"stopped by an error after {trainer.global_step} steps")
+            raise
         finally:
             end_logs(trainer)
         if config.trainer.strategy == "fsdp" and processes.rank == 0:
@@ -202,11 +209,13 @@ def _train(
     return module, trainer
 
 
-def _check_folder(config: TrainConfig, resume: Path | None) -> None:
-    """Raise ConfigError, before minutes are spent on reading bags, if the run could not be written or resumed."""
+def _check_folder(config: TrainConfig, resume: Path | None) -> dict[str, Any] | None:
+    """Return the checkpoint to resume from, without its weights.
+
+    Raises:
+        ConfigError: before minutes are spent on reading bags, if the run could not be written or resumed.
+    """
     folder = config.run_folder
-    if resume is not None and not resume.is_file():
-        raise ConfigError(f"--resume is {resume}, which is not a file; use the last.ckpt in a run folder")
     others = "use another --name or --output, or remove it"
     if (folder / "checkpoint").exists():
         raise ConfigError(f"{folder} contains a finished run; {others}")
@@ -218,22 +227,24 @@ def _check_folder(config: TrainConfig, resume: Path | None) -> None:
         )
     resumes = resume is not None and resume.resolve().parent == folder.resolve()
     if folder.exists() and not resumes and (not folder.is_dir() or any(folder.iterdir())):
-        last = folder / "last.ckpt"
+        last = folder / LAST
         resuming = f"continue that run with --resume {last}, " if last.is_file() else ""
         raise ConfigError(f"{folder} already exists; {resuming}{others}")
-    if resume is not None:
-        check_resumable(resume)
+    return None if resume is None else read_resumable(resume)
 
 
 def _interrupted(folder: Path, step: int) -> KeyboardInterrupt:
     """Print how to continue after an interrupt at `step`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has disabled it
-    last = folder / "last.ckpt"
-    if last.is_file():
-        print(f"interrupted after {step} steps; to continue, repeat the command with --resume {last}", flush=True)
-    else:
-        print(f"interrupted before anything was saved; remove {folder} before you start again", flush=True)
+    _print_how_to_continue(folder, f"interrupted after {step} steps")
     return KeyboardInterrupt()
+
+
+def _print_how_to_continue(folder: Path, what: str) -> None:
+    if (folder / LAST).is_file():
+        print(f"{what}; to continue, repeat the command with --resume {folder / LAST}", flush=True)
+    else:
+        print(f"{what}, before anything was saved; remove {folder} before you start again", flush=True)
 
 
 def _prepare_folder(config: TrainConfig, sets: EpisodeSets) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import vla_ros
 from vla_ros.datasets.episode import Episode
-from vla_ros.files import write_json, write_text
+from vla_ros.files import atomic_write, write_json, write_text
 
 CODE, CHANGES, DATA = "code.json", "code.diff", "data.json"
 METRICS, EARLIER_METRICS = "metrics.csv", "metrics.before.csv"
@@ -89,7 +89,7 @@ def keep_metrics(folder: Path) -> None:
         return
     rows = [*_rows(before), *_rows(now)]
     columns = sorted({name for row in rows for name in row})
-    with before.open("w", newline="") as file:
+    with atomic_write(before) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -130,5 +130,6 @@ def draw_curves(folder: Path, image: Path) -> None:
         axis.grid(alpha=0.3)
     axes[-1, 0].set_xlabel("step")
     figure.tight_layout()
-    figure.savefig(image, dpi=80)
+    with atomic_write(image) as partial:
+        figure.savefig(partial, dpi=80, format="png")
     pyplot.close(figure)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fully sharded training (torch's FSDP): what Lightning's strategy lacks.
 
-That is clipping by the norm of the whole gradient, gathering the weights at the end, and saving on interrupts only.
+That is clipping by the norm of the whole gradient, and gathering the weights at the end.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.precision import FSDPPrecision
 from pytorch_lightning.strategies import FSDPStrategy
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import MixedPrecision
 from torch.optim import Optimizer
@@ -55,11 +54,3 @@ class WholeWeights(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         gathered = trainer.strategy.lightning_module_state_dict()
         self.state = {name: value.detach().cpu() for name, value in gathered.items()} if trainer.is_global_zero else {}
-
-
-class ShardedCheckpoint(ModelCheckpoint):
-    """Saves on an interrupt, which reaches all processes, but not on other exceptions, where one would block."""
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, (KeyboardInterrupt, SIGTERMException)):
-            super().on_exception(trainer, pl_module, exception)

@@ -147,6 +147,25 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     assert scales[100] == pytest.approx(0.02)
 
 
+def test_a_schedule_by_epoch_changes_between_epochs_only() -> None:
+    config = OptimizerConfig(warmup_steps=5, min_lr_scale=0.02, schedule_interval="epoch")
+    by_step = dataclasses.replace(config, schedule_interval="step")
+    scales = [config.learning_rate_scale(step, 100, steps_per_epoch=20) for step in range(101)]
+    assert scales[:5] == [by_step.learning_rate_scale(step, 100) for step in range(5)]
+    assert set(scales[5:20]) == {1.0}
+    for start in range(20, 100, 20):
+        assert set(scales[start : start + 20]) == {by_step.learning_rate_scale(start, 100)}
+    assert scales[100] == pytest.approx(0.02)
+
+
+def test_betas_reach_adamw(policy) -> None:
+    def betas(config: OptimizerConfig) -> tuple[float, float]:
+        return make_module(policy, optimizer=config).configure_optimizers()["optimizer"].defaults["betas"]
+
+    assert betas(OptimizerConfig()) == (0.9, 0.95)
+    assert betas(OptimizerConfig(betas=(0.8, 0.99))) == (0.8, 0.99)
+
+
 def test_a_constant_learning_rate_stays_after_the_warm_up() -> None:
     config = OptimizerConfig(warmup_steps=10, schedule="constant")
     scales = [config.learning_rate_scale(step, 100) for step in range(101)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One of the processes of a training: writes which windows it saw, and the gradient and batch of its first step.
+"""One of the processes of a training: writes the windows it saw, its losses, and its first step's gradient and batch.
 
 torchrun ... process_of_a_fit.py FOLDER
 """
@@ -38,12 +38,15 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     seen: list[int] = []
     first: dict = {}
+    losses: list[torch.Tensor] = []
     fetch, step, optimize = WindowDataset.__getitems__, VLAModule.training_step, torch.optim.AdamW.step
 
     def training_step(self, batch, index):
         if not first:
             first.update(batch=batch, weights={k: v.clone() for k, v in self.state_dict().items()})
-        return step(self, batch, index)
+        loss = step(self, batch, index)
+        losses.append(loss.detach().clone())
+        return loss
 
     def optimizer_step(self, closure=None):
         result = optimize(self, closure)
@@ -60,7 +63,7 @@ def main(folder: Path) -> None:
     torch.optim.AdamW.step = optimizer_step
     config = still(folder)
     fit(config, [make_episode(index) for index in range(6)])
-    torch.save({**first, "seen": seen}, folder / f"rank{os.environ['RANK']}.pt")
+    torch.save({**first, "seen": seen, "losses": losses}, folder / f"rank{os.environ['RANK']}.pt")
 
 
 if __name__ == "__main__":

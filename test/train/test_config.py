@@ -27,6 +27,13 @@ def test_shipped_recipes_load(path: Path) -> None:
     assert load_config(path, overrides).name
 
 
+@pytest.mark.parametrize("name", ["tabletop", "finetune", "libero", "tabletop_finish"])
+def test_shipped_recipes_train_as_they_did_before_betas_could_be_set(name: str) -> None:
+    path = resources.path("config/train") / f"{name}.json"
+    overrides = ["init_from=somewhere"] if name == "finetune" else []
+    assert load_config(path, overrides).optimizer.betas == (0.9, 0.999)
+
+
 def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config.to_dict()))
@@ -56,7 +63,14 @@ def test_a_recipe_survives_being_written(config, tmp_path: Path) -> None:
         ("policy.max_delay_steps=3", r"policy: max_delay_steps is 3; .*path_following.* Remove the key"),
         ("policy.delay_mode=shifted_state", r"policy: delay_mode is 'shifted_state'; .* Remove the key"),
         ("loss.language_weight=0.1", r"loss: language_weight is 0\.1; .* remove the key"),
-        ("trainer.strategy=horovod", r"strategy must be one of 'auto', 'ddp', 'fsdp', 'deepspeed'; got 'horovod'"),
+        ("optimizer.beta=[0.9, 0.95]", r"'beta'.*'betas'"),
+        ("optimizer.betas=[0.9, 1.0]", r"betas is \[0\.9, 1\.0\]; each must be in \[0, 1\)"),
+        ("optimizer.betas=[0.9]", r"betas must have 2 items; got 1"),
+        ("optimizer.schedule_interval=hour", r"schedule_interval must be one of 'step', 'epoch'; got 'hour'"),
+        ("trainer.gradient_clip_value=0.5", r"gradient_clip_norm and trainer\.gradient_clip_value are both set"),
+        ("trainer.save_top_k=3", r"save_top_k is 3, but trainer\.checkpoint_name is 'best' for all of them"),
+        ("trainer.checkpoint_name=../best", r"checkpoint_name is '\.\./best'; it must be a file name"),
+        ("trainer.checkpoint_name=last", r"checkpoint_name is 'last'"),
         ("trainer.accumulate_batches=0", r"accumulate_batches is 0"),
         ("trainer.ema_decay=1", r"ema_decay is 1\.0; it must be in \[0, 1\)"),
         ("trainer.gradient_clip_norm=-1", r"gradient_clip_norm is -1"),

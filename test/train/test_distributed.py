@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from torch.utils.data import RandomSampler
 from vla_ros import resources
 from vla_ros.policy.checkpoint import load_checkpoint
 from vla_ros.policy.module import VLAModule
+from vla_ros.policy.policy import Policy
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import MixtureSampler, ProcessSampler
-from vla_ros.train.demonstrations import split_episodes
+from vla_ros.train.demonstrations import WindowDataset, split_episodes
 from vla_ros.train.distributed import Processes, started_processes
 from vla_ros.train.fit import fit
 from vla_ros.train.initial_policy import new_policy
@@ -74,6 +76,16 @@ def joint(one: dict, other: dict) -> dict:
     return {name: torch.cat([one[name], other[name]]) for name in one if name != "images"} | {"images": images}
 
 
+def validation_loss(config: TrainConfig, policy: Policy, episodes: list) -> torch.Tensor:
+    """The loss of one process on all held-out windows at once."""
+    held_out = split_episodes(episodes, config.data.validation_fraction, config.seed)[1]
+    windows = WindowDataset(held_out, policy, stride=config.contract.history)
+    module = VLAModule(policy, max_steps=1, optimizer=config.optimizer, loss=config.loss, augment=config.augment)
+    module.log = lambda *_, **__: None
+    with torch.no_grad():
+        return module.eval().model_step(windows.__getitems__(list(range(len(windows)))), "val")
+
+
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_the_joint_batch_and_see_every_window_once(
     recipe, episodes, tmp_path: Path
@@ -106,7 +118,14 @@ def test_two_processes_have_the_gradient_of_the_joint_batch_and_see_every_window
             torch.testing.assert_close(theirs, ours, atol=1e-6, rtol=1e-4)
     masks = [int(rank["batch"]["action_valid"][rank["batch"]["valid"]].sum()) for rank in ranks]
     assert masks[0] != masks[1]  # else the mean of means would do
-    assert load_checkpoint(tmp_path / "runs" / "tiny" / "checkpoint")
+    trained = load_checkpoint(tmp_path / "runs" / "tiny" / "checkpoint")
+    with (tmp_path / "runs" / "tiny" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    (logged,) = (float(row["train/loss"]) for row in rows if row["train/loss"])
+    one, other = (float(rank["losses"][-1]) for rank in ranks)
+    assert logged == pytest.approx((one + other) / 2, rel=1e-5) and abs(one - other) > 1e-3
+    (validated,) = (float(row["val/loss"]) for row in rows if row["val/loss"])
+    assert validated == pytest.approx(float(validation_loss(config, trained, episodes)), rel=2e-5)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from vla_ros.train.config import ConfigError, TrainConfig
 from vla_ros.train.fit import fit
 from vla_ros.train.recipes import load_config
-from vla_ros.train.resuming import check_resumable
+from vla_ros.train.resuming import read_resumable
 
 NAMES = ["", ".", "..", "../x", "/x", "a/b", "a/../../x", "..\\x", "x\0", "x\n", "\u2028", "é" * 101]
 
@@ -97,8 +97,8 @@ def test_a_damaged_or_foreign_checkpoint_is_not_resumed(content, config, episode
         file.write_bytes(content)
     else:
         torch.save(content, file)
-    with pytest.raises(ConfigError, match=r"damaged or no checkpoint of a run"):
-        check_resumable(file)
+    with pytest.raises(ConfigError, match=r"which is (damaged|no checkpoint of a training)"):
+        read_resumable(file)
     with pytest.raises(ConfigError):
         fit(config, episodes, resume=file)
     assert not config.run_folder.exists()

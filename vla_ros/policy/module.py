@@ -13,13 +13,13 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from vla_ros.contract import ContractError
+from vla_ros.contract import ContractError, PolicyContract
 from vla_ros.imaging import images
 from vla_ros.policy.augmentation import AugmentConfig
 from vla_ros.policy.backbones.vlm import VlmBackbone
 from vla_ros.policy.config import LossConfig
 from vla_ros.policy.forward_prediction import ForwardPrediction, forward_losses
-from vla_ros.policy.heads.head import Readout
+from vla_ros.policy.heads.head import Readout, mean_of_processes
 from vla_ros.policy.policy import Policy
 from vla_ros.policy.tuning import OptimizerConfig, TuningError, add_adapters, freeze, merge_adapters, parameter_groups
 
@@ -85,13 +85,18 @@ class RetainConfig:
 
 
 class VLAModule(pl.LightningModule):
-    """Trains `policy`; `teacher` is the frozen starting policy that `retain` distils from."""
+    """Trains `policy`; `teacher` is the frozen starting policy that `retain` distils from.
+
+    Args:
+        steps_per_epoch: optimizer steps in which every training window comes up once.
+    """
 
     def __init__(
         self,
         policy: Policy,
         *,
         max_steps: int,
+        steps_per_epoch: int = 1,
         optimizer: OptimizerConfig,
         loss: LossConfig,
         augment: AugmentConfig,
@@ -112,7 +117,7 @@ class VLAModule(pl.LightningModule):
         self.loss_config = loss
         self.augment_config = augment
         self.retain_config = retain or RetainConfig()
-        self.max_steps = max_steps
+        self.max_steps, self.steps_per_epoch = max_steps, steps_per_epoch
         self.forward_prediction: ForwardPrediction | None = None  # outside the policy: not deployed
         if loss.forward_prediction is not None:
             self.forward_prediction = ForwardPrediction(
@@ -120,6 +125,7 @@ class VLAModule(pl.LightningModule):
                 feature_size=policy.backbone.feature_size,
                 config=loss.forward_prediction,
             )
+        self._forward_weight = loss.forward_prediction.weight if loss.forward_prediction is not None else 0.0
         self._teacher = [] if teacher is None else [teacher.eval().requires_grad_(False)]  # a list: not a submodule
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
@@ -145,12 +151,45 @@ class VLAModule(pl.LightningModule):
         if training and self._teacher and self.retain_config.weight:
             terms["retain_loss"] = self._retain_loss(inputs)
             terms["loss"] = terms["loss"] + self.retain_config.weight * terms["retain_loss"]
-        logged = {f"{phase}/{name}": value.detach() for name, value in terms.items()}
-        options: dict[str, Any] = {"batch_size": len(text), "sync_dist": not training}
-        self.log_dict(logged, prog_bar=False, on_step=training, on_epoch=not training, **options)
-        name = "loss" if training else "val_loss"
-        self.log(name, terms["loss"].detach(), prog_bar=True, logger=False, **options)
+        if training:
+            self._log_training({name: value.detach() for name, value in terms.items()}, len(text))
+        else:
+            self._log_validation(terms, actions=mask.sum(), frames=self._predicted_frames(readout, batch))
         return terms["loss"]
+
+    def _log_training(self, terms: dict[str, Tensor], windows: int) -> None:
+        """Log the means over the batches of all processes."""
+        means = dict(zip(terms, mean_of_processes(torch.stack(list(terms.values()))), strict=True))
+        self.log_dict({f"train/{name}": value for name, value in means.items()}, batch_size=windows)
+        self.log("loss", means["loss"], prog_bar=True, logger=False, batch_size=windows)
+
+    def _log_validation(self, terms: dict[str, Tensor], actions: Tensor, frames: Tensor) -> None:
+        """Log each term by what it is the mean of, so that Lightning's mean is that over the set, in any batches."""
+        for name, value in terms.items():
+            count = frames if name.startswith("forward") else actions
+            options: dict[str, Any] = {"batch_size": count.clamp(min=1e-9), "on_epoch": True, "sync_dist": True}
+            if name != "loss":
+                self.log(f"val/{name}", value, **options)
+            elif self.forward_prediction is None:
+                self.log("val/loss", value, **options)
+                self.log("val_loss", value, prog_bar=True, logger=False, **options)
+            else:  # a sum of means of different things, made in on_validation_epoch_end
+                self.log("val/action_loss", value - self._forward_weight * terms["forward_loss"], **options)
+
+    def on_validation_epoch_end(self) -> None:
+        epoch = float(self.global_step // self.steps_per_epoch)  # Lightning knows one only, of `max_steps`
+        self.log("epoch", epoch, logger=False, sync_dist=True)
+        if self.forward_prediction is not None:
+            means = self.trainer.callback_metrics
+            loss = means["val/action_loss"] + self._forward_weight * means["val/forward_loss"]
+            self.log("val/loss", loss)
+            self.log("val_loss", loss, prog_bar=True, logger=False)
+
+    def _predicted_frames(self, readout: Readout, batch: Batch) -> Tensor:
+        """Return the number of frames whose future is known."""
+        if self.forward_prediction is None:
+            return readout.valid.sum()
+        return (readout.pick(batch["future_valid"]) & readout.valid).sum()
 
     def _forward_losses(
         self, readout: Readout, now: dict[str, Tensor], future: dict[str, Tensor], future_valid: Tensor
@@ -218,26 +257,30 @@ class VLAModule(pl.LightningModule):
         checkpoint["contract"] = self.policy.contract.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise ContractError if the weights belong to another contract."""
-        written = checkpoint.get("contract", "{}")
-        if written != self.policy.contract.to_json():
-            old, new = json.loads(written), json.loads(self.policy.contract.to_json())
-            other = [key for key, value in new.items() if old.get(key) != value]
-            raise ContractError(
-                f"the run to resume has another contract (different: {', '.join(other)}), so it was started with other "
-                "demonstrations or another recipe; use the same ones, or start a new run with another --name and "
-                "without --resume"
-            )
+        check_same_contract(checkpoint, self.policy.contract)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW and its schedule, stepped once per optimizer step."""
+        """Return AdamW and its schedule, which Lightning steps once per optimizer step."""
         config = self.optimizer_config
         groups = parameter_groups(self, config.weight_decay, config.backbone_learning_rate)
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: config.learning_rate_scale(step, self.max_steps)
+            optimizer, lambda step: config.learning_rate_scale(step, self.max_steps, self.steps_per_epoch)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def check_same_contract(checkpoint: dict[str, Any], contract: PolicyContract) -> None:
+    """Raise ContractError if the weights of a Lightning `checkpoint` belong to another contract."""
+    written = checkpoint.get("contract", "{}")
+    if written != contract.to_json():
+        old, new = json.loads(written), json.loads(contract.to_json())
+        other = [key for key, value in new.items() if old.get(key) != value]
+        raise ContractError(
+            f"the run to resume has another contract (different: {', '.join(other)}), so it was started with other "
+            "demonstrations or another recipe; use the same ones, or start a new run with another --name and "
+            "without --resume"
+        )
 
 
 def _check_cameras(augment: AugmentConfig, cameras: Sequence[str]) -> None:

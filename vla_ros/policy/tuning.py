@@ -43,10 +43,13 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up, then a schedule, per step.
+    """AdamW with linear warm-up, then a schedule.
 
     Attributes:
+        betas: decay of AdamW's moving averages of the gradient and of its square.
         schedule: after the warm-up, a "cosine" down to `learning_rate * min_lr_scale`, or "constant".
+        schedule_interval: the schedule's progress counts every "step", or whole epochs only ("epoch": one pass over the
+            training windows); the warm-up counts steps.
         backbone_learning_rate: for the backbone's parameters; None: `learning_rate`.
         freeze: name patterns of parameters that are not trained (`backbone.model.vision_tower.*`).
         lora: adapters in the vision-language model; None trains its own weights.
@@ -54,19 +57,27 @@ class OptimizerConfig:
 
     learning_rate: float = 8e-4
     weight_decay: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = 100
     schedule: Literal["cosine", "constant"] = "cosine"
+    schedule_interval: Literal["step", "epoch"] = "step"
     min_lr_scale: float = 0.01
     backbone_learning_rate: float | None = None
     freeze: tuple[str, ...] = ()
     lora: LoraConfig | None = None
 
-    def learning_rate_scale(self, step: int, max_steps: int) -> float:
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas is {list(self.betas)}; each must be in [0, 1)")
+
+    def learning_rate_scale(self, step: int, max_steps: int, steps_per_epoch: int = 1) -> float:
         """Return the factor on the learning rate at `step`."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return 1.0
+        if self.schedule_interval == "epoch":
+            step = max(self.warmup_steps, step // steps_per_epoch * steps_per_epoch)
         progress = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
         return self.min_lr_scale + (1 - self.min_lr_scale) * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -59,14 +59,19 @@ class FlowHead(RecurrentHead):
         return ActionPrediction(values[..., :ARM_SIZE], opening.logit())
 
     def _draw(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw noise like `target` (B, W, N, 7) and times (B, W, 1, 1), the same at every call in validation.
+        """Draw noise like `target` (B, W, N, 7) and times (B, W, 1, 1); in validation, the same for every window.
 
-        Fresh draws would make validation losses incomparable and change the training that follows.
+        Fresh draws would make validation losses incomparable, and draws by batch make them depend on its size.
         """
-        generator = None if self.training else torch.Generator(target.device).manual_seed(0)
         dtype, device = target.dtype, target.device
-        noise = torch.randn(target.shape, generator=generator, dtype=dtype, device=device)
-        return noise, torch.rand((*target.shape[:2], 1, 1), generator=generator, dtype=dtype, device=device)
+        windows, frames = target.shape[:2]
+        if self.training:
+            noise = torch.randn(target.shape, dtype=dtype, device=device)
+            return noise, torch.rand((windows, frames, 1, 1), dtype=dtype, device=device)
+        generator = torch.Generator(device).manual_seed(0)
+        noise = torch.randn((self.history, *target.shape[2:]), generator=generator, dtype=dtype, device=device)
+        time = (torch.arange(self.history, dtype=dtype, device=device) + 0.5) / self.history
+        return noise[:frames].expand_as(target), time[:frames, None, None].expand(windows, frames, 1, 1)
 
     def losses(self, features: Tensor, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
         """Return the velocity's squared error at a random time and, in validation, the errors of sampled chunks."""

@@ -159,14 +159,27 @@ def split_actions(values: Tensor) -> ActionPrediction:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of `values` where `mask` is True; zero, with zero gradient, if it is True nowhere.
 
-    In distributed training the mean of the processes' results is the mean over all their batches.
+    In distributed training the mean of the processes' results is the mean over all their batches. In validation,
+    without gradients, processes may have different numbers of batches, and each returns its own mean.
     """
     count = mask.sum()
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not (_several_processes() and torch.is_grad_enabled()):
         return (values * mask).sum() / count.clamp(min=1)
     total = count.to(torch.float32)
     distributed.all_reduce(total)
     return (values * mask).sum() / (total.clamp(min=1) / distributed.get_world_size())
+
+
+def mean_of_processes(values: Tensor) -> Tensor:
+    """Return the mean of `values` over the processes that train together."""
+    if _several_processes():
+        distributed.all_reduce(values)
+        values = values / distributed.get_world_size()
+    return values
+
+
+def _several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def action_loss(prediction: ActionPrediction, actions: Tensor, mask: Tensor, config: LossConfig) -> dict[str, Tensor]:
