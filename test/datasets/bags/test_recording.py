@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sqlite3
 import zlib
@@ -20,7 +21,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.open_bag import find_bags, open_bag
-from vla_ros.datasets.bags.recording import Recording
+from vla_ros.datasets.bags.recording import Recording, set_back
 from vla_ros.datasets.bags.storage import mcap, mcap_chunks
 from vla_ros.datasets.bags.storage.container import zstd
 from vla_ros.datasets.errors import BagError
@@ -547,3 +548,58 @@ def test_loose_files_of_several_recordings_in_a_folder_are_a_bag_each(
     for name in ("monday.mcap", "tuesday.mcap"):
         shutil.copyfile(tmp_path / "made" / "made.mcap", tmp_path / "loose" / name)
     assert [path.name for path in find_bags([tmp_path / "loose"])] == ["monday.mcap", "tuesday.mcap"]
+
+
+def runs_in_one_bag(path: Path, runs: list[list[int]], storage: StoragePlugin) -> Path:
+    """Store messages with these receive times [ms], in this order."""
+    kind = "std_msgs/msg/String"
+    with Writer(path, version=9, storage_plugin=storage) as writer:
+        topic = writer.add_connection("/language_command", kind, typestore=typestore())
+        for time_ms in itertools.chain.from_iterable(runs):
+            message = typestore().types[kind](data=str(time_ms))
+            writer.write(topic, time_ms * 1_000_000, typestore().serialize_cdr(message, kind))
+    return path
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("start_ms", [0, 2000, 50_000])
+def test_a_clock_that_starts_again_is_refused_with_both_spans(
+    tmp_path: Path, storage: StoragePlugin, start_ms: int
+) -> None:
+    runs = [list(range(60_000, 66_000, 100)), list(range(start_ms, start_ms + 12_000, 100))]
+    path = runs_in_one_bag(tmp_path / "bag", runs, storage)
+    start_s = f"{start_ms / 1e3:.3f}"
+    said = f"goes back once, first from 65.900 to {start_s} s at message 61 .*60.000 to 65.900 s, {start_s}"
+    with pytest.raises(BagError, match=said), open_bag(path):
+        pass
+
+
+def test_jitter_single_strange_times_and_messages_before_the_first_clock_are_no_new_start() -> None:
+    rng = np.random.default_rng(0)
+    time_ns = np.arange(1000) * 10_000_000 + 10**12 + rng.integers(-200_000_000, 200_000_000, 1000)
+    time_ns[:2], time_ns[500], time_ns[700] = 0, 10**18, 5
+    assert set_back(time_ns) == []
+    assert set_back(np.concatenate([time_ns, time_ns, time_ns])) != []
+
+
+def test_loose_files_named_unlike_their_folder_are_bags_of_their_own(tmp_path: Path) -> None:
+    for folder, names in (("day", ("episode_0", "episode_1")), ("split", ("split_0", "split_1"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / f"{name}.mcap").touch()
+    assert find_bags([tmp_path / "day"]) == [tmp_path / "day" / f"episode_{number}.mcap" for number in (0, 1)]
+    assert find_bags([tmp_path / "split"]) == [tmp_path / "split"]
+
+
+def test_bags_are_found_in_folders_at_any_depth(demonstration: BagBuilder, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    found = [demonstration.write(tmp_path / "a" / "b" / "c" / "bag"), demonstration.write(tmp_path / "a" / "other")]
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert find_bags([tmp_path]) == found
+
+
+def test_a_bag_of_ros_1_is_named_with_its_converter(tmp_path: Path) -> None:
+    (tmp_path / "old.bag").touch()
+    for path in (tmp_path, tmp_path / "old.bag"):
+        with pytest.raises(BagError, match=r"ROS 1; convert it with `rosbags-convert --src .*old.bag --dst .*old`"):
+            find_bags([path])

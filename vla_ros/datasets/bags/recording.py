@@ -24,6 +24,11 @@ from vla_ros.errors import RobotError
 
 _TOGETHER_BYTES = 1 << 21
 _RUN = 4096
+# A clock that goes back further was set back. Recorders that write in several threads store messages some milliseconds
+# out of order: 6 ms at most in bags of rosbag2.
+SET_BACK_NS = 1_000_000_000
+# So many messages in a row agree on the time; fewer may be damaged, or come from before the first /clock.
+_AGREEING = 5
 
 MessageRef = tuple[int, int]  # file, entry in its index
 MessageMask = Mapping[int, NDArray[np.bool_]]  # per file, which entries of its index
@@ -64,11 +69,15 @@ class Recording:
     Attributes:
         custom_data: Notes from `ros2 bag record --custom-data`.
         tables: Cache of `cdr.batch_reader`.
+
+    Raises:
+        BagError: Its time goes back: it contains several runs.
     """
 
     def __init__(
         self, path: Path, files: Sequence[StorageFile], custom_data: Mapping[str, str], damage: Sequence[str]
     ) -> None:
+        _check_order(path, files)
         self.path = path
         self.custom_data = dict(custom_data)
         self._files = files
@@ -288,6 +297,47 @@ class Recording:
 
     def _note(self, topic: str, ref: MessageRef, why: str) -> None:
         self._unread.setdefault(topic, (set(), why))[0].add(ref)
+
+
+def set_back(time_ns: NDArray[np.int64]) -> list[int]:
+    """Return where times (n,), in the order in which they were stored, start again at least `SET_BACK_NS` earlier.
+
+    Single messages with a strange time are no new start: several in a row must agree, before and after it.
+    """
+    if len(time_ns) < 2 * _AGREEING:
+        return []
+    windows = np.lib.stride_tricks.sliding_window_view(time_ns, _AGREEING)
+    reached, following = windows.min(axis=1)[:-_AGREEING], windows.max(axis=1)[_AGREEING:]
+    starts, first = [], 0
+    while True:
+        back = np.maximum.accumulate(reached[first:]) - following[first:] > SET_BACK_NS
+        if not back.any():
+            return starts
+        # The first message that is earlier than all five before it is where time starts again.
+        starts.append(first + int(back.argmax()) + _AGREEING)
+        first = starts[-1]
+
+
+def _check_order(path: Path, files: Sequence[StorageFile]) -> None:
+    """Raise BagError if the receive times start again in the middle, where messages of two runs would be mixed."""
+    stored = [file.index.stored_ns() for file in files]
+    time_ns = np.concatenate([np.zeros(0, np.int64), *stored])
+    starts = set_back(time_ns)
+    if not starts:
+        return
+    runs = [time_ns[slice(*ends)] for ends in itertools.pairwise([0, *starts, len(time_ns)])]
+    spans = ", ".join(f"{run.min() / 1e9:.3f} to {run.max() / 1e9:.3f} s" for run in runs[:4])
+    more = f" and {len(runs) - 4} more" if len(runs) > 4 else ""
+    at, ends = starts[0], np.cumsum([len(one) for one in stored])
+    number = int(np.searchsorted(ends, at, side="right"))
+    times = "once" if len(starts) == 1 else f"{len(starts)} times"
+    place = f"message {at - int(ends[number]) + len(stored[number]) + 1} of {files[number].path.name}"
+    raise BagError(
+        f"bag {path}: its time goes back {times}, first from {time_ns[:at].max() / 1e9:.3f} to "
+        f"{time_ns[at] / 1e9:.3f} s at {place}. Its runs cover {spans}{more}, and reading them as one would mix their "
+        "images and commands. Record each run as a bag of its own: stop recording before you reset a simulation or set "
+        "a clock. If the files are separate recordings, put each in a folder of its own, without this metadata.yaml"
+    )
 
 
 def _topics(files: Sequence[StorageFile]) -> dict[str, Topic]:

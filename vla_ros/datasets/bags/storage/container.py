@@ -68,6 +68,10 @@ class MessageIndex:
     def __len__(self) -> int:
         return len(self.time_ns)
 
+    def stored_ns(self) -> NDArray[np.int64]:
+        """Return the receive times (n,) in the order in which the file stores the messages."""
+        return self.time_ns[np.lexsort((self.offset, self.block))]
+
 
 class MessageBatch(NamedTuple):
     """Serialized messages that lie in one buffer."""
