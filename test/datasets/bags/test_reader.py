@@ -295,7 +295,7 @@ def test_a_gap_in_the_gripper_s_measurements_splits_the_episode(
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda built: built.twist(500, 0.1, frame="tool0"), "frame 'tool0'.* base frame 'base_link'"),
+        (lambda built: built.twist(500, 0.1, frame="tool0"), "frame 'tool0'.* base_frame 'base_link'"),
         (lambda built: built.twist(500, np.nan), "not finite"),
         (lambda built: built.gripper(500, np.inf), r"/gripper_command: .*one finite number"),
         (lambda built: built.add("episode", "std_msgs/msg/String", 5, data="go"), r"bag \S+/bag: .*'go' is not JSON"),
@@ -420,3 +420,16 @@ def test_images_that_no_tick_uses_are_not_decoded(
     (episode,), _ = read(demonstration)
     pictures = sum("/camera/" in topic for _, topic, *_ in demonstration.messages)
     assert len(decoded) == 2 * len(episode) < pictures
+
+
+@pytest.mark.parametrize(("offset_ms", "said"), [(7_200_000, "7200 s after"), (-60_000, "60 s before")])
+def test_a_camera_of_another_clock_is_named_with_its_key(
+    bag: Callable[[], BagBuilder], robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, offset_ms: int,
+    said: str,
+) -> None:  # fmt: skip
+    built = bag().say(-9).gripper(-8, 0.08).move(0, 1000)
+    built.messages = [one for one in built.messages if "static" not in one[1]]
+    for time_ms in range(0, 1000, 50):
+        built.image("static", time_ms + offset_ms, 9, late_ms=-offset_ms)
+    with pytest.raises(BagError, match=rf"static: .*stamps are {said} receipt.*set cameras.static.stamp: receive"):
+        read_bag(built.write(tmp_path / "bag"), robot, spec, timing)

@@ -548,3 +548,17 @@ def test_loose_files_of_several_recordings_in_a_folder_are_a_bag_each(
     for name in ("monday.mcap", "tuesday.mcap"):
         shutil.copyfile(tmp_path / "made" / "made.mcap", tmp_path / "loose" / name)
     assert [path.name for path in find_bags([tmp_path / "loose"])] == ["monday.mcap", "tuesday.mcap"]
+
+
+def test_bags_are_found_in_folders_at_any_depth(demonstration: BagBuilder, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    found = [demonstration.write(tmp_path / "a" / "b" / "c" / "bag"), demonstration.write(tmp_path / "a" / "other")]
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert find_bags([tmp_path]) == found
+
+
+def test_a_bag_of_ros_1_is_named_with_its_converter(tmp_path: Path) -> None:
+    (tmp_path / "old.bag").touch()
+    for path in (tmp_path, tmp_path / "old.bag"):
+        with pytest.raises(BagError, match=r"ROS 1; convert it with `rosbags-convert --src .*old.bag --dst .*old`"):
+            find_bags([path])

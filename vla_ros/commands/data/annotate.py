@@ -5,9 +5,9 @@
   vla annotate bags --robot config/robots/mine.yaml
 
 One row per episode: bag, start and end in seconds from the bag's first message, text (phrasings separated by |), keep
-(yes or no), outcome (success, failure or unknown) and task. Rows are filled in from the bags' markers, language
-commands and custom data. A bag without any of these gets one row without a text, for you to fill in. Existing rows are
-kept.
+(yes or no; if empty, yes as soon as there is a text), outcome (success, failure or unknown) and task. Rows are filled
+in from the bags' markers, language commands and custom data. A bag without any of these gets one row without a text,
+for you to fill in. Existing rows are kept.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _row(recording: Recording, segment: Segment, spoken: Sequence[tuple[int, str
     text = " | ".join(segment.texts) or (said[-1] if said else "")
     start_s = (segment.start_ns - recording.start_ns) / 1e9
     end_s = (segment.stop_ns - recording.start_ns) / 1e9
-    keep = segment.usable(include_failures=True) and bool(text)
+    keep = None if segment.usable(include_failures=True) and not text else segment.usable(include_failures=True)
     task = segment.task if segment.task != text else ""
     outcome = segment.outcome if segment.outcome in OUTCOMES else "unknown"
     return Annotation(recording.path.name, max(start_s, 0.0), end_s, text, keep, outcome, task)

@@ -29,13 +29,14 @@ logger = logging.getLogger(__name__)
 
 METADATA = "metadata.yaml"
 _ZSTD = ".zstd"
+_ROS1 = ".bag"
 _STORAGE = re.compile(r"(?P<bag>.+?)(_(?P<split>\d+))?(?P<kind>\.mcap|\.db3)(\.zstd)?")
 # libyaml, if PyYAML was built with it, is just as safe and ten times as fast; short bags are mostly metadata.
 _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def find_bags(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the paths of the bags at `paths`: each is a bag, a storage file, or a folder of either.
+    """Return the paths of the bags at `paths`: each is a bag, a storage file, or a folder of these at any depth.
 
     A bag's folder has a metadata.yaml, or only the storage files of one recording whose recorder was killed: rosbag2
     names them after the folder, FOLDER_0.mcap. Other loose .mcap and .db3 files are a bag each.
@@ -47,21 +48,45 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise BagError(f"bag {path} does not exist")
-        found = _bags_at(path)
-        for child in sorted(path.iterdir()) if path.is_dir() and not found else ():
-            inside = _bags_at(child) if child.is_dir() else []
-            if not inside and child.is_dir() and child.name.endswith(PARTIAL):
-                logger.warning("skipping %s: an unfinished recording without any message", child)
-            found += inside
+        found = _bags_below(path, frozenset())
         if not found:
-            raise BagError(
-                f"{path} is not a bag and contains none: a bag is a folder made by `ros2 bag record`, or an .mcap or "
-                ".db3 file"
-            )
+            raise _no_bag(path)
         bags += found
     # Each bag once; a storage file belongs to its bag's folder if that is listed, too.
     resolved = {bag.resolve(): bag for bag in bags}
     return [bag for path, bag in resolved.items() if path.parent not in resolved]
+
+
+def _bags_below(path: Path, above: frozenset[Path]) -> list[Path]:
+    """Return the bags at a path and in the folders in it; `above` are the folders that lead there, against links."""
+    found = _bags_at(path)
+    if not path.is_dir() or found == [path] or path.resolve() in above:
+        return found
+    if path.name.endswith(PARTIAL):
+        if not found:
+            logger.warning("skipping %s: an unfinished recording without any message", path)
+        return found
+    for child in sorted(path.iterdir()):
+        if child.is_dir():
+            found += _bags_below(child, above | {path.resolve()})
+        elif child.suffix == _ROS1:
+            logger.warning("skipping %s", _ros1(child))
+    return found
+
+
+def _no_bag(path: Path) -> BagError:
+    """Return the error for a path at which there is no bag."""
+    ros1 = [path] if path.suffix == _ROS1 else sorted(path.rglob(f"*{_ROS1}")) if path.is_dir() else []
+    if ros1:
+        return BagError(_ros1(ros1[0]))
+    return BagError(
+        f"{path} is not a bag and contains none: a bag is a folder made by `ros2 bag record`, or an .mcap or .db3 file"
+    )
+
+
+def _ros1(path: Path) -> str:
+    target = path.with_suffix("")
+    return f"{path}: a bag of ROS 1; convert it with `rosbags-convert --src {path} --dst {target}` and use {target}"
 
 
 def _bags_at(path: Path) -> list[Path]:
@@ -155,6 +180,8 @@ def _contents(path: Path) -> tuple[list[Path], _Metadata | None, list[str]]:
     """Return a bag's storage files, its metadata if it has any, and the damage so far."""
     if not path.exists():
         raise BagError(f"bag {path} does not exist")
+    if path.suffix == _ROS1:
+        raise _no_bag(path)
     if path.is_file():
         return [path], None, []
     inner = path / path.name.removesuffix(PARTIAL)  # left by our recorder if it was killed

@@ -133,8 +133,11 @@ class Inspection:
         delays = [metrics.delays[name] for metrics in self._streams if name in metrics.delays]
         lags = [lag for metrics in self._streams if (lag := metrics.lags.get(name)) is not None]
         lag_s = float(np.median([lag.lag_s for lag in lags])) if lags else None
-        latency_s = float((self._robot.cameras.get(name) or getattr(self._robot, name)).latency_s)
+        stream = self._robot.cameras.get(name) or getattr(self._robot, name)
+        latency_s = float(stream.latency_s)
         return {
+            "key": f"cameras.{name}" if name in self._robot.cameras else name,
+            "stamp": getattr(stream, "stamp", "receive"),
             "delay_s": float(np.median([median for median, _ in delays])) if delays else None,
             "delay_95_s": float(np.max([high for _, high in delays])) if delays else None,
             "out_of_order": sum(metrics.out_of_order.get(name, 0) for metrics in self._streams),

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vla_ros import html
+from vla_ros.datasets.bags.episodes.cutting import clock_offset
 from vla_ros.imaging import images
 
 Report = Mapping[str, Any]
@@ -149,6 +150,8 @@ def advice(report: Report) -> list[str]:
     """Return what a person should look into, in sentences."""
     texts = []
     for name, row in report["streams"].items():
+        if row["stamp"] == "header" and (clock := clock_offset(row["delay_s"] or 0.0, f"{row['key']}.stamp: receive")):
+            texts.append(f"{name}: {clock}")
         lag_s = row["lag_behind_ee_pose_s"]
         if lag_s is not None and abs(lag_s) > 0.03:
             texts.append(

@@ -44,7 +44,7 @@ def test_a_table_gives_episodes_and_their_phrasings(
     assert (episode.command, episode.task, episode.outcome) == ("open the drawer", "drawer", "success")
     assert episode.phrasings == ("open the drawer", "pull it open")
     assert len(episode) == 9  # from the bag's first message, 39 ms before the first tick
-    assert dict(report.dropped) == {"episode discarded": 4}
+    assert dict(report.dropped) == {"episode discarded: no under keep in annotations.csv": 4}
 
 
 def test_a_bag_without_a_row_is_read_as_it_was_recorded(
@@ -122,7 +122,7 @@ def test_annotate_writes_what_bags_contain_and_keeps_existing_rows(
     assert [(row.bag, row.text, row.keep, row.outcome, row.task) for row in rows] == [
         ("marked", "pick up the red block", True, "success", "pick_red"),
         ("marked", "pick up the red block", False, "unknown", "pick_red"),
-        ("mute", "", False, "unknown", ""),
+        ("mute", "", None, "unknown", ""),
         ("spoken", "pick up the red block", True, "unknown", ""),
         ("spoken", "open the drawer", True, "unknown", ""),
     ]
@@ -159,7 +159,7 @@ def test_reading_what_annotate_wrote_changes_nothing(
         (HEADER + "bag,zero,9,open it,yes,,\n", "line 2: start must be seconds .*; got 'zero'"),
         (HEADER + "bag,nan,9,open it,yes,,\n", "line 2: start must be seconds .*; got 'nan'"),
         (HEADER + "bag,9,3,open it,yes,,\n", "line 2: start must be 0 or more, and end later; got 9 and 3"),
-        (HEADER + "bag,0,9,open it,maybe,,\n", "line 2: keep must be yes or no; got 'maybe'"),
+        (HEADER + "bag,0,9,open it,maybe,,\n", "line 2: keep must be yes or no, or empty .*; got 'maybe'"),
         (HEADER + "bag,0,9, | ,yes,,\n", "line 2: text is empty"),
         (
             HEADER + "bag,0,9,open it,yes,great,\n",
@@ -184,6 +184,22 @@ def test_a_table_written_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     (tmp_path / TABLE).write_bytes(text.encode())
     (row,) = read_table(tmp_path / TABLE)
     assert (row.bag, row.start_s, row.end_s, row.text, row.keep) == ("one", 0.5, 2.0, "öffne sie, langsam", True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_table_is_read_in_the_encodings_of_spreadsheets(tmp_path: Path, encoding: str) -> None:
+    text = "bag\tstart\tend\ttext\tkeep\r\none\t0,5\t2\töffne sie\t\r\n"
+    (tmp_path / TABLE).write_bytes(text.encode(encoding))
+    (row,) = read_table(tmp_path / TABLE)
+    assert (row.start_s, row.text, row.keep) == (0.5, "öffne sie", True)
+
+
+@pytest.mark.parametrize(("text", "keep"), [("open it", True), ("", None)])
+def test_an_undecided_row_is_kept_once_it_has_a_text(tmp_path: Path, text: str, keep: bool | None) -> None:
+    write_table(tmp_path / TABLE, [Annotation("bag", 0.0, 1.0, "", None)])
+    written = (tmp_path / TABLE).read_text()
+    (tmp_path / TABLE).write_text(written.replace("1.000,,", f"1.000,{text},"))
+    assert read_table(tmp_path / TABLE)[0].keep is keep
 
 
 def test_a_written_table_reads_back_unchanged(tmp_path: Path) -> None:

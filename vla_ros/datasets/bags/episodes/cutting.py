@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 
 from vla_ros import topics
 from vla_ros.contract import ObservationSpec, Timing
-from vla_ros.datasets.bags.cdr.batch_reader import Columns, preloaded
+from vla_ros.datasets.bags.cdr.batch_reader import Columns, preloaded, read_tables
 from vla_ros.datasets.bags.episodes.labelling import ActionLabels, twist_columns
 from vla_ros.datasets.bags.episodes.markers import INTERVENTION_TYPE
-from vla_ros.datasets.bags.episodes.segmentation import Annotation, Segment, find_segments
+from vla_ros.datasets.bags.episodes.segmentation import TABLE, Annotation, Segment, find_segments
 from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import SILENCE_NS, columns_of, observations
 from vla_ros.datasets.episode import Episode
@@ -34,6 +35,8 @@ from vla_ros.robot_streams import TWIST_STAMPED, Stream
 
 # An episode needs an action and something that follows from it.
 MIN_FRAMES = 2
+# Transport takes less, from a camera's driver to the recorder.
+OTHER_CLOCK_S = 0.1
 MOVED_BY_THE_POLICY = "moved by the policy"
 
 # What becomes of frames in which a policy moved the arm: they are dropped, or imitated like a person's.
@@ -50,6 +53,17 @@ _REFUSALS = {
 
 _Frame = tuple[int, Observation]  # tick, what was seen
 _Mask = NDArray[np.bool_]
+
+
+def clock_offset(late_s: float, remedy: str) -> str:
+    """Return how far stamps are from their receipt and the key that helps, "" if that is no more than transport."""
+    if abs(late_s) <= OTHER_CLOCK_S:
+        return ""
+    side = "before" if late_s > 0 else "after"
+    return (
+        f"stamps are {abs(late_s):.6g} s {side} receipt: of another clock? Synchronize it, or set {remedy} in the "
+        "robot file"
+    )
 
 
 class EpisodeCutter:
@@ -86,6 +100,7 @@ class EpisodeCutter:
             commanded: Literal["demonstrated_twist", "twist_command"]
             commanded = "twist_command" if imitated else "demonstrated_twist"
             self.labels = ActionLabels(recording, robot, commanded, by_guard=self.interventions is not None)
+        self._arm_key = commanded
         self._corrections = None if imitated else self.interventions
         self.dropped: collections.Counter[str] = collections.Counter()
         self._undecodable: dict[str, str] = {}
@@ -97,7 +112,7 @@ class EpisodeCutter:
             if segment.usable(include_failures):
                 wanted.append(segment)
             else:
-                self.dropped[f"episode {segment.outcome}"] += len(segment.ticks(self._timing.period_ns))
+                self.dropped[self._unusable(segment)] += len(segment.ticks(self._timing.period_ns))
         for segment, frames in self._frames(wanted):
             ticks = np.array([tick for tick, _ in frames], np.int64)
             actions = self.labels.actions(segment, ticks, self._timing.period_ns)
@@ -130,17 +145,45 @@ class EpisodeCutter:
                 if why := whys[tick]:
                     self.dropped[why] += 1
                 elif isinstance(observed, Refusal):
-                    self.dropped[self._refusal(observed)] += 1
+                    self.dropped[self._why(observed)] += 1
                 elif observed is not None:
                     frames.append((tick, observed))
             self.dropped["nothing recorded"] += missing
             yield segment, frames
 
-    def _refusal(self, refusal: Refusal) -> str:
-        """Return why a frame is refused; images that can't be decoded for one reason, but for its numbers, are one."""
-        if refusal.reason != "undecodable":
-            return _REFUSALS[refusal.reason].format(stream=refusal.stream)
-        return self._undecodable.setdefault(re.sub(r"\d+", "", refusal.detail), refusal.detail)
+    def _unusable(self, segment: Segment) -> str:
+        """Return why a whole segment is left out."""
+        if segment.outcome != "discarded" or self.segmentation.origin != "annotations":
+            return f"episode {segment.outcome}"
+        return (
+            f"episode discarded: no text in {TABLE}"
+            if not segment.texts
+            else f"episode discarded: no under keep in {TABLE}"
+        )
+
+    def _why(self, refusal: Refusal) -> str:
+        """Return why there is no observation, and if the stream's clock may be to blame, that."""
+        if refusal.reason == "undecodable":  # images that can't be decoded for one reason, but for its numbers, are one
+            return self._undecodable.setdefault(re.sub(r"\d+", "", refusal.detail), refusal.detail)
+        why = _REFUSALS[refusal.reason].format(stream=refusal.stream)
+        clock = self._other_clock(refusal.stream) if refusal.reason in ("missing", "stale", "skewed") else ""
+        if clock and refusal.reason == "missing":
+            return f"{refusal.stream}: {clock}"
+        return f"{why}; {clock}" if clock else why
+
+    @functools.cache  # noqa: B019  # a cutter lives as long as its recording
+    def _other_clock(self, name: str) -> str:
+        """Return that a stream's stamps are of another clock, with the way out, or ""."""
+        stream = self._robot.stream(name)
+        columns, topic = columns_of(stream), _find(stream.topic, self._recording)
+        if stream.stamp != "header" or columns is None or topic is None:
+            return ""
+        table = read_tables(self._recording, {topic: columns}).get(topic)
+        if table is None:
+            return ""
+        late_s = float(np.median(table.refs.receive_ns - table.stamp_ns)) / 1e9
+        key = f"cameras.{name}" if name in self._robot.cameras else name
+        return clock_offset(late_s, f"{key}.stamp: receive")
 
     def _unused(self, segment: Segment, covered: Sequence[range]) -> dict[int, str]:
         """Return for each of a segment's `covered` ticks why it is not used, whatever was seen at it; "" if it is."""
@@ -151,7 +194,8 @@ class EpisodeCutter:
         why = np.full(len(ticks), "", object)
         first_ns = self.labels.first_ns(segment)
         if first_ns is None:
-            why[:] = "episode without a twist command"
+            clock = clock_offset(self.labels.delay_s, f"{self._arm_key}.stamp: receive")
+            why[:] = "episode without a twist command" + (f"; its {clock}" if clock else "")
         else:
             why[ticks * period_ns < first_ns] = "before the first twist command"
         if self._corrections is not None:

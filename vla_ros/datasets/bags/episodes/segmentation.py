@@ -10,10 +10,12 @@ bag's own folder or else in the folder that contains the bags. A bag without a r
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import functools
 import io
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,10 +30,13 @@ from vla_ros.files import write_text
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
 
+logger = logging.getLogger(__name__)
+
 TABLE = "annotations.csv"
 COLUMNS = ("bag", "start", "end", "text", "keep", "outcome", "task")
 _OPTIONAL = ("outcome", "task")
-_KEEP = {"yes": True, "no": False}
+_KEEP = {"yes": True, "no": False, "": None}
+_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 TASK_KEY = "task"
 # The outcome of the event that ends an episode.
 _ENDINGS = {"success": "success", "failure": "failure", "discard": "discarded"}
@@ -47,7 +52,7 @@ class Annotation:
     start_s: float
     end_s: float
     text: str  # the command, or several phrasings separated by |
-    keep: bool
+    keep: bool | None  # None: not decided yet; kept as soon as there is a text
     outcome: str = "unknown"
     task: str = ""
     where: str = ""  # file and line, for error messages
@@ -211,7 +216,7 @@ def annotations_of(bag: Path) -> list[Annotation] | None:
 
 
 def read_table(path: Path) -> list[Annotation]:
-    """Read a table as spreadsheets write it: separated by commas or semicolons, with or without a byte order mark.
+    """Read a table as spreadsheets write it: separated by commas, semicolons or tabs, in UTF-8, UTF-16 or Windows-1252.
 
     Raises:
         BagError: It can't be read, a column is unknown or missing, a value is invalid, or episodes of a bag overlap.
@@ -222,13 +227,11 @@ def read_table(path: Path) -> list[Annotation]:
 
 @functools.lru_cache(maxsize=8)  # every bag in a folder looks up the folder's table
 def _read_table(path: Path, mtime_ns: int, size: int) -> tuple[Annotation, ...]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BagError(f"{path} can't be read as UTF-8 text: {error}") from None
+    text = _decode(path)
     first = text.partition("\n")[0]
+    delimiter = next((one for one in ";\t" if one in first), ",")
     try:
-        lines = list(csv.reader(io.StringIO(text), delimiter=";" if ";" in first else ",", strict=True))
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise BagError(f"{path} is not a table of comma-separated values: {error}") from None
     if not lines:
@@ -254,13 +257,34 @@ def _read_table(path: Path, mtime_ns: int, size: int) -> tuple[Annotation, ...]:
     return tuple(rows)
 
 
+def _decode(path: Path) -> str:
+    """Return a table's text; raise BagError if it can't be read or is in an unknown encoding."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BagError(f"{path} can't be read: {error}") from None
+    encoding = next((name for mark, name in _BOMS.items() if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding == "utf-8":
+            try:
+                text = data.decode("cp1252")
+            except UnicodeDecodeError:
+                pass
+            else:
+                logger.warning("%s is not UTF-8; reading it as Windows-1252. Save it as CSV UTF-8 to be sure", path)
+                return text
+        raise BagError(f"{path} is neither UTF-8, UTF-16 nor Windows-1252 ({error}); save it as CSV UTF-8") from None
+
+
 def write_table(path: Path, rows: Iterable[Annotation]) -> None:
     """Write a table atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        keep = "yes" if row.keep else "no"
+        keep = "" if row.keep is None else "yes" if row.keep else "no"
         writer.writerow([row.bag, f"{row.start_s:.3f}", f"{row.end_s:.3f}", row.text, keep, row.outcome, row.task])
     write_text(path, text.getvalue())
 
@@ -272,9 +296,11 @@ def _parse_row(values: dict[str, str], where: str, length: int, expected: int) -
     start_s, end_s = _seconds(values["start"], f"{where}: start"), _seconds(values["end"], f"{where}: end")
     if not 0 <= start_s < end_s:
         raise BagError(f"{where}: start must be 0 or more, and end later; got {start_s:g} and {end_s:g}")
-    keep = _KEEP.get(values["keep"].lower())
-    if keep is None:
-        raise BagError(f"{where}: keep must be yes or no; got {values['keep']!r}")
+    if values["keep"].lower() not in _KEEP:
+        raise BagError(f"{where}: keep must be yes or no, or empty (yes if there is a text); got {values['keep']!r}")
+    keep = _KEEP[values["keep"].lower()]
+    if keep is None and phrasings(values["text"]):
+        keep = True
     if keep and not phrasings(values["text"]):
         raise BagError(f"{where}: text is empty; describe what was done, or write no under keep")
     outcome = values.get("outcome") or "unknown"
