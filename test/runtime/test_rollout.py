@@ -72,7 +72,7 @@ class CountingPolicy:
 
     def step(self, observation):
         self.observations.append(observation)
-        tick = observation.time_ns // self.contract.timing.period_ns
+        tick = self.contract.timing.grid.tick_at(observation.time_ns)
         chunk = np.zeros((self.contract.timing.chunk, 7))
         chunk[:, 0] = (tick + np.arange(len(chunk))) / 100
         chunk[:, 6] = self.opening

@@ -92,13 +92,14 @@ def test_observations_are_those_of_a_live_buffer_bit_for_bit(
     events = [(receive_ns, message, streams[topic]) for receive_ns, topic, _, message in demonstration.messages
               if topic in streams]  # fmt: skip
     first = min(receive_ns for receive_ns, *_ in demonstration.messages)
-    ticks = range(-(-first // timing.period_ns), max(receive_ns for receive_ns, *_ in events) // timing.period_ns)
-    events += [(tick * timing.period_ns + timing.settle_ns + 0.5, None, tick) for tick in ticks]
+    grid, last = timing.grid, max(receive_ns for receive_ns, *_ in events)
+    ticks = range(grid.first_from(first), grid.tick_at(last))
+    events += [(grid.start_ns(tick) + timing.settle_ns + 0.5, None, tick) for tick in ticks]
     buffer = ObservationBuffer(spec, robot.observation)
     live = {}
     for time_ns, message, what in sorted(events, key=lambda event: event[0]):
         if message is None:
-            live[what] = buffer.snapshot(what * timing.period_ns)
+            live[what] = buffer.snapshot(grid.start_ns(what))
         else:
             stamp_ns = message_time_ns(message, robot.stream(what), time_ns)
             buffer.push(what, stamp_ns, observation_value(message, robot, what))
@@ -353,7 +354,7 @@ def test_gaps_between_selected_ticks_are_not_silence(
     bag: type[BagBuilder], robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, asked: list[int]
 ) -> None:
     built = bag().say(-9).image("static", -40, 0).image("wrist", -40, 0).pose(-20).joints(-20).move(0, 13_000)
-    ticks = np.array(asked) + START_NS // timing.period_ns
+    ticks = np.array(asked) + timing.grid.tick_at(START_NS)
     with open_bag(built.write(tmp_path / "bag")) as recording:
         everything = [tick for tick, _ in observations(recording, robot, spec, timing)]
     with open_bag(tmp_path / "bag") as recording:
@@ -381,7 +382,7 @@ def test_an_image_frozen_since_before_the_selected_ticks_is_detected(
     for _, topic, _, message in demonstration.messages:
         if topic.startswith("/camera/wrist"):
             message.data = still.data
-    tick = START_NS // timing.period_ns + 12
+    tick = timing.grid.tick_at(START_NS) + 12
     with open_bag(demonstration.write(tmp_path / "bag")) as recording:
         refused = dict(observations(recording, wary, spec, timing, ticks=np.array([tick])))[tick]
     assert isinstance(refused, Refusal) and (refused.reason, refused.stream) == ("frozen", "wrist")

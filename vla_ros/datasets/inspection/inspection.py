@@ -25,6 +25,7 @@ from vla_ros.datasets.inspection.metrics import (
     motion_metrics,
     topic_metrics,
 )
+from vla_ros.grid import Grid
 from vla_ros.robot import Robot
 
 # The shipped recipe's (config/train/tabletop.json); less if the control period is shorter.
@@ -82,7 +83,7 @@ class Inspection:
         found = list(cutter.episodes(include_failures=True))
         self._streams.append(StreamMetrics(recording, self._robot))
         self._faults += [f"{recording.path}: {text}" for text in self._streams[-1].faults]
-        self._rows += _episode_rows(recording, cutter, found, self._timing.period_ns)
+        self._rows += _episode_rows(recording, cutter, found, self._timing.grid)
         self._dropped += cutter.dropped
         for episode in found:
             self._add_episode(episode)
@@ -113,7 +114,7 @@ class Inspection:
             "damage": self._damage,
             "transforms": self._faults,
             "actions": action_metrics(actions),
-            "motion": motion_metrics(self._actions, self._robot, self._timing.period_ns / 1e9),
+            "motion": motion_metrics(self._actions, self._robot, self._timing.grid.period_s),
             "cameras": {name: dict(counts) for name, counts in self._images.items()},
             "language": dict(self._commands.most_common()),
             "problems": self._problems,
@@ -138,7 +139,7 @@ class Inspection:
 
 
 def _episode_rows(
-    recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode], period_ns: int
+    recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode], grid: Grid
 ) -> list[dict[str, Any]]:
     """Return one row per recorded episode, whether or not it is usable, and however many pieces it was cut into."""
     rows, interventions = [], cutter.interventions
@@ -152,7 +153,7 @@ def _episode_rows(
             "command": pieces[0].command if pieces else "",
             "phrasings": list(segment.texts),
             "outcome": segment.outcome,
-            "by_hand": None if interventions is None else interventions.share(segment, period_ns),
+            "by_hand": None if interventions is None else interventions.share(segment, grid),
             "frames": sum(map(len, pieces)),
             "pieces": len(pieces),
             "duration_s": (segment.stop_ns - segment.start_ns) / 1e9,

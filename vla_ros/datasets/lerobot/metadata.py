@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from vla_ros import actions, schema
 from vla_ros.datasets.errors import SourceError
+from vla_ros.grid import Grid
 
 if TYPE_CHECKING:
     import pyarrow  # imported on use: it is an extra
@@ -185,9 +186,7 @@ def read_metadata(folder: Path) -> Metadata:
             name: (str(feature["dtype"]), tuple(int(size) for size in feature["shape"]))
             for name, feature in info["features"].items()
         }
-        rate_hz = Fraction(info["fps"]).limit_denominator(1000)
-        if rate_hz <= 0:
-            raise ValueError(f"fps is {info['fps']}")
+        rate_hz = Grid(info["fps"]).rate_hz
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(f"{folder / INFO} is damaged: {error!r}") from None
     videos = [name for name, (kind, _) in features.items() if kind == "video"]
