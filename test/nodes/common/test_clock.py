@@ -80,6 +80,20 @@ def test_a_grid_thread_calls_back_at_each_multiple_of_the_period_and_not_in_betw
     assert ticks_of(130, 200, 250, 301, 400) == [200, 301, 400]
 
 
+def test_a_grid_thread_calls_back_on_the_exact_grid_of_any_rate_at_any_time():
+    grid = Grid(29.97)
+    first = grid.tick_at(1_800_000_000 * 10**9)
+    due = [grid.start_ns(first + tick) for tick in range(5)]
+    ticks: list[int] = []
+    clock = SteppedClock(due[0], due[1] - 1, due[1], due[2], due[3] - 1, due[3], due[4])
+    thread = GridThread(clock, grid, lambda: ticks.append(clock.now_ns()))
+    thread.start()
+    while len(clock._times_ns):
+        time.sleep(0.001)
+    thread.stop()
+    assert ticks == due[1:]
+
+
 def test_a_grid_thread_finds_the_grid_again_after_a_clock_that_was_set_back():
     assert ticks_of(1030, 1100, 310, 400) == [1100, 400]
 
