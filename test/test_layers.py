@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vla_ros"
 # A package is a folder of vla_ros, or a module right below it. Those of layer 1 may use each other.
 LAYERS = {
     "__init__": 0, "errors": 0, "files": 0, "resources": 0,
-    "contract": 1, "actions": 1, "robot": 1, "robot_streams": 1, "schema": 1, "topics": 1, "html": 1,
+    "contract": 1, "grid": 1, "actions": 1, "robot": 1, "robot_streams": 1, "schema": 1, "topics": 1, "html": 1,
     "geometry": 1, "imaging": 1, "observations": 1, "transport": 1,
     "datasets": 2, "sim": 2,
     "policy": 3,

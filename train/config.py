@@ -347,9 +347,6 @@ def _check_network(network: PolicyConfig, contract: ContractConfig) -> None:
     for key, name, known in names:
         if name not in known:
             raise ConfigError(f"policy.{key} is {name!r}; it must be one of {', '.join(known)}")
-    if network.backbone == "compact":
-        for camera in contract.cameras:
-            network.compact.check_image_size(camera.height, camera.width)
     if network.backbone == "vlm" and network.vlm.pretrained is None and not network.vlm.model:
         raise ConfigError(
             "policy.vlm has neither pretrained nor model; set policy.vlm.pretrained to a folder or hub id, or "

@@ -110,7 +110,7 @@ def require_agreement(source: Source, loaded: Demonstrations, spec: ObservationS
     if not any(name.startswith("ee_") for name in spec.proprioception):
         print(f"{source.name}: actions are not compared with the tool's motion: no pose in contract.proprioception")
     refused = []
-    found = compare_recordings(loaded.episodes, spec.proprioception, timing.period_ns / 1e9)
+    found = compare_recordings(loaded.episodes, spec.proprioception, timing.grid.period_s)
     for recording, agreement in found.items():
         for one in agreement.contradictions:
             way_out = remedy(one, agreement, source.format, source.robot)

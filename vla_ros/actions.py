@@ -66,9 +66,12 @@ def discretize(values: ArrayLike, bins: int = 256) -> NDArray[np.int64]:
 
 
 def twist_between(
-    position0: ArrayLike, quaternion0: ArrayLike, position1: ArrayLike, quaternion1: ArrayLike, dt_s: float
+    position0: ArrayLike, quaternion0: ArrayLike, position1: ArrayLike, quaternion1: ArrayLike, dt_s: float | Array
 ) -> Array:
-    """Return the constant base-frame twist (6,) that takes pose 0 to pose 1 in `dt_s`, or (T, 6) for T pairs."""
+    """Return the constant base-frame twist (6,) that takes pose 0 to pose 1 in `dt_s`, or (T, 6) for T pairs.
+
+    Each of the T may have a `dt_s` (T, 1) of its own.
+    """
     from scipy.spatial.transform import Rotation
 
     linear = (np.asarray(position1, dtype=np.float64) - np.asarray(position0, dtype=np.float64)) / dt_s

@@ -106,9 +106,11 @@ def test_keypoints_find_a_bright_spot() -> None:
     assert (x, y) == pytest.approx((12 / 15 * 2 - 1, 4 / 15 * 2 - 1), abs=1e-3)
 
 
-def test_image_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"60x64.*multiples of 8"):
-        CameraEncoder((60, 64), CompactConfig())
+@pytest.mark.parametrize("size", [(64, 64), (60, 64), (97, 131), (7, 5)])
+def test_images_may_have_any_size(size: tuple[int, int]) -> None:
+    encoder = CameraEncoder(size, CompactConfig())
+    features = encoder(torch.rand(2, 3, *size), torch.zeros(2, CompactConfig().text_size))
+    assert features.shape == (2, encoder.output_size)
 
 
 @pytest.mark.parametrize("part", ["backbone", "head"])

@@ -98,7 +98,7 @@ class FakePolicy:
         self._note("clear_history")
 
     def step(self, observation: Observation):
-        tick = observation.time_ns // self.contract.timing.period_ns
+        tick = self.contract.timing.grid.tick_at(observation.time_ns)
         self._note("step", tick)
         self.before_step(observation)
         chunk = np.zeros((self.contract.timing.chunk, 7))

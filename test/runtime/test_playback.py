@@ -25,7 +25,7 @@ def make(speed: float = 1.0) -> Playback:
 
 def seen(tick: int) -> Observation:
     state = np.array([tick, 0.5], dtype=np.float32)
-    return Observation(tick * contract().timing.period_ns, {}, {}, state, "push")
+    return Observation(contract().timing.grid.start_ns(tick), {}, {}, state, "push")
 
 
 def played(playback: Playback, first_tick: int, ticks: int, every: int = 1) -> np.ndarray:

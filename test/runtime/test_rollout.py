@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from ticked_guard import PERIOD_NS, TickedGuard
@@ -72,17 +74,20 @@ class CountingPolicy:
 
     def step(self, observation):
         self.observations.append(observation)
-        tick = observation.time_ns // self.contract.timing.period_ns
+        tick = self.contract.timing.grid.tick_at(observation.time_ns)
         chunk = np.zeros((self.contract.timing.chunk, 7))
         chunk[:, 0] = (tick + np.arange(len(chunk))) / 100
         chunk[:, 6] = self.opening
         return chunk
 
 
+@pytest.mark.parametrize("control_hz", [10.0, 29.97, 30.0])
 @pytest.mark.parametrize("delay_ticks", [0, 1, 2])
-def test_every_executed_action_was_planned_for_its_tick_at_any_delay(delay_ticks):
-    env = PointEnvironment()
-    rollout(env, CountingPolicy(), max_time_s=0.8, delay_ticks=delay_ticks)
+def test_every_executed_action_was_planned_for_its_tick_at_any_delay_and_rate(delay_ticks, control_hz):
+    env, policy = PointEnvironment(), CountingPolicy()
+    env.control_hz = control_hz
+    policy.contract = dataclasses.replace(policy.contract, timing=Timing(control_hz, 2, 4))
+    run_episode(env, policy, env.reset(), EpisodeConfig("go", 8, delay_ticks=delay_ticks))
     executed = [action[0] for action in env.actions]
     assert executed == pytest.approx([0.0] * delay_ticks + [tick / 100 for tick in range(delay_ticks, 8)])
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vla_ros.grid import Grid
 from vla_ros.robot import Limits
 from vla_ros.runtime.execution.commands import Command, GripperSwitch
 from vla_ros.runtime.execution.executors import Executor
@@ -29,6 +30,7 @@ class TickedGuard:
 
     Args:
         periods_per_tick: Guard periods in a tick of the plan.
+        guard_hz: Rate of the guard instead, for plans at another rate than `PERIOD_NS`.
     """
 
     def __init__(
@@ -38,10 +40,11 @@ class TickedGuard:
         limits: Limits = ONE_METRE_PER_SECOND,
         stop_ticks: int = 2,
         periods_per_tick: int = 1,
+        guard_hz: float | None = None,
         resume_within_s: float = math.inf,
         gripper: GripperSwitch | None = None,
     ) -> None:
-        period_ns = PERIOD_NS // periods_per_tick
+        period_ns = PERIOD_NS // periods_per_tick if guard_hz is None else Grid(guard_hz).period_ns
         self.core = Guard(
             GuardSettings(period_ns, resume_within_s),
             ActionTimeline(executor),
@@ -73,9 +76,13 @@ class TickedGuard:
 
     def tick(self, tick: float, reason: str | None = None, position: NDArray[np.float64] | None = CENTRE) -> Command:
         """Act at `tick`, while the planner says `reason`."""
+        return self.at(round(tick * PERIOD_NS), reason, position)
+
+    def at(self, now_ns: int, reason: str | None = None, position: NDArray[np.float64] | None = CENTRE) -> Command:
+        """Act at `now_ns`, while the planner says `reason`."""
         self.steady_s += self.core.settings.period_ns / 1e9
         self._hear(reason)
-        return self.core.tick(round(tick * PERIOD_NS), self.steady_s, position)
+        return self.core.tick(now_ns, self.steady_s, position)
 
     def _hear(self, reason: str | None) -> None:
         self.core.hear_status(PlannerStatus("only", "go", reason), self.steady_s)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from recordings import read_bag
 from tiny_datasets import write_calvin
+from tiny_training import make_episode
 
 from vla_ros.datasets.bags.open_bag import find_bags
 from vla_ros.datasets.sources import Demonstrations
@@ -118,6 +120,26 @@ def test_motion_without_language_trains_a_policy(recipe, split) -> None:
     policy = load_checkpoint(fit(config))
     assert policy.contract.action.high[0] == pytest.approx(0.6, abs=0.011)
     assert all(torch.isfinite(weights).all() for weights in policy.parameters())
+
+
+@pytest.mark.parametrize("format_", ["calvin", "lerobot"])
+def test_a_data_set_at_30_hz_trains_at_30_hz(recipe, split, tmp_path: Path, format_: str) -> None:
+    recipe["contract"] |= {"control_hz": 30, "proprioception": ["gripper_opening"]}
+    folder, frames = split, 4 * 29  # each segment's last frame has no action
+    if format_ == "lerobot":
+        for name in ("pyarrow", "av"):
+            pytest.importorskip(name)
+        from vla_ros.datasets.lerobot.writer import LeRobotWriter
+
+        folder, frames = tmp_path / "set", 4 * 20
+        with LeRobotWriter.create(folder, Fraction(30), ("ee_x", "gripper_opening"), "panda") as writer:
+            for index in range(4):
+                writer.add(make_episode(index, length=20))
+    config = with_data(recipe, sources=[{"format": format_, "path": str(folder)}])
+    (source,) = read_demonstrations(config, *observation_spec(config))
+    assert sum(map(len, source.episodes)) == frames
+    timing = load_checkpoint(fit(config)).contract.timing
+    assert timing.control_hz == 30 and timing.grid.start_ns(1_000_000_001) == 33_333_333_366_666_667
 
 
 def test_each_source_is_split_by_its_own_recordings(episodes) -> None:

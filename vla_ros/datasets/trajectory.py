@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.errors import SourceError
+from vla_ros.grid import SECOND_NS
 from vla_ros.imaging import images
 from vla_ros.observations.observation import proprioception
 
@@ -41,7 +42,7 @@ class Trajectory:
     task: str
     outcome: str
     source: str
-    start_ns: int = 0
+    first_step: int = 0  # number of step 0 in its recording
     phrasings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) ->
         SourceError: the data set lacks what the contract requires.
         ValueError: a value is not finite, or an image can't be decoded.
     """
-    grid = _Grid(trajectory.rate_hz, timing.period_ns, len(trajectory))
+    grid = _Grid(trajectory.rate_hz, timing.grid.rate_hz, len(trajectory))
     if grid.ticks == 0:
         return None
     steps = grid.step_at(np.arange(grid.ticks), half_periods=0)
@@ -67,7 +68,6 @@ def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) ->
         camera.name: np.stack([images.resize(trajectory.image(camera.name, int(step)), camera) for step in steps])
         for camera in spec.cameras
     }
-    first_tick = trajectory.start_ns // timing.period_ns
     return Episode(
         images=resized,
         proprioception=_states(trajectory, spec, steps),
@@ -76,20 +76,24 @@ def to_episode(trajectory: Trajectory, spec: ObservationSpec, timing: Timing) ->
         task=trajectory.task,
         outcome=trajectory.outcome,
         source=trajectory.source,
-        start_ns=trajectory.start_ns,
-        ticks=first_tick + np.arange(grid.ticks, dtype=np.int64),
+        start_ns=int(trajectory.first_step * SECOND_NS / trajectory.rate_hz),
+        ticks=grid.tick_of(trajectory.first_step) + np.arange(grid.ticks, dtype=np.int64),
         phrasings=trajectory.phrasings,
     )
 
 
 class _Grid:
-    """Locates the ticks of a control period among S steps of a rate, in integer arithmetic."""
+    """Locates the ticks of a control rate among S steps of a rate, in integer arithmetic."""
 
-    def __init__(self, rate_hz: Fraction, period_ns: int, steps: int) -> None:
-        self._period = Fraction(period_ns, 10**9) * rate_hz  # in steps
+    def __init__(self, rate_hz: Fraction, control_hz: Fraction, steps: int) -> None:
+        self._period = rate_hz / control_hz  # in steps
         self._rate_hz = rate_hz
         self._last = steps - 1
         self.ticks = int(steps / self._period)
+
+    def tick_of(self, step: int) -> int:
+        """Return the tick that `step` of the recording begins in."""
+        return int(step / self._period)
 
     def step_at(self, ticks: NDArray[np.int64], half_periods: int) -> NDArray[np.int64]:
         """Return the step (T,) in progress at `ticks`, or so many half periods after them."""

@@ -55,11 +55,6 @@ class CompactConfig(_Sizes, section="compact"):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"compact.dropout is {self.dropout}; it must be in [0, 1)")
 
-    def check_image_size(self, height: int, width: int) -> None:
-        """Raise ValueError if the backbone cannot take images of height x width."""
-        if height % 8 or width % 8:
-            raise ValueError(f"a camera image is {height}x{width} (height x width); both must be multiples of 8")
-
 
 @dataclass(frozen=True)
 class VlmConfig:

@@ -68,7 +68,7 @@ class Playback:
 
     def step(self, observation: Observation) -> NDArray[np.float64]:
         timing = self.contract.timing
-        tick = observation.time_ns // timing.period_ns
+        tick = timing.grid.tick_at(observation.time_ns)
         if self._start is None and self._begun.is_set():
             self._start = tick + round(LEAD_S * timing.control_hz)
         assert observation.proprioception is not None  # the contract asks for the tool's pose

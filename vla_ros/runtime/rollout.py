@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.contract import PolicyContract
+from vla_ros.grid import Grid
 from vla_ros.observations.observation import ObservationBuffer
 from vla_ros.robot import Limits, ObservationLimits
 from vla_ros.runtime.execution.commands import GripperSwitch
@@ -112,19 +113,20 @@ def run_episode(
     """
     contract = policy.contract
     _check_environment(env, contract, config.blank)
-    period_ns = contract.timing.period_ns
+    grid = contract.timing.grid
     buffer = ObservationBuffer(contract.observation_spec, ALWAYS_FRESH)
     buffer.push("language", 0, config.command)
-    guard = _make_guard(config, period_ns)
+    guard = _make_guard(config, grid)
     engine = _EmulatedEngine(policy, buffer, guard, config)
     opening = _opening(observation)
     success, tick = False, 0
     for tick in range(config.max_ticks):
         if on_frame is not None:
             on_frame(tick, observation)
-        push_observation(buffer, observation, contract.observation_spec.streams, tick * period_ns, config.blank)
+        now_ns = grid.start_ns(tick)
+        now_s = now_ns / 1e9
+        push_observation(buffer, observation, contract.observation_spec.streams, now_ns, config.blank)
         engine.before(tick)
-        now_ns, now_s = tick * period_ns, tick * period_ns / 1e9
         guard.hear_status(PlannerStatus(command=config.command, reason=engine.reason), now_s)
         guard.measured(_pose(observation), now_s)
         acted = guard.tick(now_ns, now_s, observation["ee_position"])
@@ -136,16 +138,16 @@ def run_episode(
         if success:
             break
     ticks, inference_ms = tick + 1, [round(ms, 3) for ms in engine.inference_ms]
-    return EpisodeResult(success, ticks * period_ns / 1e9, inference_ms, ticks, guard.ticks_missed)
+    return EpisodeResult(success, grid.start_ns(ticks) / 1e9, inference_ms, ticks, guard.ticks_missed)
 
 
-def _make_guard(config: EpisodeConfig, period_ns: int) -> Guard:
+def _make_guard(config: EpisodeConfig, grid: Grid) -> Guard:
     """Return the guard that the robot has, armed, without operators, at the control rate."""
     limits = config.limits or UNLIMITED
     guard = Guard(
-        GuardSettings(period_ns, resume_within_s=math.inf),
+        GuardSettings(grid.period_ns, resume_within_s=math.inf),
         ActionTimeline(config.executor),
-        SafetyGovernor(limits, period_s=period_ns / 1e9),
+        SafetyGovernor(limits, period_s=grid.period_s),
         config.gripper or GripperSwitch(),
         stops=EmergencyStops({}),
         deadman=Deadman(required=False),
@@ -172,7 +174,7 @@ class _EmulatedEngine:
                 f"computes one chunk at a time; got {config.busy_ticks}"
             )
         self._planner = Planner(policy, buffer.snapshot)
-        self._period_ns = policy.contract.timing.period_ns
+        self._grid = policy.contract.timing.grid
         self._guard = guard
         self._delay_ticks = config.delay_ticks
         self._planned_tick: int | None = None
@@ -199,7 +201,7 @@ class _EmulatedEngine:
         if self._planned_tick is not None and tick - 1 != self._planned_tick:
             self._planner.interrupt()
         self._planned_tick = tick
-        self._pending = self._planner.plan(tick * self._period_ns)
+        self._pending = self._planner.plan(self._grid.start_ns(tick))
         if self._pending.inference_ms is not None:
             self.inference_ms.append(self._pending.inference_ms)
 
@@ -216,8 +218,8 @@ class _EmulatedEngine:
         if plan.reason == "policy_error":
             raise RuntimeError(plan.detail)
         if plan.actions is not None:
-            stamp_ns = first_tick * self._period_ns
-            self._guard.hear_plan(GuardPlan(stamp_ns, self._period_ns, plan.actions), stamp_ns)
+            stamp_ns = self._grid.start_ns(first_tick)
+            self._guard.hear_plan(GuardPlan(stamp_ns, self._grid.period_ns, plan.actions), stamp_ns)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,8 @@ def test_an_unusable_bag_is_a_problem_and_the_others_are_still_reported(
 
 
 @pytest.mark.parametrize(
-    ("rate_hz", "status", "frames"), [("10", 0, 20), ("50", 0, 100), ("0", 2, None), ("30", 2, None)]
+    ("rate_hz", "status", "frames"),
+    [("10", 0, 20), ("50", 0, 100), ("30", 0, 60), ("29.97", 0, 59), ("0", 2, None), ("nan", 2, None)],
 )
 def test_bags_are_sampled_at_the_rate_that_is_asked_for(
     demonstration: BagBuilder, tmp_path: Path, rate_hz: str, status: int, frames: int | None

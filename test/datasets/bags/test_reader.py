@@ -60,6 +60,20 @@ def test_demonstration_is_sampled_on_the_control_grid(demonstration: BagBuilder,
     assert report.dropped == {}
 
 
+@pytest.mark.parametrize("control_hz", [15.0, 29.97, 30.0])
+def test_episodes_are_on_the_grid_of_any_rate(
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, control_hz: float, tmp_path: Path
+) -> None:
+    timing = Timing(control_hz, 4, 8)
+    ((episode,), report) = read_bag(demonstration.write(tmp_path / "bag"), robot, spec, timing)
+    exact_ns = [round(int(tick) * 10**9 / timing.grid.rate_hz) for tick in episode.ticks]
+    assert episode.start_ns == exact_ns[0]
+    assert len(episode) == pytest.approx(2 * control_hz, abs=1) and report.dropped == {}
+    newest = [(time_ns - START_NS) // (50 * MS) for time_ns in exact_ns]
+    assert shades(episode, "static") == shades(episode, "wrist") == newest
+    np.testing.assert_allclose(episode.actions, np.tile([0.1, 0, 0, 0, 0, -0.1, 1.0], (len(episode), 1)), atol=1e-7)
+
+
 @pytest.mark.parametrize(("delay_ms", "shade"), [(20, 10), (21, 9)])
 def test_an_image_received_after_the_settle_time_is_not_seen(
     demonstration: BagBuilder, read: Read, delay_ms: int, shade: int
@@ -81,10 +95,12 @@ def test_an_image_stamped_after_the_tick_is_not_seen_even_if_it_has_arrived(
     assert shades(episode, "static")[5] == 10
 
 
+@pytest.mark.parametrize("control_hz", [7.5, 10.0, 15.0, 29.97, 30.0])
 def test_observations_are_those_of_a_live_buffer_bit_for_bit(
-    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path
+    demonstration: BagBuilder, robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, control_hz: float
 ) -> None:
     """A clock runs through the messages as a live node gets them and takes a snapshot at each tick."""
+    timing = dataclasses.replace(timing, control_hz=control_hz)
     rng = np.random.default_rng(0)
     demonstration.messages = [  # everything comes up to 40 ms late, so about half of it after the settle time
         (receive_ns + int(rng.integers(0, 40_000_000)), *rest) for receive_ns, *rest in demonstration.messages
@@ -93,13 +109,14 @@ def test_observations_are_those_of_a_live_buffer_bit_for_bit(
     events = [(receive_ns, message, streams[topic]) for receive_ns, topic, _, message in demonstration.messages
               if topic in streams]  # fmt: skip
     first = min(receive_ns for receive_ns, *_ in demonstration.messages)
-    ticks = range(-(-first // timing.period_ns), max(receive_ns for receive_ns, *_ in events) // timing.period_ns)
-    events += [(tick * timing.period_ns + timing.settle_ns + 0.5, None, tick) for tick in ticks]
+    grid, last = timing.grid, max(receive_ns for receive_ns, *_ in events)
+    ticks = range(grid.first_from(first), grid.tick_at(last))
+    events += [(grid.start_ns(tick) + timing.settle_ns + 0.5, None, tick) for tick in ticks]
     buffer = ObservationBuffer(spec, robot.observation)
     live = {}
     for time_ns, message, what in sorted(events, key=lambda event: event[0]):
         if message is None:
-            live[what] = buffer.snapshot(what * timing.period_ns)
+            live[what] = buffer.snapshot(grid.start_ns(what))
         else:
             stamp_ns = message_time_ns(message, robot.stream(what), time_ns)
             buffer.push(what, stamp_ns, observation_value(message, robot, what))
@@ -117,7 +134,7 @@ def test_observations_are_those_of_a_live_buffer_bit_for_bit(
         assert (bag.time_ns, bag.stamps_ns, bag.command) == (node.time_ns, node.stamps_ns, node.command)
         assert bag.proprioception.tobytes() == node.proprioception.tobytes()
         assert all(bag.images[name].tobytes() == node.images[name].tobytes() for name in ("static", "wrist"))
-    assert seen > 15
+    assert seen > 1.5 * control_hz
 
 
 def test_failed_and_discarded_episodes_are_dropped_and_counted(bag: type[BagBuilder], read: Read) -> None:
@@ -377,7 +394,7 @@ def test_gaps_between_selected_ticks_are_not_silence(
     bag: type[BagBuilder], robot: Robot, spec: ObservationSpec, timing: Timing, tmp_path: Path, asked: list[int]
 ) -> None:
     built = bag().say(-9).image("static", -40, 0).image("wrist", -40, 0).pose(-20).joints(-20).move(0, 13_000)
-    ticks = np.array(asked) + START_NS // timing.period_ns
+    ticks = np.array(asked) + timing.grid.tick_at(START_NS)
     with open_bag(built.write(tmp_path / "bag")) as recording:
         everything = [tick for tick, _ in observations(recording, robot, spec, timing)]
     with open_bag(tmp_path / "bag") as recording:
@@ -405,7 +422,7 @@ def test_an_image_frozen_since_before_the_selected_ticks_is_detected(
     for _, topic, _, message in demonstration.messages:
         if topic.startswith("/camera/wrist"):
             message.data = still.data
-    tick = START_NS // timing.period_ns + 12
+    tick = timing.grid.tick_at(START_NS) + 12
     with open_bag(demonstration.write(tmp_path / "bag")) as recording:
         refused = dict(observations(recording, wary, spec, timing, ticks=np.array([tick])))[tick]
     assert isinstance(refused, Refusal) and (refused.reason, refused.stream) == ("frozen", "wrist")

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from vla_ros.contract import Camera, ObservationSpec
 from vla_ros.datasets.bags import streams as bag_streams
+from vla_ros.grid import Grid
 from vla_ros.observations import observation
 from vla_ros.observations.observation import ObservationBuffer
 from vla_ros.robot import ObservationLimits
 
 MS = 1_000_000
-PERIOD_NS, SETTLE_NS = 100 * MS, 40 * MS
+GRID, SETTLE_NS = Grid(10), 40 * MS
 LIMITS = ObservationLimits(max_age_s=0.3, max_skew_s=0.1, frozen_s=None)
 SPEC = ObservationSpec(cameras=(Camera("camera", 8, 8),), proprioception=())
 
@@ -49,10 +50,10 @@ def newest(stream: list[Received], given_to_it: np.ndarray, ticks: list[int]) ->
     waiting = [number for number in range(len(stream)) if given_to_it[number]]
     seen = []
     for tick in ticks:
-        while waiting and stream[waiting[0]].receive_ns <= tick * PERIOD_NS + SETTLE_NS:
+        while waiting and stream[waiting[0]].receive_ns <= GRID.start_ns(tick) + SETTLE_NS:
             number = waiting.pop(0)
             buffer.push("camera", stream[number].time_ns, number)
-        number = buffer.value("camera", tick * PERIOD_NS)
+        number = buffer.value("camera", GRID.start_ns(tick))
         seen.append((number, None if number is None else stream[number].time_ns))
     return seen
 
@@ -75,7 +76,7 @@ def test_every_tick_uses_the_same_sample_as_with_all_samples(
         ticks = list(range(-3, 28)) if asked is None else sorted(asked)
         times = columns(stream)
         chosen = bag_streams.needed_samples(
-            *times, None if asked is None else np.array(ticks, np.int64), PERIOD_NS, SETTLE_NS
+            *times, None if asked is None else np.array(ticks, np.int64), GRID, SETTLE_NS
         )
         assert newest(stream, chosen, ticks) == newest(stream, np.ones(len(stream), bool), ticks)
 
@@ -84,9 +85,9 @@ def test_every_tick_uses_the_same_sample_as_with_all_samples(
 
 def test_one_sample_per_tick_is_read_of_a_fast_stream() -> None:
     stream = [Received(ms * MS, ms * MS + 2 * MS) for ms in range(0, 2000, 4)]
-    everything = bag_streams.needed_samples(*columns(stream), None, PERIOD_NS, SETTLE_NS)
+    everything = bag_streams.needed_samples(*columns(stream), None, GRID, SETTLE_NS)
     assert everything.sum() == 21  # one before each of the ticks 0 to 19, and for the tick to come
-    of_three = bag_streams.needed_samples(*columns(stream), np.array([3, 4, 9]), PERIOD_NS, SETTLE_NS)
+    of_three = bag_streams.needed_samples(*columns(stream), np.array([3, 4, 9]), GRID, SETTLE_NS)
     assert [stream[number].time_ns // MS for number in np.flatnonzero(of_three)] == [300, 400, 900]
 
 
@@ -95,10 +96,10 @@ def test_all_samples_are_read_of_a_stream_too_fast_for_the_buffer(monkeypatch: p
     monkeypatch.setattr(observation, "KEPT_SAMPLES", 5)
     monkeypatch.setattr(bag_streams, "KEPT_SAMPLES", 5)
     stream = [Received(99 * MS, 99 * MS)] + [Received(101 * MS + number, 102 * MS) for number in range(6)]
-    chosen = bag_streams.needed_samples(*columns(stream), np.array([1]), PERIOD_NS, SETTLE_NS)
+    chosen = bag_streams.needed_samples(*columns(stream), np.array([1]), GRID, SETTLE_NS)
     assert newest(stream, chosen, [1]) == newest(stream, np.ones(len(stream), bool), [1]) == [(None, None)]
 
 
 def test_all_samples_are_read_if_clocks_differ() -> None:
     stream = [Received(ms * MS + 5_000 * MS, ms * MS) for ms in range(0, 2000, 4)]
-    assert bag_streams.needed_samples(*columns(stream), None, PERIOD_NS, SETTLE_NS).all()
+    assert bag_streams.needed_samples(*columns(stream), None, GRID, SETTLE_NS).all()

@@ -82,6 +82,25 @@ def test_short_segments_are_kept_and_those_below_a_period_are_counted(tmp_path: 
     assert dropped == {"shorter than one control period": 2}
 
 
+def test_at_the_rate_of_calvin_each_frame_and_each_action_is_one_of_calvin(tmp_path: Path) -> None:
+    relative, euler = motion(40, a=0.5)
+    relative[:, 0] = np.sin(np.arange(40))
+    split = write_calvin(tmp_path / "training", [(2, 38, "a", "a")], relative, euler)
+    (episode,), dropped = read(split, timing=Timing(30.0, 4, 8))
+    assert episode.ticks.tolist() == list(range(2, 38)) and not dropped
+    np.testing.assert_allclose(episode.actions[:, :6], twists_from_relative(relative, euler)[2:38], atol=1e-12)
+    expected = [images.resize(picture(frame, 20, 20), SPEC.cameras[0]) for frame in range(2, 38)]
+    np.testing.assert_array_equal(episode.images["static"], expected)
+
+
+@pytest.mark.parametrize(("control_hz", "frames"), [(29.97, 35), (15.0, 18), (12.5, 15), (7.5, 9)])
+def test_the_motion_is_the_same_at_any_rate(tmp_path: Path, control_hz: float, frames: int) -> None:
+    relative, euler = motion(40, x=1.0)
+    split = write_calvin(tmp_path / "training", [(2, 38, "a", "a")], relative, euler)
+    (episode,), _ = read(split, timing=Timing(control_hz, 4, 8))
+    np.testing.assert_allclose(episode.actions[:, :6], np.tile([0.6, 0, 0, 0, 0, 0], (frames, 1)), atol=1e-12)
+
+
 def test_segments_of_one_recording_share_their_source(tmp_path: Path) -> None:
     relative, euler = motion(40, x=1.0)
     segments = [(10, 19, "a", "a"), (15, 24, "b", "b"), (30, 39, "c", "c")]

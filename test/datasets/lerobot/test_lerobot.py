@@ -96,6 +96,17 @@ def test_a_round_trip_keeps_frames_actions_states_and_commands(tmp_path: Path, m
     assert files == ({1} if file_bytes > 1 else {4})
 
 
+@pytest.mark.parametrize("control_hz", [30.0, 29.97, 30_000 / 1001])
+def test_a_round_trip_at_the_rate_of_a_camera_keeps_every_step(tmp_path: Path, control_hz: float) -> None:
+    timing = Timing(control_hz, 4, 8)
+    with LeRobotWriter.create(tmp_path / "set", timing.grid.rate_hz, STATES, "tabletop") as writer:
+        for one in EPISODES:
+            writer.add(one)
+    for one, expected in zip(read(tmp_path / "set", timing=timing), EPISODES, strict=True):
+        assert_same(one, expected)
+        assert len(one) == len(expected)
+
+
 def test_files_and_columns_are_those_of_lerobot_s_version_3(tmp_path: Path) -> None:
     """As src/lerobot/datasets writes them: names, types, nesting, and an index of tasks that pandas finds."""
     folder = write(tmp_path / "set")

@@ -30,15 +30,20 @@ def read(folder: Path, spec: ObservationSpec, timing: Timing, workers: int = 1) 
 
 
 def timing_of(name: str) -> Timing:
-    """The data set's own rate where the control grid has it: not for fractal's 3 Hz, nor for 15 Hz."""
-    rate = float(DATASETS[name].rate_hz)
-    return Timing({3.0: 2.5, 15.0: 5.0}.get(rate, rate), 4, 8)
+    """The data set's own rate."""
+    return Timing(float(DATASETS[name].rate_hz), 4, 8)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "bridge (first release)"])
-def test_every_data_set_comes_in_metres_seconds_and_openings(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "control_hz"),
+    [*((name, None) for name in (*NAMES, "bridge (first release)")), ("droid", 5.0), ("fractal20220817_data", 2.5)],
+)
+def test_every_data_set_comes_in_metres_seconds_and_openings(
+    tmp_path: Path, name: str, control_hz: float | None
+) -> None:
+    """At its own rate, and at a lower one."""
     folder = write_rlds(tmp_path / "1.0.0", name.partition(" ")[0], [[steps(name)]])
-    dataset, timing = DATASETS[name], timing_of(name)
+    dataset, timing = DATASETS[name], timing_of(name) if control_hz is None else Timing(control_hz, 4, 8)
     (episode,), dropped = read(folder, BOTH if "wrist" in dataset.cameras else STATIC, timing)
     assert not dropped and (episode.command, episode.outcome) == ("Pick the cup", "unknown")
     rate, first = float(dataset.rate_hz), dataset.first_step

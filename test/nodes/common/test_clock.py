@@ -11,7 +11,10 @@ import pytest
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy")
 
+from vla_ros.grid import Grid
 from vla_ros.nodes.common.clock import GridThread, RosClock
+
+GRID_OF_100_NS = Grid(10_000_000)
 
 
 class SystemClock:
@@ -65,7 +68,7 @@ def ticks_of(*times_ns: int) -> list[int]:
     """When a grid of 100 ns calls back, on a clock that shows these times."""
     ticks: list[int] = []
     clock = SteppedClock(*times_ns)
-    thread = GridThread(clock, 100, lambda: ticks.append(clock.now_ns()))
+    thread = GridThread(clock, GRID_OF_100_NS, lambda: ticks.append(clock.now_ns()))
     thread.start()
     while len(clock._times_ns):
         time.sleep(0.001)
@@ -75,6 +78,20 @@ def ticks_of(*times_ns: int) -> list[int]:
 
 def test_a_grid_thread_calls_back_at_each_multiple_of_the_period_and_not_in_between():
     assert ticks_of(130, 200, 250, 301, 400) == [200, 301, 400]
+
+
+def test_a_grid_thread_calls_back_on_the_exact_grid_of_any_rate_at_any_time():
+    grid = Grid(29.97)
+    first = grid.tick_at(1_800_000_000 * 10**9)
+    due = [grid.start_ns(first + tick) for tick in range(5)]
+    ticks: list[int] = []
+    clock = SteppedClock(due[0], due[1] - 1, due[1], due[2], due[3] - 1, due[3], due[4])
+    thread = GridThread(clock, grid, lambda: ticks.append(clock.now_ns()))
+    thread.start()
+    while len(clock._times_ns):
+        time.sleep(0.001)
+    thread.stop()
+    assert ticks == due[1:]
 
 
 def test_a_grid_thread_finds_the_grid_again_after_a_clock_that_was_set_back():
@@ -88,7 +105,7 @@ def test_what_the_callback_raises_is_raised_by_check_and_ends_the_thread():
 
     calls: list[int] = []
     clock = SteppedClock(0, 100, 200)
-    thread = GridThread(clock, 100, fail)
+    thread = GridThread(clock, GRID_OF_100_NS, fail)
     thread.start()
     deadline_s = time.monotonic() + 5
     with pytest.raises(ValueError, match="in the callback"):
@@ -101,7 +118,7 @@ def test_what_the_callback_raises_is_raised_by_check_and_ends_the_thread():
 def test_a_grid_thread_that_has_stopped_does_not_call_back_any_more():
     calls: list[int] = []
     clock = SteppedClock(0)
-    thread = GridThread(clock, 100, lambda: calls.append(1))
+    thread = GridThread(clock, GRID_OF_100_NS, lambda: calls.append(1))
     thread.start()
     thread.stop()
     clock._times_ns.append(100)

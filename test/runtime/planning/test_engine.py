@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import numpy as np
 import pytest
 
+from vla_ros.contract import Timing
+from vla_ros.grid import Grid
 from vla_ros.observations.observation import Observation, Refusal
 from vla_ros.runtime.execution.executors import TemporalEnsemble
 from vla_ros.runtime.execution.timeline import ActionTimeline
@@ -75,6 +78,28 @@ def test_it_observes_once_a_tick_after_the_settle_time_and_plans_from_that_tick(
     assert 3 not in before and policy.ticks[-1] == 3
     assert timeline(engine).pop(4)[0] == pytest.approx(0.004)
     assert engine.status().reason is None
+
+
+@pytest.mark.parametrize("control_hz", [7.5, 29.97, 30.0])
+def test_at_any_rate_it_observes_on_the_exact_grid_of_today(clock, policy, world, control_hz):
+    policy.contract = dataclasses.replace(policy.contract, timing=Timing(control_hz, 2, 4))
+    seen: list[tuple[int, int]] = []
+    policy.before_step = lambda observation: seen.append((clock.now_ns(), observation.time_ns))
+    grid = Grid(control_hz)
+    first = grid.tick_at(1_800_000_000 * 10**9)
+    clock.set_ns(grid.start_ns(first))
+    engine = Engine(lambda: policy, world, ActionTimeline(), clock)
+    engine.start(10.0)
+    engine.set_command("go")
+    due = [grid.start_ns(tick) for tick in range(first + 1, first + 13)]
+    for time_ns in due:
+        clock.turn_to_ns(time_ns + SETTLE_NS - 1)
+        clock.turn_to_ns(time_ns + SETTLE_NS)
+    assert engine.stop(10.0)
+    assert seen[-12:] == [(time_ns + SETTLE_NS, time_ns) for time_ns in due]
+    assert [time_ns for _, time_ns in seen[-12:]] == [
+        round(tick * 10**9 / grid.rate_hz) for tick in range(first + 1, first + 13)
+    ]
 
 
 def test_images_are_decoded_during_the_settle_time_before_the_observation_is_due(clock, policy):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 
 from vla_ros.datasets.bags.reader import bag_shards
@@ -55,9 +54,8 @@ def run(args: Arguments) -> int:
     spec, timing = everything(robot, args.control_hz, *_size(args.size))
     dropped: Counter[str] = Counter()
     damage: list[str] = []
-    rate_hz = Fraction(args.control_hz).limit_denominator(1000)
     try:
-        with LeRobotWriter.create(args.output, rate_hz, spec.proprioception, robot.name) as writer:
+        with LeRobotWriter.create(args.output, timing.grid.rate_hz, spec.proprioception, robot.name) as writer:
             for shard in bag_shards(args.bags, robot, spec, timing, args.include_failures):
                 report = shard.decode(writer.add)
                 dropped.update(report.dropped)

@@ -2,7 +2,7 @@
 """Convert weights trained with RoboVLMs (KosMos-2 with an LSTM head) to a checkpoint folder.
 
 vla import-robovlms cont.pt project.json --vlm kosmos-2-patch14-224 \
-    --control-hz 32 --linear-mps 0.6 --angular-radps 1.5 --output checkpoints/kosmos
+    --control-hz 30 --linear-mps 0.6 --angular-radps 1.5 --output checkpoints/kosmos
 
 RoboVLMs does not record what an action of 1 means. For CALVIN it is 0.02 m and 0.05 rad per step of 1/30 s, that is
 0.6 m/s and 1.5 rad/s. Its CALVIN labels are increments of Euler angles, which the contract cannot express: see

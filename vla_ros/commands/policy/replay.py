@@ -43,6 +43,7 @@ from vla_ros.evaluation.replay.metadata_checks import MetadataMismatch, check_me
 from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
 from vla_ros.evaluation.reports.overlay import overlay, write_bag, write_rerun
 from vla_ros.evaluation.reports.replay_page import replay_blocks
+from vla_ros.grid import Grid
 from vla_ros.policy.inference import load_policy_for_inference
 from vla_ros.robot import Robot, load_robot
 
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         title = f"{args.checkpoint.name} on {', '.join(bag.name for bag in bags)}"
         files.write_text(args.html, html.page(title, replay_blocks(results)))
-    _export(args, replayed, spec.proprioception, contract.timing.period_ns, robot)
+    _export(args, replayed, spec.proprioception, contract.timing.grid, robot)
     matches = not metadata and not diagnosis.findings and not diagnosis.unexplained
     return 0 if matches and results.get("onto_sim", {}).get("fits", True) else 1
 
@@ -111,7 +112,7 @@ def _contradictions(
     return [
         MetadataMismatch(one.name, f"{recording or 'all recordings'}: {one.detail}")
         for recording, agreement in compare_recordings(
-            episodes, spec.proprioception, contract.timing.period_ns / 1e9
+            episodes, spec.proprioception, contract.timing.grid.period_s
         ).items()
         for one in agreement.contradictions
         if refuses(one, "bags")
@@ -119,10 +120,10 @@ def _contradictions(
 
 
 def _export(
-    args: argparse.Namespace, replayed: Sequence[ReplayedEpisode], names: Sequence[str], period_ns: int, robot: Robot
+    args: argparse.Namespace, replayed: Sequence[ReplayedEpisode], names: Sequence[str], grid: Grid, robot: Robot
 ) -> None:
     for number, one in enumerate(open_loop.pick_examples(replayed)):
-        frames = list(overlay(one, names, period_ns))
+        frames = list(overlay(one, names, grid))
         if args.bag:
             write_bag(args.bag / f"episode_{number}", frames, one.episode.command, robot)
         if args.rerun:

@@ -23,6 +23,7 @@ from vla_ros.contract import ObservationSpec, Timing
 from vla_ros.datasets.bags.cdr.batch_reader import Columns, TopicTable, read_tables
 from vla_ros.datasets.bags.recording import MessageRef, MessageRefs, Recording
 from vla_ros.datasets.errors import BagError
+from vla_ros.grid import Grid
 from vla_ros.imaging.images import FrameArena
 from vla_ros.observations.messages import LazyImage, Samples, StreamReader, measured_opening
 from vla_ros.observations.observation import KEPT_NS, KEPT_SAMPLES, Observation, ObservationBuffer, Refusal
@@ -65,9 +66,9 @@ def observations(
     buffer = ObservationBuffer(spec, robot.observation, FrameArena())
     sampler = _GridSampler(
         buffer,
-        timing.period_ns,
+        timing.grid,
         timing.settle_ns,
-        tick=-(-recording.start_ns // timing.period_ns),
+        tick=timing.grid.first_from(recording.start_ns),
         skipped_ns=samples.skipped_ns,
         commands=collections.deque(commands or ()),
         ticks=None if ticks is None else set(ticks.tolist()),
@@ -89,7 +90,7 @@ class _GridSampler:
     """Takes the snapshots from `tick` on as the recording's time passes; see `observations`."""
 
     buffer: ObservationBuffer
-    period_ns: int
+    grid: Grid
     settle_ns: int
     tick: int
     skipped_ns: Sequence[int]
@@ -99,7 +100,7 @@ class _GridSampler:
     @property
     def due_ns(self) -> int:
         """When the next tick has settled."""
-        return self.tick * self.period_ns + self.settle_ns
+        return self.grid.start_ns(self.tick) + self.settle_ns
 
     def received(self, receive_ns: int) -> Iterator[Tick]:
         """Yield the ticks that have settled when a message is received, whether that or an earlier, skipped one."""
@@ -110,12 +111,12 @@ class _GridSampler:
     def until(self, time_ns: int) -> Iterator[Tick]:
         """Yield the ticks that settle before `time_ns`, except those deep in a silence."""
         silence_ns = time_ns - self.due_ns
-        pause_tick = self.tick + SILENCE_NS // self.period_ns if silence_ns > SILENCE_NS else None
+        pause_tick = self.tick + SILENCE_NS // self.grid.period_ns if silence_ns > SILENCE_NS else None
         while self.due_ns < time_ns:
             if self.tick == pause_tick:
-                self.tick = -(-(time_ns - self.settle_ns) // self.period_ns)
+                self.tick = self.grid.first_from(time_ns - self.settle_ns)
                 break
-            tick_ns = self.tick * self.period_ns
+            tick_ns = self.grid.start_ns(self.tick)
             while self.commands and self.commands[0][0] <= tick_ns:
                 self.buffer.push("language", *self.commands.popleft())
             asked = self.ticks is None or self.tick in self.ticks
@@ -264,7 +265,7 @@ class BagSamples:
             if not stream.covers(table):
                 continue
             time_ns, receive_ns = event_times_ns(table, stream.stream), table.refs.receive_ns
-            needed = needed_samples(time_ns, receive_ns, ticks, timing.period_ns, timing.settle_ns)
+            needed = needed_samples(time_ns, receive_ns, ticks, timing.grid, timing.settle_ns)
             skipped.append(receive_ns[~needed])
             left_out.append(table.refs)
             refs = table.refs.select(needed)
@@ -308,7 +309,7 @@ class _UnreadImage(NamedTuple):
 
 
 def needed_samples(
-    time_ns: Times, receive_ns: Times, ticks: Times | None, period_ns: int, settle_ns: int
+    time_ns: Times, receive_ns: Times, ticks: Times | None, grid: Grid, settle_ns: int
 ) -> NDArray[np.bool_]:
     """Return which samples of a stream (n,), in order of receipt, the observation buffer has to be given.
 
@@ -325,7 +326,7 @@ def needed_samples(
     fastest = receive_ns[KEPT_SAMPLES:] - receive_ns[:-KEPT_SAMPLES]
     if ahead_ns >= KEPT_NS or not (fastest > 2 * KEPT_NS).all():
         return np.ones(len(time_ns), bool)
-    first = np.maximum(-(-time_ns // period_ns), -(-(receive_ns - settle_ns) // period_ns))
+    first = grid.first_from(np.maximum(time_ns, receive_ns - settle_ns))
     if ticks is not None:
         index = np.searchsorted(ticks, first)
         first = np.append(ticks, np.iinfo(np.int64).max)[index]

@@ -158,7 +158,7 @@ def _trajectory(split: Path, segment: Segment, spec: ObservationSpec) -> Traject
         task=segment.task,
         outcome="success" if segment.command else "unknown",
         source=f"{split.name}#{segment.recording}",
-        start_ns=segment.start * 10**9 // int(RATE_HZ),
+        first_step=segment.start,
     )
 
 

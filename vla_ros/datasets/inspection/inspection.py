@@ -24,6 +24,7 @@ from vla_ros.datasets.errors import BagError
 from vla_ros.datasets.inspection.episode_metrics import EpisodeMetrics
 from vla_ros.datasets.inspection.metrics import GRIPPERS, StreamMetrics, topic_metrics
 from vla_ros.datasets.sources import dropped_text
+from vla_ros.grid import Grid
 from vla_ros.robot import Robot
 
 # The shipped recipe's (config/train/tabletop.json); less if the control period is shorter.
@@ -75,7 +76,7 @@ class Inspection:
         found = list(cutter.episodes(include_failures=True))
         self._streams.append(StreamMetrics(recording, self._robot))
         self._faults += [f"{recording.path}: {text}" for text in self._streams[-1].faults]
-        self._rows += _episode_rows(recording, cutter, found, self._timing.period_ns)
+        self._rows += _episode_rows(recording, cutter, found, self._timing.grid)
         self._dropped += cutter.dropped
         for episode in found:
             self.episodes.add(episode)
@@ -87,7 +88,7 @@ class Inspection:
     def _compare(self, bag: Path, episodes: Sequence[Episode]) -> None:
         """Compare actions with measured motion; what `vla fit` would refuse is a problem."""
         tracks = [Track.of(episode, self._spec.proprioception) for episode in episodes]
-        agreement = compare(tracks, self._timing.period_ns / 1e9)
+        agreement = compare(tracks, self._timing.grid.period_s)
         self._agreements += _agreement_rows(bag, agreement)
         for one in agreement.contradictions:
             text = f"{one.name}: {one.detail}; {remedy(one, agreement, 'bags', self._robot)}"
@@ -110,7 +111,7 @@ class Inspection:
             "agreement": self._agreements,
             "doubts": self._doubts,
             "grippers": self._grippers(self.episodes.actions),
-            **self.episodes.report(self._robot, self._timing.period_ns / 1e9),
+            **self.episodes.report(self._robot, self._timing.grid.period_s),
             "problems": self._problems,
         }
 
@@ -168,7 +169,7 @@ def _agreement_rows(bag: Path, agreement: Agreement) -> list[dict[str, Any]]:
 
 
 def _episode_rows(
-    recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode], period_ns: int
+    recording: Recording, cutter: EpisodeCutter, episodes: Sequence[Episode], grid: Grid
 ) -> list[dict[str, Any]]:
     """Return one row per recorded episode, whether or not it is usable, and however many pieces it was cut into."""
     rows, interventions = [], cutter.interventions
@@ -182,7 +183,7 @@ def _episode_rows(
             "command": pieces[0].command if pieces else "",
             "phrasings": list(segment.texts),
             "outcome": segment.outcome,
-            "by_hand": None if interventions is None else interventions.share(segment, period_ns),
+            "by_hand": None if interventions is None else interventions.share(segment, grid),
             "frames": sum(map(len, pieces)),
             "pieces": len(pieces),
             "duration_s": (segment.stop_ns - segment.start_ns) / 1e9,

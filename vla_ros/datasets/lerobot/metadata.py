@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from vla_ros.datasets.errors import SourceError
 from vla_ros.datasets.lerobot.mapping import read_json
 from vla_ros.files import is_plain_name
+from vla_ros.grid import Grid
 
 if TYPE_CHECKING:
     import pyarrow  # imported on use: it is an extra
@@ -82,9 +83,7 @@ def read_metadata(folder: Path) -> Metadata:
             for name, feature in info["features"].items()
         }
         depth = frozenset(name for name, feature in info["features"].items() if _is_depth(feature))
-        rate_hz = Fraction(info["fps"]).limit_denominator(1000)
-        if rate_hz <= 0:
-            raise ValueError(f"fps is {info['fps']}")
+        rate_hz = Grid(info["fps"]).rate_hz
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(f"{folder / INFO} is damaged: {error!r}") from None
     videos = [name for name, (kind, _) in features.items() if kind == "video"]

@@ -26,6 +26,7 @@ from vla_ros.datasets.calvin.reader import CAMERAS, OPEN_WIDTH_M, RATE_HZ, relat
 from vla_ros.errors import first_line
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.protocols.chains import Attempt, Chain
+from vla_ros.grid import Grid
 from vla_ros.runtime.planning.planner import ChunkPolicy
 from vla_ros.runtime.rollout import EpisodeConfig, run_episode
 
@@ -130,6 +131,7 @@ class CalvinEnv:
     def __init__(self, calvin: Installed, env: Any, control_hz: float) -> None:
         self.control_hz = control_hz
         self.steps = self._ticks = 0  # simulator steps and control ticks since `begin`
+        self._steps_per_tick = RATE_HZ / Grid(control_hz).rate_hz
         self._calvin, self._env = calvin, env
         self._task, self._before = "", None
         self._angles = np.zeros(3)
@@ -149,7 +151,7 @@ class CalvinEnv:
         """Execute (7,): twist [m/s, rad/s] in the base frame and opening, for one control period or until success."""
         action = np.asarray(action, dtype=np.float64)
         self._ticks += 1
-        until = int(np.floor(self._ticks * HIGHEST_HZ / self.control_hz + 1e-6))
+        until = int(self._ticks * self._steps_per_tick)
         success = False
         raw: Any = None
         while self.steps < until and not success:
@@ -174,7 +176,7 @@ class CalvinEnv:
 
 def max_ticks(steps: int, control_hz: float) -> int:
     """Return how many control ticks fit into `steps` simulator steps."""
-    return int(steps * control_hz / HIGHEST_HZ + 1e-6)
+    return int(steps * Grid(control_hz).rate_hz / RATE_HZ)
 
 
 def attempt(env: CalvinEnv, policy: ChunkPolicy, task: str, config: EpisodeConfig) -> Attempt:

@@ -178,7 +178,7 @@ def check_contract(contract: PolicyContract, config: EvaluationConfig) -> None:
     if not low_hz <= rate_hz <= high_hz:
         raise EvaluationError(
             f"the checkpoint runs at {rate_hz:g} Hz, but {robot.title} runs at {'' if low_hz else 'at most '}"
-            f"{high_hz:g} Hz: train with contract.control_hz={high_hz if low_hz else 25:g}"
+            f"{high_hz:g} Hz: train with contract.control_hz={high_hz:g}"
         )
     for name in BLANKS[config.blank]:
         if name not in contract.camera_names:

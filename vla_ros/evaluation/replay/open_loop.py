@@ -45,7 +45,7 @@ def replay(policy: ChunkPolicy, episode: Episode, names: Sequence[str], views: S
     chunks, inference_ms = [], []
     for index, tick in enumerate(episode.ticks.tolist()):
         observation = Observation(
-            time_ns=tick * contract.timing.period_ns,
+            time_ns=contract.timing.grid.start_ns(tick),
             images={camera: np.array(episode.images[camera][index]) for camera in contract.camera_names},
             stamps_ns={},
             proprioception=episode.proprioception[index, columns] if wanted else None,

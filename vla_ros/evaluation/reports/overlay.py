@@ -18,6 +18,7 @@ from vla_ros.datasets.bags.cdr.messages import typestore
 from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.evaluation.errors import EvaluationError
 from vla_ros.evaluation.replay.open_loop import ReplayedEpisode
+from vla_ros.grid import Grid
 from vla_ros.observations.observation import rotation_from_6d
 from vla_ros.robot import Robot
 from vla_ros.runtime.execution.timeline import predicted_path
@@ -43,8 +44,8 @@ class OverlayFrame:
     path: Array | None  # poses (N + 1, 7) along the chunk; None without a pose
 
 
-def overlay(replayed: ReplayedEpisode, names: Sequence[str], period_ns: int) -> Iterator[OverlayFrame]:
-    """Yield the frames of an episode, given the names of its proprioceptive values and the control period."""
+def overlay(replayed: ReplayedEpisode, names: Sequence[str], grid: Grid) -> Iterator[OverlayFrame]:
+    """Yield the frames of an episode, given the names of its proprioceptive values and the control grid."""
     episode = replayed.episode
     columns = [list(names).index(name) for name in POSE_NAMES] if set(POSE_NAMES) <= set(names) else None
     for index, tick in enumerate(episode.ticks.tolist()):
@@ -52,9 +53,9 @@ def overlay(replayed: ReplayedEpisode, names: Sequence[str], period_ns: int) -> 
         if columns is not None:
             values = episode.proprioception[index, columns].astype(np.float64)
             pose = np.concatenate([values[:3], rotation_from_6d(values[3:]).as_quat()])
-            path = predicted_path(pose, chunk, period_ns / 1e9)
+            path = predicted_path(pose, chunk, grid.period_s)
         images = {camera: np.asarray(frames[index]) for camera, frames in episode.images.items()}
-        yield OverlayFrame(tick * period_ns, images, pose, episode.actions[index], chunk[0], path)
+        yield OverlayFrame(grid.start_ns(tick), images, pose, episode.actions[index], chunk[0], path)
 
 
 def write_rerun(file: Path, frames: Iterable[OverlayFrame], command: str) -> None:

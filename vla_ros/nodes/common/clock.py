@@ -10,6 +10,7 @@ from collections.abc import Callable
 import rclpy.clock
 from rclpy.duration import Duration
 
+from vla_ros.grid import Grid
 from vla_ros.runtime.planning.engine import Clock
 
 _EVERY_JUMP = rclpy.clock.JumpThreshold(
@@ -74,7 +75,7 @@ class RosClock:
 
 
 class GridThread:
-    """Calls back at every multiple of `period_ns` of a clock, in its own thread, also after the clock has jumped.
+    """Calls back at every tick of a grid on a clock, in its own thread, also after the clock has jumped.
 
     An executor's timer would wait for the callback being executed, and for the executor to poll every subscription
     before it: milliseconds, with cameras.
@@ -84,11 +85,11 @@ class GridThread:
     """
 
     def __init__(
-        self, clock: Clock, period_ns: int, callback: Callable[[], None], on_start: Callable[[], None] = lambda: None
+        self, clock: Clock, grid: Grid, callback: Callable[[], None], on_start: Callable[[], None] = lambda: None
     ) -> None:
         self._clock = clock
         self._on_start = on_start
-        self._period_ns = period_ns
+        self._grid = grid
         self._callback = callback
         self._error: BaseException | None = None
         self._stopping = False
@@ -114,8 +115,8 @@ class GridThread:
         try:
             self._on_start()
             while not self._stopping:
-                now_ns = self._clock.now_ns()
-                if self._clock.sleep_until_ns(now_ns - now_ns % self._period_ns + self._period_ns):
+                next_tick = self._grid.tick_at(self._clock.now_ns()) + 1
+                if self._clock.sleep_until_ns(self._grid.start_ns(next_tick)):
                     self._callback()
         except BaseException as error:
             self._error = error

@@ -19,6 +19,7 @@ from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from vla_ros import topics
 from vla_ros.errors import UserError
+from vla_ros.grid import Grid
 from vla_ros.nodes.common.clock import GridThread, RosClock, steady_clock, take_real_time_priority
 from vla_ros.nodes.common.planner_messages import read_plan, read_status
 from vla_ros.nodes.common.qos import COMMAND_QOS, STATE_QOS, second_publisher
@@ -51,7 +52,7 @@ def make_guard(value: Value, robot: Robot, stops: EmergencyStops) -> Guard:
     Raises:
         UserError: A parameter is out of its range.
     """
-    period_s = 1.0 / robot.command_hz
+    grid = Grid(robot.command_hz)
     try:
         names = ("close_below", "open_above", "debounce_ticks", "min_interval_s")
         gripper = GripperSwitch(*(value(f"gripper_{name}") for name in names))
@@ -60,13 +61,13 @@ def make_guard(value: Value, robot: Robot, stops: EmergencyStops) -> Guard:
         raise UserError(f"parameter {error}") from None
     governor = SafetyGovernor(
         robot.limits,
-        period_s=period_s,
-        stop_ticks=max(1, round(value("stop_time_s") / period_s)),
+        period_s=grid.period_s,
+        stop_ticks=max(1, round(value("stop_time_s") / grid.period_s)),
         speed_scale=value("speed_scale"),
         first_run_scale=value("first_run_scale"),
     )
     return Guard(
-        GuardSettings(round(period_s * 1e9), value("resume_within_s"), value("heartbeat_max_age_s")),
+        GuardSettings(grid.period_ns, value("resume_within_s"), value("heartbeat_max_age_s")),
         ActionTimeline(executor),
         governor,
         gripper,
@@ -103,8 +104,8 @@ class GuardSession:
         self.robot = robot
         self.dry_run: bool = self._value("dry_run")
         self.core = make_guard(self._value, robot, emergency.stops)
-        self._period_ns = self.core.settings.period_ns
-        self._period_s = self._period_ns / 1e9
+        self._grid = Grid(robot.command_hz)
+        self._period_s = self._grid.period_s
         self.stuck = ""
         self._ros_clock = cast(ROSClock, node.get_clock())
         self._watchdog = Watchdog(self._period_s)
@@ -146,7 +147,7 @@ class GuardSession:
         self._started_s = time.monotonic()
         self._watchdog.start(self._now_ns(), self._started_s)
         clock = RosClock(self._ros_clock, on_set_back=self._on_clock_set_back)
-        self._thread = GridThread(clock, self._period_ns, self._on_tick, self._take_priority)
+        self._thread = GridThread(clock, self._grid, self._on_tick, self._take_priority)
         self._thread.start()
 
     def stop(self, reason: str) -> None:

@@ -14,6 +14,7 @@ from rclpy.node import Node
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from vla_ros import topics
+from vla_ros.grid import Grid
 from vla_ros.nodes.common.planner_messages import plan_message, status_message
 from vla_ros.nodes.common.qos import COMMAND_QOS
 from vla_ros.robot import Robot
@@ -36,7 +37,7 @@ class PlanPublisher:
     Args:
         node: publishes under its (relative) names.
         robot: defines the frames.
-        period_ns: of the policy's control grid.
+        grid: of the policy's control rate.
         status: returns what the engine says of itself.
         camera_ns: returns the oldest camera stamp in the observation of a time, None if unknown.
 
@@ -49,7 +50,7 @@ class PlanPublisher:
         self,
         node: Node,
         robot: Robot,
-        period_ns: int,
+        grid: Grid,
         status: Callable[[], EngineStatus],
         camera_ns: Callable[[int], int | None],
     ) -> None:
@@ -58,7 +59,7 @@ class PlanPublisher:
         self._camera_ns = camera_ns
         self._node = node
         self._robot = robot
-        self._period_ns = period_ns
+        self._grid = grid
         self._engine_status = status
         self._session = uuid.uuid4().hex
         self._newest: tuple[int, NDArray[np.float64]] | None = None
@@ -93,7 +94,7 @@ class PlanPublisher:
         chunk = np.asarray(actions, dtype=np.float64)
         self._newest = first_tick, chunk
         self.count += 1
-        plan = Plan(first_tick * self._period_ns, self._period_ns, chunk)
+        plan = Plan(self._grid.start_ns(first_tick), self._grid.period_ns, chunk)
         self._plans.publish(plan_message(plan, self._robot.base_frame, self._robot.tool_frame or "tool"))
         camera_ns = self._camera_ns(plan.stamp_ns)
         if camera_ns is not None:
@@ -106,7 +107,7 @@ class PlanPublisher:
 
     def ticks_over(self, first_tick: int) -> int:
         """Return how many ticks from `first_tick` on are over."""
-        return max(0, self._now_ns() // self._period_ns + 1 - first_tick)
+        return max(0, self._grid.tick_at(self._now_ns()) + 1 - first_tick)
 
     @property
     def ticks(self) -> range | None:

@@ -80,7 +80,7 @@ class PolicySession:
         if note := contract.check_robot(self.robot.name, checkpoint, any_robot=any_robot, override=OVERRIDE):
             log.warning(note)
         self.commands = make_commands(self._value)
-        self._period_ns = contract.timing.period_ns
+        self._grid = contract.timing.grid
         self._succeeded = False
         self._old_command = ""
         self._armed: bool | None = None  # until the guard tells
@@ -92,14 +92,14 @@ class PolicySession:
         self._ros_clock = cast(ROSClock, node.get_clock())
         clock = RosClock(self._ros_clock, on_set_back=self._on_clock_set_back)
         with ExitStack() as undo:
-            plans = PlanPublisher(node, self.robot, self._period_ns, self.status, self._camera_ns)
+            plans = PlanPublisher(node, self.robot, self._grid, self.status, self._camera_ns)
             self.plans = undo.enter_context(closing(plans))
             self.engine = Engine(make_policy, observations, plans, clock, plans.publish_status)
             undo.callback(self._end_engine)
             self.engine.start()
-            streams = ObservationStreams(node, self.robot, spec, observations, self.hear, self._period_ns)
+            streams = ObservationStreams(node, self.robot, spec, observations, self.hear, self._grid.period_ns)
             self.streams = undo.enter_context(closing(streams))
-            display = PlanDisplay(node, self.robot.base_frame, self._period_ns / 1e9)
+            display = PlanDisplay(node, self.robot.base_frame, self._grid.period_s)
             self._display = undo.enter_context(closing(display))
             if self._value("on_new_command") == AFTER_SUCCESS:
                 success = node.create_subscription(Bool, topics.TASK_SUCCESS, self._on_success, COMMAND_QOS)
@@ -136,7 +136,7 @@ class PolicySession:
         self.engine.set_command(self.commands.following)
         self.streams.start()
         self.plans.start()
-        self._grid_thread = GridThread(RosClock(self._ros_clock), self._period_ns, self._on_tick)
+        self._grid_thread = GridThread(RosClock(self._ros_clock), self._grid, self._on_tick)
         self._grid_thread.start()
 
     def stop(self) -> None:
@@ -221,7 +221,7 @@ class PolicySession:
 
     def _on_tick(self) -> None:
         now_ns = int(self._ros_clock.now().nanoseconds)
-        tick = now_ns // self._period_ns
+        tick = self._grid.tick_at(now_ns)
         with self.turn:
             self._follow(self.commands.tick(tick, self.plans.ticks))
         before, self._stale = self._stale, self.streams.stale(now_ns)

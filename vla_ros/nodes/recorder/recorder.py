@@ -24,6 +24,7 @@ from vla_ros import topics
 from vla_ros.datasets.bags.episodes.markers import EPISODE_TYPE, EpisodeMarker
 from vla_ros.datasets.bags.writer import BagWriter, TopicQos
 from vla_ros.datasets.errors import BagError
+from vla_ros.grid import Grid
 from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import LATCHED_QOS, STATE_QOS, message_class, subscribe_latched
 from vla_ros.nodes.recorder.recorded_topic import RecordedTopic, header_stamp_ns, robot_topics
@@ -50,7 +51,7 @@ class RecorderNode(Node):
         declare(self, "task", "", "Name of the task, for the markers", fixed=False)
         description = "Rate at which a simulator in lockstep waits for the recorder [Hz]; 0: no lockstep"
         lockstep_hz = declare(self, "lockstep_hz", 0.0, description, low=0.0, high=50.0)
-        self._lockstep_ns = round(1e9 / lockstep_hz) if lockstep_hz else 0  # 0: none
+        self._lockstep = Grid(lockstep_hz) if lockstep_hz else None
         self._recorded_ns = 0
         if self._write and not output:
             raise BagError("parameter output is empty; set it to a folder (-p output:=bags/NAME), or use write:=false")
@@ -85,19 +86,19 @@ class RecorderNode(Node):
         if self._episode is not None:
             stream.count += 1
             self._record(stream.topic, self._now_ns(), data)
-            if self._lockstep_ns and stream.stamped:
+            if self._lockstep is not None and stream.stamped:
                 stream.stamp_ns = header_stamp_ns(data)
-                self._report_recorded()
+                self._report_recorded(self._lockstep)
 
     def _on_language(self, stream: RecordedTopic, data: bytes) -> None:
         """Record a latched message once, although it arrives twice."""
         if data != stream.last:
             self._on_message(stream, data)
 
-    def _report_recorded(self) -> None:
+    def _report_recorded(self, lockstep: Grid) -> None:
         """Let the simulator continue once everything up to a tick of the control grid is written."""
         stamps = [stream.stamp_ns for stream in self._streams.values() if stream.stamped]
-        instant_ns = min(stamps) // self._lockstep_ns * self._lockstep_ns
+        instant_ns = lockstep.start_ns(lockstep.tick_at(min(stamps)))
         if instant_ns > self._recorded_ns:
             self._report(instant_ns)
 
@@ -119,8 +120,8 @@ class RecorderNode(Node):
             stream.count = stream.stamp_ns = 0
             for data in stream.kept.values():
                 self._record(stream.topic, start_ns, data)
-        if self._lockstep_ns:
-            self._report(start_ns // self._lockstep_ns * self._lockstep_ns)
+        if self._lockstep is not None:
+            self._report(self._lockstep.start_ns(self._lockstep.tick_at(start_ns)))
         response.success = True
         response.message = self._episode.to_text()
         return response
@@ -164,7 +165,7 @@ class RecorderNode(Node):
         assert self._episode is not None
         self._mark(dataclasses.replace(self._episode, event=event), self._now_ns())
         self._episode = None
-        if self._lockstep_ns and self.context.ok():
+        if self._lockstep is not None and self.context.ok():
             self._recorded.publish(Time())
         counts = {stream.topic: stream.count for stream in self._streams.values()}
         needed = [stream.topic for stream in self._streams.values() if stream.required] + [self._demonstrated]

@@ -28,6 +28,7 @@ from std_msgs.msg import Float64MultiArray, String
 
 from vla_ros import actions, topics
 from vla_ros.errors import UserError
+from vla_ros.grid import Grid
 from vla_ros.nodes.clients.services import RemoteNode, RemoteSimulator, ServiceError
 from vla_ros.nodes.common import command_line, startup
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, STATE_QOS
@@ -61,7 +62,7 @@ class DemonstratorNode(Node):
         description = "Rate of the twists, on the absolute grid of the ROS clock [Hz]"
         self._control_hz = declare(self, "control_hz", 10.0, description, low=1.0, high=50.0)
         self._robot = load_robot(declare(self, "robot", "tabletop", "Robot file: a path, or a name in config/robots"))
-        self._period_ns = round(1e9 / self._control_hz)
+        self._grid = Grid(self._control_hz)
         self._intended = self.create_publisher(TwistStamped, self._robot.demonstrated_twist.topic, COMMAND_QOS)
         self._executed = self.create_publisher(TwistStamped, self._robot.twist_command.topic, COMMAND_QOS)
         self._gripper = self.create_publisher(Float64MultiArray, self._robot.gripper_command.topic, COMMAND_QOS)
@@ -125,12 +126,12 @@ class DemonstratorNode(Node):
     def _on_state(self, message: Float64MultiArray) -> None:
         """Act on the first state of each control period; stand still until the recorder has its first images."""
         self._state_ns = time_ns = state_time_ns(message)
-        tick = time_ns // self._period_ns
+        tick = self._grid.tick_at(time_ns)
         with self._lock:
             demonstration = self._demonstration
             if demonstration is None or tick == self._last_tick:
                 return
-            on_grid = time_ns - tick * self._period_ns < ON_GRID_NS
+            on_grid = time_ns - self._grid.start_ns(tick) < ON_GRID_NS
             if demonstration.ticks == 0 and (time_ns < self._not_before_ns or not on_grid):
                 self._executed.publish(_twist_message(np.zeros(6), time_ns))
                 return

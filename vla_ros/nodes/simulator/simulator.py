@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 
 from vla_ros import topics
 from vla_ros.errors import UserError
+from vla_ros.grid import Grid
 from vla_ros.nodes.common import startup
 from vla_ros.nodes.common.qos import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS, STATE_QOS
 from vla_ros.nodes.simulator import messages as outgoing
@@ -47,7 +48,7 @@ class SimulatorNode(Node):
         self._mailbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.create_subscription(TwistStamped, "twist_command", self._on_twist, COMMAND_QOS)
         self.create_subscription(Float64MultiArray, "gripper_command", self._on_gripper, COMMAND_QOS)
-        if self._lockstep_ns is not None:
+        if self._lockstep is not None:
             self.create_subscription(Time, topics.RECORDED_UNTIL, self._on_recorded, STATE_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._twist_stamp_ns = 0
@@ -81,8 +82,8 @@ class SimulatorNode(Node):
             )
         description = "With publish_clock: rate of the ticks that wait for the recorder [Hz]; 0: none"
         lockstep_hz = declare(self, "lockstep_hz", 0.0, description, low=0.0, high=50.0)
-        self._lockstep_ns = round(1e9 / lockstep_hz) if lockstep_hz and self._publish_clock else None
-        self._camera_ns, self._state_ns = round(1e9 / camera_hz), round(1e9 / state_hz)
+        self._lockstep = Grid(lockstep_hz) if lockstep_hz and self._publish_clock else None
+        self._camera, self._state = Grid(camera_hz), Grid(state_hz)
         self.add_on_set_parameters_callback(self._check_parameters)
 
     def _check_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
@@ -199,9 +200,10 @@ class SimulatorNode(Node):
 
     def _must_wait(self, time_ns: int) -> bool:
         """Return whether the clock must wait at `time_ns` because a demonstration does not include this tick yet."""
-        if self._lockstep_ns is None or self._recorded_ns is None or time_ns % self._lockstep_ns:
+        if self._lockstep is None or self._recorded_ns is None:
             return False
-        return min(self._recorded_ns, self._twist_stamp_ns) < time_ns
+        begins = _begins_tick(self._lockstep, time_ns - STEP_NS, time_ns)
+        return begins and _begins_tick(self._lockstep, min(self._recorded_ns, self._twist_stamp_ns), time_ns)
 
     def _reset(self, robot: SimulatedRobot, task: str, seed: int, time_ns: int) -> dict[str, object]:
         robot.reset(task, seed)
@@ -214,12 +216,12 @@ class SimulatorNode(Node):
         stamp = outgoing.time_message(time_ns)
         if self._clock_publisher is not None:
             self._clock_publisher.publish(Clock(clock=stamp))
-        if time_ns // self._state_ns != before_ns // self._state_ns:
+        if _begins_tick(self._state, before_ns, time_ns):
             self._scene.publish(outgoing.state_message(robot.state, time_ns))
             self._pose.publish(outgoing.pose_message(robot.state, stamp))
             self._joints.publish(outgoing.joint_message(JOINT_NAMES, robot.env.sim.joint_positions(), stamp))
         self._publish_success(robot)
-        if time_ns // self._camera_ns != before_ns // self._camera_ns:
+        if _begins_tick(self._camera, before_ns, time_ns):
             self._publish_images(robot, stamp)
         if time_ns // 1_000_000_000 != before_ns // 1_000_000_000:
             self._publish_diagnostics(stamp)
@@ -265,3 +267,8 @@ class SimulatorNode(Node):
         """Stop the simulation; its thread frees the renderer."""
         self._stop.set()
         self._thread.join(timeout=5.0)
+
+
+def _begins_tick(grid: Grid, before_ns: int, time_ns: int) -> bool:
+    """Return whether a tick begins after `before_ns` and not after `time_ns`."""
+    return grid.tick_at(before_ns) < grid.tick_at(time_ns)

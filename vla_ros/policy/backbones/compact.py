@@ -8,6 +8,7 @@ training of deep visuomotor policies"); FiLM lets the command decide which objec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -24,7 +25,7 @@ class CompactBackbone(Backbone):
     """Encodes each frame by itself: its images, proprioception and the command.
 
     Args:
-        camera_sizes: camera name -> (height, width) of its network input, multiples of 8.
+        camera_sizes: camera name -> (height, width) of its network input.
         proprioception_size: P, 0 for none.
         tokenizer: its vocabulary size is that of the embedding table.
     """
@@ -111,7 +112,6 @@ class CameraEncoder(nn.Module):
     def __init__(self, image_size: tuple[int, int], config: CompactConfig) -> None:
         super().__init__()
         height, width = image_size
-        config.check_image_size(height, width)
         first, *others = config.channels
         inputs = config.channels[:-1]
         self.channels: Sequence[int] = config.channels
@@ -126,9 +126,9 @@ class CameraEncoder(nn.Module):
         self.heatmaps = nn.Conv2d(config.channels[-1], config.keypoints, kernel_size=1)
         self.log_sharpness = nn.Parameter(torch.zeros(config.keypoints))
         self.coarse = nn.Conv2d(config.channels[-1], 16, kernel_size=3, stride=2, padding=1)
-        self.output_size = 3 * config.keypoints + 16 * (height // 8) * (width // 8)
+        self.output_size = 3 * config.keypoints + 16 * math.ceil(height / 8) * math.ceil(width / 8)
         self.register_buffer("coordinates", coordinate_grid(height, width), persistent=False)
-        grid = coordinate_grid(height // 4, width // 4)
+        grid = coordinate_grid(math.ceil(height / 4), math.ceil(width / 4))
         self.register_buffer("map_coordinates", grid.flatten(2)[0].T.contiguous(), persistent=False)
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:

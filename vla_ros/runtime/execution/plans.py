@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+# Periods that differ by less are one period that planners round differently [ns].
+PERIOD_TOLERANCE_NS = 1_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -44,11 +47,18 @@ class PlannerStatus:
 
 
 class PlanGrid:
-    """The planner's ticks, numbered from the first plan and anchored at the newest one: no period error adds up."""
+    """The planner's ticks, numbered from the first plan and anchored at the newest one: no period error adds up.
+
+    So a rounded period does for any rate: at 30 Hz, the last tick of a plan of 100 is 33 ns early.
+    """
 
     def __init__(self, stamp_ns: int, period_ns: int) -> None:
         self.period_ns = period_ns
         self._anchor_ns, self._anchor_tick = stamp_ns, 0
+
+    def has_period(self, period_ns: int) -> bool:
+        """Return whether this is the grid's period, but for rounding."""
+        return abs(period_ns - self.period_ns) <= PERIOD_TOLERANCE_NS
 
     def nearest(self, stamp_ns: int) -> int:
         """Return the tick of a plan's stamp."""

@@ -60,7 +60,7 @@ class Engine:
     """Owns the policy, and the language command, from construction to `stop`.
 
     CUDA graphs and compiled models are bound to the thread that built them, and a policy has state, so no other thread
-    ever touches it. The observation of tick k is taken at k * period + settle, as by the bag reader. Slow inference
+    ever touches it. The observation of tick k is taken `settle_s` after it, as by the bag reader. Slow inference
     skips ticks; an observation never gets a second chunk.
 
     Args:
@@ -190,7 +190,7 @@ class Engine:
             planner = Planner(policy, self._observations.snapshot)
             timing, inference_ns = policy.contract.timing, round(policy.warm_up() * 1e9)
             with self._lock:
-                self._recent_ticks.append(1 + (timing.settle_ns + inference_ns) // timing.period_ns)
+                self._recent_ticks.append(1 + (timing.settle_ns + inference_ns) // timing.grid.period_ns)
         except BaseException as error:
             self._startup_error = error
             self._ready.set()
@@ -209,21 +209,21 @@ class Engine:
         last_tick: int | None = None
         while not self._stopping.is_set():
             tick = self._coming_tick(last_tick, timing)
-            due_ns = tick * timing.period_ns + timing.settle_ns
+            due_ns = timing.grid.start_ns(tick) + timing.settle_ns
             if not self._clock.sleep_until_ns(due_ns - timing.settle_ns // 2):
                 continue
             if self._clock.now_ns() < due_ns:
                 with contextlib.suppress(Exception):  # will be raised again, and reported, when it is due
-                    self._observations.snapshot(tick * timing.period_ns)  # decodes images while there is time
+                    self._observations.snapshot(timing.grid.start_ns(tick))  # decodes images while there is time
             if not self._clock.sleep_until_ns(due_ns):
                 continue
             tick = max(tick, self._reached_tick(timing))
-            self._tick(planner, tick, last_tick, timing.period_ns)
+            self._tick(planner, tick, last_tick, timing.grid.start_ns(tick))
             last_tick = tick
 
     def _reached_tick(self, timing: Timing) -> int:
         """Return the newest tick whose observation is due."""
-        return (self._clock.now_ns() - timing.settle_ns) // timing.period_ns
+        return timing.grid.tick_at(self._clock.now_ns() - timing.settle_ns)
 
     def _coming_tick(self, last_tick: int | None, timing: Timing) -> int:
         """Return the tick to plan for next: the one after `last_tick`, or the newest if that is over."""
@@ -232,7 +232,7 @@ class Engine:
             return reached + 1
         return max(reached, last_tick + 1)
 
-    def _tick(self, planner: Planner, tick: int, last_tick: int | None, period_ns: int) -> None:
+    def _tick(self, planner: Planner, tick: int, last_tick: int | None, time_ns: int) -> None:
         with self._lock:
             epoch, faulted = self._epoch, self._reason in FAULTS
             if last_tick is not None and tick > last_tick + 1:
@@ -242,15 +242,15 @@ class Engine:
                 planner.interrupt()
             self._planned_epoch = epoch
             if faulted:
-                self._observations.snapshot(tick * period_ns)  # empties the queue
+                self._observations.snapshot(time_ns)  # empties the queue
                 return
-            plan = planner.plan(tick * period_ns)
+            plan = planner.plan(time_ns)
         except Exception:
             plan = Plan(None, "policy_error", traceback.format_exc())
         if plan.inference_ms is not None:
             self._inference_ms.add(plan.inference_ms)
         before = self._reason
-        self._settle(tick, tick * period_ns, epoch, plan)
+        self._settle(tick, time_ns, epoch, plan)
         if self._reason != before:
             self._on_change()
 

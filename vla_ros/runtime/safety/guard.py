@@ -145,7 +145,7 @@ class Guard:
             return "out_of_order: a newer plan has arrived before"
         if self._accept_from_ns is not None and plan.stamp_ns < self._accept_from_ns:
             return "before_stop: its observation is from before the last stop"
-        if self._grid is None or plan.period_ns != self._grid.period_ns:
+        if self._grid is None or not self._grid.has_period(plan.period_ns):
             if self.governor.state in (State.RUNNING, State.STOPPING):
                 if self._grid is None:
                     return "stopping: the clock was set back"

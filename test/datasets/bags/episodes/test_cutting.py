@@ -17,6 +17,7 @@ from recordings import read_bag
 from vla_ros.cli import main
 from vla_ros.datasets.bags.episodes.cutting import Interventions, idle_frames, outlier_frames
 from vla_ros.datasets.errors import BagError
+from vla_ros.grid import Grid
 from vla_ros.robot import Idle, Outliers
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def test_a_frame_is_a_person_s_only_if_they_held_the_arm_for_all_of_it(changes) 
             if time < 1000 * (tick + 1) and until > 1000 * tick:
                 holders.append(hand)
         expected.append(all(holders))
-    assert tested.frames(np.arange(5), 1000).tolist() == expected
+    assert tested.frames(np.arange(5), Grid(1_000_000)).tolist() == expected
 
 
 IDLE = Idle(linear_mps=0.001, angular_radps=0.01, longer_than_s=0.25)
@@ -128,7 +129,7 @@ def actions(speeds: str, gripper: str = "") -> np.ndarray:
 
 
 def found(speeds: str, gripper: str = "", ticks: list[int] | None = None) -> str:
-    mask = idle_frames(actions(speeds, gripper), np.array(ticks or range(len(speeds))), PERIOD_NS, IDLE)
+    mask = idle_frames(actions(speeds, gripper), np.array(ticks or range(len(speeds))), Grid(10), IDLE)
     return "".join("x" if drop else "." for drop in mask)
 
 
@@ -157,7 +158,7 @@ def test_a_gap_ends_a_pause() -> None:
 @given(st.text("m.", max_size=30), st.integers(1, 6))
 def test_every_pause_found_is_long_and_every_long_pause_is_found(speeds: str, frames: int) -> None:
     idle = Idle(0.001, 0.01, (frames - 0.5) * 0.1)
-    mask = idle_frames(actions(speeds), np.arange(len(speeds)), PERIOD_NS, idle)
+    mask = idle_frames(actions(speeds), np.arange(len(speeds)), Grid(10), idle)
     expected = "".join(run if "m" in run or len(run) < frames else "x" * len(run) for run in _runs(speeds))
     assert "".join("x" if drop else letter for drop, letter in zip(mask, speeds, strict=True)) == expected
 

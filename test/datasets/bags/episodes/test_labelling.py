@@ -221,7 +221,8 @@ PERIOD_NS = 100 * MS
 def average(samples: list[tuple[int, float]], start_ms: int, hold_ns: int = HOLD_NS) -> float:
     times_ns = np.array([time_ms * MS for time_ms, _ in samples], np.int64)
     values = np.array([value for _, value in samples]).reshape(-1, 1)
-    return float(ZeroOrderHold(times_ns, values, hold_ns).average(np.array([start_ms * MS]), PERIOD_NS)[0, 0])
+    start_ns = np.array([start_ms * MS])
+    return float(ZeroOrderHold(times_ns, values, hold_ns).average(start_ns, start_ns + PERIOD_NS)[0, 0])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_labels_stay_exact_at_wall_clock_times_and_in_long_recordings() -> None:
     start_ns = 1_700_000_000_000_000_000
     times_ns = start_ns + np.arange(36_000) * PERIOD_NS
     values = np.tile(np.array([[0.1], [-0.3]]), (18_000, 1))
-    labels = ZeroOrderHold(times_ns, values).average(times_ns, PERIOD_NS)
+    labels = ZeroOrderHold(times_ns, values).average(times_ns, times_ns + PERIOD_NS)
     np.testing.assert_allclose(labels, values, atol=1e-10)
 
 
@@ -298,14 +299,14 @@ def test_measured_motion_is_the_twist_that_made_it(
     if flip:
         poses[::2, 3:] *= -1
     starts_ns = np.array([1, 500, 1234, 1850]) * MS
-    labels = motion(times_ns, poses, starts_ns, PERIOD_NS, 50 * MS)
+    labels = motion(times_ns, poses, starts_ns, starts_ns + PERIOD_NS, 50 * MS)
     np.testing.assert_allclose(labels, np.tile(twist, (4, 1)), atol=1e-6)
 
 
 def test_motion_is_unknown_outside_the_measurement_and_across_its_gaps() -> None:
     times_ns, poses = track([0, 50, 100, 150, 400, 450, 500, 550, 600], np.array([0.1, 0, 0, 0, 0, 0.3]))
     starts_ns = np.array([-10, 0, 50, 60, 390, 400, 500, 501]) * MS
-    known = np.isfinite(motion(times_ns, poses, starts_ns, PERIOD_NS, 100 * MS)).all(axis=1)
+    known = np.isfinite(motion(times_ns, poses, starts_ns, starts_ns + PERIOD_NS, 100 * MS)).all(axis=1)
     assert known.tolist() == [False, True, True, False, False, True, True, False]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from vla_ros.datasets.bags.episodes.markers import EpisodeMarker
 from vla_ros.datasets.bags.episodes.segmentation import Segment, segments_from_commands, segments_from_markers
+from vla_ros.grid import Grid
 
 
 def marker(event: str, episode: int) -> EpisodeMarker:
@@ -69,4 +70,4 @@ def test_only_demonstrations_are_used(outcome: str, normally: bool, with_failure
     ("start_ns", "stop_ns", "ticks"), [(100, 300, [1, 2]), (101, 300, [2]), (100, 299, [1]), (101, 199, [])]
 )
 def test_ticks_of_a_segment_have_their_whole_period_in_it(start_ns: int, stop_ns: int, ticks: list[int]) -> None:
-    assert list(Segment(start_ns, stop_ns, 0, "", "success").ticks(100)) == ticks
+    assert list(Segment(start_ns, stop_ns, 0, "", "success").ticks(Grid(10_000_000))) == ticks

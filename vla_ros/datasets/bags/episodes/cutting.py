@@ -28,6 +28,7 @@ from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import SILENCE_NS, columns_of, observations
 from vla_ros.datasets.episode import Episode
 from vla_ros.errors import RobotError
+from vla_ros.grid import Grid
 from vla_ros.imaging.images import stack_frames
 from vla_ros.observations.observation import Observation, Refusal
 from vla_ros.robot import Idle, Outliers, Robot
@@ -112,10 +113,10 @@ class EpisodeCutter:
             if segment.usable(include_failures):
                 wanted.append(segment)
             else:
-                self.dropped[self._unusable(segment)] += len(segment.ticks(self._timing.period_ns))
+                self.dropped[self._unusable(segment)] += len(segment.ticks(self._timing.grid))
         for segment, frames in self._frames(wanted):
             ticks = np.array([tick for tick, _ in frames], np.int64)
-            actions = self.labels.actions(segment, ticks, self._timing.period_ns)
+            actions = self.labels.actions(segment, ticks, self._timing.grid)
             chosen = self._choose(ticks, actions)
             seen = [frames[index][1] for index in chosen]
             for run in _runs(ticks[chosen], [observed.command for observed in seen]):
@@ -134,7 +135,7 @@ class EpisodeCutter:
         )
         following = next(seen, None)
         for segment, whys in zip(segments, unused):
-            ticks = segment.ticks(self._timing.period_ns)
+            ticks = segment.ticks(self._timing.grid)
             frames: list[_Frame] = []
             missing = len(ticks)
             while following is not None and following[0] < ticks.stop:
@@ -187,8 +188,8 @@ class EpisodeCutter:
 
     def _unused(self, segment: Segment, covered: Sequence[range]) -> dict[int, str]:
         """Return for each of a segment's `covered` ticks why it is not used, whatever was seen at it; "" if it is."""
-        period_ns = self._timing.period_ns
-        inside = segment.ticks(period_ns)
+        grid = self._timing.grid
+        inside = segment.ticks(grid)
         parts = [np.arange(max(one.start, inside.start), min(one.stop, inside.stop)) for one in covered]
         ticks = np.concatenate([np.zeros(0, np.int64), *parts])
         why = np.full(len(ticks), "", object)
@@ -197,20 +198,21 @@ class EpisodeCutter:
             clock = clock_offset(self.labels.delay_s, f"{self._arm_key}.stamp: receive")
             why[:] = "episode without a twist command" + (f"; its {clock}" if clock else "")
         else:
-            why[ticks * period_ns < first_ns] = "before the first twist command"
+            why[grid.start_ns(ticks) < first_ns] = "before the first twist command"
         if self._corrections is not None:
-            why[~self._corrections.frames(ticks, period_ns)] = MOVED_BY_THE_POLICY
+            why[~self._corrections.frames(ticks, grid)] = MOVED_BY_THE_POLICY
         return dict(zip(ticks.tolist(), why.tolist(), strict=True))
 
     def _covered(self) -> list[range]:
         """Return the ranges of ticks near anything received, ascending: a damaged time may be years from all others."""
-        period_ns = self._timing.period_ns
-        margin_ns = SILENCE_NS + 2 * period_ns
+        grid = self._timing.grid
+        margin_ns = SILENCE_NS + 2 * grid.period_ns
         received_ns = self._recording.refs(None).receive_ns
         pauses = np.flatnonzero(np.diff(received_ns) > 2 * margin_ns)
         begins = received_ns[np.append(0, pauses + 1)] - margin_ns
         ends = received_ns[np.append(pauses, len(received_ns) - 1)] + margin_ns
-        return [range(begin // period_ns, end // period_ns + 1) for begin, end in zip(begins.tolist(), ends.tolist())]
+        covered = zip(begins.tolist(), ends.tolist())
+        return [range(grid.tick_at(begin), grid.tick_at(end) + 1) for begin, end in covered]
 
     def _choose(self, ticks: NDArray[np.int64], actions: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the indices of frames whose label is known and that the robot file's filters let through."""
@@ -226,7 +228,7 @@ class EpisodeCutter:
             self.dropped["action faster than filters.outliers allows"] += int(outliers.sum())
             chosen = chosen[~outliers]
         if filters.idle is not None:
-            idle = idle_frames(actions[chosen], ticks[chosen], self._timing.period_ns, filters.idle)
+            idle = idle_frames(actions[chosen], ticks[chosen], self._timing.grid, filters.idle)
             self.dropped["idle, in a pause longer than filters.idle allows"] += int(idle.sum())
             chosen = chosen[~idle]
         return chosen
@@ -243,7 +245,7 @@ class EpisodeCutter:
             task=segment.task or seen[0].command,
             outcome=segment.outcome,
             source=f"{self._recording.path.name}#{segment.number}",
-            start_ns=int(ticks[0]) * self._timing.period_ns,
+            start_ns=self._timing.grid.start_ns(int(ticks[0])),
             ticks=ticks,
             phrasings=segment.texts,
         )
@@ -309,21 +311,21 @@ class Interventions:
     time_ns: NDArray[np.int64]
     by_hand: _Mask
 
-    def frames(self, ticks: NDArray[np.int64], period_ns: int) -> _Mask:
+    def frames(self, ticks: NDArray[np.int64], grid: Grid) -> _Mask:
         """Return for which ticks (T,) a person moved the arm during the whole period that begins there.
 
         Before the first message the policy moves it: a correction begins with a message.
         """
-        start_ns = ticks * period_ns
+        start_ns, stop_ns = grid.start_ns(ticks), grid.start_ns(ticks + 1)
         at_start = np.append(self.by_hand, False)[np.searchsorted(self.time_ns, start_ns, side="right") - 1]
         handed_back_ns = self.time_ns[~self.by_hand]
-        first, last = (np.searchsorted(handed_back_ns, time_ns) for time_ns in (start_ns + 1, start_ns + period_ns))
+        first, last = (np.searchsorted(handed_back_ns, time_ns) for time_ns in (start_ns + 1, stop_ns))
         return np.asarray(at_start & (first == last))
 
-    def share(self, segment: Segment, period_ns: int) -> float:
+    def share(self, segment: Segment, grid: Grid) -> float:
         """Return the share of an episode's ticks in which a person moved the arm, 0 for an episode without a tick."""
-        ticks = np.array(segment.ticks(period_ns), np.int64)
-        return float(self.frames(ticks, period_ns).mean()) if len(ticks) else 0.0
+        ticks = np.array(segment.ticks(grid), np.int64)
+        return float(self.frames(ticks, grid).mean()) if len(ticks) else 0.0
 
 
 def find_interventions(recording: Recording) -> Interventions | None:
@@ -335,7 +337,7 @@ def find_interventions(recording: Recording) -> Interventions | None:
     return Interventions(np.array([time for time, _ in said], np.int64), np.array([hand for _, hand in said], bool))
 
 
-def idle_frames(actions: NDArray[np.float64], ticks: NDArray[np.int64], period_ns: int, idle: Idle) -> _Mask:
+def idle_frames(actions: NDArray[np.float64], ticks: NDArray[np.int64], grid: Grid, idle: Idle) -> _Mask:
     """Return which frames (T,) lie in a pause longer than `idle` allows; actions (T, 7), ticks (T,) ascending.
 
     A frame whose gripper opening differs from the frame before it is not part of a pause.
@@ -347,8 +349,8 @@ def idle_frames(actions: NDArray[np.float64], ticks: NDArray[np.int64], period_n
     still = slow & ~(changed & follows)
     # A run ends at a frame that is not still, or where ticks are missing.
     run = np.cumsum(~still | ~follows)
-    lengths = np.bincount(run, weights=still, minlength=1 if len(run) else 0)
-    return np.asarray(still & (lengths[run] * period_ns > idle.longer_than_s * 1e9))
+    lengths = np.bincount(run, weights=still, minlength=1 if len(run) else 0).astype(np.int64)
+    return np.asarray(still & (grid.start_ns(lengths[run]) > idle.longer_than_s * 1e9))
 
 
 def outlier_frames(actions: NDArray[np.float64], outliers: Outliers) -> _Mask:

@@ -22,6 +22,7 @@ from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.bags.streams import BagStream, columns_of, event_times_ns
 from vla_ros.datasets.errors import BagError
 from vla_ros.geometry import rigid
+from vla_ros.grid import Grid
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
 from vla_ros.robot_streams import GripperCommand, GripperState, Stream, TwistStream
@@ -88,17 +89,17 @@ class ActionLabels:
         """Median of receive time minus header stamp of the arm's stream, 0 without stamps; large between two clocks."""
         return statistics.median(self._delays_ns) / 1e9 if self._delays_ns else 0.0
 
-    def actions(self, segment: Segment, ticks: Times, period_ns: int) -> Floats:
+    def actions(self, segment: Segment, ticks: Times, grid: Grid) -> Floats:
         """Return the labels (T, 7) at `ticks` of a segment: the mean twist over each period, and the gripper's opening.
 
         The opening is the one commanded at the period's middle, or measured at its end. NaN if unknown.
         """
-        start_ns = ticks * period_ns
+        start_ns, stop_ns = grid.start_ns(ticks), grid.start_ns(ticks + 1)
         if self._poses is None:
-            arm = _mean_twists(self._meant, start_ns, period_ns)
+            arm = _mean_twists(self._meant, start_ns, stop_ns)
         else:
-            arm = motion(self._poses.time_ns, self._poses.values, start_ns, period_ns, self._max_gap_ns)
-        return np.concatenate([arm, self._gripper(segment, start_ns, period_ns)[:, None]], axis=1)
+            arm = motion(self._poses.time_ns, self._poses.values, start_ns, stop_ns, self._max_gap_ns)
+        return np.concatenate([arm, self._gripper(segment, start_ns, stop_ns)[:, None]], axis=1)
 
     def first_ns(self, segment: Segment) -> int | None:
         """Return when the demonstrator begins in a segment: its first twist or None; its start if motion counts."""
@@ -108,9 +109,9 @@ class ActionLabels:
         first = np.searchsorted(time_ns, segment.start_ns)
         return int(time_ns[first]) if first < len(time_ns) and time_ns[first] < segment.stop_ns else None
 
-    def _gripper(self, segment: Segment, start_ns: Times, period_ns: int) -> Floats:
+    def _gripper(self, segment: Segment, start_ns: Times, stop_ns: Times) -> Floats:
         if (commands := self._gripper_commands) is not None:
-            gripper = as_of(commands.time_ns, commands.values, start_ns + period_ns // 2)
+            gripper = as_of(commands.time_ns, commands.values, start_ns + (stop_ns - start_ns) // 2)
             if (unknown := np.isnan(gripper)).any():
                 # Before its first command, a gripper stays where it is.
                 measured = self._openings()
@@ -120,7 +121,7 @@ class ActionLabels:
         sample_ns, openings = _in_order(measured.time_ns, measured.values)
         inside = (sample_ns >= segment.start_ns) & (sample_ns <= segment.stop_ns) & np.isfinite(openings)
         binary = actions.binarize_gripper(openings[inside], labels.closed_below, labels.open_above)
-        return as_of(sample_ns[inside], binary, start_ns + period_ns, self._max_gap_ns)
+        return as_of(sample_ns[inside], binary, stop_ns, self._max_gap_ns)
 
     def _openings(self) -> _Series:
         """Return the gripper's measured openings, read on first use; empty if the recording has none."""
@@ -239,9 +240,9 @@ def _hold_twists(twists: _Series) -> ZeroOrderHold:
     return ZeroOrderHold(twists.time_ns, np.concatenate([np.where(unknown, 0.0, twists.values), unknown], axis=1))
 
 
-def _mean_twists(twists: ZeroOrderHold, start_ns: Times, period_ns: int) -> Floats:
+def _mean_twists(twists: ZeroOrderHold, start_ns: Times, stop_ns: Times) -> Floats:
     """Return the mean twists (T, 6) over each period; NaN if part of one is unknown."""
-    arm = twists.average(start_ns, period_ns)
+    arm = twists.average(start_ns, stop_ns)
     return np.where(arm[:, 6:] > 1e-6, np.nan, arm[:, :6])
 
 
@@ -266,11 +267,12 @@ class ZeroOrderHold:
         sums = np.cumsum(self._values * self._held_s[:, None], axis=0)
         self._integrals = np.concatenate([np.zeros((1, values.shape[1])), sums])
 
-    def average(self, start_ns: Times, period_ns: int) -> Floats:
-        """Average over [start, start + period) for each of `start_ns` (T,): (T, D)."""
+    def average(self, start_ns: Times, stop_ns: Times) -> Floats:
+        """Average over [start, stop) for each of `start_ns` and `stop_ns` (T,): (T, D)."""
         if len(self._sample_ns) == 0:
             return np.zeros((len(start_ns), self._values.shape[1]))
-        return (self._integral(start_ns + period_ns) - self._integral(start_ns)) / (period_ns / 1e9)
+        duration_s = (stop_ns - start_ns) / 1e9
+        return (self._integral(stop_ns) - self._integral(start_ns)) / duration_s[:, None]
 
     def _integral(self, time_ns: Times) -> Floats:
         last = np.searchsorted(self._sample_ns, time_ns, side="right") - 1
@@ -290,18 +292,19 @@ def as_of(sample_ns: Times, values: Floats, time_ns: Times, max_age_ns: int | No
     return np.where(unknown, np.nan, np.append(values, np.nan)[last])
 
 
-def motion(sample_ns: Times, poses: Floats, start_ns: Times, period_ns: int, max_gap_ns: int) -> Floats:
-    """Return the constant twists (T, 6) that lead from the measured pose at each of `start_ns` to that a period later.
+def motion(sample_ns: Times, poses: Floats, start_ns: Times, stop_ns: Times, max_gap_ns: int) -> Floats:
+    """Return the constant twists (T, 6) that lead from the measured pose at each of `start_ns` to that at `stop_ns`.
 
     In the frame of the poses; NaN if either pose is unknown (see `rigid.interpolate_poses`).
     """
     before = rigid.interpolate_poses(sample_ns, poses, start_ns, max_gap_ns)
-    after = rigid.interpolate_poses(sample_ns, poses, start_ns + period_ns, max_gap_ns)
+    after = rigid.interpolate_poses(sample_ns, poses, stop_ns, max_gap_ns)
     known = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
     result = np.full((len(start_ns), 6), np.nan)
     if known.any():
         b, a = before[known], after[known]
-        result[known] = actions.twist_between(b[:, :3], b[:, 3:], a[:, :3], a[:, 3:], period_ns / 1e9)
+        duration_s = (stop_ns - start_ns)[known, None] / 1e9
+        result[known] = actions.twist_between(b[:, :3], b[:, 3:], a[:, :3], a[:, 3:], duration_s)
     return result
 
 

@@ -27,6 +27,7 @@ from vla_ros.datasets.bags.recording import Recording, match_topic
 from vla_ros.datasets.episode import OUTCOMES
 from vla_ros.datasets.errors import BagError
 from vla_ros.files import write_text
+from vla_ros.grid import Grid
 from vla_ros.observations import messages
 from vla_ros.robot import Robot
 
@@ -75,9 +76,9 @@ class Segment:
     outcome: str
     texts: tuple[str, ...] = ()
 
-    def ticks(self, period_ns: int) -> range:
+    def ticks(self, grid: Grid) -> range:
         """Return the ticks of the control grid whose whole period is in the segment: no label reaches beyond it."""
-        return range(-(-self.start_ns // period_ns), self.stop_ns // period_ns)
+        return range(grid.first_from(self.start_ns), grid.tick_at(self.stop_ns))
 
     def usable(self, include_failures: bool) -> bool:
         """Return whether this is a demonstration: complete, not discarded, and a failure only on request."""
