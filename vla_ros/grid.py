@@ -52,10 +52,6 @@ class Grid:
         parts, rest = self._parts, self._rest
         return tick * self._whole + tick // parts * rest + (2 * (tick % parts) * rest + parts) // (2 * parts)
 
-    def duration_ns(self, tick: _Numbers) -> _Numbers:
-        """Return how long `tick` lasts."""
-        return self.start_ns(tick + 1) - self.start_ns(tick)
-
     def tick_at(self, time_ns: _Numbers) -> _Numbers:
         """Return the tick that `time_ns` lies in: the newest that begins at or before it."""
         near = self._near(time_ns)

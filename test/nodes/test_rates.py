@@ -27,7 +27,7 @@ from vla_ros.train.config import TrainConfig
 from vla_ros.train.fit import fit
 
 CONTROL_HZ = 30.0
-RUN_S = 3.0
+RUN_S = 2.0
 PATIENCE_S = 40.0
 UNCHECKED = ("arm_not_following", "pose_frozen", "pose_jump")  # the bench moves its arm at another rate
 
