@@ -36,9 +36,9 @@ from vla_ros.robot import load_robot
 # Slow enough that a busy test machine does not decide what arrives before a tick's settle time is over.
 SPEED = 0.1
 EPISODE_S = 1.5
-TIMINGS = {control_hz: Timing(control_hz, 4, 8) for control_hz in (10.0, 15.0, 30.0)}
-# What is stamped on multiples of 100 ms arrives 13 ms or more (of the simulated clock) before or after a tick of any of
-# these rates has settled.
+# The simulated clock steps by 20 ms, pictures and states are stamped and sent on multiples of 100 ms: with this settle
+# time, the step at which a tick of any of these rates has settled is never one at which they arrive.
+TIMINGS = {control_hz: Timing(control_hz, 4, 8, settle_s=0.005) for control_hz in (10.0, 15.0, 30.0)}
 SLOW = {"camera_rate_hz": 10.0, "state_rate_hz": 10.0}
 PROPRIOCEPTION = ("ee_x", "ee_y", "ee_z", *(f"ee_r{index}" for index in range(6)), "gripper_opening")
 # A camera of which it is known that its pictures are late: both sides must take that into account alike.
