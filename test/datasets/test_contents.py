@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
-from vla_ros.datasets.contents import Contents, mismatches, require_recorded, states_of, usable_rate_hz
+from vla_ros.datasets.contents import Contents, mismatches, require_recorded, states_of
 from vla_ros.datasets.errors import SourceError
 
 CONTENTS = Contents("kitchen", "LeRobot", Fraction(5), ("static",), states_of(pose=True, opening=False))
@@ -42,6 +42,11 @@ def test_without_any_camera_of_the_contract_those_of_the_data_set_are_offered() 
     assert [setting for _, setting in mismatches(blind, ObservationSpec((WRIST,)), Timing(5.0, 1, 1))] == [None]
 
 
-def test_the_usable_rate_divides_that_of_the_data_set() -> None:
-    assert usable_rate_hz(Fraction(10)) == 10
-    assert Fraction(15) / Fraction(usable_rate_hz(Fraction(15))) in (1, 3)  # 1 where a contract may have any rate
+@pytest.mark.parametrize("rate_hz", [Fraction(15), Fraction(30000, 1001)])
+def test_the_rate_that_resolves_one_that_is_too_high_is_the_data_set_s_own(rate_hz: Fraction) -> None:
+    recorded = dataclasses.replace(CONTENTS, rate_hz=rate_hz)
+    [(_, setting)] = mismatches(recorded, ObservationSpec((STATIC,), ()), Timing(50.0, 1, 1, settle_s=0.01))
+    assert setting is not None
+    control_hz = float(setting.partition("=")[2])
+    assert Timing(control_hz, 1, 1).grid.rate_hz == rate_hz
+    assert mismatches(recorded, ObservationSpec((STATIC,), ()), Timing(control_hz, 1, 1)) == []

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection
 from fractions import Fraction
 
-from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ContractError, ObservationSpec, Timing
+from vla_ros.contract import PROPRIOCEPTION_UNITS, Camera, ObservationSpec, Timing
 from vla_ros.datasets.errors import SourceError
 
 
@@ -33,25 +33,15 @@ def states_of(pose: bool, opening: bool) -> tuple[str, ...]:
     return tuple(name for name in PROPRIOCEPTION_UNITS if (pose if name.startswith("ee_") else opening))
 
 
-def usable_rate_hz(rate_hz: Fraction) -> float:
-    """Return the highest rate that divides `rate_hz` and that a contract may have."""
-    for divisor in range(1, 1000):
-        try:
-            return Timing(float(rate_hz / divisor), 1, 1, settle_s=0.0).control_hz
-        except ContractError:
-            continue
-    raise SourceError(f"no control rate divides {float(rate_hz):g} Hz")
-
-
 def mismatches(contents: Contents, spec: ObservationSpec, timing: Timing) -> list[tuple[str, str | None]]:
     """Return what a contract requires and the data set lacks, and the recipe's setting that resolves it, if any."""
     found: list[tuple[str, str | None]] = []
-    if timing.control_hz > contents.rate_hz:
+    if timing.grid.rate_hz > contents.rate_hz:
         text = (
             f"contract.control_hz is {timing.control_hz:g}, but {contents.name} was recorded at "
             f"{float(contents.rate_hz):g} Hz; it can't be higher"
         )
-        found.append((text, f"contract.control_hz={usable_rate_hz(contents.rate_hz):g}"))
+        found.append((text, f"contract.control_hz={float(contents.rate_hz):.12g}"))
     present = [camera for camera in spec.cameras if camera.name in contents.cameras]
     missing = [camera.name for camera in spec.cameras if camera.name not in contents.cameras]
     if missing:

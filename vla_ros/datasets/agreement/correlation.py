@@ -109,3 +109,12 @@ def _block(measured: Array, commanded: Array, where: slice, shifts: NDArray[np.i
     c = commanded[:, at] * known[..., None]  # (F, L, n, 3)
     squares = np.broadcast_to((m**2).sum(axis=1), (len(commanded), len(shifts), 3))
     return np.einsum("lni,flnj->flij", m, c), squares, (c**2).sum(axis=2)
+
+
+def peak_offset(curve: Array, best: int) -> float:
+    """Return the offset, in steps, of the peak of the parabola through the best value and its neighbours."""
+    if not 0 < best < len(curve) - 1:
+        return 0.0
+    left, middle, right = curve[best - 1 : best + 2]
+    bend = left - 2 * middle + right
+    return float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend < 0 else 0.0

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from vla_ros.datasets.agreement import corrections
 from vla_ros.datasets.agreement.corrections import Array
-from vla_ros.datasets.agreement.correlation import SMOOTHING_S, Sums, spread_evenly, sum_products, twists_measured
+from vla_ros.datasets.agreement.correlation import (
+    SMOOTHING_S,
+    Sums,
+    peak_offset,
+    spread_evenly,
+    sum_products,
+    twists_measured,
+)
 from vla_ros.datasets.agreement.tracks import Contradiction, Track
 
 DELAY, NOT_COMMANDED, UNRELATED = "delay", "not commanded", "unrelated"
@@ -248,15 +255,6 @@ def _delay(sums: Sums, chosen: _Explanation, moved: NDArray[np.bool_]) -> Delay 
     if error_s > _PEAK_S / 2:
         return None
     return Delay(float(sums.delays_s[best] + step_s * peak_offset(curve, best)), error_s)
-
-
-def peak_offset(curve: Array, best: int) -> float:
-    """Return the offset, in steps, of the peak of the parabola through the best value and its neighbours."""
-    if not 0 < best < len(curve) - 1:
-        return 0.0
-    left, middle, right = curve[best - 1 : best + 2]
-    bend = left - 2 * middle + right
-    return float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend < 0 else 0.0
 
 
 def _late(part: str, delay: Delay | None) -> list[Contradiction]:

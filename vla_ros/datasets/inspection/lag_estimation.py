@@ -14,6 +14,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.datasets.agreement.correlation import peak_offset
+
 Times = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -69,7 +71,7 @@ def estimate_lag(reference_ns: Times, reference: Floats, times_ns: Times, values
     error_s = _error_s(fixed, windows)
     if error_s > MAX_ERROR_S:
         return None
-    return Lag(float((shifts[best] + _between(correlations, best)) * GRID_S), float(correlations[best]), error_s)
+    return Lag(float((shifts[best] + peak_offset(correlations, best)) * GRID_S), float(correlations[best]), error_s)
 
 
 def _error_s(fixed: Floats, windows: Floats) -> float:
@@ -122,12 +124,3 @@ def _correlation(a: Floats, b: Floats) -> float:
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norm if norm > 1e-9 else 0.0
-
-
-def _between(correlations: Floats, best: int) -> float:
-    """Return the offset, in shifts, of the peak of the parabola through the best shift and its neighbours."""
-    if not 0 < best < len(correlations) - 1:
-        return 0.0
-    left, middle, right = correlations[best - 1 : best + 2]
-    bend = left - 2 * middle + right
-    return float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend < 0 else 0.0

@@ -13,7 +13,7 @@ import numpy as np
 
 from vla_ros.contract import Camera, ObservationSpec, Timing
 from vla_ros.datasets.calvin.segments import WithoutLanguage
-from vla_ros.datasets.contents import Contents, usable_rate_hz
+from vla_ros.datasets.contents import Contents
 from vla_ros.datasets.episode import Episode
 from vla_ros.datasets.inspection.episode_metrics import EpisodeMetrics
 from vla_ros.datasets.inspection.inspection import THUMBNAIL_PIXELS
@@ -46,7 +46,7 @@ def inspect_source(source: Source, control_hz: float | None = None, every_shard:
     about: dict[str, Any] = {"format": source.format, "paths": [str(path)], "read_as": source.format, "notes": []}
     try:
         contents = CONTENTS[source.format](path)
-        rate_hz = control_hz if control_hz and control_hz <= contents.rate_hz else usable_rate_hz(contents.rate_hz)
+        rate_hz = control_hz if control_hz and control_hz <= contents.rate_hz else float(contents.rate_hz)
         cameras = tuple(Camera(name, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, "pad") for name in contents.cameras)
         sampling = ObservationSpec(cameras, contents.states), Timing(rate_hz, 1, 1, settle_s=0.0)
         source, shards, notes = _list(source, *sampling)
